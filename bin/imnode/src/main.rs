@@ -1,0 +1,2 @@
+//! imnode.
+fn main() {}

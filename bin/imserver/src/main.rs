@@ -1,0 +1,2 @@
+//! imserver.
+fn main() {}

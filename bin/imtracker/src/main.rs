@@ -1,0 +1,2 @@
+//! imtracker.
+fn main() {}

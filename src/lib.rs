@@ -1,0 +1,1 @@
+//! InstantMirror: the facade crate.
