@@ -1,1 +1,62 @@
-//! instantmirror-core
+//! The model, the traits and the decisions of InstantMirror.
+//!
+//! Key decision: **core decides, shells do.** Everything here is data or a plain function of its
+//! arguments. There is no file, no socket, no clock, no runtime and no `unsafe`, so all of it can be
+//! tested in virtual time, and an embedder can put any I/O around it.
+//!
+//! * What is published: [`Name`], [`RepoPath`], [`Entry`], [`catalog`], [`Snapshot`], [`Head`].
+//! * What proves it: [`ObjectId`], [`outboard`], [`sign`].
+//! * Where parts meet: [`traits`], with [`memory`] implementations and (feature `conformance`) suites.
+//! * What is decided: [`scheduler`], [`fill`], [`view`].
+//!
+//! ```
+//! use instantmirror_core::catalog::{Catalog, build_directory};
+//! use instantmirror_core::memory::MemoryStore;
+//! use instantmirror_core::{Entry, FileMeta, Kind, Meta, Name, ObjectId, RepoPath};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let object = ObjectId::of(b"hello\n");
+//! let file = FileMeta { size: 6, object, first_piece: 0, link_group: None };
+//! let meta = Meta { mode: 0o644, mtime: 1_700_000_000, kind: Kind::File(file) };
+//! let store = MemoryStore::new();
+//! let root = build_directory(&[Entry { name: Name::new("hello.txt")?, meta: meta.clone() }], &mut |node| {
+//!     store.insert_node(node)
+//! })?;
+//! let root = Meta { mode: 0o755, mtime: 0, kind: Kind::Directory(root) };
+//! assert_eq!(Catalog::new(&store, root).lookup(&RepoPath::new("hello.txt")?)?, Some(meta));
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod batch;
+pub mod catalog;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod entry;
+pub mod fill;
+pub mod head;
+pub mod id;
+pub mod memory;
+pub mod name;
+pub mod outboard;
+pub mod range_set;
+pub mod scheduler;
+pub mod sign;
+pub mod snapshot;
+pub mod time;
+pub mod traits;
+pub mod view;
+
+pub use entry::{Directory, Entry, FileMeta, Kind, Meta};
+pub use head::{Head, HeadError, SignedHead};
+pub use id::{IdError, NodeId, ObjectId, RecordId, RepoName, SnapshotId, TagName};
+pub use name::{Name, NameError, RepoPath};
+pub use outboard::Outboard;
+pub use range_set::RangeSet;
+pub use sign::{PublicKey, SecretKey, SignError};
+pub use snapshot::{RecordError, Root, Snapshot};
+pub use time::{Moment, Timestamp};
+pub use traits::{CacheError, FetchError, StoreError, TransportError};

@@ -1,0 +1,300 @@
+//! The head: the one mutable, signed statement about a repository (docs/formats/head.md).
+//!
+//! A head is checked in two steps that nothing can skip: [`SignedHead::verify`] looks at signature and
+//! content and is the only constructor; [`SignedHead::succeeds`] decides whether it may replace the head
+//! held so far. Only then is it persisted and acted upon.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::sign::{self, PublicKey, SecretKey, SignError};
+use crate::{RecordId, RepoName, SnapshotId, TagName, Timestamp};
+
+/// DSSE payload type of a head; a new format version gets a new type.
+pub const HEAD_TYPE: &str = "application/vnd.instantmirror.head.v1+json";
+/// Longest validity of a head.
+pub const HEAD_VALIDITY_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How far a master's clock may be ahead of a node's.
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// What the master says of a repository at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The repository.
+    pub repository: RepoName,
+    /// Grows with every head; a node never goes back.
+    pub sequence: u64,
+    /// When it was signed.
+    pub issued: Timestamp,
+    /// When nodes stop believing that it is recent; at most [`HEAD_VALIDITY_MAX`] after `issued`.
+    pub expires: Timestamp,
+    /// The repository's piece length in bytes (a power of two, fixed for the repository's life).
+    pub piece_length: u32,
+    /// The released snapshot that `snap/current` shows.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub current: Option<SnapshotId>,
+    /// All live snapshots, oldest first.
+    pub snapshots: Vec<LiveSnapshot>,
+    /// Names given to snapshots by the master (`master-snap/<tag>/`).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub tags: BTreeMap<TagName, SnapshotId>,
+    /// What nodes are advised to fetch ahead of demand: globs, most urgent first.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub preseed: Vec<String>,
+}
+
+/// A snapshot that exists on the master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveSnapshot {
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// The hash of its record: this binds the whole tree to the signature.
+    pub record: RecordId,
+    /// Whether the public may see it.
+    #[serde(flatten)]
+    pub state: SnapshotState,
+}
+
+/// Whether the public may see a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum SnapshotState {
+    /// Only authorised nodes have it, and show it to nobody, until its rule is met.
+    Staged {
+        /// Not before this time.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        release_at: Option<Timestamp>,
+        /// Not before this share of nodes, in percent, is complete.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        when_synced_percent: Option<u8>,
+    },
+    /// Everybody may see it.
+    Released {
+        /// Since when; grace times are counted from here.
+        released: Timestamp,
+    },
+}
+
+impl SnapshotState {
+    /// Whether the public may see it.
+    #[must_use]
+    pub fn is_released(&self) -> bool {
+        matches!(self, Self::Released { .. })
+    }
+}
+
+/// Why a head was refused. Whatever the reason, the head held so far stays in force.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HeadError {
+    /// Not signed by a trusted key, or no envelope of a head at all.
+    #[error("the head of '{repository}' was refused: {source}")]
+    Signature {
+        /// The repository asked for.
+        repository: RepoName,
+        /// What is wrong.
+        source: SignError,
+    },
+    /// Signed, but not a head that can be used.
+    #[error("the head of '{repository}' is signed but unusable: {reason}")]
+    Malformed {
+        /// The repository asked for.
+        repository: RepoName,
+        /// The rule it breaks.
+        reason: String,
+    },
+    /// Older than the head held so far.
+    #[error("rollback: the head of '{repository}' has sequence {offered}, but {held} was seen before")]
+    Rollback {
+        /// The repository.
+        repository: RepoName,
+        /// Sequence of the refused head.
+        offered: u64,
+        /// Sequence held.
+        held: u64,
+    },
+    /// Same sequence, other content: the key has signed two truths.
+    #[error("two different heads of '{repository}' have sequence {sequence}; look after the master's key")]
+    Equivocation {
+        /// The repository.
+        repository: RepoName,
+        /// Their sequence.
+        sequence: u64,
+    },
+    /// No longer valid.
+    #[error("the head of '{repository}' expired at {expires}; is the master still publishing heads?")]
+    Expired {
+        /// The repository.
+        repository: RepoName,
+        /// When.
+        expires: Timestamp,
+    },
+    /// From the future.
+    #[error("the head of '{repository}' was issued at {issued}, which lies ahead; check both clocks")]
+    Future {
+        /// The repository.
+        repository: RepoName,
+        /// When it says it was signed.
+        issued: Timestamp,
+    },
+}
+
+/// What a verified head is to the one held so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Succession {
+    /// The same head again.
+    Same,
+    /// A newer one: persist it, then act on it.
+    Newer,
+}
+
+impl Head {
+    /// Signs the head.
+    ///
+    /// # Errors
+    /// [`HeadError::Malformed`] if it breaks a rule that [`SignedHead::verify`] enforces: a master never
+    /// signs what nodes would refuse.
+    pub fn sign(&self, keys: &[&SecretKey]) -> Result<SignedHead, HeadError> {
+        self.check()?;
+        // Plain strings, numbers and lists: serialising cannot fail.
+        let payload = serde_json::to_vec(self).unwrap_or_default();
+        let bytes = sign::seal(HEAD_TYPE, &payload, keys).into();
+        Ok(SignedHead {
+            bytes,
+            head: self.clone(),
+        })
+    }
+
+    /// The live snapshot with this id.
+    #[must_use]
+    pub fn snapshot(&self, id: &SnapshotId) -> Option<&LiveSnapshot> {
+        self.snapshots.iter().find(|live| live.id == *id)
+    }
+
+    fn check(&self) -> Result<(), HeadError> {
+        let broken = |reason: String| HeadError::Malformed {
+            repository: self.repository.clone(),
+            reason,
+        };
+        if self.expires < self.issued || self.expires.since(self.issued) > HEAD_VALIDITY_MAX {
+            return Err(broken(format!(
+                "valid from {} to {}: more than 30 days, or none",
+                self.issued, self.expires
+            )));
+        }
+        if !self.piece_length.is_power_of_two() || self.piece_length < 16 * 1024 {
+            return Err(broken(format!(
+                "piece length {} is not a power of two from 16 KiB",
+                self.piece_length
+            )));
+        }
+        let ids: BTreeSet<_> = self.snapshots.iter().map(|live| live.id).collect();
+        if ids.len() != self.snapshots.len() {
+            return Err(broken("a snapshot is listed twice".to_owned()));
+        }
+        if let Some(current) = self.current
+            && !self.snapshot(&current).is_some_and(|live| live.state.is_released())
+        {
+            return Err(broken(format!(
+                "current is {current}, which is not a released snapshot"
+            )));
+        }
+        match self.tags.iter().find(|(_, id)| !ids.contains(id)) {
+            Some((tag, id)) => Err(broken(format!("tag '{tag}' names {id}, which is not live"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A head whose signature and content have been verified, with the bytes that prove it to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedHead {
+    bytes: Bytes,
+    head: Head,
+}
+
+impl SignedHead {
+    /// Verifies a head that came from anywhere: wire, disk or a friend.
+    ///
+    /// # Errors
+    /// [`HeadError::Signature`] unless a key of `trusted` signed it, [`HeadError::Malformed`] if it is
+    /// for another repository or breaks a rule of the format.
+    pub fn verify(bytes: Bytes, repository: &RepoName, trusted: &[PublicKey]) -> Result<Self, HeadError> {
+        let payload = sign::open_sealed(HEAD_TYPE, &bytes, trusted).map_err(|source| HeadError::Signature {
+            repository: repository.clone(),
+            source,
+        })?;
+        let malformed = |reason| HeadError::Malformed {
+            repository: repository.clone(),
+            reason,
+        };
+        let head: Head = serde_json::from_slice(&payload).map_err(|error| malformed(error.to_string()))?;
+        if head.repository != *repository {
+            return Err(malformed(format!("it is the head of '{}'", head.repository)));
+        }
+        head.check()?;
+        Ok(Self { bytes, head })
+    }
+
+    /// Whether this head may follow `held` at time `now`.
+    ///
+    /// # Errors
+    /// [`HeadError::Rollback`], [`HeadError::Equivocation`], [`HeadError::Expired`] or
+    /// [`HeadError::Future`]; keep the held head then, and say so.
+    pub fn succeeds(&self, held: Option<&Self>, now: Timestamp) -> Result<Succession, HeadError> {
+        let repository = self.head.repository.clone();
+        if let Some(held) = held {
+            let (offered, held_sequence) = (self.head.sequence, held.head.sequence);
+            if offered < held_sequence {
+                return Err(HeadError::Rollback {
+                    repository,
+                    offered,
+                    held: held_sequence,
+                });
+            }
+            if offered == held_sequence {
+                if self.head != held.head {
+                    return Err(HeadError::Equivocation {
+                        repository,
+                        sequence: offered,
+                    });
+                }
+                return Ok(Succession::Same);
+            }
+        }
+        if self.is_expired(now) {
+            return Err(HeadError::Expired {
+                repository,
+                expires: self.head.expires,
+            });
+        }
+        if self.head.issued > now.plus(CLOCK_SKEW_MAX) {
+            return Err(HeadError::Future {
+                repository,
+                issued: self.head.issued,
+            });
+        }
+        Ok(Succession::Newer)
+    }
+
+    /// Whether `now` is past the head's validity. What it named keeps being served, loudly.
+    #[must_use]
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        now > self.head.expires
+    }
+
+    /// What it says.
+    #[must_use]
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The signed bytes, to be stored and passed on unchanged.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}

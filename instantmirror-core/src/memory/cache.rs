@@ -1,0 +1,306 @@
+//! [`ObjectCache`] in memory, with least-recently-used expiry.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::outboard::{GROUP_BYTES, ObjectHasher, Outboard};
+use crate::traits::{CacheError, CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
+use crate::{ObjectId, RangeSet};
+
+/// An [`ObjectCache`] that forgets everything when it is dropped.
+#[derive(Debug, Clone)]
+pub struct MemoryCache(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    max_bytes: Option<u64>,
+    reserved: u64,
+    evicted: u64,
+    uses: u64,
+    objects: HashMap<ObjectId, Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    content: Arc<Mutex<Content>>,
+    last_use: u64,
+    filling: bool,
+}
+
+#[derive(Debug)]
+struct Content {
+    size: u64,
+    data: Vec<u8>,
+    present: RangeSet,
+    outboard: Option<Outboard>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Held {
+    fn used(&self) -> u64 {
+        lock(&self.content).present.len()
+    }
+
+    /// Somebody besides the cache holds the content.
+    fn in_use(&self) -> bool {
+        self.filling || Arc::strong_count(&self.content) > 1
+    }
+}
+
+impl Inner {
+    fn used(&self) -> u64 {
+        self.objects.values().map(Held::used).sum()
+    }
+
+    fn touch(&mut self) -> u64 {
+        self.uses += 1;
+        self.uses
+    }
+
+    /// Gives up objects until `bytes` more fit.
+    fn make_room(&mut self, object: &ObjectId, bytes: u64, size: u64) -> Result<(), CacheError> {
+        let Some(max) = self.max_bytes else { return Ok(()) };
+        if size > max {
+            return Err(CacheError::TooLarge {
+                object: *object,
+                size,
+                max,
+            });
+        }
+        while self.used() + self.reserved + bytes > max {
+            let idle = self.objects.iter().filter(|(id, held)| !held.in_use() && *id != object);
+            let Some(oldest) = idle.min_by_key(|(_, held)| held.last_use).map(|(id, _)| *id) else {
+                return Err(CacheError::Full { object: *object, size });
+            };
+            self.objects.remove(&oldest);
+            self.evicted += 1;
+        }
+        Ok(())
+    }
+}
+
+impl MemoryCache {
+    /// An empty cache of at most `max_bytes` bytes of content.
+    #[must_use]
+    pub fn new(max_bytes: Option<u64>) -> Self {
+        let inner = Inner {
+            max_bytes,
+            reserved: 0,
+            evicted: 0,
+            uses: 0,
+            objects: HashMap::new(),
+        };
+        Self(Arc::new(Mutex::new(inner)))
+    }
+}
+
+#[async_trait]
+impl ObjectCache for MemoryCache {
+    async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
+        let mut inner = lock(&self.0);
+        let last_use = inner.touch();
+        let Some(held) = inner.objects.get_mut(object) else {
+            return Ok(None);
+        };
+        held.last_use = last_use;
+        Ok(Some(Arc::new(MemoryHandle {
+            object: *object,
+            content: Arc::clone(&held.content),
+        })))
+    }
+
+    async fn fill(&self, object: &ObjectId, size: u64) -> Result<Arc<dyn ObjectFill>, CacheError> {
+        let mut inner = lock(&self.0);
+        let here = inner.objects.get(object).map_or(0, Held::used);
+        if inner.objects.get(object).is_some_and(|held| held.filling) {
+            return Err(CacheError::Busy(*object));
+        }
+        inner.make_room(object, size - here.min(size), size)?;
+        inner.reserved += size - here.min(size);
+        let last_use = inner.touch();
+        let held = inner.objects.entry(*object).or_insert_with(|| {
+            let outboard = (Outboard::len_for(size) == 0)
+                .then(|| Outboard::verify(*object, size, Bytes::new()).ok())
+                .flatten();
+            let content = Content {
+                size,
+                data: Vec::new(),
+                present: RangeSet::new(),
+                outboard,
+            };
+            Held {
+                content: Arc::new(Mutex::new(content)),
+                last_use,
+                filling: false,
+            }
+        });
+        held.filling = true;
+        let handle = MemoryHandle {
+            object: *object,
+            content: Arc::clone(&held.content),
+        };
+        Ok(Arc::new(MemoryFill {
+            cache: self.clone(),
+            handle,
+        }))
+    }
+
+    async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
+        let inner = lock(&self.0);
+        let Some(held) = inner.objects.get(object) else {
+            return Ok(None);
+        };
+        let content = lock(&held.content);
+        if content.outboard.is_some() {
+            return Ok(content.outboard.clone());
+        }
+        if !content.present.contains(0..content.size) {
+            return Ok(None);
+        }
+        let mut hasher = ObjectHasher::new();
+        hasher.update(&content.data);
+        Ok(Some(hasher.finish()))
+    }
+
+    async fn remove(&self, object: &ObjectId) -> Result<bool, CacheError> {
+        let mut inner = lock(&self.0);
+        if inner.objects.get(object).is_some_and(|held| held.filling) {
+            return Err(CacheError::Busy(*object));
+        }
+        Ok(inner.objects.remove(object).is_some())
+    }
+
+    fn usage(&self) -> CacheUsage {
+        let inner = lock(&self.0);
+        CacheUsage {
+            used_bytes: inner.used(),
+            reserved_bytes: inner.reserved,
+            max_bytes: inner.max_bytes,
+            objects: inner.objects.len() as u64,
+            damaged: 0,
+            evicted: inner.evicted,
+        }
+    }
+
+    async fn checkpoint(&self) -> Result<(), CacheError> {
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone)]
+struct MemoryHandle {
+    object: ObjectId,
+    content: Arc<Mutex<Content>>,
+}
+
+impl ObjectHandle for MemoryHandle {
+    fn object(&self) -> ObjectId {
+        self.object
+    }
+
+    fn size(&self) -> u64 {
+        lock(&self.content).size
+    }
+
+    fn present(&self) -> RangeSet {
+        lock(&self.content).present.clone()
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
+        let content = lock(&self.content);
+        let place = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+        let data = place.filter(|_| content.present.contains(range.clone()));
+        data.and_then(|(start, end)| content.data.get(start..end))
+            .map(Bytes::copy_from_slice)
+            .ok_or(CacheError::Absent {
+                object: self.object,
+                range,
+            })
+    }
+}
+
+#[derive(Debug)]
+struct MemoryFill {
+    cache: MemoryCache,
+    handle: MemoryHandle,
+}
+
+#[async_trait]
+impl ObjectFill for MemoryFill {
+    fn handle(&self) -> Arc<dyn ObjectHandle> {
+        Arc::new(self.handle.clone())
+    }
+
+    fn outboard(&self) -> Option<Outboard> {
+        lock(&self.handle.content).outboard.clone()
+    }
+
+    fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError> {
+        let mut content = lock(&self.handle.content);
+        if outboard.object() != self.handle.object || outboard.size() != content.size {
+            return Err(crate::outboard::VerifyError::Outboard(self.handle.object).into());
+        }
+        content.outboard = Some(outboard);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), CacheError> {
+        // The cache is locked so that used and reserved change together.
+        let mut inner = lock(&self.cache.0);
+        let mut content = lock(&self.handle.content);
+        let missing = crate::outboard::VerifyError::Outboard(self.handle.object);
+        content.outboard.as_ref().ok_or(missing)?.verify_groups(offset, data)?;
+        let (mut start, before) = (offset, content.present.len());
+        for group in data.chunks(usize::try_from(GROUP_BYTES).unwrap_or(usize::MAX)) {
+            let range = start..start + group.len() as u64;
+            start = range.end;
+            let place = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+            let Some((from, to)) = place.filter(|_| !content.present.contains(range.clone())) else {
+                continue;
+            };
+            if content.data.len() < to {
+                content.data.resize(to, 0);
+            }
+            content.data[from..to].copy_from_slice(group);
+            content.present.insert(range);
+        }
+        inner.reserved -= content.present.len() - before;
+        Ok(())
+    }
+
+    async fn finish(&self) -> Result<(), CacheError> {
+        let content = lock(&self.handle.content);
+        match content.present.gap(0..content.size) {
+            Some(range) => Err(CacheError::Absent {
+                object: self.handle.object,
+                range,
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for MemoryFill {
+    fn drop(&mut self) {
+        let mut inner = lock(&self.cache.0);
+        let (size, present) = {
+            let content = lock(&self.handle.content);
+            (content.size, content.present.len())
+        };
+        inner.reserved -= size - present;
+        let empty = present == 0 && size > 0;
+        if let Some(held) = inner.objects.get_mut(&self.handle.object) {
+            held.filling = false;
+        }
+        if empty {
+            inner.objects.remove(&self.handle.object);
+        }
+    }
+}

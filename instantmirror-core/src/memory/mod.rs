@@ -1,0 +1,9 @@
+//! Implementations of the traits that keep everything in memory: for tests, examples and small embedders.
+
+mod cache;
+mod store;
+mod transport;
+
+pub use cache::MemoryCache;
+pub use store::MemoryStore;
+pub use transport::MemoryTransport;

@@ -1,0 +1,142 @@
+//! The trait of object caches: whole and partial objects, verified before they are kept.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::CacheError;
+use crate::outboard::Outboard;
+use crate::{ObjectId, RangeSet};
+
+/// What a cache holds and may hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheUsage {
+    /// Bytes of objects held, whole and partial.
+    pub used_bytes: u64,
+    /// Bytes promised to fills that are under way and not yet counted as used.
+    pub reserved_bytes: u64,
+    /// `used + reserved` never exceeds this; `None`: no limit.
+    pub max_bytes: Option<u64>,
+    /// Whole and partial objects held.
+    pub objects: u64,
+    /// Objects put aside as damaged since the start.
+    pub damaged: u64,
+    /// Objects given up to make room since the start.
+    pub evicted: u64,
+}
+
+/// Holds objects within hard limits and gives up the least valuable ones to make room.
+///
+/// Guarantees that every implementation keeps:
+/// * No byte can be read that was not verified against the object's id.
+/// * `used + reserved ≤ max` at every instant, through failures and restarts.
+/// * An object with an open handle or fill keeps its bytes until the last one is dropped.
+/// * Losing power may lose objects (they can be fetched again), never the truth about them.
+///
+/// Cancellation: dropping a future leaves the cache as before the call; dropping a fill keeps what was
+/// verified so far and returns what it had reserved beyond that. Reads and writes may block on the disk
+/// for as long as it takes; no lock is held across objects meanwhile.
+#[async_trait]
+pub trait ObjectCache: Debug + Send + Sync + 'static {
+    /// Opens an object for reading, whole or partial, and counts as a use of it. `None` if no byte of it
+    /// is here.
+    ///
+    /// # Errors
+    /// [`CacheError::Damaged`] if it had to be put aside, [`CacheError::Io`].
+    async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError>;
+
+    /// Begins or resumes filling an object of `size` bytes: room for all of it is reserved before this
+    /// returns. One fill per object at a time. An object that is whole already gives a fill that is
+    /// complete.
+    ///
+    /// # Errors
+    /// [`CacheError::Busy`], [`CacheError::TooLarge`], [`CacheError::Full`], [`CacheError::Io`].
+    async fn fill(&self, object: &ObjectId, size: u64) -> Result<Arc<dyn ObjectFill>, CacheError>;
+
+    /// The outboard of an object that is held whole, or of a partial one whose outboard is known;
+    /// computed from the content where it was not kept. `None` otherwise.
+    ///
+    /// # Errors
+    /// [`CacheError::Damaged`] if the content does not match its id, [`CacheError::Io`].
+    async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError>;
+
+    /// Gives an object up; open handles stay readable. Returns whether it was here.
+    ///
+    /// # Errors
+    /// [`CacheError::Busy`] while it is being filled, [`CacheError::Io`].
+    async fn remove(&self, object: &ObjectId) -> Result<bool, CacheError>;
+
+    /// What is held now.
+    fn usage(&self) -> CacheUsage;
+
+    /// Writes down what a restart needs to know (order of use, clean state). Called now and then, and
+    /// at the end.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`].
+    async fn checkpoint(&self) -> Result<(), CacheError>;
+}
+
+/// An open object. Holding it keeps its bytes. For an object that is being filled, more becomes present
+/// while the handle is open.
+pub trait ObjectHandle: Debug + Send + Sync {
+    /// The object.
+    fn object(&self) -> ObjectId;
+
+    /// Its whole size in bytes.
+    fn size(&self) -> u64;
+
+    /// The ranges that can be read now.
+    fn present(&self) -> RangeSet;
+
+    /// Whether everything can be read.
+    fn is_complete(&self) -> bool {
+        self.present().contains(0..self.size())
+    }
+
+    /// Reads exactly `range`.
+    ///
+    /// # Errors
+    /// [`CacheError::Absent`] if any of it is not present, [`CacheError::Io`] or
+    /// [`CacheError::Damaged`] if the medium fails; never wrong bytes in silence.
+    fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError>;
+
+    /// A descriptor from which [`present`](Self::present) ranges can be sent by `sendfile` or `splice`,
+    /// at the same offsets. Core only passes it on.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// The exclusive right to add to one object. Dropping it ends the fill and keeps what is verified.
+#[async_trait]
+pub trait ObjectFill: Debug + Send + Sync {
+    /// The object as readers see it.
+    fn handle(&self) -> Arc<dyn ObjectHandle>;
+
+    /// The outboard, if it is known: handed in before, kept from before a restart, or not needed.
+    fn outboard(&self) -> Option<Outboard>;
+
+    /// Hands the outboard in. Objects of more than one group need it before the first write.
+    ///
+    /// # Errors
+    /// [`CacheError::Verify`] if it belongs to another object, [`CacheError::Io`].
+    fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError>;
+
+    /// Verifies `data`, whole groups at `offset`, and makes them readable. Groups that are present are
+    /// left as they are.
+    ///
+    /// # Errors
+    /// [`CacheError::Verify`] if it does not match (nothing is kept of it), [`CacheError::Io`].
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), CacheError>;
+
+    /// Publishes the object as whole. Handles opened before go on working.
+    ///
+    /// # Errors
+    /// [`CacheError::Absent`] with the first gap if something is missing, [`CacheError::Io`].
+    async fn finish(&self) -> Result<(), CacheError>;
+}

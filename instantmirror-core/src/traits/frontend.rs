@@ -1,0 +1,89 @@
+//! What frontends (HTTP, FUSE) read from; the node implements it by fetching, the master by opening.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::FetchError;
+use crate::RepoName;
+use crate::catalog::NodeSource;
+use crate::entry::FileMeta;
+use crate::head::SignedHead;
+use crate::view::RepositoryState;
+
+/// What a reader is going to read, so that no more is fetched than it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadIntent {
+    /// The bytes wanted; everything is read from its start on.
+    pub range: Range<u64>,
+}
+
+/// Brings objects to readers, from wherever they are.
+#[async_trait]
+pub trait ObjectSource: Debug + Send + Sync + 'static {
+    /// Opens a file of a catalog for reading. Returns at once, also if nothing of it is here yet: the
+    /// fetch starts (or is joined) and the reader waits for its bytes.
+    ///
+    /// Cancellation: dropping the future or the reader withdraws the reader's interest.
+    ///
+    /// # Errors
+    /// [`FetchError`] if it is clear already that the object cannot be had.
+    async fn open(
+        &self,
+        repository: &RepoName,
+        file: &FileMeta,
+        intent: ReadIntent,
+    ) -> Result<Arc<dyn ObjectReader>, FetchError>;
+}
+
+/// One reader of one object, complete or being filled.
+#[async_trait]
+pub trait ObjectReader: Debug + Send + Sync {
+    /// The object's whole size in bytes.
+    fn size(&self) -> u64;
+
+    /// Waits until the byte at `offset` is present and verified, and returns the end of the run of
+    /// present bytes that starts there (at least `offset + 1`; `offset` itself at the end of the object).
+    ///
+    /// Cancellation safe.
+    ///
+    /// # Errors
+    /// [`FetchError`] when it cannot be had any more; bytes read before stay good.
+    async fn ready(&self, offset: u64) -> Result<u64, FetchError>;
+
+    /// Reads exactly `range`, which [`ready`](Self::ready) has announced. May block on the disk.
+    ///
+    /// # Errors
+    /// [`FetchError::Cache`].
+    fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError>;
+
+    /// A descriptor from which announced ranges can be sent, as
+    /// [`ObjectHandle::descriptor`](super::ObjectHandle::descriptor).
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// What a daemon shows: repositories, their visible snapshots, and the means to read them.
+#[async_trait]
+pub trait Publication: Debug + Send + Sync + 'static {
+    /// The repositories, in order of name.
+    fn repositories(&self) -> Vec<RepoName>;
+
+    /// What is visible of one now.
+    fn state(&self, repository: &RepoName) -> Option<Arc<RepositoryState>>;
+
+    /// Waits for a head with a sequence number above `after` and returns it; `None` if there is no such
+    /// repository. Waits for ever if none comes: the caller sets the limit. Cancellation safe.
+    async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>>;
+
+    /// Where catalog nodes are read.
+    fn nodes(&self) -> Arc<dyn NodeSource>;
+
+    /// Where content is read.
+    fn objects(&self) -> Arc<dyn ObjectSource>;
+}

@@ -1,0 +1,28 @@
+//! The borders of the system. Whoever replaces a part implements one of these; the conformance suites
+//! (feature `conformance`) say whether it does so rightly.
+//!
+//! | trait | stands for | implemented by |
+//! |---|---|---|
+//! | [`SnapshotStore`] | catalogs, records and heads, durable | disk packs, memory |
+//! | [`ObjectCache`] | whole and partial objects within hard limits | disk, memory |
+//! | [`PeerTransport`] | somebody who has objects | HTTP origin, BitTorrent peers, memory |
+//! | [`Scheduler`] | what to fetch next | [`PriorityScheduler`](crate::scheduler::PriorityScheduler) |
+//! | [`Upstream`] | somebody who has heads and catalogs | HTTP origin |
+//! | [`ObjectSource`], [`Publication`] | what frontends read from | node, master |
+//!
+//! All are object safe and free of any runtime: futures may be polled by any executor, and dropping one
+//! cancels the work at the next await point, leaving nothing half done that a later call could see.
+
+mod cache;
+mod error;
+mod frontend;
+mod scheduler;
+mod store;
+mod transport;
+
+pub use cache::{CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
+pub use error::{CacheError, Cause, FetchError, StoreError, TransportError};
+pub use frontend::{ObjectReader, ObjectSource, Publication, ReadIntent};
+pub use scheduler::{Class, Next, Outcome, QueueStatus, Request, Scheduler, Ticket};
+pub use store::SnapshotStore;
+pub use transport::{BatchItem, ByteStream, PeerTransport, Upstream};

@@ -1,0 +1,75 @@
+//! The trait of stores for catalogs, records and heads.
+
+use async_trait::async_trait;
+
+use super::StoreError;
+use crate::catalog::{CatalogNode, NodeSource};
+use crate::head::SignedHead;
+use crate::sign::PublicKey;
+use crate::{NodeId, RecordId, RepoName, Snapshot, SnapshotId};
+
+/// Durable store of catalog nodes, snapshot records and heads, the same on master and node.
+///
+/// Guarantees that every implementation keeps:
+/// * What a returned `Ok` acknowledges survives a crash of the process and of the machine.
+/// * Nothing is visible in part: after a crash a batch of nodes, a record or a head is there or not.
+/// * [`NodeSource::node`] returns only bytes that hash to the id.
+/// * Reading never waits for a writer.
+///
+/// Cancellation: dropping a future before it is ready leaves the store as before the call or as after it.
+/// Concurrency: calls may overlap; one process writes at a time (`Busy` names the other).
+#[async_trait]
+pub trait SnapshotStore: NodeSource + std::fmt::Debug + 'static {
+    /// Stores nodes; those already here cost nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] or [`StoreError::Busy`]; none, some or all of the nodes may be here then.
+    async fn put_nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError>;
+
+    /// Stores a snapshot record. Every catalog node of it must be here already: a record that is here
+    /// means a snapshot that is whole.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if another record has this snapshot id, else as
+    /// [`put_nodes`](Self::put_nodes).
+    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<RecordId, StoreError>;
+
+    /// The record of a snapshot that is here and whole.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if it is here but not readable.
+    async fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Option<Snapshot>, StoreError>;
+
+    /// Ids of all snapshots of a repository that are here, in no order.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    async fn snapshots(&self, repository: &RepoName) -> Result<Vec<SnapshotId>, StoreError>;
+
+    /// Replaces the head of its repository.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if the stored head has a higher sequence number (a second guard: callers
+    /// check [`SignedHead::succeeds`] first), else as [`put_nodes`](Self::put_nodes).
+    async fn put_head(&self, head: &SignedHead) -> Result<(), StoreError>;
+
+    /// The stored head of a repository, verified again with `trusted`.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if it is here but no trusted key has signed it.
+    async fn head(&self, repository: &RepoName, trusted: &[PublicKey]) -> Result<Option<SignedHead>, StoreError>;
+
+    /// Forgets a snapshot. Nodes that no remaining snapshot refers to are given back to the disk later.
+    ///
+    /// # Errors
+    /// As [`put_nodes`](Self::put_nodes). Removing what is not here is no error.
+    async fn remove_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<(), StoreError>;
+
+    /// Whether a node is here, without touching its bytes.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] or [`StoreError::Damaged`].
+    fn has_node(&self, id: &NodeId) -> Result<bool, StoreError> {
+        Ok(self.node(id)?.is_some())
+    }
+}

@@ -1,0 +1,92 @@
+//! The traits of those who have what we need: objects ([`PeerTransport`]), heads and catalogs ([`Upstream`]).
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::pin::Pin;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_core::Stream;
+
+use super::TransportError;
+use crate::{NodeId, ObjectId, RepoName, SnapshotId};
+
+/// Bytes as they arrive, in order, without gaps. Ends early only with an error. Dropping it cancels the
+/// transfer.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, TransportError>> + Send>>;
+
+/// One object of a batch: its id, and its content or why it did not come.
+pub type BatchItem = (ObjectId, Result<Bytes, TransportError>);
+
+/// Somebody who has objects: an HTTP origin, a swarm, a test.
+///
+/// Nothing that a transport delivers is trusted: whoever asked verifies it against the object id. A
+/// transport bounds its own waiting: no future or stream makes no progress for longer than its time-out,
+/// it fails with [`TransportError::Unreachable`] instead. Cancellation: drop the future or the stream.
+#[async_trait]
+pub trait PeerTransport: Debug + Send + Sync + 'static {
+    /// Who it is, for logs and statistics: a URL or an address.
+    fn label(&self) -> &str;
+
+    /// Bytes `range` of an object, as a stream of exactly that many bytes.
+    ///
+    /// # Errors
+    /// Any [`TransportError`], also from the stream.
+    async fn range(
+        &self,
+        repository: &RepoName,
+        object: &ObjectId,
+        range: Range<u64>,
+    ) -> Result<ByteStream, TransportError>;
+
+    /// The chaining values of an object of `size` bytes (see [`crate::outboard`]), not yet verified.
+    ///
+    /// # Errors
+    /// Any [`TransportError`].
+    async fn outboard(&self, repository: &RepoName, object: &ObjectId, size: u64) -> Result<Bytes, TransportError>;
+
+    /// Many small objects in one request, each with its size, handed to `sink` as they come, in the
+    /// order asked for. An object that the other side lacks is an item with
+    /// [`TransportError::NotFound`]; the others still come.
+    ///
+    /// # Errors
+    /// Any [`TransportError`] that ended the whole batch; what was handed to `sink` before is good.
+    async fn batch(
+        &self,
+        repository: &RepoName,
+        objects: &[(ObjectId, u64)],
+        sink: &mut (dyn FnMut(BatchItem) + Send),
+    ) -> Result<(), TransportError>;
+}
+
+/// Somebody who knows heads, records and catalogs: the master, or a node that passes them on.
+#[async_trait]
+pub trait Upstream: Debug + Send + Sync + 'static {
+    /// Who it is, for logs and statistics.
+    fn label(&self) -> &str;
+
+    /// The signed head, not yet verified. With `after`, waits until the other side has one with a higher
+    /// sequence number; `None` if the wait ended without one (ask again).
+    ///
+    /// # Errors
+    /// Any [`TransportError`].
+    async fn head(&self, repository: &RepoName, after: Option<u64>) -> Result<Option<Bytes>, TransportError>;
+
+    /// The bytes of a snapshot record, not yet verified.
+    ///
+    /// # Errors
+    /// Any [`TransportError`].
+    async fn snapshot(&self, repository: &RepoName, snapshot: SnapshotId) -> Result<Bytes, TransportError>;
+
+    /// The catalog nodes reachable from `want` and not from `have`, as a stream of
+    /// [frames](crate::catalog::frame), decompressed, not yet verified.
+    ///
+    /// # Errors
+    /// Any [`TransportError`], also from the stream.
+    async fn delta(
+        &self,
+        repository: &RepoName,
+        have: Option<NodeId>,
+        want: NodeId,
+    ) -> Result<ByteStream, TransportError>;
+}
