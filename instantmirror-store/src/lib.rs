@@ -10,8 +10,10 @@
 //!
 //! This crate never opens a socket, never needs an async runtime, and never trusts a byte that it has not checked.
 
+pub mod digest;
 pub mod disk;
 mod error;
 pub mod pack;
+pub mod tree;
 
 pub use error::{Result, StoreError};
