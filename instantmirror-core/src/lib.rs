@@ -43,6 +43,7 @@ pub mod memory;
 pub mod name;
 pub mod outboard;
 pub mod range_set;
+pub mod reader;
 pub mod scheduler;
 pub mod sign;
 pub mod snapshot;

@@ -78,6 +78,12 @@ impl DiskSnapshotStore {
         })
     }
 
+    /// [`SnapshotStore::put_nodes`] for code that is not async.
+    pub fn put_nodes_now(&self, nodes: &[CatalogNode]) -> Result<()> {
+        let records = nodes.iter().map(|node| (*node.id().as_bytes(), node.bytes()));
+        self.packs.put_missing(records).map(|_| ())
+    }
+
     /// Gives the space of catalog nodes back that no snapshot here refers to. Not to be called while a snapshot is
     /// being taken in: nodes whose record is not here yet would go.
     pub fn collect_garbage(&self) -> Result<Compaction, CoreError> {
@@ -213,8 +219,7 @@ impl NodeSource for DiskSnapshotStore {
 #[async_trait::async_trait]
 impl SnapshotStore for DiskSnapshotStore {
     async fn put_nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), CoreError> {
-        let records = nodes.iter().map(|node| (*node.id().as_bytes(), node.bytes()));
-        self.packs.put_missing(records).map(|_| ()).map_err(core_error)
+        self.put_nodes_now(&nodes).map_err(core_error)
     }
 
     async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<RecordId, CoreError> {

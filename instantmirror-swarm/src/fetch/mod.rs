@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use instantmirror_core::entry::FileMeta;
+use instantmirror_core::reader::{EmptyReader, HandleReader};
 use instantmirror_core::traits::{
     Class, FetchError, ObjectCache, ObjectReader, ObjectSource, PeerTransport, ReadIntent, Scheduler, TransportError,
 };
@@ -23,7 +24,7 @@ use instantmirror_core::{ObjectId, RepoName};
 
 use fill::Fill;
 use queue::Queue;
-use reader::{CachedReader, EmptyReader, FillReader};
+use reader::FillReader;
 pub use stats::{FetchStats, Transfer};
 
 /// Brings objects from [`PeerTransport`]s into an [`ObjectCache`] and to readers. Cheap to clone. Must be
@@ -100,7 +101,7 @@ impl ObjectSource for FetchEngine {
         match engine.cache.open(&file.object).await {
             Ok(Some(handle)) if handle.size() == file.size && handle.present().contains(intent.range.clone()) => {
                 engine.stats.hit();
-                return Ok(Arc::new(CachedReader::new(handle, intent.range)));
+                return Ok(Arc::new(HandleReader::new(handle)));
             }
             Ok(_) => {}
             // The cache has put it aside and said so: it is fetched again.
