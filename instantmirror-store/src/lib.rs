@@ -7,13 +7,19 @@
 //!
 //! - [`disk`]: the seam to the file system, and its simulation.
 //! - [`pack`]: append-only store of small immutable values by 32-byte key; catalogs and digests live in it.
+//! - [`cache`]: whole and partial objects within hard limits, core's `ObjectCache`.
+//! - [`snapshots`]: catalogs, records and heads, core's `SnapshotStore`.
+//! - [`tree`], [`digest`], [`import`]: reading a source tree, hashing it in one pass, taking its files in.
 //!
 //! This crate never opens a socket, never needs an async runtime, and never trusts a byte that it has not checked.
 
+pub mod cache;
 pub mod digest;
 pub mod disk;
 mod error;
+pub mod import;
 pub mod pack;
+pub mod snapshots;
 pub mod tree;
 
 pub use error::{Result, StoreError};

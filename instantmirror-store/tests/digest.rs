@@ -19,7 +19,7 @@ fn content(len: usize) -> Vec<u8> {
 fn digest(data: &[u8]) -> ContentDigest {
     let mut told = 0;
     let found = digest_reader(&mut &data[..], Path::new("f"), PIECE_BYTES_MIN, &mut |bytes| {
-        told += bytes
+        told += bytes;
     })
     .unwrap();
     assert_eq!(told, data.len() as u64);

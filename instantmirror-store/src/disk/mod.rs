@@ -141,6 +141,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Makes every creation, rename and removal in this directory durable.
     fn sync_dir(&self, dir: &Path) -> Result<()>;
 
+    /// Makes everything that was written and named so far durable, on the whole file system.
+    fn sync_all(&self) -> Result<()>;
+
     /// The names in a directory, in no order.
     fn list(&self, dir: &Path) -> Result<Vec<DirItem>>;
 

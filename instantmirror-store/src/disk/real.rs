@@ -121,6 +121,10 @@ impl Disk for RealDisk {
         rustix::fs::fsync(&file).map_err(|e| self.error("sync directory", dir, e))
     }
 
+    fn sync_all(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.root_fd).map_err(|e| self.error("sync the file system of", Path::new(""), e))
+    }
+
     fn list(&self, dir: &Path) -> Result<Vec<DirItem>> {
         let fd = self.open_as("open directory", dir, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut items = Vec::new();

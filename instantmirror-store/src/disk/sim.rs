@@ -53,6 +53,21 @@ struct SimFileState {
     changed_at: u64,
 }
 
+impl SimFileState {
+    /// What a successful sync does: all but the writes that a failed one gave up is durable.
+    fn sync(&mut self) {
+        let mut lost = Vec::new();
+        for (op, given_up) in std::mem::take(&mut self.pending) {
+            if given_up {
+                lost.push((op, true));
+            } else {
+                apply_write(&mut self.durable, &op);
+            }
+        }
+        self.pending = lost;
+    }
+}
+
 /// One directory operation: the names that it changes, together.
 #[derive(Clone, Debug)]
 struct DirOp(Vec<(PathBuf, Option<Ino>)>);
@@ -142,6 +157,26 @@ impl SimDisk {
             names,
             dirs: inner.dirs.clone(),
             next_ino: inner.next_ino,
+            operations: inner.operations,
+            capacity: inner.capacity,
+            ..Inner::default()
+        };
+        Self {
+            inner: Arc::new(Mutex::new(survivor)),
+        }
+    }
+
+    /// The disk as the next process finds it after this one was killed: all writes are there, all locks are free.
+    pub fn after_kill(&self) -> Self {
+        let inner = self.state();
+        let survivor = Inner {
+            files: inner.files.clone(),
+            names: inner.names.clone(),
+            durable_names: inner.durable_names.clone(),
+            pending: inner.pending.clone(),
+            dirs: inner.dirs.clone(),
+            next_ino: inner.next_ino,
+            operations: inner.operations,
             capacity: inner.capacity,
             ..Inner::default()
         };
@@ -398,6 +433,15 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn sync_all(&self) -> Result<()> {
+        let mut inner = self.state();
+        inner.step(false).fail_now("sync the file system of", Path::new(""))?;
+        inner.pending.clear();
+        inner.durable_names = inner.names.clone();
+        inner.files.values_mut().for_each(SimFileState::sync);
+        Ok(())
+    }
+
     fn list(&self, dir: &Path) -> Result<Vec<DirItem>> {
         let mut inner = self.state();
         inner.step(false).fail_now("list", dir)?;
@@ -598,17 +642,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> Result<()> {
-        let synced = self.with("sync", |file| {
-            let mut lost = Vec::new();
-            for (op, given_up) in std::mem::take(&mut file.pending) {
-                if given_up {
-                    lost.push((op, true));
-                } else {
-                    apply_write(&mut file.durable, &op);
-                }
-            }
-            file.pending = lost;
-        });
+        let synced = self.with("sync", SimFileState::sync);
         if synced.is_err()
             && let Some(file) = self.disk.state().files.get_mut(&self.ino)
         {

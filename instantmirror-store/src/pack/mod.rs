@@ -31,6 +31,7 @@ mod index;
 mod open;
 mod segment;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -51,6 +52,9 @@ pub use compact::Compaction;
 const RETRIES_MAX: usize = 5;
 /// Indexes that are merged at least once a merge is due.
 const MERGE_MIN: usize = 4;
+
+/// Damaged records that are remembered; beyond it, healing takes a restart.
+const BROKEN_KEYS_MAX: usize = 100_000;
 
 /// Limits of a pack store.
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +119,8 @@ pub struct PackStore {
     options: PackOptions,
     view: RwLock<Arc<View>>,
     segments: Segments,
+    /// Keys whose record was found damaged: they count as missing, so that putting them heals.
+    broken: Mutex<HashSet<Key>>,
     /// Absent in a reader.
     writer: Option<Mutex<Writer>>,
 }
@@ -138,13 +144,19 @@ impl PackStore {
                 _ => false,
             };
             if !again {
+                if matches!(found, Err(StoreError::Damaged { .. })) {
+                    self.note_broken(key);
+                }
                 return found.map_err(missing_segment);
             }
         }
     }
 
-    /// Whether a key is there, by the indexes alone.
+    /// Whether a key is there, by the indexes alone. A record that was found damaged does not count.
     pub fn contains(&self, key: &Key) -> Result<bool> {
+        if self.is_broken(key) {
+            return Ok(false);
+        }
         if find_in(&self.current(), key)?.is_some() {
             return Ok(true);
         }
@@ -166,7 +178,7 @@ impl PackStore {
         let mut writer = self.writer()?;
         let mut new = Vec::new();
         for (key, value) in records {
-            if find_in(&self.current(), &key)?.is_none() {
+            if self.is_broken(&key) || find_in(&self.current(), &key)?.is_none() {
                 new.push((key, value));
             }
         }
@@ -231,6 +243,9 @@ impl PackStore {
         let index = published.inspect_err(|_| self.take_back(writer, batches, appended.undo))?;
         self.replace_indexes(&[], index);
         writer.watermark = appended.end;
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().for_each(|entry| _ = broken.remove(&entry.key));
+        drop(broken);
         if let Err(error) = self.merge_if_due() {
             tracing::warn!(%error, "cannot merge pack indexes; lookups stay slower until it works");
         }
@@ -351,6 +366,17 @@ impl PackStore {
             index.checked_records.insert(number);
         }
         Ok(Some(value))
+    }
+
+    fn note_broken(&self, key: &Key) {
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        if broken.len() < BROKEN_KEYS_MAX {
+            broken.insert(*key);
+        }
+    }
+
+    fn is_broken(&self, key: &Key) -> bool {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
     }
 
     fn current(&self) -> Arc<View> {

@@ -61,6 +61,7 @@ impl PackStore {
         let store = Self {
             segments: Segments::new(disk.clone(), &dir),
             view: RwLock::new(Arc::new(view)),
+            broken: Mutex::default(),
             writer: Some(Mutex::new(writer)),
             disk,
             dir,
@@ -85,6 +86,7 @@ impl PackStore {
         let store = Self {
             segments: Segments::new(disk.clone(), &dir),
             view: RwLock::default(),
+            broken: Mutex::default(),
             writer: None,
             disk,
             dir,

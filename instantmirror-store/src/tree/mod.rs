@@ -205,22 +205,43 @@ impl SourceFile {
         &self.file
     }
 
+    /// As [`check_unchanged`](Self::check_unchanged), but a changed ctime is no change: it moves when a link is made.
+    /// Returns the stamp as it is now.
+    pub fn check_content_unchanged(&self) -> Result<FileStamp> {
+        let now = stamp_of(&stat_fd(&self.file, &self.path)?);
+        let before = FileStamp {
+            ctime: now.ctime,
+            ctime_ns: now.ctime_ns,
+            ..self.stamp
+        };
+        if now == before {
+            Ok(now)
+        } else {
+            Err(self.changed(&now))
+        }
+    }
+
     /// Fails with [`StoreError::SourceChanged`] if the file is not what it was when it was opened. Content that was
     /// read before an `Ok` is consistent, as far as the file system keeps its times.
     pub fn check_unchanged(&self) -> Result<()> {
         let now = stamp_of(&stat_fd(&self.file, &self.path)?);
         if now == self.stamp {
-            return Ok(());
+            Ok(())
+        } else {
+            Err(self.changed(&now))
         }
+    }
+
+    fn changed(&self, now: &FileStamp) -> StoreError {
         let what = if now.size == self.stamp.size {
             "its time stamps differ".to_owned()
         } else {
             format!("it had {} bytes and has {} now", self.stamp.size, now.size)
         };
-        Err(StoreError::SourceChanged {
+        StoreError::SourceChanged {
             path: self.path.clone(),
             what,
-        })
+        }
     }
 }
 
