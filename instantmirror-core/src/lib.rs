@@ -58,5 +58,5 @@ pub use outboard::Outboard;
 pub use range_set::RangeSet;
 pub use sign::{PublicKey, SecretKey, SignError};
 pub use snapshot::{RecordError, Root, Snapshot};
-pub use time::{Moment, Timestamp};
+pub use time::{Clock, Moment, Timestamp};
 pub use traits::{CacheError, FetchError, StoreError, TransportError};

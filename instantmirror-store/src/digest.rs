@@ -11,6 +11,7 @@ use bytes::Bytes;
 use instantmirror_core::ObjectId;
 use instantmirror_core::outboard::{ObjectHasher, Outboard};
 use sha1::Sha1;
+use sha1::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest as _, Sha256};
 
 use crate::disk::Disk;
@@ -27,8 +28,8 @@ pub const PIECE_BYTES_MIN: u32 = 16 << 10;
 pub const PIECE_BYTES_MAX: u32 = 64 << 20;
 /// The version of the encoding.
 const VERSION: u8 = 1;
-/// Bytes before the pieces: version, piece length, size, SHA-256, unpadded last piece.
-const FIXED_BYTES: usize = 1 + 4 + 8 + 32 + SHA1_BYTES;
+/// Bytes before the variable parts: version, piece length, size, SHA-256.
+const FIXED_BYTES: usize = 1 + 4 + 8 + 32;
 const ADVICE: &str = "publish the file again, or remove the digest table: it is then made anew";
 
 /// The hashes of one object.
@@ -37,8 +38,8 @@ pub struct ContentDigest {
     outboard: Outboard,
     sha256: [u8; 32],
     piece_bytes: u32,
-    last_piece: [u8; SHA1_BYTES],
     pieces: Bytes,
+    tail: Option<TailPiece>,
 }
 
 impl ContentDigest {
@@ -67,27 +68,35 @@ impl ContentDigest {
         self.piece_bytes
     }
 
-    /// SHA-1 of every piece, 20 bytes each, the last piece filled with zeros to its full length (BEP 47). Empty for an
-    /// empty object.
-    pub fn pieces(&self) -> &Bytes {
+    /// SHA-1 of every full piece, 20 bytes each.
+    pub fn full_pieces(&self) -> &Bytes {
         &self.pieces
     }
 
-    /// SHA-1 of the last piece as it is, without zeros: for the file that comes last in a torrent.
-    pub fn last_piece_unpadded(&self) -> &[u8; SHA1_BYTES] {
-        &self.last_piece
+    /// What is known of the last piece, if it is not a full one.
+    pub fn tail(&self) -> Option<&TailPiece> {
+        self.tail.as_ref()
+    }
+
+    /// Number of pieces.
+    pub fn piece_count(&self) -> u64 {
+        self.size().div_ceil(u64::from(self.piece_bytes))
     }
 
     /// The compact encoding, version 1, all numbers little-endian: version u8, piece length u32, size u64, SHA-256,
-    /// SHA-1 of the unpadded last piece (zeros for an empty object), the pieces, the outboard.
+    /// SHA-1 of the full pieces, for a tail piece its SHA-1 state (20 bytes) and the bytes behind its last whole
+    /// 64-byte block, the outboard.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(FIXED_BYTES + self.pieces.len() + self.outboard.values().len());
+        let mut bytes = Vec::with_capacity(FIXED_BYTES + 128 + self.pieces.len() + self.outboard.values().len());
         bytes.push(VERSION);
         bytes.extend_from_slice(&self.piece_bytes.to_le_bytes());
         bytes.extend_from_slice(&self.size().to_le_bytes());
         bytes.extend_from_slice(&self.sha256);
-        bytes.extend_from_slice(&self.last_piece);
         bytes.extend_from_slice(&self.pieces);
+        if let Some(tail) = &self.tail {
+            bytes.extend_from_slice(&tail.state);
+            bytes.extend_from_slice(&tail.rest);
+        }
         bytes.extend_from_slice(self.outboard.values());
         bytes
     }
@@ -109,26 +118,91 @@ impl ContentDigest {
         let piece_bytes = u32::from_le_bytes(take(&mut rest).ok_or_else(short)?);
         let size = u64::from_le_bytes(take(&mut rest).ok_or_else(short)?);
         let sha256 = take(&mut rest).ok_or_else(short)?;
-        let last_piece = take(&mut rest).ok_or_else(short)?;
         if !is_piece_length(piece_bytes) {
             return Err(damaged("its piece length is no power of two within the limits"));
         }
-        let pieces_len = size.div_ceil(u64::from(piece_bytes)).checked_mul(SHA1_BYTES as u64);
-        let pieces_end = pieces_len
-            .and_then(|len| usize::try_from(len).ok())
-            .and_then(|len| len.checked_add(FIXED_BYTES));
-        let Some(pieces_end) = pieces_end.filter(|end| *end <= bytes.len()) else {
-            return Err(short());
+        let full = usize::try_from(size / u64::from(piece_bytes)).ok();
+        let pieces_end = full.and_then(|full| full.checked_mul(SHA1_BYTES)?.checked_add(FIXED_BYTES));
+        let pieces_end = pieces_end.filter(|end| *end <= bytes.len()).ok_or_else(short)?;
+        let tail_bytes = size % u64::from(piece_bytes);
+        let (tail, tail_end) = if tail_bytes == 0 {
+            (None, pieces_end)
+        } else {
+            let (tail, len) = TailPiece::decode(tail_bytes, &bytes[pieces_end..]).ok_or_else(short)?;
+            (Some(tail), pieces_end + len)
         };
-        let outboard =
-            Outboard::verify(object, size, bytes.slice(pieces_end..)).map_err(|e| damaged(&e.to_string()))?;
+        let outboard = Outboard::verify(object, size, bytes.slice(tail_end..)).map_err(|e| damaged(&e.to_string()))?;
         Ok(Self {
             outboard,
             sha256,
             piece_bytes,
-            last_piece,
             pieces: bytes.slice(FIXED_BYTES..pieces_end),
+            tail,
         })
+    }
+}
+
+/// Where a serialised SHA-1 keeps the bytes that do not fill a block: behind the state and the count of blocks, and
+/// one byte that says how many there are.
+const BUFFER_AT: usize = SHA1_BYTES + 8 + 1;
+/// Bytes that SHA-1 takes at a time.
+const SHA1_BLOCK: u64 = 64;
+
+/// The last piece of an object that does not fill it: a SHA-1 that can be carried on.
+///
+/// In a torrent with pad files (BEP 47) the piece is filled with zeros, in one where its file comes last it is not.
+/// Hashing a megabyte of zeros behind every small file at import would cost more than everything else, so the
+/// state is kept and the zeros are hashed when a torrent is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TailPiece {
+    /// Bytes of the object in this piece.
+    len: u64,
+    /// SHA-1 state after the last whole block, five words in the byte order of [`SerializableState`].
+    state: [u8; SHA1_BYTES],
+    /// The bytes behind that block.
+    rest: Vec<u8>,
+}
+
+impl TailPiece {
+    fn new(len: u64, hasher: &Sha1) -> Self {
+        let serialized = hasher.serialize();
+        let (mut state, rest_len) = ([0; SHA1_BYTES], usize::try_from(len % SHA1_BLOCK).unwrap_or(0));
+        state.copy_from_slice(&serialized[..SHA1_BYTES]);
+        let buffered = &serialized[BUFFER_AT..];
+        Self {
+            len,
+            state,
+            rest: buffered[..rest_len].to_vec(),
+        }
+    }
+
+    fn decode(len: u64, bytes: &[u8]) -> Option<(Self, usize)> {
+        let state = *bytes.first_chunk::<SHA1_BYTES>()?;
+        let end = SHA1_BYTES + usize::try_from(len % SHA1_BLOCK).ok()?;
+        let rest = bytes.get(SHA1_BYTES..end)?.to_vec();
+        Some((Self { len, state, rest }, end))
+    }
+
+    fn hasher(&self) -> Sha1 {
+        let mut serialized = SerializedState::<Sha1>::default();
+        serialized[..SHA1_BYTES].copy_from_slice(&self.state);
+        serialized[SHA1_BYTES..SHA1_BYTES + 8].copy_from_slice(&(self.len / SHA1_BLOCK).to_le_bytes());
+        // An empty buffer is all zeros, which always deserialises; the tests pin this layout.
+        let mut hasher = Sha1::deserialize(&serialized).unwrap_or_default();
+        hasher.update(&self.rest);
+        hasher
+    }
+
+    /// SHA-1 of the piece as it is: for the file that comes last in a torrent.
+    pub fn sha1(&self) -> [u8; SHA1_BYTES] {
+        self.hasher().finalize().into()
+    }
+
+    /// SHA-1 of the piece filled with zeros to `piece_bytes` (BEP 47).
+    pub fn sha1_padded(&self, piece_bytes: u32) -> [u8; SHA1_BYTES] {
+        let mut hasher = self.hasher();
+        pad(&mut hasher, u64::from(piece_bytes).saturating_sub(self.len));
+        hasher.finalize().into()
     }
 }
 
@@ -198,32 +272,24 @@ impl ContentHasher {
     }
 
     /// All hashes of what was added.
-    pub fn finish(mut self) -> ContentDigest {
-        let mut last_piece = [0; SHA1_BYTES];
-        if self.filled > 0 {
-            last_piece = self.piece.clone().finalize().into();
-            pad(&mut self.piece, self.piece_bytes - self.filled);
-            self.pieces.extend_from_slice(&self.piece.finalize());
-        } else if let Some(last) = self.pieces.last_chunk() {
-            last_piece = *last;
-        }
+    pub fn finish(self) -> ContentDigest {
         ContentDigest {
+            tail: (self.filled > 0).then(|| TailPiece::new(u64::from(self.filled), &self.piece)),
             outboard: self.object.finish(),
             sha256: self.sha256.finalize().into(),
             piece_bytes: self.piece_bytes,
-            last_piece,
             pieces: self.pieces.into(),
         }
     }
 }
 
-fn pad(piece: &mut Sha1, zeros: u32) {
+fn pad(piece: &mut Sha1, zeros: u64) {
     const ZEROS: [u8; 4096] = [0; 4096];
-    let mut left = zeros as usize;
+    let mut left = zeros;
     while left > 0 {
-        let part = left.min(ZEROS.len());
+        let part = ZEROS.len().min(usize::try_from(left).unwrap_or(ZEROS.len()));
         piece.update(&ZEROS[..part]);
-        left -= part;
+        left -= part as u64;
     }
 }
 

@@ -167,7 +167,9 @@ impl Drop for FillRight {
             shared.give_up(&mut table, object)
         };
         match trash {
-            Ok(trash) => _ = shared.empty_trash(&trash),
+            Ok(trash) => {
+                shared.empty_trash(&trash);
+            }
             Err(error) => tracing::warn!(%object, %error, "cannot remove an empty partial object"),
         }
     }

@@ -204,7 +204,7 @@ fn killed_process_loses_at_most_the_last_unnoted_groups() {
     let cache = open(&after, None);
     let handle = now(cache.open(&ObjectId::of(&data))).unwrap().unwrap();
     let kept = handle.present().len();
-    assert!(kept >= 86 * GROUP_BYTES && kept < 150 * GROUP_BYTES, "{kept}");
+    assert!((86 * GROUP_BYTES..150 * GROUP_BYTES).contains(&kept), "{kept}");
     let fill = begin(&cache, &data).unwrap();
     assert_eq!(fill.handle().present().len(), kept, "resumed");
     fill.write(0, &data).unwrap();

@@ -1,0 +1,167 @@
+//! `cargo xtask setup`: the Debian packages that the tests use, installed on a machine that lacks them.
+//!
+//! Never touches anything when all of them are present, so it is cheap to run before every test run and needs no
+//! network then. On systems without dpkg it only says what it would have installed.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::steps::{is_installed, run as run_command};
+
+/// Package, and what the tests need of it.
+const PACKAGES: &[(&str, &str)] = &[
+    ("apt-utils", "apt-ftparchive writes the indices of the Debian archive"),
+    ("aria2", "parallel download client"),
+    ("ca-certificates", "apt and cargo over TLS"),
+    ("createrepo-c", "metadata of the yum repository"),
+    ("curl", "HTTP client"),
+    ("dnf", "client of the yum repository"),
+    ("dnf-plugins-core", "dnf download and dnf repoquery"),
+    ("dpkg", "dpkg-deb takes packages apart and builds newer ones"),
+    ("fakeroot", "file owners in built packages"),
+    ("gcc", "C parts of zstd and blake3, and the linker"),
+    ("git", "list of tracked files for tidy"),
+    ("iproute2", "network namespaces and socket states"),
+    ("libc6-dev", "C parts of zstd and blake3"),
+    ("procps", "process states"),
+    (
+        "python3",
+        "the plain HTTP server that the test support checks itself with",
+    ),
+    ("rpm", "rpmbuild makes real RPMs"),
+    ("rsync", "peer for comparisons of trees and speed"),
+    ("strace", "faults at chosen system calls"),
+    ("wget", "recursive download client"),
+    ("xz-utils", "Packages.xz"),
+];
+
+/// Installs what is missing.
+pub(crate) fn run() -> Result<()> {
+    if !is_installed("dpkg-query", &["--version"]) {
+        println!("no dpkg on this system; the tests need the counterparts of these Debian packages:");
+        for (package, purpose) in PACKAGES {
+            println!("  {package:<18} {purpose}");
+        }
+        return Ok(());
+    }
+    let missing = missing_packages()?;
+    if missing.is_empty() {
+        println!("all {} packages that the tests need are installed", PACKAGES.len());
+        return Ok(());
+    }
+    println!("missing: {}", missing.join(" "));
+    install(&missing)?;
+    let left = missing_packages()?;
+    if !left.is_empty() {
+        bail!(
+            "apt-get reported success, but these packages are still missing: {}",
+            left.join(" ")
+        );
+    }
+    Ok(())
+}
+
+/// The packages of [`PACKAGES`] that dpkg does not know as installed.
+fn missing_packages() -> Result<Vec<&'static str>> {
+    let mut command = Command::new("dpkg-query");
+    command.args(["--show", "--showformat", "${db:Status-Status} ${Package}\n"]);
+    command.args(PACKAGES.iter().map(|(package, _)| package));
+    // dpkg-query ends with 1 when it knows nothing of a package; what it printed for the others still counts.
+    let done = command
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start dpkg-query")?;
+    Ok(missing_in(&String::from_utf8_lossy(&done.stdout)))
+}
+
+fn missing_in(listing: &str) -> Vec<&'static str> {
+    let installed: BTreeSet<&str> = listing
+        .lines()
+        .filter_map(|line| line.strip_prefix("installed "))
+        .collect();
+    PACKAGES
+        .iter()
+        .map(|(package, _)| *package)
+        .filter(|package| !installed.contains(package))
+        .collect()
+}
+
+/// One apt-get run for all packages; when that fails, the answer says which of them is to blame.
+fn install(missing: &[&str]) -> Result<()> {
+    run_command(apt_get()?.arg("update")).context("cannot refresh the package lists")?;
+    let mut all = apt_get()?;
+    all.args(["install", "--yes", "--no-install-recommends"]).args(missing);
+    if run_command(&mut all).is_ok() {
+        return Ok(());
+    }
+    println!("installing them together failed; trying one by one to find the culprit");
+    let mut failed = Vec::new();
+    for package in missing {
+        if run_command(apt_get()?.args(["install", "--yes", "--no-install-recommends", package])).is_err() {
+            failed.push(*package);
+        }
+    }
+    if !failed.is_empty() {
+        bail!(
+            "apt-get could not install {}; install by hand and run again",
+            failed.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// apt-get as root (through sudo where we are not), never asking a question, waiting for a lock held by another run.
+fn apt_get() -> Result<Command> {
+    let mut command = if is_root()? {
+        Command::new("apt-get")
+    } else if is_installed("sudo", &["--version"]) {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["--non-interactive", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+        sudo
+    } else {
+        bail!("packages are missing, we are not root and there is no sudo; run `cargo xtask setup` as root");
+    };
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["-o", "DPkg::Lock::Timeout=300"])
+        .stdin(Stdio::null());
+    Ok(command)
+}
+
+fn is_root() -> Result<bool> {
+    let done = Command::new("id").arg("-u").output().context("cannot start id")?;
+    Ok(done.stdout.trim_ascii() == b"0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn installed_packages_are_not_missing() {
+        let listing: String = PACKAGES
+            .iter()
+            .map(|(package, _)| format!("installed {package}\n"))
+            .collect();
+        assert!(missing_in(&listing).is_empty());
+    }
+
+    #[test]
+    fn removed_and_unknown_packages_are_missing() {
+        let listing: String = PACKAGES
+            .iter()
+            .skip(1)
+            .map(|(package, _)| format!("installed {package}\n"))
+            .collect::<String>()
+            + "config-files apt-utils\n";
+        assert_eq!(missing_in(&listing), ["apt-utils"]);
+    }
+
+    #[test]
+    fn the_list_is_sorted_and_every_entry_says_why() {
+        assert!(PACKAGES.is_sorted_by_key(|(package, _)| package));
+        assert!(PACKAGES.iter().all(|(_, purpose)| !purpose.is_empty()));
+    }
+}
