@@ -19,7 +19,7 @@ use crate::error::{Result, StoreError};
 use crate::pack::{PackOptions, PackStore};
 
 /// Bytes read at once: the hashes then work on what is still in the processor's cache.
-const READ_BYTES: usize = 256 << 10;
+pub(crate) const READ_BYTES: usize = 256 << 10;
 /// Length of a SHA-1 hash in bytes.
 pub const SHA1_BYTES: usize = 20;
 /// The smallest piece length, in bytes.

@@ -95,6 +95,14 @@ pub enum StoreError {
         /// What differs.
         what: String,
     },
+    /// A source tree holds names or files that no snapshot can contain. Mend them, then publish again.
+    #[error("{count} path(s) cannot be published:\n  {}{}", problems.join("\n  "), if *count > problems.len() { "\n  ..." } else { "" })]
+    Unpublishable {
+        /// How many.
+        count: usize,
+        /// The first of them, each with its path and the reason.
+        problems: Vec<String>,
+    },
 }
 
 /// The result of everything in this crate that touches a disk.

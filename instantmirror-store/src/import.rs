@@ -90,7 +90,7 @@ pub(crate) fn place(disk: &dyn Disk, to: &Path, source: &SourceFile, options: Im
 }
 
 /// False if this file system or pair of file systems cannot.
-fn reflink(disk: &dyn Disk, to: &Path, source: &File) -> Result<bool> {
+pub(crate) fn reflink(disk: &dyn Disk, to: &Path, source: &File) -> Result<bool> {
     let file = disk.create_new(to)?;
     let Some(target) = file.os_file() else {
         disk.remove(to)?;
@@ -107,7 +107,7 @@ fn reflink(disk: &dyn Disk, to: &Path, source: &File) -> Result<bool> {
 }
 
 /// False if the source lies on another file system or may not be linked.
-fn hardlink(disk: &dyn Disk, to: &Path, source: &File) -> Result<bool> {
+pub(crate) fn hardlink(disk: &dyn Disk, to: &Path, source: &File) -> Result<bool> {
     use std::os::fd::AsRawFd;
     let Some(target) = disk.os_path(to) else {
         return Ok(false);

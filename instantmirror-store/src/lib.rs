@@ -10,6 +10,7 @@
 //! - [`cache`]: whole and partial objects within hard limits, core's `ObjectCache`.
 //! - [`snapshots`]: catalogs, records and heads, core's `SnapshotStore`.
 //! - [`tree`], [`digest`], [`import`]: reading a source tree, hashing it in one pass, taking its files in.
+//! - [`objects`], [`scan`]: the master's objects, and how a source tree becomes a catalog.
 //!
 //! This crate never opens a socket, never needs an async runtime, and never trusts a byte that it has not checked.
 
@@ -18,7 +19,9 @@ pub mod digest;
 pub mod disk;
 mod error;
 pub mod import;
+pub mod objects;
 pub mod pack;
+pub mod scan;
 pub mod snapshots;
 pub mod tree;
 

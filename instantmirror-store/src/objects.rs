@@ -65,7 +65,13 @@ impl ObjectStore {
             disk.create_dir_all(Path::new(dir))?;
         }
         let (no_reflink, no_hardlink) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { disk, digests, serial: AtomicU64::new(0), no_reflink, no_hardlink })
+        Ok(Self {
+            disk,
+            digests,
+            serial: AtomicU64::new(0),
+            no_reflink,
+            no_hardlink,
+        })
     }
 
     /// Removes what a publisher left behind when it was killed. For the publisher, before it begins.
@@ -139,7 +145,10 @@ impl ObjectStore {
         let digest = hasher.finish();
         if digest.size() != stamp.size {
             let what = format!("it had {} bytes, {} were read", stamp.size, digest.size());
-            return Err(StoreError::SourceChanged { path: source.path().to_path_buf(), what });
+            return Err(StoreError::SourceChanged {
+                path: source.path().to_path_buf(),
+                what,
+            });
         }
         let method = self.name(tmp, &digest, method)?;
         Ok(ImportedFile { digest, stamp, method })
@@ -193,7 +202,10 @@ impl ObjectStore {
             let what = "its digest is not in the digest table";
             return Err(StoreError::damaged(&object_path(object), what, ADVICE));
         };
-        Ok(Some(StoredObject { outboard: digest.outboard().clone(), file }))
+        Ok(Some(StoredObject {
+            outboard: digest.outboard().clone(),
+            file,
+        }))
     }
 }
 
@@ -228,7 +240,11 @@ fn read_all(file: &dyn DiskFile, path: &Path, hasher: &mut ContentHasher, progre
     while position < len {
         let read = file.read_at(&mut buffer, position)?;
         if read == 0 {
-            return Err(StoreError::damaged(path, format!("it ends at byte {position} of {len}"), ADVICE));
+            return Err(StoreError::damaged(
+                path,
+                format!("it ends at byte {position} of {len}"),
+                ADVICE,
+            ));
         }
         hasher.update(&buffer[..read]);
         position += read as u64;
@@ -278,7 +294,10 @@ impl ObjectHandle for StoredObject {
             }
         }
         if let Err(error) = self.outboard.verify_groups(cover.start, &bytes) {
-            return Err(CacheError::Damaged { object, reason: format!("{error}; {ADVICE}") });
+            return Err(CacheError::Damaged {
+                object,
+                reason: format!("{error}; {ADVICE}"),
+            });
         }
         let skip = usize::try_from(range.start - cover.start).unwrap_or(len);
         let take = usize::try_from(range.end - range.start).unwrap_or(len);
@@ -288,14 +307,20 @@ impl ObjectHandle for StoredObject {
 
 fn cache_error(error: &StoreError, object: ObjectId) -> CacheError {
     let what = format!("object {object}: {error}");
-    CacheError::Io { what, source: Arc::new(std::io::Error::other(error.to_string())) }
+    CacheError::Io {
+        what,
+        source: Arc::new(std::io::Error::other(error.to_string())),
+    }
 }
 
 #[async_trait]
 impl ObjectCache for ObjectStore {
     async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
         let opened = self.open_object(object).map_err(|error| match error {
-            StoreError::Damaged { .. } => CacheError::Damaged { object: *object, reason: error.to_string() },
+            StoreError::Damaged { .. } => CacheError::Damaged {
+                object: *object,
+                reason: error.to_string(),
+            },
             other => cache_error(&other, *object),
         })?;
         Ok(opened.map(|object| Arc::new(object) as Arc<dyn ObjectHandle>))
@@ -309,7 +334,10 @@ impl ObjectCache for ObjectStore {
     }
 
     async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
-        let digest = self.digests.digest(object).map_err(|error| cache_error(&error, *object))?;
+        let digest = self
+            .digests
+            .digest(object)
+            .map_err(|error| cache_error(&error, *object))?;
         Ok(digest.map(|digest| digest.outboard().clone()))
     }
 

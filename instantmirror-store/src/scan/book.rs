@@ -37,7 +37,9 @@ impl StampBook {
     ///
     /// Errors: those of [`PackStore::open_writer`].
     pub fn open(disk: Arc<dyn Disk>, dir: impl AsRef<Path>) -> Result<Self> {
-        Ok(Self { packs: PackStore::open_writer(disk, dir, PackOptions::default())? })
+        Ok(Self {
+            packs: PackStore::open_writer(disk, dir, PackOptions::default())?,
+        })
     }
 
     pub(super) fn page(&self, path: &RepoPath) -> Result<Option<Page>> {
@@ -63,7 +65,11 @@ fn key(path: &RepoPath) -> Key {
 
 impl Page {
     pub(super) fn new(path: &RepoPath, node: NodeId, stamps: Vec<FileStamp>) -> Self {
-        Self { key: key(path), node, stamps }
+        Self {
+            key: key(path),
+            node,
+            stamps,
+        }
     }
 
     /// This page, unless it says what `old` says already.
@@ -88,11 +94,17 @@ impl Page {
     }
 
     fn decode(key: Key, bytes: &[u8]) -> Option<Self> {
-        let (&VERSION, rest) = bytes.split_first()? else { return None };
+        let (&VERSION, rest) = bytes.split_first()? else {
+            return None;
+        };
         let (node, rest) = rest.split_first_chunk::<32>()?;
         let (stamps, tail) = rest.as_chunks::<STAMP_BYTES>();
         let stamps = stamps.iter().map(decode_stamp).collect::<Option<_>>()?;
-        tail.is_empty().then_some(Self { key, node: NodeId::from_bytes(*node), stamps })
+        tail.is_empty().then_some(Self {
+            key,
+            node: NodeId::from_bytes(*node),
+            stamps,
+        })
     }
 }
 
@@ -116,8 +128,20 @@ mod tests {
 
     #[test]
     fn pages_round_trip_and_damaged_ones_are_no_pages() {
-        let stamp = FileStamp { size: 1, mtime: -2, mtime_ns: 3, ctime: 4, ctime_ns: 5, ino: 6, dev: 7 };
-        let page = Page::new(&RepoPath::ROOT, NodeId::of(b"x"), vec![stamp, FileStamp { size: 9, ..stamp }]);
+        let stamp = FileStamp {
+            size: 1,
+            mtime: -2,
+            mtime_ns: 3,
+            ctime: 4,
+            ctime_ns: 5,
+            ino: 6,
+            dev: 7,
+        };
+        let page = Page::new(
+            &RepoPath::ROOT,
+            NodeId::of(b"x"),
+            vec![stamp, FileStamp { size: 9, ..stamp }],
+        );
         let bytes = page.encode();
         assert_eq!(Page::decode(page.key, &bytes), Some(page.clone()));
         for cut in [0, 1, 32, 34, bytes.len() - 1] {

@@ -37,7 +37,6 @@ const BATCH_BYTES: usize = 16 << 20;
 const RACY_SECONDS: i64 = 2;
 
 /// What a scan works with.
-#[derive(Debug)]
 pub struct ScanParts<'a> {
     /// The tree.
     pub tree: &'a SourceTree,
@@ -129,19 +128,40 @@ struct Gathered {
 /// [`StoreError::Unpublishable`] with every path (the first [`PROBLEMS_MAX`] by name) that cannot be
 /// published; else what failed.
 pub fn scan(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<Scanned> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
     let now = i64::try_from(now).unwrap_or(i64::MAX);
-    let scan = Scan { parts, sink, gathered: Mutex::default(), flushing: Mutex::default(), now };
+    let scan = Scan {
+        parts,
+        sink,
+        gathered: Mutex::default(),
+        flushing: Mutex::default(),
+        now,
+    };
     let root_entry = parts.tree.root_entry()?;
     let directory = scan.directory(&RepoPath::ROOT, parts.previous)?;
     scan.flush(true)?;
     let gathered = scan.gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
     if gathered.problem_count > 0 {
-        return Err(StoreError::Unpublishable { count: gathered.problem_count, problems: gathered.problems });
+        return Err(StoreError::Unpublishable {
+            count: gathered.problem_count,
+            problems: gathered.problems,
+        });
     }
     let Directory { node, files, bytes } = directory;
-    let root = Root { node, mode: root_entry.mode, mtime: clamp_mtime(root_entry.stamp.mtime), files, bytes };
-    Ok(Scanned { root, counts: gathered.counts, skipped: gathered.skipped })
+    let root = Root {
+        node,
+        mode: root_entry.mode,
+        mtime: clamp_mtime(root_entry.stamp.mtime),
+        files,
+        bytes,
+    };
+    Ok(Scanned {
+        root,
+        counts: gathered.counts,
+        skipped: gathered.skipped,
+    })
 }
 
 struct Scan<'a> {
@@ -179,14 +199,21 @@ impl Scan<'_> {
 
     fn directory(&self, path: &RepoPath, previous: Option<Directory>) -> Result<Directory> {
         let listed = self.parts.tree.list(path)?;
-        self.sink.listed(listed.iter().filter(|entry| entry.kind == RawKind::File).count() as u64);
+        self.sink
+            .listed(listed.iter().filter(|entry| entry.kind == RawKind::File).count() as u64);
         let page = self.parts.book.page(path)?;
         let known = self.known(page.as_ref(), previous)?;
-        let seen: Vec<Seen> = listed.into_par_iter().map(|raw| self.entry(path, raw, &known)).collect::<Result<_>>()?;
+        let seen: Vec<Seen> = listed
+            .into_par_iter()
+            .map(|raw| self.entry(path, raw, &known))
+            .collect::<Result<_>>()?;
         let (entries, stamps): (Vec<Entry>, Vec<FileStamp>) = seen.into_iter().flatten().unzip();
         let mut nodes = Vec::new();
-        let directory = build_directory(&entries, &mut |node| nodes.push(node))
-            .map_err(|error| StoreError::Unpublishable { count: 1, problems: vec![format!("{path}: {error}")] })?;
+        let directory =
+            build_directory(&entries, &mut |node| nodes.push(node)).map_err(|error| StoreError::Unpublishable {
+                count: 1,
+                problems: vec![format!("{path}: {error}")],
+            })?;
         let is_new = previous.is_none_or(|previous| previous.node != directory.node);
         let page = book::Page::new(path, directory.node, stamps).replacing(page.as_ref());
         self.finished(&entries, if is_new { nodes } else { Vec::new() }, page)?;
@@ -246,8 +273,16 @@ impl Scan<'_> {
         // A page of another tree than the last snapshot's (a scan that was cut off) is good, but then nobody
         // promises that retention has kept its objects: they are looked up.
         let trusted = previous.is_some_and(|previous| previous.node == page.node);
-        let directory = Directory { node: page.node, files: 0, bytes: 0 };
-        let root = Meta { mode: 0, mtime: 0, kind: Kind::Directory(directory) };
+        let directory = Directory {
+            node: page.node,
+            files: 0,
+            bytes: 0,
+        };
+        let root = Meta {
+            mode: 0,
+            mtime: 0,
+            kind: Kind::Directory(directory),
+        };
         let catalog = Catalog::new(self.parts.nodes, root);
         let mut entries = HashMap::new();
         for (entry, stamp) in catalog.list(&directory, None).zip(&page.stamps) {
@@ -259,7 +294,11 @@ impl Scan<'_> {
     }
 
     fn entry(&self, dir: &RepoPath, raw: RawEntry, known: &Known) -> Result<Seen> {
-        let shown = format!("{dir}{}{}", if dir.is_root() { "" } else { "/" }, raw.name.escape_ascii());
+        let shown = format!(
+            "{dir}{}{}",
+            if dir.is_root() { "" } else { "/" },
+            raw.name.escape_ascii()
+        );
         let name = match Name::new(&raw.name) {
             Ok(name) => name,
             Err(error) => return Ok(self.problem(&shown, error)),
@@ -278,7 +317,10 @@ impl Scan<'_> {
                 Err(error) => return Ok(self.problem(&shown, format_args!("its target has {error}"))),
             },
             RawKind::Dir => {
-                let previous = known.entries.get(&name).and_then(|(meta, _)| meta.as_directory().copied());
+                let previous = known
+                    .entries
+                    .get(&name)
+                    .and_then(|(meta, _)| meta.as_directory().copied());
                 match self.directory(&path, previous.filter(|_| known.trusted)) {
                     Ok(directory) => Kind::Directory(directory),
                     Err(error) if error.is_not_found() => return Ok(self.skip(shown, "it vanished during the scan")),
@@ -288,16 +330,35 @@ impl Scan<'_> {
             }
             RawKind::File => return self.file(&path, name, shown, &raw, known),
         };
-        let meta = Meta { mode: raw.mode, mtime: raw.stamp.mtime, kind };
+        let meta = Meta {
+            mode: raw.mode,
+            mtime: raw.stamp.mtime,
+            kind,
+        };
         Ok(Some((Entry { name, meta }, raw.stamp)))
     }
 
     fn file(&self, path: &RepoPath, name: Name, shown: String, raw: &RawEntry, known: &Known) -> Result<Seen> {
         let link_group = (raw.nlink > 1).then(|| link_group(raw.stamp.ino));
         let entry = |stamp: FileStamp, object, first_piece| {
-            let file = FileMeta { size: stamp.size, object, first_piece, link_group };
-            let meta = Meta { mode: raw.mode, mtime: stamp.mtime, kind: Kind::File(file) };
-            Some((Entry { name: name.clone(), meta }, stamp))
+            let file = FileMeta {
+                size: stamp.size,
+                object,
+                first_piece,
+                link_group,
+            };
+            let meta = Meta {
+                mode: raw.mode,
+                mtime: stamp.mtime,
+                kind: Kind::File(file),
+            };
+            Some((
+                Entry {
+                    name: name.clone(),
+                    meta,
+                },
+                stamp,
+            ))
         };
         if let Some((meta, stamp)) = known.entries.get(&name)
             && let Some(file) = meta.as_file()
@@ -334,8 +395,12 @@ impl Scan<'_> {
             tries += 1;
             let mut source = self.parts.tree.open_file(path)?;
             let piece_bytes = self.parts.pieces.piece_bytes();
-            let imported =
-                self.parts.objects.import(&mut source, piece_bytes, self.parts.import, &mut |bytes| self.sink.read(bytes));
+            let imported = self
+                .parts
+                .objects
+                .import(&mut source, piece_bytes, self.parts.import, &mut |bytes| {
+                    self.sink.read(bytes)
+                });
             match imported {
                 Ok(imported) => {
                     let object = imported.digest.object();
@@ -357,7 +422,11 @@ impl Scan<'_> {
     /// A stamp that can be relied on, or one that no file will ever have.
     fn settled(&self, stamp: FileStamp) -> FileStamp {
         let newest = stamp.mtime.max(stamp.ctime);
-        if newest > self.now - RACY_SECONDS { FileStamp { ino: 0, ..stamp } } else { stamp }
+        if newest > self.now - RACY_SECONDS {
+            FileStamp { ino: 0, ..stamp }
+        } else {
+            stamp
+        }
     }
 }
 

@@ -40,8 +40,19 @@ impl PieceSpace {
     /// Errors: those of [`PackStore::open_writer`].
     pub fn open(disk: Arc<dyn Disk>, dir: impl AsRef<Path>, piece_bytes: u32) -> Result<Self> {
         let packs = PackStore::open_writer(disk, dir, PackOptions::default())?;
-        let next = packs.get(&NEXT)?.map(|bytes| number(&bytes, packs.dir())).transpose()?.unwrap_or(0);
-        Ok(Self { packs, piece_bytes, state: Mutex::new(State { next, fresh: HashMap::new() }) })
+        let next = packs
+            .get(&NEXT)?
+            .map(|bytes| number(&bytes, packs.dir()))
+            .transpose()?
+            .unwrap_or(0);
+        Ok(Self {
+            packs,
+            piece_bytes,
+            state: Mutex::new(State {
+                next,
+                fresh: HashMap::new(),
+            }),
+        })
     }
 
     /// Length of a piece, in bytes.
@@ -68,7 +79,11 @@ impl PieceSpace {
         let next = first + size.div_ceil(u64::from(self.piece_bytes));
         if next > COUNT_MAX {
             let what = "the piece space of the repository".to_owned();
-            return Err(StoreError::TooLarge { what, size: next, limit: COUNT_MAX });
+            return Err(StoreError::TooLarge {
+                what,
+                size: next,
+                limit: COUNT_MAX,
+            });
         }
         state.next = next;
         state.fresh.insert(*object, first);
@@ -85,7 +100,10 @@ impl PieceSpace {
             return Ok(());
         }
         let next = std::iter::once((NEXT, state.next.to_le_bytes()));
-        let fresh = state.fresh.iter().map(|(object, first)| (*object.as_bytes(), first.to_le_bytes()));
+        let fresh = state
+            .fresh
+            .iter()
+            .map(|(object, first)| (*object.as_bytes(), first.to_le_bytes()));
         self.packs.put_batch(next.chain(fresh))?;
         state.fresh.clear();
         Ok(())
