@@ -168,10 +168,15 @@ impl DiskCache {
                 result: imported,
             })
         })?;
-        Ok(imported.unwrap_or(Imported {
+        let mut imported = imported.unwrap_or(Imported {
             method: ImportMethod::Present,
             stamp: source.stamp(),
-        }))
+        });
+        if imported.method == ImportMethod::Hardlink {
+            // Getting its final name changed the ctime once more.
+            imported.stamp = source.check_content_unchanged()?;
+        }
+        Ok(imported)
     }
 
     /// Whether the whole object is here, without opening or verifying it; not counted as a use.
