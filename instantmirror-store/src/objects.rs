@@ -270,7 +270,9 @@ impl ObjectHandle for StoredObject {
     }
 
     fn present(&self) -> RangeSet {
-        RangeSet::from_iter([0..self.size()])
+        let mut all = RangeSet::new();
+        all.insert(0..self.size());
+        all
     }
 
     /// Reads and verifies the groups that cover `range`.

@@ -399,7 +399,7 @@ impl Scan<'_> {
                 .parts
                 .objects
                 .import(&mut source, piece_bytes, self.parts.import, &mut |bytes| {
-                    self.sink.read(bytes)
+                    self.sink.read(bytes);
                 });
             match imported {
                 Ok(imported) => {
