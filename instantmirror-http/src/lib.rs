@@ -1,1 +1,83 @@
-//! instantmirror-http
+//! imhttpd: serves what a [`Publication`](instantmirror_core::traits::Publication) shows, over HTTP.
+//!
+//! Key decision: **a request is answered by plain functions, and carried by transports.** [`request`] reads
+//! it, [`routing`] finds what it means inside one snapshot, [`respond`] describes the answer; none of them
+//! knows a socket. Reason: conditions, ranges and hostile paths are where servers go wrong, and functions can
+//! be tested by tables, while the fastest way to send bytes (hyper today; sendfile, TLS, HTTP/2) may change.
+//!
+//! * [`Service`] answers requests for one publication: at `/<repository>/` and at [`Mount`]s, with the node
+//!   API ([`Api`]) and routes of the embedder ([`Extra`]) where they are wanted.
+//! * [`Server`] listens and carries connections within [`Limits`], and stops in order.
+//! * [`body`] drives an object's reader: the first byte is there before a header is sent, later failures
+//!   break the connection off, so a short answer never looks like a whole one.
+//!
+//! It knows nothing of how objects arrive: a reader waits, and its bytes come.
+//!
+//! ```
+//! use std::sync::Arc;
+//! # use std::ops::Range;
+//! # use async_trait::async_trait;
+//! # use bytes::Bytes;
+//! use instantmirror_core::traits::Publication;
+//! use instantmirror_http::{Server, Service};
+//! # use instantmirror_core::catalog::NodeSource;
+//! # use instantmirror_core::memory::MemoryStore;
+//! # use instantmirror_core::traits::{ObjectReader, ObjectSource, ReadIntent};
+//! # use instantmirror_core::view::RepositoryState;
+//! # use instantmirror_core::{CacheError, FetchError, FileMeta, RepoName, SignedHead};
+//! #
+//! # #[derive(Debug)]
+//! # struct Nothing(Arc<MemoryStore>);
+//! # #[async_trait]
+//! # impl Publication for Nothing {
+//! #     fn repositories(&self) -> Vec<RepoName> { Vec::new() }
+//! #     fn state(&self, _: &RepoName) -> Option<Arc<RepositoryState>> { None }
+//! #     async fn head_after(&self, _: &RepoName, _: u64) -> Option<Arc<SignedHead>> { None }
+//! #     fn nodes(&self) -> Arc<dyn NodeSource> { self.0.clone() }
+//! #     fn objects(&self) -> Arc<dyn ObjectSource> { Arc::new(NoObjects) }
+//! # }
+//! # #[derive(Debug)]
+//! # struct NoObjects;
+//! # #[async_trait]
+//! # impl ObjectSource for NoObjects {
+//! #     async fn open(&self, _: &RepoName, file: &FileMeta, _: ReadIntent) -> Result<Arc<dyn ObjectReader>, FetchError> {
+//! #         Err(FetchError::Cache(CacheError::Busy(file.object)))
+//! #     }
+//! # }
+//!
+//! async fn run(publication: Arc<dyn Publication>) -> Result<(), Box<dyn std::error::Error>> {
+//!     let server = Server::bind("127.0.0.1:0".parse()?).await?;
+//!     println!("listening on {:?}", server.addresses());
+//!     let service = Arc::new(Service::new(publication));
+//!     server.serve(service, async { /* a signal, in a daemon */ }).await;
+//!     Ok(())
+//! }
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?
+//! #     .block_on(run(Arc::new(Nothing(Arc::new(MemoryStore::new())))))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod api;
+pub mod body;
+mod gate;
+pub mod limits;
+pub mod listing;
+mod mime;
+pub mod request;
+pub mod respond;
+pub mod routing;
+mod server;
+mod service;
+mod stats;
+mod stream;
+
+pub use api::Api;
+pub use body::ServeBody;
+pub use limits::{Limits, Stopping};
+pub use routing::{Mount, MountError, Mounts};
+pub use server::{ServeError, Server};
+pub use service::{Extra, ExtraRequest, Service};
+pub use stats::Stats;

@@ -1,0 +1,267 @@
+//! The `/.im/v1` routes (docs/formats/api.md): what a node asks a master, or another node.
+//!
+//! Nothing here is secret and nothing is trusted: heads are signed, the rest is named by its hash. A staged
+//! snapshot has no record here; only what the publication shows has.
+
+mod delta;
+mod objects;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Response, StatusCode};
+use instantmirror_core::head::SignedHead;
+use instantmirror_core::traits::{ObjectCache, Publication};
+use instantmirror_core::{NodeId, ObjectId, RepoName, RepoPath, SnapshotId};
+use serde_json::json;
+
+use crate::body::ServeBody;
+use crate::limits::{LONG_POLL_MAX, Stopping};
+use crate::request::{Request, query_value};
+
+const FOREVER: &str = "public, max-age=31536000, immutable";
+const ALLOW: &str = "GET, HEAD, OPTIONS";
+const ALLOW_BATCH: &str = "POST, OPTIONS";
+
+/// What the API needs besides the publication.
+#[derive(Debug, Clone)]
+pub struct Api {
+    cache: Arc<dyn ObjectCache>,
+}
+
+pub(crate) type Answer = Response<ServeBody>;
+
+/// A path of the API, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Call {
+    Head,
+    Snapshot(SnapshotId),
+    Catalog(NodeId),
+    Object(ObjectId),
+    Outboard(ObjectId),
+    Batch,
+}
+
+impl Call {
+    /// The repository and the call of a path; `None` if it is not one of the API at all.
+    fn parse(path: &RepoPath) -> Option<Result<(RepoName, Self), String>> {
+        let parts: Vec<&str> = path.components().collect();
+        let [".im", "v1", rest @ ..] = parts.as_slice() else { return None };
+        Some(Self::parse_rest(rest))
+    }
+
+    fn parse_rest(parts: &[&str]) -> Result<(RepoName, Self), String> {
+        fn id<T: std::str::FromStr<Err: ToString>>(text: &str) -> Result<T, String> {
+            text.parse().map_err(|error: T::Err| error.to_string())
+        }
+        let (repository, call) = match parts {
+            [repository, "head"] => (repository, Self::Head),
+            [repository, "snapshots", uuid] => (repository, Self::Snapshot(id(uuid)?)),
+            [repository, "catalog", hash] => (repository, Self::Catalog(id(hash)?)),
+            [repository, "objects", hash] => (repository, Self::Object(id(hash)?)),
+            [repository, "objects", hash, "outboard"] => (repository, Self::Outboard(id(hash)?)),
+            [repository, "batch"] => (repository, Self::Batch),
+            _ => return Err("there is no such call in version 1 of the API".to_owned()),
+        };
+        Ok((id(repository)?, call))
+    }
+}
+
+/// Whether a path belongs to the API, version known or not called by name.
+pub(crate) fn is_api(path: &RepoPath) -> bool {
+    Call::parse(path).is_some()
+}
+
+impl Api {
+    /// An API that hands out what this cache holds.
+    #[must_use]
+    pub fn new(cache: Arc<dyn ObjectCache>) -> Self {
+        Self { cache }
+    }
+
+    /// Answers one request whose path is one of the API. `body`: what a POST sent.
+    pub(crate) async fn answer(
+        &self,
+        publication: &dyn Publication,
+        request: &Request<'_>,
+        path: &RepoPath,
+        body: Bytes,
+        stopping: &Stopping,
+    ) -> Answer {
+        let (repository, call) = match Call::parse(path) {
+            Some(Ok(parsed)) => parsed,
+            Some(Err(text)) => return error(StatusCode::BAD_REQUEST, &text),
+            None => return error(StatusCode::NOT_FOUND, "not a path of the API"),
+        };
+        if let Some(answer) = answer_method(&request.method, &call) {
+            return answer;
+        }
+        if publication.state(&repository).is_none() {
+            return error(
+                StatusCode::NOT_FOUND,
+                &format!("there is no repository '{repository}' here"),
+            );
+        }
+        match call {
+            Call::Head => head(publication, &repository, request.query, stopping).await,
+            Call::Snapshot(id) => snapshot(publication, &repository, id),
+            Call::Catalog(root) => delta::answer(publication, root, request).await,
+            Call::Object(object) => objects::object(&self.cache, &repository, object, request).await,
+            Call::Outboard(object) => objects::outboard(&self.cache, &object).await,
+            Call::Batch => objects::batch(&self.cache, &body),
+        }
+    }
+}
+
+fn answer_method(method: &Method, call: &Call) -> Option<Answer> {
+    let batch = *call == Call::Batch;
+    let allow = if batch { ALLOW_BATCH } else { ALLOW };
+    let fits = match *method {
+        Method::OPTIONS => {
+            let mut answer = Response::new(ServeBody::whole(Bytes::new()));
+            *answer.status_mut() = StatusCode::NO_CONTENT;
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+            return Some(answer);
+        }
+        Method::POST => batch,
+        Method::GET | Method::HEAD => !batch,
+        _ => false,
+    };
+    if fits {
+        return None;
+    }
+    let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, &format!("use one of {allow}"));
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    Some(answer)
+}
+
+/// `{"error": "text for a person"}`.
+pub(crate) fn error(status: StatusCode, text: &str) -> Answer {
+    let mut answer = whole(
+        "application/json",
+        "no-store",
+        format!("{}\n", json!({ "error": text })).into(),
+    );
+    *answer.status_mut() = status;
+    answer
+}
+
+/// An answer of bytes that are in memory.
+fn whole(media: &'static str, cache: &'static str, bytes: Bytes) -> Answer {
+    typed(media, cache, ServeBody::whole(bytes))
+}
+
+fn typed(media: &'static str, cache: &'static str, body: ServeBody) -> Answer {
+    let mut answer = Response::new(body);
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
+    answer
+}
+
+async fn head(publication: &dyn Publication, repository: &RepoName, query: &str, stopping: &Stopping) -> Answer {
+    let seal = |head: &SignedHead| whole("application/vnd.dsse+json", "no-cache", head.bytes().clone());
+    let Some(after) = query_value(query, "after") else {
+        let state = publication.state(repository);
+        return match state.and_then(|state| state.head.clone()) {
+            Some(head) => seal(&head),
+            None => error(
+                StatusCode::NOT_FOUND,
+                &format!("repository '{repository}' has no head yet"),
+            ),
+        };
+    };
+    let wait = query_value(query, "wait").map_or(Some(LONG_POLL_MAX), |text| {
+        number(text).map(|seconds| Duration::from_secs(seconds).min(LONG_POLL_MAX))
+    });
+    let (Some(after), Some(wait)) = (number(after), wait) else {
+        return error(
+            StatusCode::BAD_REQUEST,
+            "'after' is a sequence number and 'wait' a number of seconds",
+        );
+    };
+    tokio::select! {
+        // A head that is there already goes before a wait of no seconds.
+        biased;
+        head = publication.head_after(repository, after) => match head {
+            Some(head) => seal(&head),
+            None => error(StatusCode::NOT_FOUND, &format!("there is no repository '{repository}' here")),
+        },
+        () = stopping.stopped() => error(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping; ask again"),
+        () = tokio::time::sleep(wait) => {
+            let mut answer = Response::new(ServeBody::whole(Bytes::new()));
+            *answer.status_mut() = StatusCode::NO_CONTENT;
+            answer
+        }
+    }
+}
+
+/// Digits and nothing else.
+fn number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+fn snapshot(publication: &dyn Publication, repository: &RepoName, id: SnapshotId) -> Answer {
+    // Only what is visible: the state holds released snapshots that are whole, and no others.
+    let state = publication.state(repository);
+    match state.as_ref().and_then(|state| state.snapshots.get(&id)) {
+        Some(snapshot) => whole("application/json", FOREVER, snapshot.encode().1.into()),
+        None => error(
+            StatusCode::NOT_FOUND,
+            &format!("snapshot {id} of repository '{repository}' is not visible here"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_taken_apart() {
+        let hash = "a".repeat(64);
+        let uuid = SnapshotId::from_random([3; 16]);
+        let repository: RepoName = "debian".parse().unwrap();
+        let object: ObjectId = hash.parse().unwrap();
+        for (path, call) in [
+            ("head".to_owned(), Call::Head),
+            (format!("snapshots/{uuid}"), Call::Snapshot(uuid)),
+            (format!("catalog/{hash}"), Call::Catalog(hash.parse().unwrap())),
+            (format!("objects/{hash}"), Call::Object(object)),
+            (format!("objects/{hash}/outboard"), Call::Outboard(object)),
+            ("batch".to_owned(), Call::Batch),
+        ] {
+            let path = RepoPath::new(format!(".im/v1/debian/{path}")).unwrap();
+            assert_eq!(Call::parse(&path), Some(Ok((repository.clone(), call))));
+        }
+        for path in [
+            ".im/v1",
+            ".im/v1/debian",
+            ".im/v1/DEBIAN/head",
+            ".im/v1/debian/heads",
+            ".im/v1/debian/head/x",
+            ".im/v1/debian/objects",
+            ".im/v1/debian/objects/abc",
+            &format!(".im/v1/debian/objects/{hash}/x"),
+            &format!(".im/v1/debian/objects/{}", hash.to_uppercase()),
+            &format!(".im/v1/debian/snapshots/{}", uuid.to_string().to_uppercase()),
+        ] {
+            assert!(Call::parse(&RepoPath::new(path).unwrap()).unwrap().is_err(), "{path}");
+        }
+        for path in ["", ".im", ".im/v2/debian/head", "debian/.im/v1/debian/head"] {
+            assert!(!is_api(&RepoPath::new(path).unwrap()), "{path}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_digits() {
+        assert_eq!(number("12"), Some(12));
+        assert_eq!(number("99999999999999999999"), Some(u64::MAX));
+        for text in ["", "+1", "-1", "1.0", "0x1", " 1"] {
+            assert_eq!(number(text), None, "{text}");
+        }
+    }
+}

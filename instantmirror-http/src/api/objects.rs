@@ -1,0 +1,177 @@
+//! Objects, outboards and batches straight from the cache: what is held whole, and nothing else. Asking a
+//! node for an object never makes it fetch one.
+
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream};
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+use instantmirror_core::batch::{BATCH_OBJECT_BYTES_MAX, MISSING_ITEM, decode_request, found_header};
+use instantmirror_core::traits::{ObjectCache, ObjectHandle, ObjectReader};
+use instantmirror_core::{CacheError, FetchError, FileMeta, ObjectId, RepoName, RepoPath};
+
+use super::{Answer, FOREVER, error, typed, whole};
+use crate::body::{PIECE_BYTES_MAX, Reading, ServeBody, read, refuse};
+use crate::request::Request;
+use crate::respond::{Body, Content, respond_object};
+
+const MEDIA: &str = "application/octet-stream";
+
+/// An open cache object as a reader.
+#[derive(Debug)]
+struct Opened(Arc<dyn ObjectHandle>);
+
+#[async_trait]
+impl ObjectReader for Opened {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    async fn ready(&self, offset: u64) -> Result<u64, FetchError> {
+        let size = self.0.size();
+        let end = self.0.present().run_from(offset);
+        if end > offset || offset >= size {
+            return Ok(end);
+        }
+        Err(FetchError::Cache(CacheError::Absent {
+            object: self.0.object(),
+            range: offset..size,
+        }))
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError> {
+        Ok(self.0.read(range)?)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.0.descriptor()
+    }
+}
+
+/// An object that is here as a whole.
+async fn open(cache: &Arc<dyn ObjectCache>, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
+    let handle = cache.open(object).await?;
+    Ok(handle.filter(|handle| handle.is_complete()))
+}
+
+fn not_here(object: &ObjectId) -> Answer {
+    error(StatusCode::NOT_FOUND, &format!("object {object} is not here"))
+}
+
+fn cannot(object: &ObjectId, failed: &CacheError) -> Answer {
+    tracing::warn!(%object, error = %failed, "cannot send an object");
+    let status = match failed {
+        // It was put aside, so it is not here any more.
+        CacheError::Damaged { .. } => StatusCode::NOT_FOUND,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    error(status, &failed.to_string())
+}
+
+pub(super) async fn object(
+    cache: &Arc<dyn ObjectCache>,
+    repository: &RepoName,
+    object: ObjectId,
+    request: &Request<'_>,
+) -> Answer {
+    let handle = match open(cache, &object).await {
+        Ok(Some(handle)) => handle,
+        Ok(None) => return not_here(&object),
+        Err(failed) => return cannot(&object, &failed),
+    };
+    let file = FileMeta {
+        size: handle.size(),
+        object,
+        first_piece: 0,
+        link_group: None,
+    };
+    let content = Content {
+        repository: repository.clone(),
+        path: RepoPath::ROOT,
+        file,
+    };
+    let response = respond_object(request, content, None, MEDIA, false);
+    let body = match response.body {
+        Body::Object(content, range) => {
+            let len = range.end - range.start;
+            match Reading::of(Arc::new(Opened(handle)), &content, range).await {
+                Ok((first, reading)) => {
+                    let rest = reading.pieces(content);
+                    ServeBody::pieces(stream::iter([Ok(first)]).chain(rest), Some(len))
+                }
+                Err(failed) => {
+                    let refusal = refuse(&content, &failed);
+                    return error(refusal.status, &failed.to_string());
+                }
+            }
+        }
+        Body::Bytes(_) if response.status.is_client_error() => {
+            let mut answer = error(response.status, "the request is about another object or another range");
+            let ours = answer.headers_mut();
+            ours.extend(response.headers.into_iter().filter(|(name, _)| {
+                let name = name.as_ref();
+                name == Some(&header::CONTENT_RANGE) || name == Some(&header::ACCEPT_RANGES)
+            }));
+            return answer;
+        }
+        _ => ServeBody::whole(Bytes::new()),
+    };
+    let mut answer = Response::new(body);
+    *answer.status_mut() = response.status;
+    *answer.headers_mut() = response.headers;
+    let cache = HeaderValue::from_static(FOREVER);
+    answer.headers_mut().insert(header::CACHE_CONTROL, cache);
+    answer
+}
+
+pub(super) async fn outboard(cache: &Arc<dyn ObjectCache>, object: &ObjectId) -> Answer {
+    match cache.outboard(object).await {
+        Ok(Some(outboard)) => whole(MEDIA, FOREVER, outboard.values().clone()),
+        Ok(None) => not_here(object),
+        Err(failed) => cannot(object, &failed),
+    }
+}
+
+/// Answers a batch while it is read: memory is that of one object and one piece.
+pub(super) fn batch(cache: &Arc<dyn ObjectCache>, body: &[u8]) -> Answer {
+    let objects = match decode_request(body) {
+        Ok(objects) => objects,
+        Err(malformed) => return error(StatusCode::BAD_REQUEST, &malformed.to_string()),
+    };
+    let state = (Arc::clone(cache), objects.into_iter());
+    let pieces = stream::unfold(state, |(cache, mut objects)| async move {
+        let mut out = BytesMut::new();
+        while (out.len() as u64) < PIECE_BYTES_MAX {
+            let Some(object) = objects.next() else { break };
+            match item(&cache, &object).await {
+                Some(content) => {
+                    out.put_slice(&found_header(content.len() as u64));
+                    out.put_slice(&content);
+                }
+                None => out.put_slice(&MISSING_ITEM),
+            }
+        }
+        (!out.is_empty()).then(|| (Ok(out.freeze()), (cache, objects)))
+    });
+    typed(MEDIA, "no-store", ServeBody::pieces(pieces, None))
+}
+
+/// The content of one object of a batch, read whole before anything of it is sent: one that cannot be read
+/// counts as missing and does not end the batch.
+async fn item(cache: &Arc<dyn ObjectCache>, object: &ObjectId) -> Option<Bytes> {
+    let failed = |error: &dyn std::fmt::Display| {
+        tracing::warn!(%object, %error, "an object is left out of a batch");
+    };
+    let handle = open(cache, object).await.inspect_err(|error| failed(error)).ok()??;
+    let size = handle.size();
+    if size > BATCH_OBJECT_BYTES_MAX {
+        return None;
+    }
+    let reader: Arc<dyn ObjectReader> = Arc::new(Opened(handle));
+    let content = read(&reader, 0..size).await.inspect_err(|error| failed(error)).ok()?;
+    (content.len() as u64 == size).then_some(content)
+}

@@ -1,0 +1,212 @@
+//! The HTML form of a listing: one page without scripts, dark or light as the reader has it.
+//!
+//! Sorting is done by forms, not links: a reader clicks the same, and a recursive download does not fetch
+//! every directory eight times.
+
+use std::fmt::Write as _;
+
+use super::{Column, Order, Row, RowKind, Subject};
+use crate::request::encode_path_into;
+
+const STYLE: &str = "\
+:root{color-scheme:light dark;--line:#d8dce2;--soft:#5c6570;--link:#0b57b0;--hover:#f2f5f9}\
+@media(prefers-color-scheme:dark){:root{--line:#343a42;--soft:#9aa4af;--link:#82b8ff;--hover:#20252c}}\
+body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:72rem;padding:1.5rem}\
+h1{font-size:1.15rem;font-weight:600;overflow-wrap:anywhere}a{color:var(--link);text-decoration:none}\
+a:hover{text-decoration:underline}table{border-collapse:collapse;width:100%}\
+th{text-align:left;border-bottom:1px solid var(--line);padding:.2rem .6rem}\
+td{padding:.15rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}\
+tr:hover td{background:var(--hover)}td:first-child{overflow-wrap:anywhere}\
+.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.d{white-space:nowrap}\
+.s,td.d,td.t,footer{color:var(--soft)}form{display:inline}\
+button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:0;cursor:pointer}\
+button:hover{text-decoration:underline}footer{margin-top:1rem;font-size:.9em;overflow-wrap:anywhere}\
+@media(max-width:40rem){.t{display:none}td,th{padding:.15rem .3rem}}";
+
+pub(super) fn head(out: &mut String, subject: &Subject, order: Order, unsorted: bool) {
+    out.push_str("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
+    out.push_str("<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>/");
+    escape(out, subject.path.as_str());
+    out.push_str("</title><style>");
+    out.push_str(STYLE);
+    out.push_str("</style></head><body>\n<h1>");
+    breadcrumbs(out, subject);
+    out.push_str("</h1>\n");
+    if unsorted {
+        let _ = writeln!(
+            out,
+            "<p class=\"s\">More than {} entries: shown in order of name.</p>",
+            super::SORT_ENTRIES_MAX
+        );
+    }
+    out.push_str("<table><thead><tr>");
+    let columns = [
+        (Column::Name, "N", "Name", ""),
+        (Column::Size, "S", "Size", "n"),
+        (Column::Date, "M", "Modified (UTC)", "d"),
+        (Column::Type, "T", "Type", "t"),
+    ];
+    for (column, key, title, class) in columns {
+        heading(out, column, key, title, class, order);
+    }
+    out.push_str("</tr></thead><tbody>\n");
+    if !subject.path.is_root() {
+        out.push_str("<tr><td colspan=\"4\"><a href=\"../\">../</a> <span class=\"s\">parent directory</span></td></tr>\n");
+    }
+}
+
+fn heading(out: &mut String, column: Column, key: &str, title: &str, class: &str, order: Order) {
+    let here = order.column == column;
+    let (next, mark, sorted) = match (here, order.descending) {
+        (true, false) => ("D", " ↑", " aria-sort=\"ascending\""),
+        (true, true) => ("A", " ↓", " aria-sort=\"descending\""),
+        (false, _) => ("A", "", ""),
+    };
+    let _ = write!(
+        out,
+        "<th class=\"{class}\"{sorted}><form method=\"get\"><input type=\"hidden\" name=\"O\" value=\"{next}\">\
+         <button name=\"C\" value=\"{key}\" title=\"sort\">{title}{mark}</button></form></th>"
+    );
+}
+
+/// Every directory on the way, as links relative to this one.
+fn breadcrumbs(out: &mut String, subject: &Subject) {
+    let names: Vec<&str> = subject.path.components().collect();
+    let up = |out: &mut String, levels: usize| {
+        out.push_str("<a href=\"");
+        out.push_str(if levels == 0 { "./" } else { "" });
+        (0..levels).for_each(|_| out.push_str("../"));
+        out.push_str("\">");
+    };
+    up(out, names.len());
+    out.push_str("/</a>");
+    for (i, name) in names.iter().enumerate() {
+        up(out, names.len() - 1 - i);
+        escape(out, name);
+        out.push_str("</a>/");
+    }
+}
+
+pub(super) fn row(out: &mut String, row: &Row) {
+    let slash = if matches!(row.kind, RowKind::Directory { .. }) { "/" } else { "" };
+    out.push_str("<tr><td><a href=\"");
+    encode_path_into(out, &row.name);
+    out.push_str(slash);
+    out.push_str("\">");
+    escape(out, &row.name);
+    out.push_str(slash);
+    out.push_str("</a>");
+    if let RowKind::Symlink { target } = &row.kind {
+        out.push_str(" <span class=\"s\">→ ");
+        escape(out, target);
+        out.push_str("</span>");
+    }
+    out.push_str("</td>");
+    size_cell(out, row);
+    out.push_str("<td class=\"d\">");
+    if let Some(date) = row.mtime.and_then(date_text) {
+        out.push_str(&date);
+    }
+    out.push_str("</td><td class=\"t\">");
+    escape(out, row.type_text());
+    out.push_str("</td></tr>\n");
+}
+
+fn size_cell(out: &mut String, row: &Row) {
+    let Some(size) = row.size() else {
+        out.push_str("<td class=\"n\"></td>");
+        return;
+    };
+    let _ = match row.kind {
+        RowKind::Directory { files: Some(files), .. } => {
+            write!(out, "<td class=\"n s\" title=\"{files} files, {size} bytes\">")
+        }
+        _ => write!(out, "<td class=\"n\" title=\"{size} bytes\">"),
+    };
+    out.push_str(&size_text(size));
+    out.push_str("</td>");
+}
+
+pub(super) fn end(out: &mut String, subject: &Subject, count: u64) {
+    let plural = if count == 1 { "entry" } else { "entries" };
+    let _ = write!(out, "</tbody></table>\n<footer>{count} {plural}");
+    if let Some((repository, snapshot)) = &subject.snapshot {
+        let _ = write!(out, " · snapshot {snapshot} of {repository}");
+    }
+    out.push_str(" · InstantMirror</footer></body></html>\n");
+}
+
+/// Appends `text` so that it means itself in HTML text and in a quoted attribute. Characters that turn the
+/// direction of writing are shown as their code: a name must not look like another one.
+fn escape(out: &mut String, text: &str) {
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                let _ = write!(out, "\\u{{{:x}}}", u32::from(character));
+            }
+            _ => out.push(character),
+        }
+    }
+}
+
+/// A size as people read it: three digits and a binary unit.
+fn size_text(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let (mut tenths, mut unit) = (u128::from(bytes) * 10 / 1024, 0);
+    while tenths >= 10 * 1024 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    if tenths < 1000 {
+        format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+    } else {
+        format!("{} {}", tenths / 10, UNITS[unit])
+    }
+}
+
+fn date_text(seconds: i64) -> Option<String> {
+    let time = jiff::Timestamp::from_second(seconds).ok()?;
+    Some(time.strftime("%Y-%m-%d %H:%M").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_readable() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (102_399, "99.9 KiB"),
+            (102_400, "100 KiB"),
+            (1 << 20, "1.0 MiB"),
+            (u64::MAX, "15.9 EiB"),
+        ] {
+            assert_eq!(size_text(bytes), text);
+        }
+    }
+
+    #[test]
+    fn dates_are_readable() {
+        assert_eq!(date_text(1_700_000_000).as_deref(), Some("2023-11-14 22:13"));
+        assert_eq!(date_text(i64::MAX), None);
+    }
+
+    #[test]
+    fn text_means_itself() {
+        let mut out = String::new();
+        escape(&mut out, "<a href=\"x\">'&\u{202e}é");
+        assert_eq!(out, "&lt;a href=&quot;x&quot;&gt;&#39;&amp;\\u{202e}é");
+    }
+}

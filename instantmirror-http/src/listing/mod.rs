@@ -1,0 +1,359 @@
+//! Directory pages: HTML for people, JSON for programs.
+//!
+//! In name order a page is made leaf by leaf while it is sent, so a directory of a million entries needs the
+//! memory of one piece. Other orders need all entries at once and are limited to [`SORT_ENTRIES_MAX`].
+
+mod html;
+mod json;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use instantmirror_core::catalog::{Catalog, CatalogError, NodeSource};
+use instantmirror_core::{Directory, Entry, Kind, Meta, Name, ObjectId, RepoName, RepoPath, SnapshotId};
+
+use crate::request::query_value;
+use crate::routing::Nodes;
+
+/// Most entries of a directory that is sorted otherwise than by name. A larger one is shown in name order,
+/// and says so.
+pub const SORT_ENTRIES_MAX: usize = 10_000;
+/// Entries that are rendered into one piece of a page.
+const PIECE_ENTRIES: usize = 256;
+
+/// One line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The name, not encoded for anything.
+    pub name: String,
+    /// What it is.
+    pub kind: RowKind,
+    /// Modification time in seconds since 1970, if it has one.
+    pub mtime: Option<i64>,
+}
+
+/// What a line of a listing stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RowKind {
+    /// A directory, with the files and bytes below it where they are known.
+    Directory {
+        /// Files below it, at any depth.
+        files: Option<u64>,
+        /// Bytes in them.
+        bytes: Option<u64>,
+    },
+    /// A regular file.
+    File {
+        /// Its size in bytes.
+        size: u64,
+        /// Its content.
+        object: ObjectId,
+    },
+    /// A symlink with its target as it was published.
+    Symlink {
+        /// The target.
+        target: String,
+    },
+}
+
+impl Row {
+    /// A directory of which no more is known than its name.
+    #[must_use]
+    pub fn directory(name: String, mtime: Option<i64>) -> Self {
+        let kind = RowKind::Directory {
+            files: None,
+            bytes: None,
+        };
+        Self { name, kind, mtime }
+    }
+
+    fn size(&self) -> Option<u64> {
+        match self.kind {
+            RowKind::Directory { bytes, .. } => bytes,
+            RowKind::File { size, .. } => Some(size),
+            RowKind::Symlink { .. } => None,
+        }
+    }
+
+    /// The text of the type column.
+    fn type_text(&self) -> &str {
+        match &self.kind {
+            RowKind::Directory { .. } => "directory",
+            RowKind::Symlink { .. } => "link",
+            RowKind::File { .. } => {
+                let media = crate::mime::media_type(&self.name);
+                media.split_once(';').map_or(media, |(media, _)| media)
+            }
+        }
+    }
+}
+
+impl From<Entry> for Row {
+    fn from(entry: Entry) -> Self {
+        let kind = match entry.meta.kind {
+            Kind::File(file) => RowKind::File {
+                size: file.size,
+                object: file.object,
+            },
+            Kind::Directory(directory) => RowKind::Directory {
+                files: Some(directory.files),
+                bytes: Some(directory.bytes),
+            },
+            Kind::Symlink(target) => RowKind::Symlink { target: target.into() },
+        };
+        Self {
+            name: entry.name.as_str().to_owned(),
+            kind,
+            mtime: Some(entry.meta.mtime),
+        }
+    }
+}
+
+/// How a page is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Html,
+    /// For programs.
+    Json,
+}
+
+/// The column a page is sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Column {
+    /// The bytes of the name.
+    Name,
+    /// Modification time.
+    Date,
+    /// Size; of directories what is below them.
+    Size,
+    /// Directories, links, then files by media type.
+    Type,
+}
+
+/// A column and a direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Order {
+    /// Sorted by this.
+    pub column: Column,
+    /// From large to small.
+    pub descending: bool,
+}
+
+impl Order {
+    /// Reads `C=N|M|S|T` (name, modified, size, type) and `O=A|D` from a query, as other servers spell it.
+    #[must_use]
+    pub fn from_query(query: &str) -> Self {
+        let column = match query_value(query, "C") {
+            Some("M") => Column::Date,
+            Some("S") => Column::Size,
+            Some("T") => Column::Type,
+            _ => Column::Name,
+        };
+        Self {
+            column,
+            descending: query_value(query, "O") == Some("D"),
+        }
+    }
+
+    fn is_natural(self) -> bool {
+        self.column == Column::Name && !self.descending
+    }
+
+    fn sort(self, rows: &mut [Row]) {
+        rows.sort_by(|a, b| {
+            let order = match self.column {
+                Column::Name => a.name.cmp(&b.name),
+                Column::Date => a.mtime.cmp(&b.mtime),
+                Column::Size => a.size().cmp(&b.size()),
+                Column::Type => rank(a).cmp(&rank(b)),
+            };
+            let order = if self.descending { order.reverse() } else { order };
+            order.then_with(|| a.name.cmp(&b.name))
+        });
+    }
+}
+
+fn rank(row: &Row) -> (u8, &str) {
+    let class = match row.kind {
+        RowKind::Directory { .. } => 0,
+        RowKind::Symlink { .. } => 1,
+        RowKind::File { .. } => 2,
+    };
+    (class, row.type_text())
+}
+
+/// Which directory a page shows.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// The URL path, decoded.
+    pub path: RepoPath,
+    /// The repository and snapshot it lies in, if it lies in one.
+    pub snapshot: Option<(RepoName, SnapshotId)>,
+}
+
+/// A page that makes itself piece by piece.
+#[derive(Debug)]
+pub struct Listing {
+    subject: Subject,
+    format: Format,
+    order: Order,
+    rows: Rows,
+    stage: Stage,
+    count: u64,
+    unsorted: bool,
+}
+
+#[derive(Debug)]
+enum Rows {
+    Ready(std::vec::IntoIter<Row>),
+    Tree {
+        nodes: Nodes,
+        directory: Directory,
+        after: Option<Name>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Head,
+    Rows,
+    End,
+}
+
+impl Listing {
+    /// A page of rows that are in their natural order already.
+    #[must_use]
+    pub fn of_rows(subject: Subject, format: Format, order: Order, rows: Vec<Row>) -> Self {
+        Self::new(subject, format, order, Rows::Ready(rows.into_iter()))
+    }
+
+    /// A page of a directory of a tree. Nothing is read yet.
+    #[must_use]
+    pub fn of_directory(
+        subject: Subject,
+        format: Format,
+        order: Order,
+        directory: Directory,
+        nodes: Nodes,
+    ) -> Self {
+        let after = None;
+        let rows = Rows::Tree {
+            nodes,
+            directory,
+            after,
+        };
+        Self::new(subject, format, order, rows)
+    }
+
+    fn new(subject: Subject, format: Format, order: Order, rows: Rows) -> Self {
+        Self {
+            subject,
+            format,
+            order,
+            rows,
+            stage: Stage::Head,
+            count: 0,
+            unsorted: false,
+        }
+    }
+
+    /// The next piece of the page, `None` behind the last. Reads at most a few catalog nodes, or, for
+    /// the first piece of a sorted page, those of [`SORT_ENTRIES_MAX`] entries.
+    ///
+    /// # Errors
+    /// [`CatalogError`] if the directory cannot be read; the page is not whole then.
+    pub fn next_piece(&mut self) -> Result<Option<Bytes>, CatalogError> {
+        let mut out = String::new();
+        if self.stage == Stage::Head {
+            self.sort()?;
+            match self.format {
+                Format::Html => html::head(&mut out, &self.subject, self.order, self.unsorted),
+                Format::Json => json::head(&mut out, &self.subject),
+            }
+            self.stage = Stage::Rows;
+        }
+        if self.stage == Stage::End {
+            return Ok(None);
+        }
+        let rows = self.rows.take(PIECE_ENTRIES)?;
+        for row in &rows {
+            match self.format {
+                Format::Html => html::row(&mut out, row),
+                Format::Json => json::row(&mut out, row, self.count == 0),
+            }
+            self.count += 1;
+        }
+        if rows.len() < PIECE_ENTRIES {
+            match self.format {
+                Format::Html => html::end(&mut out, &self.subject, self.count),
+                Format::Json => json::end(&mut out),
+            }
+            self.stage = Stage::End;
+        }
+        Ok(Some(out.into()))
+    }
+
+    fn sort(&mut self) -> Result<(), CatalogError> {
+        if self.order.is_natural() {
+            return Ok(());
+        }
+        let mut all = Vec::new();
+        match &mut self.rows {
+            Rows::Ready(rows) => all.extend(rows),
+            Rows::Tree { nodes, directory, .. } => {
+                let catalog = catalog(nodes, directory);
+                for entry in catalog.list(directory, None).take(SORT_ENTRIES_MAX + 1) {
+                    all.push(Row::from(entry?));
+                }
+                if all.len() > SORT_ENTRIES_MAX {
+                    self.unsorted = true;
+                    return Ok(());
+                }
+            }
+        }
+        self.order.sort(&mut all);
+        self.rows = Rows::Ready(all.into_iter());
+        Ok(())
+    }
+}
+
+impl Rows {
+    fn take(&mut self, limit: usize) -> Result<Vec<Row>, CatalogError> {
+        match self {
+            Self::Ready(rows) => Ok(rows.take(limit).collect()),
+            Self::Tree {
+                nodes,
+                directory,
+                after,
+            } => {
+                let catalog = catalog(nodes, directory);
+                let mut rows = Vec::with_capacity(limit);
+                let mut last = None;
+                for entry in catalog.list(directory, after.as_ref()).take(limit) {
+                    let entry = entry?;
+                    last = Some(entry.name.clone());
+                    rows.push(Row::from(entry));
+                }
+                if last.is_some() {
+                    *after = last;
+                }
+                Ok(rows)
+            }
+        }
+    }
+}
+
+/// A catalog for listing: its root's own attributes do not matter.
+fn catalog(nodes: &Nodes, directory: &Directory) -> Catalog<Arc<dyn NodeSource>> {
+    let root = Meta {
+        mode: 0,
+        mtime: 0,
+        kind: Kind::Directory(*directory),
+    };
+    Catalog::new(Arc::clone(&nodes.0), root)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! Listings of directories in memory.
+
+use instantmirror_core::FileMeta;
+use instantmirror_core::catalog::build_directory;
+use instantmirror_core::memory::MemoryStore;
+
+use super::*;
+
+const HOSTILE: [&str; 12] = [
+    "<script>alert(1)</script>",
+    "a\"onmouseover=\"x",
+    "it's",
+    "100%",
+    "#fragment",
+    "?query=1&b=2",
+    "http:evil",
+    "back\\slash",
+    " spaces ",
+    "päth €",
+    "%2e%2e",
+    "&amp;",
+];
+
+fn file(name: &str, size: u64, mtime: i64) -> Entry {
+    let file = FileMeta {
+        size,
+        object: ObjectId::of(name.as_bytes()),
+        first_piece: 0,
+        link_group: None,
+    };
+    let kind = Kind::File(file);
+    let meta = Meta {
+        mode: 0o644,
+        mtime,
+        kind,
+    };
+    Entry {
+        name: Name::new(name).unwrap(),
+        meta,
+    }
+}
+
+fn page(mut entries: Vec<Entry>, format: Format, query: &str) -> (String, usize) {
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    let store = Arc::new(MemoryStore::new());
+    let directory = build_directory(&entries, &mut |node| store.insert_node(node)).unwrap();
+    let subject = Subject {
+        path: RepoPath::new("pub/<x>").unwrap(),
+        snapshot: None,
+    };
+    let order = Order::from_query(query);
+    let mut listing = Listing::of_directory(subject, format, order, directory, Nodes(store));
+    let (mut text, mut pieces) = (String::new(), 0);
+    while let Some(piece) = listing.next_piece().unwrap() {
+        text.push_str(std::str::from_utf8(&piece).unwrap());
+        pieces += 1;
+    }
+    (text, pieces)
+}
+
+fn names_in(json: &str) -> Vec<String> {
+    let page: serde_json::Value = serde_json::from_str(json).unwrap();
+    let entries = page["entries"].as_array().unwrap();
+    let name = |entry: &serde_json::Value| entry["name"].as_str().unwrap().to_owned();
+    entries.iter().map(name).collect()
+}
+
+#[test]
+fn hostile_names_neither_run_nor_lead_elsewhere() {
+    let entries: Vec<Entry> = HOSTILE.iter().map(|name| file(name, 1, 0)).collect();
+    let (html, _) = page(entries.clone(), Format::Html, "");
+    assert!(!html.contains("<script") && !html.contains("<x>") && !html.contains("\"onmouseover"));
+    for name in HOSTILE {
+        let href = format!("<a href=\"{}\">", crate::request::encode_path(name));
+        assert!(html.contains(&href), "{href}");
+        let raw = format!("/pub/{}", crate::request::encode_path(name));
+        let decoded = crate::request::decode_path(&raw).unwrap();
+        assert_eq!(decoded.path.as_str(), format!("pub/{name}"));
+    }
+    let (json, _) = page(entries, Format::Json, "");
+    let mut sorted = HOSTILE.map(str::to_owned).to_vec();
+    sorted.sort();
+    assert_eq!(names_in(&json), sorted);
+}
+
+#[test]
+fn sorts_by_every_column_both_ways() {
+    let entries = || vec![file("a.deb", 3, 20), file("b.xml", 1, 30), file("c.iso", 2, 10)];
+    for (query, expected) in [
+        ("", "abc"),
+        ("C=N&O=A", "abc"),
+        ("C=N&O=D", "cba"),
+        ("C=N;O=D", "cba"),
+        ("C=S&O=A", "bca"),
+        ("C=S&O=D", "acb"),
+        ("C=M", "cab"),
+        ("C=M&O=D", "bac"),
+        ("C=T", "acb"),
+        ("C=%3Cscript%3E&O=x", "abc"),
+    ] {
+        let (json, _) = page(entries(), Format::Json, query);
+        let initials: String = names_in(&json).iter().map(|name| &name[..1]).collect();
+        assert_eq!(initials, expected, "{query}");
+    }
+}
+
+#[test]
+fn large_directories_come_in_pieces_and_are_sorted_up_to_the_limit() {
+    let entries = |n: usize| (0..n).map(|i| file(&format!("f{i:06}"), (n - i) as u64, 0)).collect();
+    let (json, pieces) = page(entries(2000), Format::Json, "");
+    assert_eq!((names_in(&json).len(), pieces), (2000, 8));
+    let (json, _) = page(entries(SORT_ENTRIES_MAX), Format::Json, "C=S");
+    assert_eq!(names_in(&json)[0], format!("f{:06}", SORT_ENTRIES_MAX - 1));
+    let (json, _) = page(entries(SORT_ENTRIES_MAX + 1), Format::Json, "C=S");
+    assert_eq!(names_in(&json)[0], "f000000");
+    let (html, _) = page(entries(SORT_ENTRIES_MAX + 1), Format::Html, "C=S");
+    assert!(html.contains("shown in order of name"));
+}
+
+#[test]
+fn an_empty_directory_is_a_whole_page() {
+    let (json, _) = page(Vec::new(), Format::Json, "");
+    assert!(names_in(&json).is_empty());
+    let (html, _) = page(Vec::new(), Format::Html, "");
+    assert!(html.starts_with("<!DOCTYPE html>") && html.trim_end().ends_with("</html>"));
+    assert!(html.contains("href=\"../\""));
+}
+
+#[test]
+fn a_missing_node_is_an_error_not_a_short_page() {
+    let store = Arc::new(MemoryStore::new());
+    let directory = Directory {
+        node: instantmirror_core::NodeId::of(b"?"),
+        files: 0,
+        bytes: 0,
+    };
+    let subject = Subject {
+        path: RepoPath::ROOT,
+        snapshot: None,
+    };
+    let order = Order::from_query("");
+    let mut listing = Listing::of_directory(subject, Format::Html, order, directory, Nodes(store));
+    assert!(listing.next_piece().is_err());
+}

@@ -1,0 +1,353 @@
+//! From a request and where it leads to a status, header fields and the description of a body. Nothing is
+//! opened or sent here: every transport carries the same [`Response`] out in its own way.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+use instantmirror_core::{FileMeta, RepoName, RepoPath};
+
+use crate::listing::{Format, Listing, Order, Subject};
+use crate::mime::media_type;
+use crate::request::{
+    Request, RequestPath, Selection, Validators, Verdict, evaluate, http_date, http_seconds, is_worth_parting,
+    query_value, range_counts, select_ranges,
+};
+use crate::routing::{Origin, Route};
+
+/// Names the snapshot that an answer was taken from.
+pub const SNAPSHOT_HEADER: HeaderName = HeaderName::from_static("instantmirror-snapshot");
+
+/// For what a URL with a snapshot id shows: it never changes.
+const CACHE_FOREVER: &str = "public, max-age=31536000, immutable";
+/// For what `current`, tags and mounts show: may be kept, must be asked about. The question costs a 304.
+const CACHE_ASK: &str = "no-cache";
+/// For pages about what never changes: we may come to write them more beautifully.
+const CACHE_HOUR: &str = "public, max-age=3600";
+/// The methods of published trees.
+const ALLOW: &str = "GET, HEAD, OPTIONS";
+
+/// A whole answer, its body not yet opened.
+#[derive(Debug)]
+pub struct Response {
+    /// The status.
+    pub status: StatusCode,
+    /// Header fields that belong to this answer; those of every answer are the transport's matter.
+    pub headers: HeaderMap,
+    /// What to send behind the header.
+    pub body: Body,
+}
+
+/// What to send behind the header.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Body {
+    /// Nothing.
+    Empty,
+    /// These bytes.
+    Bytes(Bytes),
+    /// One range of an object, not empty.
+    Object(Content, Range<u64>),
+    /// Several ranges of an object.
+    Multipart(Content, Multipart),
+    /// A page that makes itself.
+    Listing(Box<Listing>),
+}
+
+/// Content of a published file, and for the log what it was asked for as.
+#[derive(Debug, Clone)]
+pub struct Content {
+    /// The repository.
+    pub repository: RepoName,
+    /// The path in its snapshot.
+    pub path: RepoPath,
+    /// The object.
+    pub file: FileMeta,
+}
+
+/// A multipart/byteranges body: each part's header and range, and what closes the last.
+#[derive(Debug, Clone)]
+pub struct Multipart {
+    /// Header bytes and the range behind them.
+    pub parts: Vec<(Bytes, Range<u64>)>,
+    /// The closing boundary.
+    pub end: Bytes,
+}
+
+impl Multipart {
+    /// Length of the whole body in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        let part = |(head, range): &(Bytes, Range<u64>)| head.len() as u64 + (range.end - range.start);
+        self.parts.iter().map(part).sum::<u64>() + self.end.len() as u64
+    }
+
+    /// Whether there is no part.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+}
+
+impl Response {
+    /// An answer without body.
+    #[must_use]
+    pub fn empty(status: StatusCode) -> Self {
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            body: Body::Empty,
+        }
+    }
+
+    /// An answer of plain text for a person.
+    #[must_use]
+    pub fn text(status: StatusCode, text: &str) -> Self {
+        let mut response = Self::empty(status);
+        response.set(header::CONTENT_TYPE, "text/plain; charset=utf-8");
+        response.body = Body::Bytes(format!("{}: {text}\n", status.as_u16()).into());
+        response
+    }
+
+    /// The answer to a method that is not there.
+    #[must_use]
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        let mut response = Self::text(StatusCode::METHOD_NOT_ALLOWED, &format!("use one of {allow}"));
+        response.set(header::ALLOW, allow);
+        response
+    }
+
+    /// Sets one field. What cannot stand in a header is left out.
+    pub(crate) fn set(&mut self, name: HeaderName, value: &str) {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.insert(name, value);
+        }
+    }
+
+    pub(crate) fn set_number(&mut self, name: HeaderName, value: u64) {
+        self.headers.insert(name, HeaderValue::from(value));
+    }
+}
+
+/// Answers methods that need no path: `None` for GET and HEAD.
+#[must_use]
+pub fn respond_to_method(method: &Method) -> Option<Response> {
+    if *method == Method::GET || *method == Method::HEAD {
+        return None;
+    }
+    if *method == Method::OPTIONS {
+        let mut response = Response::empty(StatusCode::NO_CONTENT);
+        response.set(header::ALLOW, ALLOW);
+        return Some(response);
+    }
+    Some(Response::method_not_allowed(ALLOW))
+}
+
+/// Answers a GET or HEAD that leads to `route`. The body of an answer to HEAD is left out, its length stays.
+#[must_use]
+pub fn respond(request: &Request<'_>, path: &RequestPath, route: Route) -> Response {
+    match route {
+        Route::File(origin, file, mtime) => respond_file(request, &origin, file, mtime),
+        Route::Directory(origin, directory, nodes) => {
+            let subject = Subject {
+                path: path.path.clone(),
+                snapshot: Some((origin.repository.clone(), origin.snapshot)),
+            };
+            let format = format(request);
+            let page = Listing::of_directory(subject, format, Order::from_query(request.query), directory, nodes);
+            let mut response = respond_page(page, format, if origin.fixed { CACHE_HOUR } else { CACHE_ASK });
+            describe(&mut response, &origin);
+            response
+        }
+        Route::Virtual(rows) => {
+            let subject = Subject {
+                path: path.path.clone(),
+                snapshot: None,
+            };
+            let format = format(request);
+            let page = Listing::of_rows(subject, format, Order::from_query(request.query), rows);
+            respond_page(page, format, CACHE_ASK)
+        }
+        Route::Redirect(location, lasting) => respond_redirect(request, location, lasting),
+        Route::NotFound(text) => not_found(&text),
+        Route::Elsewhere => not_found(&format!("there is no '/{}' here", path.path)),
+        Route::Failed(repository, error) => {
+            tracing::warn!(%repository, path = %path.path, %error, "the catalog cannot be read: 500");
+            let text = format!("the catalog of repository '{repository}' cannot be read; the operator's log says why");
+            Response::text(StatusCode::INTERNAL_SERVER_ERROR, &text)
+        }
+    }
+}
+
+fn not_found(text: &str) -> Response {
+    let mut response = Response::text(StatusCode::NOT_FOUND, text);
+    // What is missing now may be published in a second.
+    response.set(header::CACHE_CONTROL, CACHE_ASK);
+    response
+}
+
+fn respond_redirect(request: &Request<'_>, mut location: String, lasting: bool) -> Response {
+    if !request.query.is_empty() {
+        location.push('?');
+        location.push_str(request.query);
+    }
+    let mut response = Response::text(StatusCode::MOVED_PERMANENTLY, &format!("a directory: {location}"));
+    response.set(header::LOCATION, &location);
+    response.set(header::CACHE_CONTROL, if lasting { CACHE_FOREVER } else { CACHE_ASK });
+    response
+}
+
+/// JSON if the query says so, or if the client takes JSON and does not ask for HTML.
+fn format(request: &Request<'_>) -> Format {
+    let accepts_json = request.fields.accept.as_deref().is_some_and(|accept| {
+        let accept = accept.to_ascii_lowercase();
+        accept.contains("application/json") && !accept.contains("text/html")
+    });
+    if query_value(request.query, "json").is_some() || accepts_json {
+        Format::Json
+    } else {
+        Format::Html
+    }
+}
+
+fn respond_page(page: Listing, format: Format, cache: &str) -> Response {
+    let mut response = Response::empty(StatusCode::OK);
+    let media = match format {
+        Format::Html => "text/html; charset=utf-8",
+        Format::Json => "application/json",
+    };
+    response.set(header::CONTENT_TYPE, media);
+    response.set(header::VARY, "Accept");
+    response.set(header::CACHE_CONTROL, cache);
+    if format == Format::Html {
+        // Names come from others: whatever they hold, nothing of it runs.
+        let policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'";
+        response.set(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    response.body = Body::Listing(Box::new(page));
+    response
+}
+
+/// Fields that tell where an answer came from.
+fn describe(response: &mut Response, origin: &Origin) {
+    response.set(SNAPSHOT_HEADER, &origin.snapshot.to_string());
+    if let Some(permanent) = &origin.permanent {
+        response.set(header::CONTENT_LOCATION, permanent);
+    }
+}
+
+fn respond_file(request: &Request<'_>, origin: &Origin, file: FileMeta, mtime: i64) -> Response {
+    let content = Content {
+        repository: origin.repository.clone(),
+        path: origin.path.clone(),
+        file,
+    };
+    let name = origin.path.split_last().map_or(String::new(), |(_, name)| name.to_owned());
+    let mut response = respond_object(request, content, http_seconds(mtime), media_type(&name), true);
+    response.set(header::CACHE_CONTROL, if origin.fixed { CACHE_FOREVER } else { CACHE_ASK });
+    describe(&mut response, origin);
+    response
+}
+
+/// Answers a GET or HEAD of one object: conditions, ranges, length. `several`: whether an answer may have
+/// several parts; if not, a Range header that asks for them is ignored.
+pub(crate) fn respond_object(
+    request: &Request<'_>,
+    content: Content,
+    modified: Option<u64>,
+    media: &'static str,
+    several: bool,
+) -> Response {
+    let validators = Validators {
+        etag: format!("\"{}\"", content.file.object),
+        modified,
+    };
+    let size = content.file.size;
+    let mut response = match evaluate(&request.fields, &validators) {
+        Verdict::NotModified => Response::empty(StatusCode::NOT_MODIFIED),
+        Verdict::Failed => Response::text(
+            StatusCode::PRECONDITION_FAILED,
+            "the file is not the one the request is about",
+        ),
+        Verdict::Proceed => match selection(request, &validators, size) {
+            Selection::Parts(parts) => respond_parts(content, &parts, media, several),
+            Selection::Whole => respond_whole(content, media),
+            Selection::Unsatisfiable => {
+                let text = format!("the file has {size} bytes; none of them was asked for");
+                let mut response = Response::text(StatusCode::RANGE_NOT_SATISFIABLE, &text);
+                response.set(header::CONTENT_RANGE, &format!("bytes */{size}"));
+                response
+            }
+        },
+    };
+    response.set(header::ACCEPT_RANGES, "bytes");
+    if response.status != StatusCode::PRECONDITION_FAILED && response.status != StatusCode::RANGE_NOT_SATISFIABLE {
+        response.set(header::ETAG, &validators.etag);
+        if let Some(modified) = modified {
+            response.set(header::LAST_MODIFIED, &http_date(modified));
+        }
+    }
+    if request.method == Method::HEAD {
+        response.body = Body::Empty;
+    }
+    response
+}
+
+fn selection(request: &Request<'_>, validators: &Validators, size: u64) -> Selection {
+    match request.fields.range.as_deref() {
+        // Ranges are defined for GET only.
+        Some(range) if request.method == Method::GET && range_counts(&request.fields, validators) => {
+            select_ranges(range, size)
+        }
+        _ => Selection::Whole,
+    }
+}
+
+fn respond_whole(content: Content, media: &str) -> Response {
+    let size = content.file.size;
+    let mut response = Response::empty(StatusCode::OK);
+    response.set(header::CONTENT_TYPE, media);
+    response.set_number(header::CONTENT_LENGTH, size);
+    if size > 0 {
+        response.body = Body::Object(content, 0..size);
+    }
+    response
+}
+
+fn content_range(range: &Range<u64>, size: u64) -> String {
+    format!("bytes {}-{}/{size}", range.start, range.end - 1)
+}
+
+fn respond_parts(content: Content, ranges: &[Range<u64>], media: &str, several: bool) -> Response {
+    let size = content.file.size;
+    let mut response = Response::empty(StatusCode::PARTIAL_CONTENT);
+    if let [range] = ranges {
+        response.set(header::CONTENT_TYPE, media);
+        response.set(header::CONTENT_RANGE, &content_range(range, size));
+        response.set_number(header::CONTENT_LENGTH, range.end - range.start);
+        response.body = Body::Object(content, range.clone());
+        return response;
+    }
+    // The boundary is the object's own hash: no content can hold that.
+    let boundary = content.file.object.to_string();
+    let part = |range: &Range<u64>| {
+        let fields = content_range(range, size);
+        let head = format!("\r\n--{boundary}\r\nContent-Type: {media}\r\nContent-Range: {fields}\r\n\r\n");
+        (Bytes::from(head), range.clone())
+    };
+    let multipart = Multipart {
+        parts: ranges.iter().map(part).collect(),
+        end: format!("\r\n--{boundary}--\r\n").into(),
+    };
+    if !several || !is_worth_parting(multipart.len(), size) {
+        return respond_whole(content, media);
+    }
+    response.set(
+        header::CONTENT_TYPE,
+        &format!("multipart/byteranges; boundary={boundary}"),
+    );
+    response.set_number(header::CONTENT_LENGTH, multipart.len());
+    response.body = Body::Multipart(content, multipart);
+    response
+}

@@ -1,0 +1,384 @@
+//! Where a path leads: which repository, which snapshot, which entry. A function of the path, the mounts and
+//! what is published at that moment; it reads catalog nodes and nothing else.
+//!
+//! Invariant: what is found lies inside one snapshot. Symlinks of a tree are followed inside it only.
+
+use std::sync::Arc;
+
+use instantmirror_core::catalog::{Catalog, CatalogError, NodeSource, Resolution};
+use instantmirror_core::traits::Publication;
+use instantmirror_core::view::{Place, RepositoryState, View};
+use instantmirror_core::{Directory, FileMeta, Kind, Name, RepoName, RepoPath, Snapshot, SnapshotId};
+
+use crate::listing::{Row, RowKind};
+use crate::request::{RequestPath, encode_path, encode_path_into};
+
+/// The first path component that belongs to us and to no tree.
+pub const RESERVED: &str = ".im";
+
+/// The document that stands for a directory where a [`Mount`] says so.
+const INDEX: &str = "index.html";
+
+/// Shows one view of a repository at a path of the operator's choice, so that existing URLs stay valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Where; the root mounts at `/` itself.
+    pub path: RepoPath,
+    /// Which repository.
+    pub repository: RepoName,
+    /// Which snapshot of it.
+    pub view: View,
+    /// Whether a directory with an `index.html` is answered with that instead of a listing.
+    pub index: bool,
+}
+
+/// Why a list of mounts was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MountError {
+    /// Two mounts at one path.
+    #[error("two mounts at '/{0}'; a path can show one view only")]
+    Twice(RepoPath),
+    /// A mount inside the part of the name space that is ours.
+    #[error("a mount at '/{0}': paths below '/{RESERVED}' are the server's own")]
+    Reserved(RepoPath),
+}
+
+/// All mounts of a server. Besides them every repository is shown at `/<name>/` with all its snapshots.
+#[derive(Debug, Clone, Default)]
+pub struct Mounts(Vec<Mount>);
+
+impl Mounts {
+    /// Checks and orders mounts.
+    ///
+    /// # Errors
+    /// [`MountError`].
+    pub fn new(mut mounts: Vec<Mount>) -> Result<Self, MountError> {
+        mounts.sort_by(|a, b| depth(&b.path).cmp(&depth(&a.path)).then_with(|| a.path.cmp(&b.path)));
+        if let Some(pair) = mounts.windows(2).find(|pair| pair[0].path == pair[1].path) {
+            return Err(MountError::Twice(pair[0].path.clone()));
+        }
+        match mounts.iter().find(|mount| is_reserved(&mount.path)) {
+            Some(mount) => Err(MountError::Reserved(mount.path.clone())),
+            None => Ok(Self(mounts)),
+        }
+    }
+
+    /// The mount with the longest path that `path` begins with, and the rest of `path` below it.
+    fn find(&self, path: &RepoPath) -> Option<(&Mount, RepoPath)> {
+        self.0
+            .iter()
+            .find_map(|mount| Some((mount, below(path, &mount.path)?)))
+    }
+}
+
+fn depth(path: &RepoPath) -> usize {
+    path.components().count()
+}
+
+/// Whether `path` is [`RESERVED`] or below it.
+#[must_use]
+pub fn is_reserved(path: &RepoPath) -> bool {
+    path.components().next() == Some(RESERVED)
+}
+
+/// `path` relative to `prefix`, if it is that or below it.
+fn below(path: &RepoPath, prefix: &RepoPath) -> Option<RepoPath> {
+    if prefix.is_root() {
+        return Some(path.clone());
+    }
+    let rest = path.as_str().strip_prefix(prefix.as_str())?;
+    let rest = if rest.is_empty() { rest } else { rest.strip_prefix('/')? };
+    RepoPath::new(rest).ok()
+}
+
+/// Which snapshot something was found in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The repository.
+    pub repository: RepoName,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Whether the URL names the snapshot, so that its content can never change.
+    pub fixed: bool,
+    /// The path inside the snapshot, as it was asked for (symlinks and all).
+    pub path: RepoPath,
+    /// The URL path under which the same can be had for ever, if the one asked for is another.
+    pub permanent: Option<String>,
+}
+
+/// Where a path leads.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Route {
+    /// To a regular file.
+    File(Origin, FileMeta, i64),
+    /// To a directory of a tree.
+    Directory(Origin, Directory, Nodes),
+    /// To a directory that exists in the name space only.
+    Virtual(Vec<Row>),
+    /// To a directory, had the path a slash at its end: the URL path with it. The flag says whether it
+    /// will stay so.
+    Redirect(String, bool),
+    /// Into a tree, but to nothing there. The text is for a person.
+    NotFound(String),
+    /// To no tree at all.
+    Elsewhere,
+    /// To something that could not be read.
+    Failed(RepoName, CatalogError),
+}
+
+/// Where catalog nodes are read, in a form that can be shown while debugging.
+#[derive(Clone)]
+pub struct Nodes(pub Arc<dyn NodeSource>);
+
+impl std::fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Nodes")
+    }
+}
+
+/// Finds where `request` leads now.
+#[must_use]
+pub fn route(mounts: &Mounts, publication: &dyn Publication, request: &RequestPath) -> Route {
+    if is_reserved(&request.path) {
+        return Route::Elsewhere;
+    }
+    match place(mounts, publication, &request.path) {
+        Spot::Tree(tree) => route_tree(mounts, publication, &tree, request),
+        Spot::Area(state, place) => slashed(request, || Route::Virtual(area_rows(&state, &place))),
+        Spot::Between(rows) => slashed(request, || Route::Virtual(rows)),
+        Spot::Unknown(text) => Route::NotFound(text),
+        Spot::Nowhere => Route::Elsewhere,
+    }
+}
+
+/// A place of the name space, before any catalog is read.
+enum Spot {
+    Tree(Tree),
+    Area(Arc<RepositoryState>, Place),
+    Between(Vec<Row>),
+    Unknown(String),
+    Nowhere,
+}
+
+struct Tree {
+    repository: RepoName,
+    view: View,
+    index: bool,
+    path: RepoPath,
+}
+
+fn place(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> Spot {
+    let found = mounts.find(path);
+    // The default places count as mounts of one component, so only the root mount stands behind them.
+    if found.as_ref().is_none_or(|(mount, _)| mount.path.is_root())
+        && let Some(spot) = default_place(publication, path)
+    {
+        return spot;
+    }
+    if let Some((mount, path)) = found {
+        return Spot::Tree(Tree {
+            repository: mount.repository.clone(),
+            view: mount.view.clone(),
+            index: mount.index,
+            path,
+        });
+    }
+    let rows = rows_between(mounts, publication, path);
+    if rows.is_empty() && !path.is_root() {
+        Spot::Nowhere
+    } else {
+        Spot::Between(rows)
+    }
+}
+
+fn default_place(publication: &dyn Publication, path: &RepoPath) -> Option<Spot> {
+    let name: RepoName = path.components().next()?.parse().ok()?;
+    let state = publication.state(&name)?;
+    let rest = RepoPath::new(path.as_str().strip_prefix(name.as_str())?.trim_start_matches('/')).ok()?;
+    Some(match Place::route(&rest) {
+        Some(Place::Tree(view, path)) => Spot::Tree(Tree {
+            repository: name,
+            view,
+            index: false,
+            path,
+        }),
+        Some(place) => Spot::Area(state, place),
+        None => Spot::Unknown(format!(
+            "repository '{name}' shows snap/, master-snap/ and local-snap/; there is no '{rest}'"
+        )),
+    })
+}
+
+/// What lies directly below `path` on the way to mounts and repositories.
+fn rows_between(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> Vec<Row> {
+    let mut names: Vec<String> = mounts
+        .0
+        .iter()
+        .filter_map(|mount| below(&mount.path, path)?.components().next().map(str::to_owned))
+        .collect();
+    if path.is_root() {
+        names.extend(publication.repositories().iter().map(ToString::to_string));
+    }
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().map(|name| Row::directory(name, None)).collect()
+}
+
+fn area_rows(state: &RepositoryState, place: &Place) -> Vec<Row> {
+    let date = |snapshot: &Snapshot| Some(snapshot.created.as_millis().div_euclid(1000));
+    let whole = |name: String, snapshot: &Snapshot| Row {
+        name,
+        kind: RowKind::Directory {
+            files: Some(snapshot.root.files),
+            bytes: Some(snapshot.root.bytes),
+        },
+        mtime: date(snapshot),
+    };
+    let tagged = |name: String, id: &SnapshotId| Some(whole(name, state.snapshots.get(id)?));
+    match place {
+        Place::Top => ["snap", "master-snap", "local-snap"]
+            .map(|name| Row::directory(name.to_owned(), None))
+            .into(),
+        Place::Snapshots => {
+            let mut newest_first: Vec<_> = state.snapshots.values().collect();
+            newest_first.sort_by_key(|snapshot| std::cmp::Reverse((snapshot.created, snapshot.id)));
+            let current = state
+                .snapshot(&View::Current)
+                .map(|snapshot| whole("current".to_owned(), snapshot));
+            let all = newest_first
+                .into_iter()
+                .map(|snapshot| whole(snapshot.id.to_string(), snapshot));
+            current.into_iter().chain(all).collect()
+        }
+        Place::MasterTags => state
+            .master_tags()
+            .filter_map(|(tag, id)| tagged(tag.to_string(), id))
+            .collect(),
+        Place::LocalTags => state
+            .local_tags
+            .iter()
+            .filter_map(|(tag, id)| tagged(tag.to_string(), id))
+            .collect(),
+        Place::Tree(..) => Vec::new(),
+    }
+}
+
+/// A directory outside of trees, or the redirect to it.
+fn slashed(request: &RequestPath, directory: impl FnOnce() -> Route) -> Route {
+    if request.directory {
+        directory()
+    } else {
+        Route::Redirect(with_slash(&request.path), false)
+    }
+}
+
+/// The URL path of a directory. It begins with exactly one slash, since no name is empty and a backslash
+/// is encoded, so no browser takes it for another host.
+fn with_slash(path: &RepoPath) -> String {
+    let mut location = String::from("/");
+    encode_path_into(&mut location, path.as_str());
+    location.push('/');
+    location
+}
+
+fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, request: &RequestPath) -> Route {
+    let (repository, view) = (&tree.repository, &tree.view);
+    let state = publication.state(repository);
+    let Some(snapshot) = state.as_ref().and_then(|state| state.snapshot(view)) else {
+        return Route::NotFound(format!("'{view}' of repository '{repository}' is not visible here"));
+    };
+    let nodes = publication.nodes();
+    let catalog = Catalog::new(Arc::clone(&nodes), snapshot.root.meta());
+    let origin = |path: RepoPath| {
+        let fixed = *view == View::Snapshot(snapshot.id) && below_default(request, repository);
+        let permanent = (!fixed).then(|| permanent_path(mounts, repository, snapshot.id, &path, request.directory));
+        Origin {
+            repository: repository.clone(),
+            snapshot: snapshot.id,
+            fixed,
+            path,
+            permanent: permanent.flatten(),
+        }
+    };
+    match find(&catalog, tree, request) {
+        Err(error) => Route::Failed(repository.clone(), error),
+        Ok(Found::File(path, file, mtime)) => Route::File(origin(path), file, mtime),
+        Ok(Found::Directory(directory)) => Route::Directory(origin(tree.path.clone()), directory, Nodes(nodes)),
+        Ok(Found::Slashless) => Route::Redirect(with_slash(&request.path), origin(RepoPath::ROOT).fixed),
+        Ok(Found::Nothing) => Route::NotFound(format!(
+            "there is no '/{}' in snapshot {} of repository '{repository}'",
+            tree.path, snapshot.id
+        )),
+    }
+}
+
+/// Whether the request came through `/<repository>/`, not through a mount, whose view may be configured anew.
+fn below_default(request: &RequestPath, repository: &RepoName) -> bool {
+    let mut names = request.path.components();
+    names.next() == Some(repository.as_str()) && names.next() == Some("snap")
+}
+
+enum Found {
+    File(RepoPath, FileMeta, i64),
+    Directory(Directory),
+    Slashless,
+    Nothing,
+}
+
+fn find(catalog: &Catalog<Arc<dyn NodeSource>>, tree: &Tree, request: &RequestPath) -> Result<Found, CatalogError> {
+    let meta = match catalog.resolve(&tree.path)? {
+        Resolution::Found(_, meta) => meta,
+        Resolution::NotFound => return Ok(Found::Nothing),
+        Resolution::Loop => {
+            tracing::warn!(repository = %tree.repository, path = %tree.path, "symlinks of the tree form a loop");
+            return Ok(Found::Nothing);
+        }
+    };
+    match meta.kind {
+        // A file is no directory, and a resolved path does not end in a symlink.
+        Kind::File(_) if request.directory => Ok(Found::Nothing),
+        Kind::File(file) => Ok(Found::File(tree.path.clone(), file, meta.mtime)),
+        Kind::Symlink(_) => Ok(Found::Nothing),
+        Kind::Directory(_) if !request.directory => Ok(Found::Slashless),
+        Kind::Directory(directory) => {
+            let index = tree.index.then(|| Name::new(INDEX).ok()).flatten();
+            let Some(path) = index.and_then(|name| tree.path.join(&name).ok()) else {
+                return Ok(Found::Directory(directory));
+            };
+            match catalog.resolve(&path)? {
+                Resolution::Found(_, meta) => Ok(match meta.kind {
+                    Kind::File(file) => Found::File(path, file, meta.mtime),
+                    _ => Found::Directory(directory),
+                }),
+                _ => Ok(Found::Directory(directory)),
+            }
+        }
+    }
+}
+
+/// `/<repository>/snap/<uuid>/<path>`, unless a mount hides that place.
+fn permanent_path(
+    mounts: &Mounts,
+    repository: &RepoName,
+    snapshot: SnapshotId,
+    path: &RepoPath,
+    directory: bool,
+) -> Option<String> {
+    let mut full = format!("{repository}/snap/{snapshot}");
+    if !path.is_root() {
+        full.push('/');
+        full.push_str(path.as_str());
+    }
+    let full = RepoPath::new(&full).ok()?;
+    if mounts.find(&full).is_some_and(|(mount, _)| !mount.path.is_root()) {
+        return None;
+    }
+    let slash = if directory && !path.as_str().ends_with(INDEX) || path.is_root() {
+        "/"
+    } else {
+        ""
+    };
+    Some(format!("/{}{slash}", encode_path(full.as_str())))
+}

@@ -1,0 +1,258 @@
+//! From one request to one answer, over whatever transport: gate, path, API, extras, published trees.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+use http_body::Body as HttpBody;
+use http_body_util::{BodyExt as _, Limited};
+use instantmirror_core::traits::Publication;
+
+use crate::api::{self, Answer, Api};
+use crate::body::{self, ServeBody};
+use crate::gate;
+use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT, Stopping};
+use crate::request::{Request, RequestPath, decode_path};
+use crate::respond::{Body, Response, respond, respond_to_method};
+use crate::routing::{Mounts, Route, route};
+use crate::stats::{Counters, Stats};
+
+/// Routes of the embedder: status, metrics, control. Asked for what belongs neither to the API nor to a
+/// published tree, and for everything below `/.im/` that is not the API.
+#[async_trait]
+pub trait Extra: std::fmt::Debug + Send + Sync + 'static {
+    /// Answers a request, or leaves it to become a 404. The body is empty unless the method is POST.
+    async fn answer(&self, request: ExtraRequest<'_>) -> Option<http::Response<Bytes>>;
+}
+
+/// A request to an [`Extra`].
+#[derive(Debug, Clone)]
+pub struct ExtraRequest<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The path, decoded, without the leading slash.
+    pub path: &'a str,
+    /// The query as it came, `""` if there is none.
+    pub query: &'a str,
+    /// The body, at most [`REQUEST_BODY_BYTES_MAX`].
+    pub body: Bytes,
+}
+
+/// Answers requests for one publication. Any number of servers may share one.
+#[derive(Debug)]
+pub struct Service {
+    publication: Arc<dyn Publication>,
+    mounts: Mounts,
+    api: Option<Api>,
+    extra: Option<Arc<dyn Extra>>,
+    counters: Arc<Counters>,
+}
+
+impl Service {
+    /// Serves the published trees at their default places, `/<repository>/`.
+    #[must_use]
+    pub fn new(publication: Arc<dyn Publication>) -> Self {
+        Self {
+            publication,
+            mounts: Mounts::default(),
+            api: None,
+            extra: None,
+            counters: Arc::default(),
+        }
+    }
+
+    /// Serves them at these places too.
+    #[must_use]
+    pub fn with_mounts(mut self, mounts: Mounts) -> Self {
+        self.mounts = mounts;
+        self
+    }
+
+    /// Serves the API.
+    #[must_use]
+    pub fn with_api(mut self, api: Api) -> Self {
+        self.api = Some(api);
+        self
+    }
+
+    /// Serves routes of the embedder.
+    #[must_use]
+    pub fn with_extra(mut self, extra: Arc<dyn Extra>) -> Self {
+        self.extra = Some(extra);
+        self
+    }
+
+    /// What was answered so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.counters.read()
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Answers one request. Waits for the first byte of what is asked for (or for a new head, or until
+    /// `stopping`), so the answer's status is true.
+    ///
+    /// Cancellation: dropping the future or the answer's body withdraws its interest in the object.
+    pub async fn handle<B>(&self, request: http::Request<B>, stopping: &Stopping) -> http::Response<ServeBody>
+    where
+        B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        let (head, body) = request.into_parts();
+        let mut answer = match gate::objection(&head.method, &head.uri, head.version, &head.headers) {
+            Some(objection) => refused(objection),
+            None => {
+                let request = Request::new(&head.method, &head.uri, &head.headers);
+                self.dispatch(&request, body, stopping).await
+            }
+        };
+        let common = [
+            (header::SERVER, "InstantMirror"),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        ];
+        for (name, value) in common {
+            set(&mut answer, name, value);
+        }
+        self.counters.count_answer(answer.status());
+        answer.map(|body| body.counted(Arc::clone(&self.counters)))
+    }
+
+    async fn dispatch<B>(&self, request: &Request<'_>, body: B, stopping: &Stopping) -> Answer
+    where
+        B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        if request.path == "*"
+            && let Some(response) = respond_to_method(&request.method)
+        {
+            return self.finish(request, response).await;
+        }
+        let path = match decode_path(request.path) {
+            Ok(path) => path,
+            Err(error) => {
+                let status = if error.is_only_too_long() {
+                    StatusCode::NOT_FOUND
+                } else {
+                    StatusCode::BAD_REQUEST
+                };
+                return self.finish(request, Response::text(status, &error.to_string())).await;
+            }
+        };
+        if let Some(api) = self.api.as_ref().filter(|_| api::is_api(&path.path)) {
+            if path.directory {
+                return api::error(StatusCode::NOT_FOUND, "paths of the API do not end in a slash");
+            }
+            return match read_body(request, body).await {
+                Ok(body) => {
+                    let publication = self.publication.as_ref();
+                    api.answer(publication, request, &path.path, body, stopping).await
+                }
+                Err((status, text)) => closing(api::error(status, text)),
+            };
+        }
+        let route = route(&self.mounts, self.publication.as_ref(), &path);
+        if let Some(extra) = self.extra.as_ref().filter(|_| matches!(route, Route::Elsewhere)) {
+            let body = match read_body(request, body).await {
+                Ok(body) => body,
+                Err((status, text)) => return closing(self.finish(request, Response::text(status, text)).await),
+            };
+            if let Some(answer) = answer_extra(extra, request, &path, body).await {
+                return answer;
+            }
+            return self.answer_tree(request, &path, route).await;
+        }
+        let answer = self.answer_tree(request, &path, route).await;
+        // The body of a POST was not read: what follows on the connection is not a request.
+        if request.method == Method::POST { closing(answer) } else { answer }
+    }
+
+    async fn answer_tree(&self, request: &Request<'_>, path: &RequestPath, route: Route) -> Answer {
+        let response = match respond_to_method(&request.method) {
+            Some(response) => response,
+            None => respond(request, path, route),
+        };
+        self.finish(request, response).await
+    }
+
+    /// Opens the body of a response; what cannot be had becomes the answer that says so.
+    async fn finish(&self, request: &Request<'_>, mut response: Response) -> Answer {
+        if request.method == Method::HEAD && matches!(response.body, Body::Listing(_)) {
+            response.body = Body::Empty;
+        }
+        let objects = self.publication.objects();
+        let (status, headers, body) = match body::open(response.body, &objects).await {
+            Ok(body) => (response.status, response.headers, body),
+            Err(refusal) => {
+                let mut text = Response::text(refusal.status, &refusal.text);
+                text.set(header::CACHE_CONTROL, "no-store");
+                if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
+                    text.set(header::RETRY_AFTER, "5");
+                }
+                let bytes = if let Body::Bytes(bytes) = text.body { bytes } else { Bytes::new() };
+                (text.status, text.headers, ServeBody::whole(bytes))
+            }
+        };
+        let mut answer = http::Response::new(body);
+        *answer.status_mut() = status;
+        *answer.headers_mut() = headers;
+        answer
+    }
+}
+
+async fn answer_extra(
+    extra: &Arc<dyn Extra>,
+    request: &Request<'_>,
+    path: &RequestPath,
+    body: Bytes,
+) -> Option<Answer> {
+    let asked = ExtraRequest {
+        method: &request.method,
+        path: path.path.as_str(),
+        query: request.query,
+        body,
+    };
+    Some(extra.answer(asked).await?.map(ServeBody::whole))
+}
+
+/// The body of a POST; nothing otherwise.
+async fn read_body<B>(request: &Request<'_>, body: B) -> Result<Bytes, (StatusCode, &'static str)>
+where
+    B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    if request.method != Method::POST {
+        return Ok(Bytes::new());
+    }
+    if body.size_hint().lower() > REQUEST_BODY_BYTES_MAX as u64 {
+        return Err((StatusCode::PAYLOAD_TOO_LARGE, "the request's body is too large"));
+    }
+    let collected = Limited::new(body, REQUEST_BODY_BYTES_MAX).collect();
+    match tokio::time::timeout(REQUEST_BODY_TIMEOUT, collected).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err((StatusCode::PAYLOAD_TOO_LARGE, "the request's body is too large"))
+        }
+        Ok(Err(_)) => Err((StatusCode::BAD_REQUEST, "the request's body did not arrive whole")),
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the request's body took too long")),
+    }
+}
+
+/// A 400 behind which the connection is closed.
+fn refused(objection: &str) -> Answer {
+    let body = Bytes::from(format!("400: {objection}\n"));
+    let mut answer = http::Response::new(ServeBody::whole(body));
+    *answer.status_mut() = StatusCode::BAD_REQUEST;
+    set(&mut answer, header::CONTENT_TYPE, "text/plain; charset=utf-8");
+    closing(answer)
+}
+
+fn closing(mut answer: Answer) -> Answer {
+    set(&mut answer, header::CONNECTION, "close");
+    answer
+}
+
+fn set(answer: &mut Answer, name: HeaderName, value: &'static str) {
+    answer.headers_mut().insert(name, HeaderValue::from_static(value));
+}

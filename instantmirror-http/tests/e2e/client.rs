@@ -1,0 +1,107 @@
+//! A client that sends exactly the bytes it is told to, and takes answers apart strictly.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// An answer as it came.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// Whether the body came to the end that its framing announced.
+    pub whole: bool,
+}
+
+impl Reply {
+    #[track_caller]
+    pub fn header(&self, name: &str) -> &str {
+        self.find(name).unwrap_or_else(|| panic!("no {name} in {self:?}"))
+    }
+
+    pub fn find(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+/// Sends raw bytes on a new connection and reads until the server closes it.
+pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The server may refuse and close before it has read everything.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    answer
+}
+
+/// One request with these header lines (each ending in CRLF) and this body, on a connection of its own.
+pub async fn send(address: SocketAddr, method: &str, target: &str, lines: &str, body: &[u8]) -> Reply {
+    let mut request = format!("{method} {target} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{lines}");
+    if !body.is_empty() {
+        request.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    request.push_str("\r\n");
+    let mut bytes = request.into_bytes();
+    bytes.extend_from_slice(body);
+    parse(&raw(address, &bytes).await, method == "HEAD")
+}
+
+pub async fn get(address: SocketAddr, target: &str) -> Reply {
+    send(address, "GET", target, "", b"").await
+}
+
+#[track_caller]
+pub fn parse(answer: &[u8], head_only: bool) -> Reply {
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+    let end = end.unwrap_or_else(|| panic!("no header in {:?}", String::from_utf8_lossy(answer)));
+    let head = std::str::from_utf8(&answer[..end]).unwrap();
+    let mut lines = head.split("\r\n");
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let pair = |line: &str| {
+        let (name, value) = line.split_once(": ").unwrap();
+        (name.to_lowercase(), value.to_owned())
+    };
+    let mut reply = Reply {
+        status,
+        headers: lines.map(pair).collect(),
+        body: answer[end + 4..].to_vec(),
+        whole: true,
+    };
+    if head_only || status == 204 || status == 304 {
+        assert!(reply.body.is_empty(), "a body behind {head}");
+    } else if reply.find("transfer-encoding").is_some() {
+        (reply.body, reply.whole) = dechunk(&reply.body);
+    } else {
+        reply.whole = reply.header("content-length") == reply.body.len().to_string();
+    }
+    reply
+}
+
+fn dechunk(mut rest: &[u8]) -> (Vec<u8>, bool) {
+    let mut body = Vec::new();
+    loop {
+        let Some(end) = rest.windows(2).position(|window| window == b"\r\n") else { return (body, false) };
+        let len = usize::from_str_radix(std::str::from_utf8(&rest[..end]).unwrap(), 16).unwrap();
+        rest = &rest[end + 2..];
+        if len == 0 {
+            return (body, rest == b"\r\n");
+        }
+        if rest.len() < len + 2 {
+            body.extend_from_slice(&rest[..rest.len().min(len)]);
+            return (body, false);
+        }
+        body.extend_from_slice(&rest[..len]);
+        rest = &rest[len + 2..];
+    }
+}

@@ -1,0 +1,10 @@
+//! The server over loopback sockets: real requests, published trees and objects in memory, faults on order.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod api;
+mod client;
+mod failures;
+mod hostile;
+mod server;
+mod trees;
+mod world;

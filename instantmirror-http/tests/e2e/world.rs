@@ -1,0 +1,361 @@
+//! A publication in memory whose objects can be told to be late, to fail, or to break off.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use instantmirror_core::catalog::{NodeSource, build_directory};
+use instantmirror_core::head::{LiveSnapshot, SnapshotState};
+use instantmirror_core::memory::{MemoryCache, MemoryStore};
+use instantmirror_core::outboard::{ObjectHasher, VerifyError};
+use instantmirror_core::traits::{
+    ObjectCache, ObjectReader, ObjectSource, Publication, ReadIntent, SnapshotStore as _, TransportError,
+};
+use instantmirror_core::view::RepositoryState;
+use instantmirror_core::{
+    CacheError, Directory, Entry, FetchError, FileMeta, Head, Kind, Meta, Name, ObjectId, RepoName, Root, SecretKey,
+    SignedHead, Snapshot, SnapshotId, Timestamp,
+};
+use instantmirror_http::{Server, Service};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+pub const MTIME: i64 = 1_700_000_000;
+
+/// What a file of a test tree is.
+pub enum Item {
+    File(Bytes),
+    Link(&'static str),
+    Empty,
+}
+
+/// How an object behaves when it is read.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// Refused when it is opened.
+    Open(FetchError),
+    /// Ready up to this byte, then this error.
+    At(u64, FetchError),
+    /// Ready as far as this says.
+    Until(watch::Receiver<u64>),
+    /// Opened with another size.
+    Size(u64),
+}
+
+#[derive(Debug)]
+pub struct World {
+    pub store: Arc<MemoryStore>,
+    pub cache: MemoryCache,
+    state: watch::Sender<Arc<RepositoryState>>,
+    objects: Mutex<HashMap<ObjectId, Bytes>>,
+    faults: Mutex<HashMap<ObjectId, Fault>>,
+    pub readers: Arc<AtomicUsize>,
+    pub opened: Mutex<Vec<ReadIntent>>,
+}
+
+pub fn name() -> RepoName {
+    "debian".parse().unwrap()
+}
+
+pub fn unavailable(object: ObjectId) -> FetchError {
+    let source = TransportError::Unreachable {
+        from: "http://master.example".to_owned(),
+        reason: "connection refused".to_owned(),
+    };
+    FetchError::Unavailable {
+        object,
+        repository: name(),
+        source: Arc::new(source),
+    }
+}
+
+pub fn corrupt(object: ObjectId) -> FetchError {
+    FetchError::Corrupt {
+        object,
+        repository: name(),
+        source: VerifyError::Outboard(object),
+    }
+}
+
+enum Tree {
+    Leaf(Item),
+    Branch(BTreeMap<String, Tree>),
+}
+
+impl World {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            store: Arc::new(MemoryStore::new()),
+            cache: MemoryCache::new(None),
+            state: watch::Sender::new(Arc::new(RepositoryState::empty(name()))),
+            objects: Mutex::default(),
+            faults: Mutex::default(),
+            readers: Arc::default(),
+            opened: Mutex::default(),
+        })
+    }
+
+    pub fn fault(&self, content: &[u8], fault: Fault) -> ObjectId {
+        let object = ObjectId::of(content);
+        self.faults.lock().unwrap().insert(object, fault);
+        object
+    }
+
+    /// Publishes a tree and makes it current (or leaves it staged). `seed` names it.
+    pub async fn publish(&self, seed: u8, items: Vec<(&str, Item)>, released: bool) -> Arc<Snapshot> {
+        let mut top = BTreeMap::new();
+        for (path, item) in items {
+            let mut here = &mut top;
+            let (parents, last) = path.rsplit_once('/').unwrap_or(("", path));
+            for parent in parents.split('/').filter(|parent| !parent.is_empty()) {
+                let branch = here.entry(parent.to_owned()).or_insert_with(|| Tree::Branch(BTreeMap::new()));
+                let Tree::Branch(inner) = branch else { panic!("{path}") };
+                here = inner;
+            }
+            let tree = if matches!(item, Item::Empty) { Tree::Branch(BTreeMap::new()) } else { Tree::Leaf(item) };
+            here.insert(last.to_owned(), tree);
+        }
+        let root = self.build(top);
+        let snapshot = Arc::new(Snapshot {
+            id: SnapshotId::from_random([seed; 16]),
+            repository: name(),
+            created: Timestamp::from_millis(1000 * MTIME + i64::from(seed)),
+            parent: None,
+            note: String::new(),
+            root: Root {
+                node: root.node,
+                mode: 0o755,
+                mtime: MTIME,
+                files: root.files,
+                bytes: root.bytes,
+            },
+        });
+        self.store.put_snapshot(&snapshot).await.unwrap();
+        self.announce(&snapshot, released);
+        snapshot
+    }
+
+    fn build(&self, tree: BTreeMap<String, Tree>) -> Directory {
+        let entry = |(name, tree): (String, Tree)| {
+            let kind = match tree {
+                Tree::Branch(inner) => Kind::Directory(self.build(inner)),
+                Tree::Leaf(Item::Link(target)) => Kind::Symlink(target.into()),
+                Tree::Leaf(Item::File(content)) => {
+                    let object = ObjectId::of(&content);
+                    let size = content.len() as u64;
+                    self.objects.lock().unwrap().insert(object, content);
+                    Kind::File(FileMeta {
+                        size,
+                        object,
+                        first_piece: 0,
+                        link_group: None,
+                    })
+                }
+                Tree::Leaf(Item::Empty) => unreachable!("it became a branch"),
+            };
+            let meta = Meta {
+                mode: 0o644,
+                mtime: MTIME,
+                kind,
+            };
+            Entry {
+                name: Name::new(name).unwrap(),
+                meta,
+            }
+        };
+        let entries: Vec<Entry> = tree.into_iter().map(entry).collect();
+        build_directory(&entries, &mut |node| self.store.insert_node(node)).unwrap()
+    }
+
+    fn announce(&self, snapshot: &Arc<Snapshot>, released: bool) {
+        let mut state = RepositoryState::clone(&self.state.borrow());
+        let held = state.head.as_ref().map(|signed| signed.head().clone());
+        let mut head = held.unwrap_or_else(|| Head {
+            repository: name(),
+            sequence: 0,
+            issued: Timestamp::from_millis(0),
+            expires: Timestamp::from_millis(1000),
+            piece_length: 1 << 20,
+            current: None,
+            snapshots: Vec::new(),
+            tags: BTreeMap::new(),
+            preseed: Vec::new(),
+        });
+        head.sequence += 1;
+        head.snapshots.push(LiveSnapshot {
+            id: snapshot.id,
+            record: snapshot.encode().0,
+            state: if released {
+                SnapshotState::Released {
+                    released: Timestamp::from_millis(0),
+                }
+            } else {
+                SnapshotState::Staged {
+                    release_at: None,
+                    when_synced_percent: None,
+                }
+            },
+        });
+        if released {
+            head.current = Some(snapshot.id);
+            head.tags.insert("stable".parse().unwrap(), snapshot.id);
+            state.snapshots.insert(snapshot.id, Arc::clone(snapshot));
+            state.current = Some(snapshot.id);
+        }
+        let signed = head.sign(&[&SecretKey::from_random([7; 32])]).unwrap();
+        state.head = Some(Arc::new(signed));
+        self.state.send_replace(Arc::new(state));
+    }
+
+    /// Puts an object into the cache that the API serves from.
+    pub async fn cache_object(&self, content: &[u8]) -> ObjectId {
+        let mut hasher = ObjectHasher::new();
+        hasher.update(content);
+        let outboard = hasher.finish();
+        let object = outboard.object();
+        let fill = self.cache.fill(&object, content.len() as u64).await.unwrap();
+        fill.set_outboard(outboard).unwrap();
+        fill.write(0, content).unwrap();
+        fill.finish().await.unwrap();
+        object
+    }
+}
+
+/// The world as a server sees it.
+#[derive(Debug, Clone)]
+pub struct Shown(pub Arc<World>);
+
+#[async_trait]
+impl Publication for Shown {
+    fn repositories(&self) -> Vec<RepoName> {
+        vec![name()]
+    }
+
+    fn state(&self, repository: &RepoName) -> Option<Arc<RepositoryState>> {
+        (*repository == name()).then(|| Arc::clone(&self.0.state.borrow()))
+    }
+
+    async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {
+        self.state(repository)?;
+        let mut states = self.0.state.subscribe();
+        let newer = |state: &Arc<RepositoryState>| state.head.as_ref().is_some_and(|head| head.head().sequence > after);
+        let state = states.wait_for(newer).await.ok()?;
+        state.head.clone()
+    }
+
+    fn nodes(&self) -> Arc<dyn NodeSource> {
+        self.0.store.clone()
+    }
+
+    fn objects(&self) -> Arc<dyn ObjectSource> {
+        Arc::new(self.clone())
+    }
+}
+
+#[async_trait]
+impl ObjectSource for Shown {
+    async fn open(
+        &self,
+        _: &RepoName,
+        file: &FileMeta,
+        intent: ReadIntent,
+    ) -> Result<Arc<dyn ObjectReader>, FetchError> {
+        self.0.opened.lock().unwrap().push(intent);
+        let fault = self.0.faults.lock().unwrap().get(&file.object).cloned();
+        if let Some(Fault::Open(error)) = fault {
+            return Err(error);
+        }
+        let content = self.0.objects.lock().unwrap()[&file.object].clone();
+        let readers = Arc::clone(&self.0.readers);
+        readers.fetch_add(1, Ordering::SeqCst);
+        Ok(Arc::new(Reader {
+            content,
+            fault,
+            readers,
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct Reader {
+    content: Bytes,
+    fault: Option<Fault>,
+    readers: Arc<AtomicUsize>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.readers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl ObjectReader for Reader {
+    fn size(&self) -> u64 {
+        match self.fault {
+            Some(Fault::Size(size)) => size,
+            _ => self.content.len() as u64,
+        }
+    }
+
+    async fn ready(&self, offset: u64) -> Result<u64, FetchError> {
+        match &self.fault {
+            Some(Fault::At(end, error)) if offset >= *end => Err(error.clone()),
+            Some(Fault::At(end, _)) => Ok(*end),
+            Some(Fault::Until(end)) => Ok(*end.clone().wait_for(|end| *end > offset).await.unwrap()),
+            _ => Ok(self.size()),
+        }
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError> {
+        let place = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
+        if place.end > self.content.len() {
+            let object = ObjectId::of(&self.content);
+            return Err(FetchError::Cache(CacheError::Absent { object, range }));
+        }
+        Ok(self.content.slice(place))
+    }
+}
+
+/// A server that runs until it is stopped.
+pub struct Running {
+    pub address: SocketAddr,
+    pub service: Arc<Service>,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+pub async fn start(service: Service) -> Running {
+    start_on(Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap(), service)
+}
+
+pub fn start_on(server: Server, service: Service) -> Running {
+    let service = Arc::new(service);
+    let address = server.addresses()[0];
+    let (stop, stopped) = oneshot::channel();
+    let serving = server.serve(Arc::clone(&service), async {
+        let _ = stopped.await;
+    });
+    Running {
+        address,
+        service,
+        stop: Some(stop),
+        task: tokio::spawn(serving),
+    }
+}
+
+impl Running {
+    /// Gives the signal without waiting for what follows.
+    pub fn signal(&mut self) {
+        let _ = self.stop.take().map(|stop| stop.send(()));
+    }
+
+    pub async fn stop(mut self) {
+        self.signal();
+        self.task.await.unwrap();
+    }
+}
