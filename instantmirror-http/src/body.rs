@@ -231,11 +231,7 @@ impl Reading {
             // The catalog is signed and says the size: what was opened cannot be that object.
             return Err(FetchError::Cache(CacheError::Damaged {
                 object: content.file.object,
-                reason: format!(
-                    "it has {} bytes, its catalog says {}",
-                    reader.size(),
-                    content.file.size
-                ),
+                reason: format!("it has {} bytes, its catalog says {}", reader.size(), content.file.size),
             }));
         }
         let mut reading = Self {
@@ -302,10 +298,7 @@ fn broken_off(content: &Content, error: &FetchError) -> BodyError {
 /// The answer to a request whose first byte could not be had, and its line in the log.
 pub(crate) fn refuse(content: &Content, error: &FetchError) -> Refusal {
     let (status, advice) = match error {
-        FetchError::Unavailable { .. } => (
-            StatusCode::GATEWAY_TIMEOUT,
-            "try again later, or from another mirror",
-        ),
+        FetchError::Unavailable { .. } => (StatusCode::GATEWAY_TIMEOUT, "try again later, or from another mirror"),
         FetchError::Corrupt { .. } => (
             StatusCode::BAD_GATEWAY,
             "nobody sends the file that was published; try again later, or from another mirror",
