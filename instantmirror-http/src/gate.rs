@@ -40,8 +40,9 @@ pub(crate) fn objection(method: &Method, uri: &Uri, version: Version, headers: &
 
 /// A host with or without port; empty is allowed, as it is in RFC 9110.
 fn is_host(host: &[u8]) -> bool {
-    host.iter()
-        .all(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'~' | b'%'))
+    host.iter().all(|&byte| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'~' | b'%')
+    })
 }
 
 #[cfg(test)]
@@ -72,7 +73,12 @@ mod tests {
             ("POST", "/", "Host: h\nContent-Length: 5\nContent-Length: 5", false),
             ("POST", "/", "Host: h\nTransfer-Encoding: chunked", false),
             ("POST", "/", "Host: h\nTransfer-Encoding: identity", false),
-            ("POST", "/", "Host: h\nTransfer-Encoding: chunked\nContent-Length: 5", false),
+            (
+                "POST",
+                "/",
+                "Host: h\nTransfer-Encoding: chunked\nContent-Length: 5",
+                false,
+            ),
             ("GET", "/", "Host: h\nTransfer-Encoding: xchunked", false),
         ];
         for (method, target, lines, fine) in cases {
@@ -87,6 +93,9 @@ mod tests {
             assert_eq!(objection.is_none(), fine, "{method} {target} {lines:?}: {objection:?}");
         }
         let nothing = HeaderMap::new();
-        assert_eq!(objection(&Method::GET, &Uri::from_static("/"), Version::HTTP_10, &nothing), None);
+        assert_eq!(
+            objection(&Method::GET, &Uri::from_static("/"), Version::HTTP_10, &nothing),
+            None
+        );
     }
 }

@@ -70,8 +70,8 @@ fn by_extension(extension: &str) -> Option<&'static str> {
         "sig" | "gpg" | "pgp" => "application/pgp-encrypted",
         "crt" | "cer" => "application/pkix-cert",
         "txt" | "text" | "log" | "md" | "dsc" | "changes" | "buildinfo" | "manifest" | "list" | "conf" | "cfg"
-        | "ini" | "repo" | "spec" | "diff" | "patch" | "sh" | "py" | "pl" | "pm" | "c" | "h" | "rs" | "rst" | "sha1"
-        | "sha256" | "sha512" | "md5" | "sum" | "packages" => "text/plain; charset=utf-8",
+        | "ini" | "repo" | "spec" | "diff" | "patch" | "sh" | "py" | "pl" | "pm" | "c" | "h" | "rs" | "rst"
+        | "sha1" | "sha256" | "sha512" | "md5" | "sum" | "packages" => "text/plain; charset=utf-8",
         "html" | "htm" | "xhtml" => "text/html; charset=utf-8",
         "css" => "text/css; charset=utf-8",
         "csv" => "text/csv; charset=utf-8",

@@ -243,9 +243,15 @@ fn respond_file(request: &Request<'_>, origin: &Origin, file: FileMeta, mtime: i
         path: origin.path.clone(),
         file,
     };
-    let name = origin.path.split_last().map_or(String::new(), |(_, name)| name.to_owned());
+    let name = origin
+        .path
+        .split_last()
+        .map_or(String::new(), |(_, name)| name.to_owned());
     let mut response = respond_object(request, content, http_seconds(mtime), media_type(&name), true);
-    response.set(header::CACHE_CONTROL, if origin.fixed { CACHE_FOREVER } else { CACHE_ASK });
+    response.set(
+        header::CACHE_CONTROL,
+        if origin.fixed { CACHE_FOREVER } else { CACHE_ASK },
+    );
     describe(&mut response, origin);
     response
 }

@@ -66,9 +66,7 @@ impl Mounts {
 
     /// The mount with the longest path that `path` begins with, and the rest of `path` below it.
     fn find(&self, path: &RepoPath) -> Option<(&Mount, RepoPath)> {
-        self.0
-            .iter()
-            .find_map(|mount| Some((mount, below(path, &mount.path)?)))
+        self.0.iter().find_map(|mount| Some((mount, below(path, &mount.path)?)))
     }
 }
 

@@ -224,7 +224,10 @@ async fn accept(listener: Listener, shared: Arc<Shared>) {
     }
     drop(listener);
     let finish = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(shared.limits.shutdown_grace, finish).await.is_err() {
+    if tokio::time::timeout(shared.limits.shutdown_grace, finish)
+        .await
+        .is_err()
+    {
         tracing::warn!(cut = connections.len(), "connections did not end within the grace");
         connections.shutdown().await;
     }

@@ -166,7 +166,11 @@ impl Service {
         }
         let answer = self.answer_tree(request, &path, route).await;
         // The body of a POST was not read: what follows on the connection is not a request.
-        if request.method == Method::POST { closing(answer) } else { answer }
+        if request.method == Method::POST {
+            closing(answer)
+        } else {
+            answer
+        }
     }
 
     async fn answer_tree(&self, request: &Request<'_>, path: &RequestPath, route: Route) -> Answer {
@@ -191,7 +195,11 @@ impl Service {
                 if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
                     text.set(header::RETRY_AFTER, "5");
                 }
-                let bytes = if let Body::Bytes(bytes) = text.body { bytes } else { Bytes::new() };
+                let bytes = if let Body::Bytes(bytes) = text.body {
+                    bytes
+                } else {
+                    Bytes::new()
+                };
                 (text.status, text.headers, ServeBody::whole(bytes))
             }
         };

@@ -48,7 +48,9 @@ impl Call {
     /// The repository and the call of a path; `None` if it is not one of the API at all.
     fn parse(path: &RepoPath) -> Option<Result<(RepoName, Self), String>> {
         let parts: Vec<&str> = path.components().collect();
-        let [".im", "v1", rest @ ..] = parts.as_slice() else { return None };
+        let [".im", "v1", rest @ ..] = parts.as_slice() else {
+            return None;
+        };
         Some(Self::parse_rest(rest))
     }
 
@@ -122,7 +124,9 @@ fn answer_method(method: &Method, call: &Call) -> Option<Answer> {
         Method::OPTIONS => {
             let mut answer = Response::new(ServeBody::whole(Bytes::new()));
             *answer.status_mut() = StatusCode::NO_CONTENT;
-            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+            answer
+                .headers_mut()
+                .insert(header::ALLOW, HeaderValue::from_static(allow));
             return Some(answer);
         }
         Method::POST => batch,
@@ -133,7 +137,9 @@ fn answer_method(method: &Method, call: &Call) -> Option<Answer> {
         return None;
     }
     let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, &format!("use one of {allow}"));
-    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    answer
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static(allow));
     Some(answer)
 }
 
@@ -223,7 +229,7 @@ mod tests {
     #[test]
     fn calls_are_taken_apart() {
         let hash = "a".repeat(64);
-        let uuid = SnapshotId::from_random([3; 16]);
+        let uuid = SnapshotId::from_random([0xab; 16]);
         let repository: RepoName = "debian".parse().unwrap();
         let object: ObjectId = hash.parse().unwrap();
         for (path, call) in [

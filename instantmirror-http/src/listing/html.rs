@@ -51,7 +51,9 @@ pub(super) fn head(out: &mut String, subject: &Subject, order: Order, unsorted: 
     }
     out.push_str("</tr></thead><tbody>\n");
     if !subject.path.is_root() {
-        out.push_str("<tr><td colspan=\"4\"><a href=\"../\">../</a> <span class=\"s\">parent directory</span></td></tr>\n");
+        out.push_str(
+            "<tr><td colspan=\"4\"><a href=\"../\">../</a> <span class=\"s\">parent directory</span></td></tr>\n",
+        );
     }
 }
 
@@ -88,7 +90,11 @@ fn breadcrumbs(out: &mut String, subject: &Subject) {
 }
 
 pub(super) fn row(out: &mut String, row: &Row) {
-    let slash = if matches!(row.kind, RowKind::Directory { .. }) { "/" } else { "" };
+    let slash = if matches!(row.kind, RowKind::Directory { .. }) {
+        "/"
+    } else {
+        ""
+    };
     out.push_str("<tr><td><a href=\"");
     encode_path_into(out, &row.name);
     out.push_str(slash);

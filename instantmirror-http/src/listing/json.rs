@@ -26,7 +26,11 @@ pub(super) fn head(out: &mut String, subject: &Subject) {
 
 pub(super) fn row(out: &mut String, row: &Row, first: bool) {
     out.push_str(if first { "\n" } else { ",\n" });
-    let slash = if matches!(row.kind, RowKind::Directory { .. }) { "/" } else { "" };
+    let slash = if matches!(row.kind, RowKind::Directory { .. }) {
+        "/"
+    } else {
+        ""
+    };
     let mut value = json!({"name": row.name, "href": format!("{}{slash}", encode_path(&row.name))});
     match &row.kind {
         RowKind::Directory { files, bytes } => {

@@ -231,13 +231,7 @@ impl Listing {
 
     /// A page of a directory of a tree. Nothing is read yet.
     #[must_use]
-    pub fn of_directory(
-        subject: Subject,
-        format: Format,
-        order: Order,
-        directory: Directory,
-        nodes: Nodes,
-    ) -> Self {
+    pub fn of_directory(subject: Subject, format: Format, order: Order, directory: Directory, nodes: Nodes) -> Self {
         let after = None;
         let rows = Rows::Tree {
             nodes,

@@ -187,7 +187,10 @@ mod tests {
         check(&format!("If-Modified-Since: {NOW}"), Verdict::NotModified);
         check(&format!("If-Modified-Since: {BEFORE}"), Verdict::Proceed);
         check(&format!("If-Modified-Since: {AFTER}"), Verdict::Proceed);
-        check("If-Modified-Since: Tuesday, 14-Nov-23 22:13:20 GMT", Verdict::NotModified);
+        check(
+            "If-Modified-Since: Tuesday, 14-Nov-23 22:13:20 GMT",
+            Verdict::NotModified,
+        );
         check("If-Modified-Since: Tue Nov 14 22:13:20 2023", Verdict::NotModified);
         check("If-Modified-Since: yesterday", Verdict::Proceed);
         check(&format!("If-Unmodified-Since: {NOW}"), Verdict::Proceed);
@@ -198,8 +201,14 @@ mod tests {
 
     #[test]
     fn tags_go_before_dates_and_preconditions_before_caches() {
-        check(&format!("If-None-Match: \"x\"\nIf-Modified-Since: {NOW}"), Verdict::Proceed);
-        check(&format!("If-Match: \"abc\"\nIf-Unmodified-Since: {BEFORE}"), Verdict::Proceed);
+        check(
+            &format!("If-None-Match: \"x\"\nIf-Modified-Since: {NOW}"),
+            Verdict::Proceed,
+        );
+        check(
+            &format!("If-Match: \"abc\"\nIf-Unmodified-Since: {BEFORE}"),
+            Verdict::Proceed,
+        );
         check("If-Match: \"x\"\nIf-None-Match: \"abc\"", Verdict::Failed);
         check("If-Match: \"abc\"\nIf-None-Match: \"abc\"", Verdict::NotModified);
         check(

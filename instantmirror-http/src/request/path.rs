@@ -248,7 +248,11 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_told_from_what_is_wrong() {
-        for raw in ["/".to_owned() + &"a".repeat(256), "/a".repeat(256), "/abcdefgh".repeat(500)] {
+        for raw in [
+            "/".to_owned() + &"a".repeat(256),
+            "/a".repeat(256),
+            "/abcdefgh".repeat(500),
+        ] {
             assert!(decode_path(&raw).unwrap_err().is_only_too_long());
         }
         assert!(!decode_path("/..").unwrap_err().is_only_too_long());

@@ -218,7 +218,10 @@ mod tests {
         assert!(matches!(selected, Selection::Parts(parts) if parts.len() == RANGES_MAX));
         assert_eq!(select_ranges(&header(RANGES_MAX as u64 + 1), 1 << 20), Selection::Whole);
         // Joined first, counted then.
-        assert_eq!(select_ranges(&("bytes=".to_owned() + &"0-,".repeat(3000)), 10), parts(&[0..10]));
+        assert_eq!(
+            select_ranges(&("bytes=".to_owned() + &"0-,".repeat(3000)), 10),
+            parts(&[0..10])
+        );
     }
 
     #[test]
