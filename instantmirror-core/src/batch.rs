@@ -78,7 +78,10 @@ impl BatchDecoder {
     /// A decoder of the answer to a request for `objects`, each with its size.
     #[must_use]
     pub fn new(objects: &[(ObjectId, u64)]) -> Self {
-        Self { buffer: BytesMut::new(), expected: objects.to_vec().into_iter() }
+        Self {
+            buffer: BytesMut::new(),
+            expected: objects.to_vec().into_iter(),
+        }
     }
 
     /// Adds bytes in the order in which they came.
@@ -92,15 +95,21 @@ impl BatchDecoder {
     /// [`BatchError::Status`], [`BatchError::Length`], or [`BatchError::Count`] for bytes after the
     /// last answer.
     pub fn next_item(&mut self) -> Result<Option<(ObjectId, Option<Bytes>)>, BatchError> {
-        let Some(&status) = self.buffer.first() else { return Ok(None) };
-        let Some(&(object, size)) = self.expected.as_slice().first() else { return Err(BatchError::Count) };
+        let Some(&status) = self.buffer.first() else {
+            return Ok(None);
+        };
+        let Some(&(object, size)) = self.expected.as_slice().first() else {
+            return Err(BatchError::Count);
+        };
         let content = match status {
             MISSING => {
                 self.buffer.advance(1);
                 None
             }
             FOUND => {
-                let Some(&header) = self.buffer.first_chunk::<9>() else { return Ok(None) };
+                let Some(&header) = self.buffer.first_chunk::<9>() else {
+                    return Ok(None);
+                };
                 let mut len = [0; 8];
                 len.copy_from_slice(&header[1..]);
                 let found = u64::from_le_bytes(len);
@@ -125,7 +134,11 @@ impl BatchDecoder {
     /// # Errors
     /// [`BatchError::Count`] if answers are missing.
     pub fn finish(&self) -> Result<(), BatchError> {
-        if self.buffer.is_empty() && self.expected.as_slice().is_empty() { Ok(()) } else { Err(BatchError::Count) }
+        if self.buffer.is_empty() && self.expected.as_slice().is_empty() {
+            Ok(())
+        } else {
+            Err(BatchError::Count)
+        }
     }
 }
 
@@ -135,7 +148,10 @@ mod tests {
 
     #[test]
     fn comes_apart_in_order_in_any_chunks() {
-        let ids: Vec<_> = [&b"one"[..], b"", b"gone"].iter().map(|c| (ObjectId::of(c), c.len() as u64)).collect();
+        let ids: Vec<_> = [&b"one"[..], b"", b"gone"]
+            .iter()
+            .map(|c| (ObjectId::of(c), c.len() as u64))
+            .collect();
         let mut answer = found_header(3).to_vec();
         answer.extend_from_slice(b"one");
         answer.extend_from_slice(&found_header(0));

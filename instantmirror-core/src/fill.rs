@@ -156,6 +156,14 @@ impl FillPlan {
         gap.start..next.map_or(gap.end, |start| start.min(gap.end))
     }
 
+    /// Tells of ranges that turned out to be here already.
+    pub fn add_present(&mut self, present: &RangeSet) {
+        present
+            .ranges()
+            .iter()
+            .for_each(|range| self.present.insert(range.clone()));
+    }
+
     /// Where a flight has to stop: it may have come nearer since it started. `None` if it is to stop now.
     #[must_use]
     pub fn flight_end(&self, flight: FlightId) -> Option<u64> {

@@ -119,7 +119,7 @@ impl Outboard {
     /// is wrong.
     pub fn verify_groups(&self, offset: u64, data: &[u8]) -> Result<(), VerifyError> {
         let (object, end) = (self.object, offset.saturating_add(data.len() as u64));
-        if offset % GROUP_BYTES != 0 || end > self.size || (end % GROUP_BYTES != 0 && end != self.size) {
+        if !offset.is_multiple_of(GROUP_BYTES) || end > self.size || (end % GROUP_BYTES != 0 && end != self.size) {
             return Err(VerifyError::Alignment {
                 object,
                 start: offset,

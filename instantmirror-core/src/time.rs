@@ -79,6 +79,12 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
+/// Tells the calendar time. Drivers hold one; core's own code takes times as arguments.
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
+    /// The time now. May jump, also backwards: nothing may break when it does.
+    fn now(&self) -> Timestamp;
+}
+
 /// A point on a monotonic clock whose zero the driver chooses: real in a daemon, virtual in a test.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(pub Duration);

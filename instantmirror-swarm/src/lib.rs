@@ -1,1 +1,22 @@
-//! instantmirror-swarm
+//! Where InstantMirror gets its bytes from.
+//!
+//! Key decision: **what to fetch is decided in core, this crate carries it out.** A [`FetchEngine`] drives
+//! core's scheduler and fill plans over any number of [`PeerTransport`](instantmirror_core::traits::PeerTransport)s
+//! and lets nothing into the cache that was not verified; a [`Follower`] keeps a repository's head and
+//! catalogs up with its master. [`HttpOrigin`] talks to a master over HTTP. The BitTorrent peer wire will be
+//! one more transport.
+//!
+//! This crate runs on tokio and never opens a file: objects go to an
+//! [`ObjectCache`](instantmirror_core::traits::ObjectCache), catalogs to a
+//! [`SnapshotStore`](instantmirror_core::traits::SnapshotStore).
+
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod fetch;
+pub mod follow;
+pub mod origin;
+
+pub use fetch::{FetchEngine, FetchStats, Transfer};
+pub use follow::{FollowError, FollowStatus, Follower};
+pub use origin::HttpOrigin;

@@ -78,7 +78,7 @@ fn cut_leaves(entries: &[Entry], sink: &mut dyn FnMut(CatalogNode)) -> Result<Ve
         }
         names += name_len;
         targets += target_len;
-        if large && border_bits(&entry.name) % LEAF_ENTRIES_MEAN as u64 == 0 && entry.name != last.name {
+        if large && border_bits(&entry.name).is_multiple_of(LEAF_ENTRIES_MEAN as u64) && entry.name != last.name {
             row.push(finish_leaf(&entries[start..=i], sink)?);
             (start, names, targets) = (i + 1, 0, 0);
         }

@@ -142,9 +142,9 @@ impl CatalogNode {
         while low < high {
             let middle = low.midpoint(high);
             if self.name_bytes(middle) < name {
-                low = middle + 1
+                low = middle + 1;
             } else {
-                high = middle
+                high = middle;
             }
         }
         low

@@ -1,0 +1,384 @@
+//! Handles and fills of the disk cache, and the leases that keep their objects.
+//!
+//! Dropping any of them at any moment leaves the account right: a lease ends in its `Drop`, a fill's reservation in
+//! its `Drop`.
+
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use instantmirror_core::outboard::{Outboard, VerifyError};
+use instantmirror_core::traits::{ObjectFill, ObjectHandle};
+use instantmirror_core::{CacheError, ObjectId, RangeSet};
+
+use super::layout::{object_path, partial_path};
+use super::load::mtime_of;
+use super::partial::{Partial, read_exactly, remove_files, remove_side_files};
+use super::table::Slot;
+use super::{Shared, cache_error};
+use crate::disk::{Disk, DiskFile, parent_of};
+use crate::error::Result;
+use crate::import::ImportError;
+
+/// Keeps an object from being given up.
+#[derive(Debug)]
+pub(super) struct Lease {
+    shared: Arc<Shared>,
+    object: ObjectId,
+    generation: u64,
+}
+
+impl Lease {
+    /// Takes over a lease that the table has counted.
+    pub(super) fn new(shared: &Arc<Shared>, object: ObjectId, generation: u64) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            object,
+            generation,
+        }
+    }
+
+    pub(super) fn object(&self) -> ObjectId {
+        self.object
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.shared.table().release(&self.object, self.generation);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Content {
+    Whole { file: Arc<dyn DiskFile>, size: u64 },
+    Partial(Arc<Partial>),
+}
+
+/// An open object. The content is closed before the lease ends.
+#[derive(Clone, Debug)]
+pub(super) struct DiskHandle {
+    content: Content,
+    lease: Arc<Lease>,
+}
+
+impl DiskHandle {
+    pub(super) fn of_whole(file: Box<dyn DiskFile>, size: u64, lease: Lease) -> Self {
+        Self {
+            content: Content::Whole {
+                file: file.into(),
+                size,
+            },
+            lease: Arc::new(lease),
+        }
+    }
+
+    pub(super) fn of_partial(partial: Arc<Partial>, lease: Lease) -> Self {
+        Self {
+            content: Content::Partial(partial),
+            lease: Arc::new(lease),
+        }
+    }
+
+    pub(super) fn partial(&self) -> Option<&Arc<Partial>> {
+        match &self.content {
+            Content::Partial(partial) => Some(partial),
+            Content::Whole { .. } => None,
+        }
+    }
+}
+
+impl ObjectHandle for DiskHandle {
+    fn object(&self) -> ObjectId {
+        self.lease.object
+    }
+
+    fn size(&self) -> u64 {
+        match &self.content {
+            Content::Whole { size, .. } => *size,
+            Content::Partial(partial) => partial.size(),
+        }
+    }
+
+    fn present(&self) -> RangeSet {
+        match &self.content {
+            Content::Whole { size, .. } => {
+                let mut all = RangeSet::new();
+                all.insert(0..*size);
+                all
+            }
+            Content::Partial(partial) => partial.present(),
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.partial().is_none_or(|partial| partial.gap().is_none())
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
+        match &self.content {
+            Content::Partial(partial) => partial.read(range),
+            Content::Whole { size, .. } if range.end > *size || range.start > range.end => Err(CacheError::Absent {
+                object: self.lease.object,
+                range,
+            }),
+            Content::Whole { file, .. } => read_exactly(file.as_ref(), self.lease.object, range),
+        }
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        let file = match &self.content {
+            Content::Whole { file, .. } => file.os_file(),
+            Content::Partial(partial) => partial.os_file(),
+        };
+        file.map(|file| file.as_fd())
+    }
+}
+
+/// The right to add to an object. Exists from before the reservation, so that nothing has to be undone by hand.
+#[derive(Debug)]
+struct FillRight {
+    lease: Arc<Lease>,
+}
+
+impl Drop for FillRight {
+    fn drop(&mut self) {
+        let Lease {
+            shared,
+            object,
+            generation,
+        } = self.lease.as_ref();
+        let trash = {
+            let mut table = shared.table();
+            table.end_fill(object, *generation);
+            let slot = table.slot(object).filter(|_| table.is_current(object, *generation));
+            let Some((whole, held)) = slot.map(|slot| (slot.whole, slot.held)) else {
+                return;
+            };
+            if whole || held > 0 {
+                return flush_on_drop(&table, object, shared);
+            }
+            shared.give_up(&mut table, object)
+        };
+        match trash {
+            Ok(trash) => {
+                shared.empty_trash(&trash);
+            }
+            Err(error) => tracing::warn!(%object, %error, "cannot remove an empty partial object"),
+        }
+    }
+}
+
+fn flush_on_drop(table: &super::table::Table, object: &ObjectId, shared: &Shared) {
+    let partial = table
+        .slot(object)
+        .filter(|slot| !slot.whole)
+        .and_then(|slot| slot.partial.upgrade());
+    if let Some(Err(error)) = partial.map(|partial| partial.flush(shared.disk())) {
+        tracing::warn!(%object, %error, "cannot note the present groups of a partial object; a restart fetches them again");
+    }
+}
+
+/// A fill under way, or of an object that is whole already.
+#[derive(Debug)]
+struct DiskFill {
+    /// Absent if the object was whole before. Ends while the content is still open: it notes the present groups.
+    right: Option<FillRight>,
+    handle: DiskHandle,
+}
+
+/// Begins or resumes a fill; see `ObjectCache::fill`.
+pub(super) fn begin(shared: &Arc<Shared>, object: &ObjectId, size: u64) -> Result<Arc<dyn ObjectFill>, CacheError> {
+    if Outboard::len_for(size) == 0 {
+        // The one check that is possible without content: an empty object has the id of nothing.
+        Outboard::verify(*object, size, Bytes::new())?;
+    }
+    shared.ensure_loaded().map_err(cache_error)?;
+    if is_whole(shared, object) {
+        match Shared::open_object(shared, object) {
+            Ok(Some(handle)) if handle.size() == size => return Ok(Arc::new(DiskFill { handle, right: None })),
+            // The object is verified, so the size that was asked for is wrong.
+            Ok(Some(_)) => return Err(VerifyError::Outboard(*object).into()),
+            Ok(None) | Err(CacheError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let right = claim(shared, object, size)?;
+    shared.reserve(object, size)?;
+    let partial = open_partial(shared, &right.lease, size)?;
+    let handle = DiskHandle {
+        content: Content::Partial(partial),
+        lease: Arc::clone(&right.lease),
+    };
+    Ok(Arc::new(DiskFill {
+        handle,
+        right: Some(right),
+    }))
+}
+
+fn is_whole(shared: &Shared, object: &ObjectId) -> bool {
+    shared.table().slot(object).is_some_and(|slot| slot.whole)
+}
+
+/// Marks the object as being filled, under a lease.
+fn claim(shared: &Arc<Shared>, object: &ObjectId, size: u64) -> Result<FillRight, CacheError> {
+    let mut old = None;
+    let generation = {
+        let mut table = shared.table();
+        match table.slot(object) {
+            Some(slot) if slot.filling || slot.whole => return Err(CacheError::Busy(*object)),
+            // Left by a fill that was told another size: of no use.
+            Some(slot) if slot.size != size => old = Some(shared.give_up(&mut table, object).map_err(cache_error)?),
+            _ => {}
+        }
+        table.insert(*object, Slot::of_size(size), None);
+        if let Some(slot) = table.slot_mut(object) {
+            slot.filling = true;
+        }
+        table.lease(object).unwrap_or_default()
+    };
+    if let Some(trash) = old {
+        shared.empty_trash(&trash);
+    }
+    Ok(FillRight {
+        lease: Arc::new(Lease::new(shared, *object, generation)),
+    })
+}
+
+fn open_partial(shared: &Arc<Shared>, lease: &Lease, size: u64) -> Result<Arc<Partial>, CacheError> {
+    let (open, held) = {
+        let table = shared.table();
+        table
+            .slot(&lease.object)
+            .map_or((None, 0), |slot| (slot.partial.upgrade(), slot.held))
+    };
+    if let Some(open) = open {
+        return Ok(open);
+    }
+    if held > 0
+        && let Some(partial) = shared.resume(lease)?
+    {
+        return Ok(partial);
+    }
+    let partial = Partial::create(shared.disk(), lease.object, size).map_err(cache_error)?;
+    let partial = Arc::new(partial);
+    let mut table = shared.table();
+    if let Some(slot) = table.slot_mut(&lease.object) {
+        slot.partial = Arc::downgrade(&partial);
+    }
+    table.set_held(&lease.object, lease.generation, 0);
+    Ok(partial)
+}
+
+/// Takes a whole object in that `place` puts at the path it is given; `place` answers for the content. False if it was
+/// here already. It gets the name at once and is durable after the next checkpoint.
+pub(super) fn place_whole<T>(
+    shared: &Arc<Shared>,
+    object: &ObjectId,
+    size: u64,
+    place: impl FnOnce(&dyn Disk, &Path) -> Result<Placed<T>>,
+) -> Result<Option<T>, ImportError> {
+    shared.ensure_loaded()?;
+    if is_whole(shared, object) {
+        return Ok(None);
+    }
+    let right = claim(shared, object, size)?;
+    shared.reserve(object, size)?;
+    remove_files(shared.disk(), object);
+    let Placed { read_only, result } =
+        place(shared.disk(), &partial_path(object)).inspect_err(|_| remove_files(shared.disk(), object))?;
+    shared.table().set_held(object, right.lease.generation, size);
+    publish(shared, object, read_only)?;
+    Ok(Some(result))
+}
+
+/// What was placed, and whether its permissions may be changed.
+pub(super) struct Placed<T> {
+    pub(super) read_only: bool,
+    pub(super) result: T,
+}
+
+#[async_trait::async_trait]
+impl ObjectFill for DiskFill {
+    fn handle(&self) -> Arc<dyn ObjectHandle> {
+        Arc::new(self.handle.clone())
+    }
+
+    fn outboard(&self) -> Option<Outboard> {
+        self.handle.partial().and_then(|partial| partial.outboard())
+    }
+
+    fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError> {
+        match self.handle.partial() {
+            Some(partial) => partial.set_outboard(self.shared().disk(), outboard),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), CacheError> {
+        let Some(partial) = self.handle.partial() else {
+            return Ok(());
+        };
+        let written = partial.write(self.shared().disk(), offset, data);
+        let lease = &self.handle.lease;
+        // Asked for under the lock, so that the last to arrive tells the newest.
+        let mut table = self.shared().table();
+        if table.slot(&lease.object).is_some_and(|slot| !slot.whole) {
+            table.set_held(&lease.object, lease.generation, partial.present_bytes());
+        }
+        written
+    }
+
+    async fn finish(&self) -> Result<(), CacheError> {
+        let (Some(partial), Some(_)) = (self.handle.partial(), &self.right) else {
+            return Ok(());
+        };
+        let object = self.handle.lease.object;
+        if let Some(range) = partial.gap() {
+            return Err(CacheError::Absent { object, range });
+        }
+        publish(self.shared(), &object, true).map_err(cache_error)
+    }
+}
+
+impl DiskFill {
+    fn shared(&self) -> &Shared {
+        &self.handle.lease.shared
+    }
+}
+
+/// Gives a complete object its name.
+fn publish(shared: &Shared, object: &ObjectId, read_only: bool) -> Result<()> {
+    let to = object_path(object);
+    let mut table = shared.table();
+    if table.slot(object).is_none_or(|slot| slot.whole) {
+        return Ok(());
+    }
+    rename_into(shared, &partial_path(object), &to)?;
+    if read_only && let Err(error) = shared.disk().set_read_only(&to) {
+        tracing::warn!(%object, %error, "object stays writable");
+    }
+    let mtime_ns = shared.disk().metadata(&to).map_or(0, |meta| mtime_of(&meta));
+    if let Some(slot) = table.slot_mut(object) {
+        (slot.whole, slot.trusted, slot.checked, slot.mtime_ns) = (true, true, true, mtime_ns);
+    }
+    remove_side_files(shared.disk(), object);
+    Ok(())
+}
+
+/// Renames, making the directory if it is the first object in it.
+fn rename_into(shared: &Shared, from: &Path, to: &Path) -> Result<()> {
+    match shared.disk().rename(from, to) {
+        Err(error) if error.is_not_found() => {
+            shared.disk().create_dir_all(parent_of(to))?;
+            shared.disk().rename(from, to)
+        }
+        renamed => renamed,
+    }
+}

@@ -1,0 +1,238 @@
+//! Making room, giving objects up, putting damaged ones aside, and checkpoints.
+//!
+//! Files leave in two steps: renamed into `trash/` while the table is locked (so that nobody finds them any more),
+//! unlinked afterwards (which may take long). Their bytes count as used until they are really gone.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+
+use instantmirror_core::{CacheError, ObjectId};
+
+use super::layout::{CHECKPOINT, Checkpoint, QUARANTINE, Recorded, TRASH, object_path, partial_path};
+use super::partial::remove_side_files;
+use super::table::{Shortage, Table};
+use super::{Shared, cache_error};
+use crate::disk::{discard, write_atomically};
+use crate::error::Result;
+
+/// Most files in quarantine; the oldest goes when there are more.
+const QUARANTINE_FILES_MAX: usize = 32;
+
+/// A file in `trash/`, and the bytes that end with it.
+#[derive(Debug)]
+pub(super) struct Trash {
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Shared {
+    /// Reserves what `object`, which has a slot, still lacks; gives up others for it.
+    pub(super) fn reserve(&self, object: &ObjectId, size: u64) -> Result<(), CacheError> {
+        loop {
+            let free_bytes = self.disk().space().map_err(cache_error)?.free_bytes;
+            let trash = {
+                let mut table = self.table();
+                match table.reserve(object, free_bytes) {
+                    Ok(()) => return Ok(()),
+                    Err(Shortage::Never) => {
+                        let max = table.limits.max_bytes.unwrap_or(u64::MAX);
+                        return Err(CacheError::TooLarge {
+                            object: *object,
+                            size,
+                            max,
+                        });
+                    }
+                    Err(Shortage::Now) => self.take_victim(&mut table).map_err(cache_error)?,
+                }
+            };
+            match trash {
+                Some(trash) if self.empty_trash(&trash) => {}
+                _ => return Err(CacheError::Full { object: *object, size }),
+            }
+        }
+    }
+
+    /// Gives up objects until what is there is within the limits, or nothing more may go.
+    pub(super) fn trim(&self) -> Result<()> {
+        loop {
+            let trash = {
+                let mut table = self.table();
+                if !table.is_over() {
+                    return Ok(());
+                }
+                self.take_victim(&mut table)?
+            };
+            match trash {
+                Some(trash) if self.empty_trash(&trash) => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// What goes next: quarantine first, then the least recently used object.
+    fn take_victim(&self, table: &mut Table) -> Result<Option<Trash>> {
+        let quarantined = self
+            .quarantine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front();
+        if let Some((path, bytes)) = quarantined {
+            return Ok(Some(Trash { path, bytes }));
+        }
+        let Some(victim) = table.victim() else { return Ok(None) };
+        let trash = self.give_up(table, &victim)?;
+        table.evicted += 1;
+        tracing::debug!(object = %victim, "gave up an object to make room");
+        Ok(Some(trash))
+    }
+
+    /// Takes an object's files away from its name. To be followed by [`empty_trash`](Self::empty_trash) without the
+    /// lock.
+    pub(super) fn give_up(&self, table: &mut Table, object: &ObjectId) -> Result<Trash> {
+        let whole = table.slot(object).is_some_and(|slot| slot.whole);
+        let from = if whole {
+            object_path(object)
+        } else {
+            partial_path(object)
+        };
+        let path = Path::new(TRASH).join(self.next_serial().to_string());
+        match self.disk().rename(&from, &path) {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+        if !whole {
+            remove_side_files(self.disk(), object);
+        }
+        Ok(Trash {
+            path,
+            bytes: table.take_out(object),
+        })
+    }
+
+    /// Unlinks what was given up; then its bytes are free. False if the disk would not.
+    pub(super) fn empty_trash(&self, trash: &Trash) -> bool {
+        let removed = self.disk().remove(&trash.path);
+        match removed {
+            Err(error) if !error.is_not_found() => {
+                tracing::warn!(path = %trash.path.display(), %error, "cannot remove a file that was given up");
+                // The bytes stay counted, for they are still there. It is tried again when room is needed.
+                let mut quarantine = self.quarantine.lock().unwrap_or_else(PoisonError::into_inner);
+                quarantine.push_back((trash.path.clone(), trash.bytes));
+                false
+            }
+            _ => {
+                self.table().gone(trash.bytes);
+                true
+            }
+        }
+    }
+
+    /// Moves a damaged whole object out of the way, so that it is never served; returns the error to report.
+    pub(super) fn put_aside(&self, object: &ObjectId, reason: &str) -> CacheError {
+        tracing::error!(%object, reason, "object is damaged: put into quarantine");
+        {
+            let mut table = self.table();
+            table.damaged += 1;
+            // Counted again below, as what it is now.
+            table.disown(object);
+            table.take_out(object);
+            self.quarantine_file(&mut table, &object_path(object), &object.to_string());
+        }
+        self.bound_quarantine();
+        if let Err(error) = self.trim() {
+            tracing::warn!(%error, "cannot make room for a damaged object");
+        }
+        CacheError::Damaged {
+            object: *object,
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// Moves a file that has no business in the cache out of the way.
+    pub(super) fn put_foreign_aside(&self, path: &Path) {
+        tracing::error!(path = %path.display(), "foreign file in the cache directory: put into quarantine");
+        self.table().damaged += 1;
+        self.quarantine_file(&mut self.table(), path, "foreign");
+        self.bound_quarantine();
+    }
+
+    fn quarantine_file(&self, table: &mut Table, from: &Path, name: &str) {
+        let bytes = self
+            .disk()
+            .metadata(from)
+            .map_or(0, |meta| meta.len.min(meta.allocated));
+        let to = loop {
+            let to = Path::new(QUARANTINE).join(format!("{name}-{}", self.next_serial()));
+            if self.disk().metadata(&to).is_err() {
+                break to;
+            }
+        };
+        match self.disk().rename(from, &to) {
+            Ok(()) => {
+                table.count(bytes);
+                self.quarantine
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push_back((to, bytes));
+            }
+            Err(error) => {
+                tracing::error!(path = %from.display(), %error, "cannot move a damaged file: removing it");
+                discard(self.disk(), from);
+            }
+        }
+    }
+
+    pub(super) fn bound_quarantine(&self) {
+        loop {
+            let oldest = {
+                let mut quarantine = self.quarantine.lock().unwrap_or_else(PoisonError::into_inner);
+                if quarantine.len() <= QUARANTINE_FILES_MAX {
+                    return;
+                }
+                quarantine.pop_front()
+            };
+            if let Some((path, bytes)) = oldest
+                && !self.empty_trash(&Trash { path, bytes })
+            {
+                return;
+            }
+        }
+    }
+
+    /// Makes all whole objects durable and lists them, with their order of use.
+    pub(super) fn write_checkpoint(&self) -> Result<()> {
+        self.ensure_loaded()?;
+        let listed: Vec<_> = {
+            let table = self.table();
+            let trusted = table.iter().filter(|(_, slot)| slot.whole && slot.trusted);
+            trusted
+                .map(|(object, slot)| {
+                    let recorded = Recorded {
+                        size: slot.size,
+                        mtime_ns: slot.mtime_ns,
+                        last_use: slot.last_use(),
+                    };
+                    (*object, recorded)
+                })
+                .collect()
+        };
+        let open: Vec<_> = self
+            .table()
+            .iter()
+            .filter_map(|(_, slot)| slot.partial.upgrade())
+            .collect();
+        for partial in open
+            .iter()
+            .filter(|partial| partial.gap().is_some() && partial.present_bytes() > 0)
+        {
+            partial.flush(self.disk())?;
+        }
+        // The list was made first: all that is on it is durable now.
+        self.disk().sync_all()?;
+        let path = Path::new(CHECKPOINT);
+        write_atomically(self.disk(), path, &Checkpoint::encode(listed))?;
+        let reopened = super::open_checkpoint(self.disk())?;
+        *self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(reopened);
+        Ok(())
+    }
+}

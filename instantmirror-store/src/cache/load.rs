@@ -1,0 +1,157 @@
+//! Finding out what is in the cache directory: one object at a time before the listing is done, then all.
+//!
+//! It never reads content. What it finds counts towards the limits from then on; what does not belong there is put
+//! aside.
+
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use instantmirror_core::ObjectId;
+
+use super::Shared;
+use super::layout::{Checkpoint, OBJECTS, PARTIAL, QUARANTINE, object_path, partial_path};
+use super::table::Slot;
+use crate::disk::{DirItem, FileKind, FileMeta, discard};
+use crate::error::Result;
+
+impl Shared {
+    /// Looks an object up on the disk, if the listing has not been done yet.
+    pub(super) fn adopt(&self, object: &ObjectId) -> Result<()> {
+        if self.table().slot(object).is_some() || self.is_loaded() {
+            return Ok(());
+        }
+        for (path, whole) in [(object_path(object), true), (partial_path(object), false)] {
+            match self.disk().metadata(&path) {
+                Ok(meta) if meta.kind == FileKind::File => return self.take_in(object, whole, meta),
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn is_loaded(&self) -> bool {
+        self.loaded.load(Ordering::Acquire)
+    }
+
+    pub(super) fn ensure_loaded(&self) -> Result<()> {
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_loaded() {
+            return Ok(());
+        }
+        self.list_quarantine()?;
+        for dir in self.disk().list(Path::new(OBJECTS))? {
+            let path = Path::new(OBJECTS).join(&dir.name);
+            let expected = dir
+                .name
+                .to_str()
+                .filter(|name| name.len() == 2 && dir.kind == FileKind::Dir);
+            match expected {
+                Some(prefix) => self.list_objects(&path, prefix)?,
+                None if dir.kind == FileKind::Dir => tracing::warn!(path = %path.display(), "foreign directory"),
+                None => self.put_foreign_aside(&path),
+            }
+        }
+        self.list_partials()?;
+        self.trim()?;
+        self.loaded.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn list_objects(&self, dir: &Path, prefix: &str) -> Result<()> {
+        for item in self.disk().list(dir)? {
+            let path = dir.join(&item.name);
+            let object = object_of(&item).filter(|object| object.to_string().starts_with(prefix));
+            match (object, item.kind) {
+                (Some(object), FileKind::File) => self.take_in_listed(&object, true, &path)?,
+                (_, FileKind::Dir) => tracing::warn!(path = %path.display(), "foreign directory"),
+                _ => self.put_foreign_aside(&path),
+            }
+        }
+        Ok(())
+    }
+
+    fn list_partials(&self) -> Result<()> {
+        let dir = Path::new(PARTIAL);
+        let mut side_files = Vec::new();
+        for item in self.disk().list(dir)? {
+            let path = dir.join(&item.name);
+            if let Some(object) = object_of(&item).filter(|_| item.kind == FileKind::File) {
+                self.take_in_listed(&object, false, &path)?;
+            } else if let Some(object) = side_file_of(&item) {
+                side_files.push((object, path));
+            } else if item.kind != FileKind::Dir {
+                self.put_foreign_aside(&path);
+            }
+        }
+        for (object, path) in side_files {
+            let table = self.table();
+            if table.slot(&object).is_none_or(|slot| slot.whole) {
+                discard(self.disk(), &path);
+            }
+        }
+        Ok(())
+    }
+
+    fn list_quarantine(&self) -> Result<()> {
+        let dir = Path::new(QUARANTINE);
+        for item in self.disk().list(dir)? {
+            let path = dir.join(&item.name);
+            let bytes = self
+                .disk()
+                .metadata(&path)
+                .map_or(0, |meta| meta.len.min(meta.allocated));
+            let mut quarantine = self.quarantine.lock().unwrap_or_else(PoisonError::into_inner);
+            // What this process put there itself meanwhile is known.
+            if item.kind == FileKind::File && !quarantine.iter().any(|(known, _)| *known == path) {
+                quarantine.push_front((path, bytes));
+                drop(quarantine);
+                self.table().count(bytes);
+            }
+        }
+        self.bound_quarantine();
+        Ok(())
+    }
+
+    fn take_in_listed(&self, object: &ObjectId, whole: bool, path: &Path) -> Result<()> {
+        match self.disk().metadata(path) {
+            // It was given up since it was listed.
+            Err(error) if error.is_not_found() => Ok(()),
+            meta => self.take_in(object, whole, meta?),
+        }
+    }
+
+    fn take_in(&self, object: &ObjectId, whole: bool, meta: FileMeta) -> Result<()> {
+        let checkpoint = self.recorded();
+        let mtime_ns = mtime_of(&meta);
+        let recorded = checkpoint.find(object).filter(|_| whole);
+        let trusted = recorded.is_some_and(|found| found.size == meta.len && found.mtime_ns == mtime_ns);
+        // Of a partial object at most this is there; how much can be used shows when it is opened.
+        let held = if whole { meta.len } else { meta.len.min(meta.allocated) };
+        let mut slot = Slot::of_size(meta.len);
+        (slot.held, slot.whole, slot.trusted, slot.mtime_ns) = (held, whole, trusted, mtime_ns);
+        self.table().insert(*object, slot, recorded.map(|found| found.last_use));
+        Ok(())
+    }
+
+    fn recorded(&self) -> Arc<Checkpoint> {
+        self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The file's time as checkpoints keep it.
+pub(super) fn mtime_of(meta: &FileMeta) -> i64 {
+    i64::try_from(meta.mtime_ns).unwrap_or(i64::MAX)
+}
+
+fn object_of(item: &DirItem) -> Option<ObjectId> {
+    ObjectId::from_str(item.name.to_str()?).ok()
+}
+
+fn side_file_of(item: &DirItem) -> Option<ObjectId> {
+    let name = item.name.to_str()?;
+    let stem = name.strip_suffix(".map").or_else(|| name.strip_suffix(".cvs"))?;
+    ObjectId::from_str(stem).ok().filter(|_| item.kind == FileKind::File)
+}

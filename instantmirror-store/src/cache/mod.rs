@@ -1,0 +1,410 @@
+//! The disk object cache of a node, and without limits the object store of a master.
+//!
+//! An object is verified before it gets its name under `objects/`, so what has a name is whole. There is no fsync per
+//! object: a checkpoint makes everything durable at once and lists it; whatever a later start finds beyond that list
+//! is hashed before it is served. Partial objects keep their verified groups over a restart.
+//!
+//! Invariants: no byte leaves unverified (see [`VerifyWhen`] for what that means at rest); `used + reserved` never
+//! exceeds the limit; open objects are never given up; one process owns the directory; no write per read.
+//!
+//! Opening is quick whatever the cache holds: single objects are looked up on the disk until
+//! [`load`](DiskCache::load) has listed them all, which the first fill waits for.
+
+mod fill;
+mod keep;
+mod layout;
+mod load;
+mod partial;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use instantmirror_core::outboard::{ObjectHasher, Outboard};
+use instantmirror_core::traits::{CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
+use instantmirror_core::{CacheError, ObjectId};
+
+use crate::disk::{Disk, DiskFile, DiskLock, discard, read_file, remove_leftovers, write_atomically};
+use crate::error::{Result, StoreError};
+use crate::import::{self, ImportError, ImportMethod, ImportRequest, Imported};
+
+pub use table::CacheLimits;
+
+use fill::DiskHandle;
+use layout::{Checkpoint, FORMAT, FORMAT_BYTES_MAX, LOCK, OBJECTS, PARTIAL, QUARANTINE, TRASH};
+use partial::Partial;
+use table::Table;
+
+/// Bytes read at once when an object is verified.
+const VERIFY_BYTES: u64 = 1 << 20;
+
+/// When whole objects at rest are hashed before they are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VerifyWhen {
+    /// Once per run of the process, at the first use. Finds what rotted while the process was down.
+    #[default]
+    FirstUse,
+    /// At every open. Costs a read of the whole object each time.
+    Always,
+    /// Only objects that a crash may have damaged: for file systems that check content themselves.
+    Doubtful,
+}
+
+/// How a cache is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheOptions {
+    /// The hard limits.
+    pub limits: CacheLimits,
+    /// When whole objects are hashed before they are served.
+    pub verify: VerifyWhen,
+}
+
+/// An [`ObjectCache`] on a disk; see the [module](self). Clones share one cache.
+#[derive(Clone, Debug)]
+pub struct DiskCache {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    disk: Arc<dyn Disk>,
+    verify: VerifyWhen,
+    table: Mutex<Table>,
+    checkpoint: Mutex<Arc<Checkpoint>>,
+    /// Whether all objects were listed.
+    loaded: AtomicBool,
+    /// Held while they are.
+    loading: Mutex<()>,
+    /// Files in quarantine, oldest first, with their bytes.
+    quarantine: Mutex<VecDeque<(PathBuf, u64)>>,
+    serial: AtomicU64,
+    _lock: DiskLock,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskCache")
+            .field("disk", &self.disk)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DiskCache {
+    /// Opens (making it where needed) the cache that fills `disk`'s root.
+    ///
+    /// Errors: [`StoreError::Locked`] with the id of the process that owns it, [`StoreError::UnknownVersion`] (nothing
+    /// is changed then). Works at once after a crash.
+    pub fn open(disk: Arc<dyn Disk>, options: CacheOptions) -> Result<Self> {
+        let lock = disk.lock(Path::new(LOCK))?;
+        match read_file(disk.as_ref(), Path::new(FORMAT), FORMAT_BYTES_MAX) {
+            Ok(content) => layout::check_format(Path::new(FORMAT), &content)?,
+            Err(error) if error.is_not_found() => {
+                write_atomically(disk.as_ref(), Path::new(FORMAT), layout::format_text().as_bytes())?;
+            }
+            Err(error) => return Err(error),
+        }
+        for dir in [OBJECTS, PARTIAL, QUARANTINE, TRASH] {
+            disk.create_dir_all(Path::new(dir))?;
+        }
+        remove_leftovers(disk.as_ref(), Path::new(""))?;
+        remove_leftovers(disk.as_ref(), Path::new(PARTIAL))?;
+        for item in disk.list(Path::new(TRASH))? {
+            discard(disk.as_ref(), &Path::new(TRASH).join(item.name));
+        }
+        let checkpoint = open_checkpoint(disk.as_ref())?;
+        let shared = Shared {
+            disk,
+            verify: options.verify,
+            table: Mutex::new(Table::new(options.limits)),
+            checkpoint: Mutex::new(Arc::new(checkpoint)),
+            loaded: AtomicBool::new(false),
+            loading: Mutex::default(),
+            quarantine: Mutex::default(),
+            serial: AtomicU64::new(0),
+            _lock: lock,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Lists all objects, in their order of use, and gives up what is beyond the limits. Meant to run beside the first
+    /// requests; fills, removals and checkpoints wait for it (and do it themselves if nobody else does).
+    pub fn load(&self) -> Result<()> {
+        self.shared.ensure_loaded()
+    }
+
+    /// Keeps an object from being given up until [`unpin`](Self::unpin). It need not be here yet. Not kept over a
+    /// restart.
+    pub fn pin(&self, object: &ObjectId) {
+        self.shared.table().pinned.insert(*object);
+    }
+
+    /// Lets an object be given up again.
+    pub fn unpin(&self, object: &ObjectId) {
+        self.shared.table().pinned.remove(object);
+    }
+
+    /// Takes a file of a source tree in as a whole object. The caller has hashed it through `source` and gives the id;
+    /// the file is compared with its stamp before and after.
+    ///
+    /// Readable at once; durable after the next [`checkpoint`](ObjectCache::checkpoint), which a publisher awaits
+    /// before it commits a snapshot. Errors: [`StoreError::SourceChanged`], and as `ObjectCache::fill`.
+    pub fn import(&self, request: &ImportRequest<'_>) -> Result<Imported, ImportError> {
+        let ImportRequest {
+            source,
+            object,
+            options,
+        } = request;
+        let imported = fill::place_whole(&self.shared, object, source.stamp().size, |disk, path| {
+            let imported = import::place(disk, path, source, *options)?;
+            // A hard link shares its permissions with the source, which are not ours to change.
+            Ok(fill::Placed {
+                read_only: imported.method != ImportMethod::Hardlink,
+                result: imported,
+            })
+        })?;
+        let mut imported = imported.unwrap_or(Imported {
+            method: ImportMethod::Present,
+            stamp: source.stamp(),
+        });
+        if imported.method == ImportMethod::Hardlink {
+            // Getting its final name changed the ctime once more.
+            imported.stamp = source.check_content_unchanged()?;
+        }
+        Ok(imported)
+    }
+
+    /// Whether the whole object is here, without opening or verifying it; not counted as a use.
+    pub fn has_whole(&self, object: &ObjectId) -> Result<bool> {
+        self.shared.adopt(object)?;
+        Ok(self.shared.table().slot(object).is_some_and(|slot| slot.whole))
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectCache for DiskCache {
+    async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
+        let handle = Shared::open_object(&self.shared, object)?;
+        Ok(handle.map(|handle| Arc::new(handle) as Arc<dyn ObjectHandle>))
+    }
+
+    async fn fill(&self, object: &ObjectId, size: u64) -> Result<Arc<dyn ObjectFill>, CacheError> {
+        fill::begin(&self.shared, object, size)
+    }
+
+    async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
+        let Some(handle) = Shared::open_object(&self.shared, object)? else {
+            return Ok(None);
+        };
+        if let Some(partial) = handle.partial()
+            && let Some(outboard) = partial.outboard()
+        {
+            return Ok(Some(outboard));
+        }
+        if !handle.is_complete() {
+            return Ok(None);
+        }
+        let outboard = hash_handle(&handle)?;
+        if outboard.object() == *object {
+            return Ok(Some(outboard));
+        }
+        Err(self.shared.put_aside(object, "its content has another hash"))
+    }
+
+    async fn remove(&self, object: &ObjectId) -> Result<bool, CacheError> {
+        self.shared.ensure_loaded().map_err(cache_error)?;
+        let trash = {
+            let mut table = self.shared.table();
+            match table.slot(object) {
+                None => return Ok(false),
+                Some(slot) if slot.filling => return Err(CacheError::Busy(*object)),
+                Some(_) => {}
+            }
+            self.shared.give_up(&mut table, object).map_err(cache_error)?
+        };
+        self.shared.empty_trash(&trash);
+        Ok(true)
+    }
+
+    fn usage(&self) -> CacheUsage {
+        let table = self.shared.table();
+        CacheUsage {
+            used_bytes: table.used(),
+            reserved_bytes: table.reserved(),
+            max_bytes: table.limits.max_bytes,
+            objects: table.len() as u64,
+            damaged: table.damaged,
+            evicted: table.evicted,
+        }
+    }
+
+    async fn checkpoint(&self) -> Result<(), CacheError> {
+        self.shared.write_checkpoint().map_err(cache_error)
+    }
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn disk(&self) -> &dyn Disk {
+        self.disk.as_ref()
+    }
+
+    fn next_serial(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Opens whatever is here of an object, verifying it where the policy asks for it.
+    fn open_object(shared: &Arc<Self>, object: &ObjectId) -> Result<Option<DiskHandle>, CacheError> {
+        shared.adopt(object).map_err(cache_error)?;
+        let (lease, whole, open) = {
+            let mut table = shared.table();
+            let Some(generation) = table.lease(object) else {
+                return Ok(None);
+            };
+            let lease = fill::Lease::new(shared, *object, generation);
+            let Some(slot) = table.slot(object) else {
+                return Ok(None);
+            };
+            (lease, slot.whole, slot.partial.upgrade())
+        };
+        if whole {
+            return shared.open_whole(lease);
+        }
+        let partial = match open {
+            Some(partial) => partial,
+            None => match shared.resume(&lease)? {
+                Some(partial) => partial,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(DiskHandle::of_partial(partial, lease)))
+    }
+
+    fn open_whole(&self, lease: fill::Lease) -> Result<Option<DiskHandle>, CacheError> {
+        let object = lease.object();
+        let file = match self.disk.open(&layout::object_path(&object)) {
+            Err(error) if error.is_not_found() => {
+                tracing::warn!(%object, "object has vanished from the cache directory");
+                let _ = self.table().take_out(&object);
+                return Ok(None);
+            }
+            file => file.map_err(cache_error)?,
+        };
+        let len = file.len().map_err(cache_error)?;
+        let expected = self.table().slot(&object).map_or(len, |slot| slot.size);
+        if len != expected {
+            return Err(self.put_aside(&object, &format!("it has {len} bytes instead of {expected}")));
+        }
+        if self.must_verify(&object) {
+            let outboard = hash_file(file.as_ref(), object, len)?;
+            if outboard.object() != object {
+                return Err(self.put_aside(&object, "its content has another hash"));
+            }
+            if let Some(slot) = self.table().slot_mut(&object) {
+                (slot.checked, slot.trusted) = (true, true);
+            }
+        }
+        Ok(Some(DiskHandle::of_whole(file, len, lease)))
+    }
+
+    fn must_verify(&self, object: &ObjectId) -> bool {
+        let table = self.table();
+        let Some(slot) = table.slot(object) else { return true };
+        match self.verify {
+            VerifyWhen::Always => true,
+            VerifyWhen::FirstUse => !slot.checked,
+            VerifyWhen::Doubtful => !slot.trusted,
+        }
+    }
+
+    /// Opens an idle partial object; `None` (and it is gone) if no group of it can be used. Of several callers one
+    /// wins, and all get the same.
+    fn resume(&self, lease: &fill::Lease) -> Result<Option<Arc<Partial>>, CacheError> {
+        let object = lease.object();
+        let resumed = match Partial::resume(self.disk(), object) {
+            Err(error) if error.is_not_found() => None,
+            resumed => Some(Arc::new(resumed.map_err(cache_error)?)),
+        };
+        let mut table = self.table();
+        let Some(slot) = table.slot_mut(&object) else {
+            return Ok(None);
+        };
+        if let Some(open) = slot.partial.upgrade() {
+            return Ok(Some(open));
+        }
+        let usable = resumed.filter(|partial| partial.present_bytes() > 0);
+        let Some(partial) = usable else {
+            if !slot.filling {
+                let trash = self.give_up(&mut table, &object).map_err(cache_error)?;
+                drop(table);
+                self.empty_trash(&trash);
+            }
+            return Ok(None);
+        };
+        slot.size = partial.size();
+        slot.partial = Arc::downgrade(&partial);
+        table.set_held(&object, lease.generation(), partial.present_bytes());
+        Ok(Some(partial))
+    }
+}
+
+fn open_checkpoint(disk: &dyn Disk) -> Result<Checkpoint> {
+    let path = Path::new(layout::CHECKPOINT);
+    let opened = disk
+        .open(path)
+        .and_then(|file| file.map())
+        .and_then(|bytes| Checkpoint::open(path, bytes));
+    match opened {
+        Err(error) if error.is_not_found() => Ok(Checkpoint::default()),
+        Err(error @ StoreError::Damaged { .. }) => {
+            tracing::error!(%error, "cache checkpoint cannot be used");
+            Ok(Checkpoint::default())
+        }
+        opened => opened,
+    }
+}
+
+/// Hashes a whole file.
+fn hash_file(file: &dyn DiskFile, object: ObjectId, size: u64) -> Result<Outboard, CacheError> {
+    hash_with(size, |range| partial::read_exactly(file, object, range))
+}
+
+fn hash_handle(handle: &DiskHandle) -> Result<Outboard, CacheError> {
+    hash_with(handle.size(), |range| handle.read(range))
+}
+
+fn hash_with(
+    size: u64,
+    read: impl Fn(std::ops::Range<u64>) -> Result<bytes::Bytes, CacheError>,
+) -> Result<Outboard, CacheError> {
+    let mut hasher = ObjectHasher::new();
+    let mut start = 0;
+    while start < size {
+        let end = (start + VERIFY_BYTES).min(size);
+        hasher.update(&read(start..end)?);
+        start = end;
+    }
+    Ok(hasher.finish())
+}
+
+/// An error of the disk as the cache trait tells it.
+pub(crate) fn cache_error(error: StoreError) -> CacheError {
+    match error {
+        StoreError::Io { op, path, source } | StoreError::NoSpace { op, path, source } => CacheError::Io {
+            what: format!("cannot {op} {}", path.display()),
+            source: Arc::new(source),
+        },
+        other => CacheError::Io {
+            what: "object cache".to_owned(),
+            source: Arc::new(other),
+        },
+    }
+}

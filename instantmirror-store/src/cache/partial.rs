@@ -1,0 +1,235 @@
+//! A partial object: a sparse file, the set of its verified groups, and its outboard.
+//!
+//! Invariant: a group is in `present` only after this process verified its bytes, either when they were handed in or
+//! when they were read back after a restart. The map file is a hint and never believed.
+
+use std::fs::File;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use instantmirror_core::outboard::{GROUP_BYTES, Outboard, VerifyError, group_count};
+use instantmirror_core::{CacheError, ObjectId, RangeSet};
+
+use super::cache_error;
+use super::layout::{decode_map, encode_map, map_path, outboard_path, partial_path};
+use crate::disk::{Disk, DiskFile, discard, read_file, tmp_path};
+use crate::error::Result;
+
+/// The map file is written anew after this many groups, or after a 64th of the object if that is more.
+const FLUSH_GROUPS: u64 = 64;
+/// The largest map or outboard that is read back, in bytes: objects of up to 64 TiB.
+const SIDE_FILE_BYTES_MAX: u64 = 32 << 30;
+
+#[derive(Debug)]
+struct State {
+    present: RangeSet,
+    outboard: Option<Outboard>,
+    /// Groups written since the map file was.
+    unflushed: u64,
+}
+
+/// An open partial object, shared by its fill and its readers. After the fill finished it goes on serving them.
+#[derive(Debug)]
+pub(super) struct Partial {
+    object: ObjectId,
+    size: u64,
+    file: Box<dyn DiskFile>,
+    state: Mutex<State>,
+}
+
+impl Partial {
+    /// Begins a partial object without content; leftovers of an earlier one go.
+    pub(super) fn create(disk: &dyn Disk, object: ObjectId, size: u64) -> Result<Self> {
+        remove_files(disk, &object);
+        let file = disk.create_new(&partial_path(&object))?;
+        file.set_len(size)?;
+        Ok(Self::new(object, size, file, lone_outboard(object, size)))
+    }
+
+    /// Opens what an earlier fill left; every group that the map names is verified again, so the result may have fewer
+    /// groups, or none if map or outboard are damaged.
+    pub(super) fn resume(disk: &dyn Disk, object: ObjectId) -> Result<Self> {
+        let file = disk.open_write(&partial_path(&object))?;
+        let size = file.len()?;
+        let values = read_file(disk, &outboard_path(&object), SIDE_FILE_BYTES_MAX);
+        let kept = values
+            .ok()
+            .and_then(|values| Outboard::verify(object, size, values.into()).ok());
+        let outboard = kept.or_else(|| lone_outboard(object, size));
+        let map = read_file(disk, &map_path(&object), SIDE_FILE_BYTES_MAX);
+        let claimed = map.ok().and_then(|map| decode_map(&map, size));
+        let partial = Self::new(object, size, file, outboard);
+        partial.verify_again(&claimed.unwrap_or_default())?;
+        Ok(partial)
+    }
+
+    fn new(object: ObjectId, size: u64, file: Box<dyn DiskFile>, outboard: Option<Outboard>) -> Self {
+        let state = State {
+            present: RangeSet::new(),
+            outboard,
+            unflushed: 0,
+        };
+        Self {
+            object,
+            size,
+            file,
+            state: Mutex::new(state),
+        }
+    }
+
+    fn verify_again(&self, claimed: &RangeSet) -> Result<()> {
+        let Some(outboard) = self.outboard() else { return Ok(()) };
+        let mut buffer = vec![0; usize::try_from(GROUP_BYTES.min(self.size)).unwrap_or(0)];
+        for range in claimed.ranges() {
+            let mut start = range.start;
+            while start < range.end {
+                let end = (start + GROUP_BYTES).min(self.size);
+                let group = buffer
+                    .get_mut(..usize::try_from(end - start).unwrap_or(0))
+                    .unwrap_or_default();
+                let read = self.file.read_at(group, start)?;
+                if read == group.len() && outboard.verify_groups(start, group).is_ok() {
+                    self.state().present.insert(start..end);
+                }
+                start = end;
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(super) fn present(&self) -> RangeSet {
+        self.state().present.clone()
+    }
+
+    pub(super) fn present_bytes(&self) -> u64 {
+        self.state().present.len()
+    }
+
+    pub(super) fn gap(&self) -> Option<Range<u64>> {
+        self.state().present.gap(0..self.size)
+    }
+
+    pub(super) fn outboard(&self) -> Option<Outboard> {
+        self.state().outboard.clone()
+    }
+
+    pub(super) fn os_file(&self) -> Option<&Arc<File>> {
+        self.file.os_file()
+    }
+
+    /// Keeps the outboard, on disk too: a restart needs it to believe any group.
+    pub(super) fn set_outboard(&self, disk: &dyn Disk, outboard: Outboard) -> Result<(), CacheError> {
+        if outboard.object() != self.object || outboard.size() != self.size {
+            return Err(VerifyError::Outboard(self.object).into());
+        }
+        let mut state = self.state();
+        if state.outboard.is_some() {
+            return Ok(());
+        }
+        let path = outboard_path(&self.object);
+        discard(disk, &path);
+        let written = disk
+            .create_new(&path)
+            .and_then(|file| file.write_at(outboard.values(), 0));
+        written.map_err(cache_error)?;
+        state.outboard = Some(outboard);
+        drop(state);
+        self.flush(disk).map_err(cache_error)
+    }
+
+    /// Verifies and writes whole groups.
+    pub(super) fn write(&self, disk: &dyn Disk, offset: u64, data: &[u8]) -> Result<(), CacheError> {
+        let outboard = self.outboard().ok_or(VerifyError::Outboard(self.object))?;
+        outboard.verify_groups(offset, data)?;
+        let end = offset + data.len() as u64;
+        let mut at = offset;
+        // Groups are whole and so are gaps: each is written in one piece.
+        while let Some(gap) = self.gap_in(at..end) {
+            let place = usize::try_from(gap.start - offset)
+                .ok()
+                .zip(usize::try_from(gap.end - offset).ok());
+            let part = place.and_then(|(start, end)| data.get(start..end)).unwrap_or_default();
+            self.file.write_at(part, gap.start).map_err(cache_error)?;
+            let mut state = self.state();
+            state.present.insert(gap.clone());
+            state.unflushed += group_count(gap.end - gap.start);
+            at = gap.end;
+        }
+        if self.state().unflushed >= FLUSH_GROUPS.max(group_count(self.size) / 64) {
+            self.flush(disk).map_err(cache_error)?;
+        }
+        Ok(())
+    }
+
+    fn gap_in(&self, range: Range<u64>) -> Option<Range<u64>> {
+        self.state().present.gap(range)
+    }
+
+    /// Writes down which groups are present, for a restart. Losing it costs a restart time, never truth.
+    pub(super) fn flush(&self, disk: &dyn Disk) -> Result<()> {
+        let mut state = self.state();
+        let path = map_path(&self.object);
+        let tmp = tmp_path(&path);
+        discard(disk, &tmp);
+        disk.create_new(&tmp)?
+            .write_at(&encode_map(self.size, &state.present), 0)?;
+        disk.rename(&tmp, &path)?;
+        state.unflushed = 0;
+        Ok(())
+    }
+
+    /// Reads exactly `range`, which must be present.
+    pub(super) fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
+        if range.end > self.size || !self.state().present.contains(range.clone()) {
+            return Err(CacheError::Absent {
+                object: self.object,
+                range,
+            });
+        }
+        read_exactly(self.file.as_ref(), self.object, range)
+    }
+}
+
+/// An object of one group needs no outboard from outside.
+fn lone_outboard(object: ObjectId, size: u64) -> Option<Outboard> {
+    if Outboard::len_for(size) > 0 {
+        return None;
+    }
+    Outboard::verify(object, size, Bytes::new()).ok()
+}
+
+/// Removes all files of a partial object.
+pub(super) fn remove_files(disk: &dyn Disk, object: &ObjectId) {
+    discard(disk, &partial_path(object));
+    remove_side_files(disk, object);
+}
+
+/// Removes map and outboard of a partial object.
+pub(super) fn remove_side_files(disk: &dyn Disk, object: &ObjectId) {
+    discard(disk, &map_path(object));
+    discard(disk, &outboard_path(object));
+}
+
+/// Reads exactly `range` of a file that must have it.
+pub(super) fn read_exactly(file: &dyn DiskFile, object: ObjectId, range: Range<u64>) -> Result<Bytes, CacheError> {
+    let len = usize::try_from(range.end.saturating_sub(range.start));
+    let Ok(len) = len else {
+        return Err(CacheError::Absent { object, range });
+    };
+    let mut buffer = vec![0; len];
+    let read = file.read_at(&mut buffer, range.start).map_err(cache_error)?;
+    if read < len {
+        let reason = format!("the file ends at byte {}", range.start + read as u64);
+        return Err(CacheError::Damaged { object, reason });
+    }
+    Ok(buffer.into())
+}

@@ -1,0 +1,223 @@
+//! Power cuts, kills, failing operations, and random use with all of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use instantmirror_core::outboard::GROUP_BYTES;
+use instantmirror_core::traits::{ObjectCache, ObjectFill, ObjectHandle};
+use instantmirror_core::{CacheError, ObjectId};
+use proptest::prelude::*;
+
+use super::{GROUP, audit, begin, content, files_in, now, open, options, put, read};
+use crate::cache::{DiskCache, cache_error};
+use crate::disk::{Fault, SimDisk};
+
+/// Puts objects of several shapes with checkpoints in between; `done` learns what a checkpoint acknowledged.
+fn workload(disk: &SimDisk, done: &mut Vec<u8>) -> Result<(), CacheError> {
+    let cache = match DiskCache::open(Arc::new(disk.clone()), options(Some(20 * GROUP_BYTES))) {
+        Ok(cache) => cache,
+        Err(error) => return Err(cache_error(error)),
+    };
+    for number in 0..4 {
+        put(&cache, &shape(number))?;
+        if number % 2 == 1 {
+            now(cache.checkpoint())?;
+            done.extend([number - 1, number]);
+        }
+    }
+    let partial = shape(4);
+    begin(&cache, &partial)?.write(0, &partial[..2 * GROUP])?;
+    now(cache.checkpoint())
+}
+
+fn shape(number: u8) -> Vec<u8> {
+    content(
+        number,
+        [100, GROUP, 2 * GROUP + 9, 5000, 4 * GROUP][usize::from(number)],
+    )
+}
+
+fn check_after_crash(disk: &SimDisk, acknowledged: &[u8], what: &str) {
+    let cache = open(disk, Some(20 * GROUP_BYTES));
+    for number in 0..5 {
+        let data = shape(number);
+        let found = read(&cache, &data);
+        match found {
+            Ok(Some(found)) => assert_eq!(found, data, "{what}"),
+            Ok(None) | Err(CacheError::Damaged { .. }) if !acknowledged.contains(&number) => {}
+            other => panic!("{what}: object {number}: {:?}", other.map(|_| "absent")),
+        }
+    }
+    cache.load().unwrap();
+    audit(&cache);
+    for number in 0..5 {
+        put(&cache, &shape(number)).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(
+            read(&cache, &shape(number)).unwrap().as_deref(),
+            Some(&shape(number)[..]),
+            "{what}"
+        );
+    }
+    audit(&cache);
+    assert_eq!(
+        (files_in(disk, "partial"), files_in(disk, "trash")),
+        (0, 0),
+        "{what}: {:?}",
+        disk.files()
+    );
+    assert!(
+        !disk.files().iter().any(|path| path.to_string_lossy().ends_with(".tmp")),
+        "{what}"
+    );
+}
+
+#[test]
+fn power_cut_at_every_operation_of_put_and_checkpoint() {
+    let mut cuts = 0;
+    for at in 1.. {
+        let disk = SimDisk::new();
+        disk.fail_at(at, Fault::PowerCut);
+        let mut done = Vec::new();
+        let finished = workload(&disk, &mut done).is_ok();
+        for seed in 0..12 {
+            check_after_crash(
+                &disk.crash(seed * 7919 + at),
+                &done,
+                &format!("cut at {at}, seed {seed}"),
+            );
+            cuts += 1;
+        }
+        if finished && !disk.is_off() {
+            break;
+        }
+    }
+    assert!(cuts > 1000, "{cuts}");
+}
+
+#[test]
+fn kill_at_every_operation_loses_no_finished_object() {
+    for at in 1.. {
+        let disk = SimDisk::new();
+        disk.fail_at(at, Fault::PowerCut);
+        let finished = workload(&disk, &mut Vec::new()).is_ok();
+        check_after_crash(&disk.after_kill(), &[], &format!("kill at {at}"));
+        if finished && !disk.is_off() {
+            break;
+        }
+    }
+}
+
+#[test]
+fn eio_and_enospc_at_every_operation_leave_a_working_cache() {
+    for fault in [Fault::Eio, Fault::Enospc] {
+        for at in 1..400 {
+            let disk = SimDisk::new();
+            let cache = open(&disk, Some(6 * GROUP_BYTES));
+            disk.fail_at(at, fault);
+            for number in 0..5 {
+                let _ = put(&cache, &shape(number));
+                audit(&cache);
+            }
+            let _ = now(cache.checkpoint());
+            disk.heal();
+            for number in 0..5 {
+                put(&cache, &shape(number)).unwrap_or_else(|error| panic!("{fault:?} at {at}: {error}"));
+                assert_eq!(
+                    read(&cache, &shape(number)).unwrap(),
+                    Some(shape(number)),
+                    "{fault:?} at {at}"
+                );
+                audit(&cache);
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Begin(u8),
+    Write(u8, u8),
+    Finish(u8),
+    End(u8),
+    Open(u8),
+    Close,
+    Remove(u8),
+    Fault(u8),
+    Checkpoint,
+    Restart,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let object = 0u8..6;
+    prop_oneof![
+        3 => object.clone().prop_map(Op::Begin),
+        4 => (object.clone(), 0u8..5).prop_map(|(object, group)| Op::Write(object, group)),
+        2 => object.clone().prop_map(Op::Finish),
+        2 => object.clone().prop_map(Op::End),
+        2 => object.clone().prop_map(Op::Open),
+        1 => Just(Op::Close),
+        1 => object.prop_map(Op::Remove),
+        1 => (1u8..20).prop_map(Op::Fault),
+        1 => Just(Op::Checkpoint),
+        1 => Just(Op::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever is done in whatever order, with failing operations in between, the account is right, the limit is
+    /// kept, and every byte that can be read is the right one.
+    #[test]
+    fn limit_holds_at_every_instant_of_random_use(ops in prop::collection::vec(op(), 1..60)) {
+        let disk = SimDisk::new();
+        let max = Some(7 * GROUP_BYTES);
+        let objects: Vec<_> = (0..6u8).map(|number| content(number, usize::from(number) * GROUP * 4 / 5 + 1)).collect();
+        let mut cache = open(&disk, max);
+        let mut fills: HashMap<u8, Arc<dyn ObjectFill>> = HashMap::new();
+        let mut handles: Vec<(u8, Arc<dyn ObjectHandle>)> = Vec::new();
+        for op in ops {
+            match op {
+                Op::Begin(number) => {
+                    if let Ok(fill) = begin(&cache, &objects[usize::from(number)]) {
+                        fills.insert(number, fill);
+                    }
+                }
+                Op::Write(number, group) => {
+                    let (data, start) = (&objects[usize::from(number)], usize::from(group) * GROUP);
+                    if let Some(fill) = fills.get(&number) && start < data.len() {
+                        let _ = fill.write(start as u64, &data[start..(start + GROUP).min(data.len())]);
+                    }
+                }
+                Op::Finish(number) => if let Some(fill) = fills.get(&number) { let _ = now(fill.finish()); },
+                Op::End(number) => { fills.remove(&number); }
+                Op::Open(number) => {
+                    if let Ok(Some(handle)) = now(cache.open(&ObjectId::of(&objects[usize::from(number)]))) {
+                        handles.push((number, handle));
+                    }
+                }
+                Op::Close => { handles.pop(); }
+                Op::Remove(number) => { let _ = now(cache.remove(&ObjectId::of(&objects[usize::from(number)]))); }
+                Op::Fault(at) => disk.fail_at(u64::from(at), Fault::Eio),
+                Op::Checkpoint => { let _ = now(cache.checkpoint()); }
+                Op::Restart => {
+                    disk.heal();
+                    fills.clear();
+                    handles.clear();
+                    drop(cache);
+                    cache = open(&disk, max);
+                    cache.load().unwrap();
+                }
+            }
+            audit(&cache);
+            for (number, handle) in &handles {
+                for range in handle.present().ranges() {
+                    if let Ok(bytes) = handle.read(range.clone()) {
+                        let (start, end) = (usize::try_from(range.start).unwrap(), usize::try_from(range.end).unwrap());
+                        prop_assert_eq!(&bytes[..], &objects[usize::from(*number)][start..end]);
+                    }
+                }
+            }
+        }
+    }
+}

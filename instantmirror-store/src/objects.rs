@@ -1,0 +1,362 @@
+//! The master's object store: every object of every live snapshot, imported from source trees.
+//!
+//! Objects get their name by rename after they were hashed, and only what was hashed gets it: the digest is
+//! computed from the very copy that is kept (reflink, copy) or from the very inode (hard link). Many processes
+//! may read while one publishes. There is no limit and no expiry here: retention decides what goes.
+//!
+//! Invariant: a reader gets bytes that match the object's outboard, or an error; never rotten bytes in silence.
+
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use instantmirror_core::outboard::{Outboard, group_cover};
+use instantmirror_core::traits::{CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
+use instantmirror_core::{CacheError, ObjectId, RangeSet};
+
+use crate::digest::{ContentDigest, ContentHasher, DigestTable, READ_BYTES};
+use crate::disk::{Disk, DiskFile};
+use crate::error::{Result, StoreError};
+use crate::import::{ImportMethod, ImportOptions, hardlink, reflink};
+use crate::tree::{FileStamp, SourceFile};
+
+const OBJECTS: &str = "objects";
+const TMP: &str = "tmp";
+const ADVICE: &str = "restore the file from a backup, or publish the source file again";
+
+/// A file of a source tree that is now an object.
+#[derive(Debug, Clone)]
+pub struct ImportedFile {
+    /// All hashes of its content.
+    pub digest: ContentDigest,
+    /// The source's stamp afterwards; the one to compare with next time.
+    pub stamp: FileStamp,
+    /// How it came in.
+    pub method: ImportMethod,
+}
+
+/// Objects by id, with the table of their digests. Share it behind an `Arc`.
+#[derive(Debug)]
+pub struct ObjectStore {
+    disk: Arc<dyn Disk>,
+    digests: Arc<DigestTable>,
+    serial: AtomicU64,
+    /// The file system said that it cannot: not asked again for every file.
+    no_reflink: AtomicBool,
+    no_hardlink: AtomicBool,
+}
+
+fn object_path(object: &ObjectId) -> PathBuf {
+    let name = object.to_string();
+    Path::new(OBJECTS).join(&name[..2]).join(name)
+}
+
+impl ObjectStore {
+    /// Opens (making it where needed) the store that fills `disk`'s root. Takes no lock: the publisher holds the
+    /// one of its [`DigestTable`].
+    ///
+    /// Errors: [`StoreError::Io`] with the directory.
+    pub fn open(disk: Arc<dyn Disk>, digests: Arc<DigestTable>) -> Result<Self> {
+        for dir in [OBJECTS, TMP] {
+            disk.create_dir_all(Path::new(dir))?;
+        }
+        let (no_reflink, no_hardlink) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self {
+            disk,
+            digests,
+            serial: AtomicU64::new(0),
+            no_reflink,
+            no_hardlink,
+        })
+    }
+
+    /// Removes what a publisher left behind when it was killed. For the publisher, before it begins.
+    ///
+    /// Errors: [`StoreError::Io`].
+    pub fn remove_leftovers(&self) -> Result<()> {
+        for item in self.disk.list(Path::new(TMP))? {
+            self.disk.remove(&Path::new(TMP).join(item.name))?;
+        }
+        Ok(())
+    }
+
+    /// Whether an object of this size is here. Its content is not looked at.
+    ///
+    /// Errors: [`StoreError::Io`].
+    pub fn contains(&self, object: &ObjectId, size: u64) -> Result<bool> {
+        match self.disk.metadata(&object_path(object)) {
+            Ok(meta) => Ok(meta.len == size),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a source file once, hashes it, and keeps it. Not durable before [`sync`](Self::sync).
+    ///
+    /// Errors: [`StoreError::SourceChanged`] if the file changed meanwhile (nothing is kept; try again),
+    /// [`StoreError::NoSpace`], [`StoreError::Io`] naming source or store.
+    pub fn import(
+        &self,
+        source: &mut SourceFile,
+        piece_bytes: u32,
+        options: ImportOptions,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<ImportedFile> {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let tmp = Path::new(TMP).join(format!("{}-{serial}", std::process::id()));
+        let imported = self.import_to(&tmp, source, piece_bytes, options, progress);
+        if imported.is_err() {
+            // Best effort: what stays is removed before the next publish.
+            let _ = self.disk.remove(&tmp);
+        }
+        imported
+    }
+
+    fn import_to(
+        &self,
+        tmp: &Path,
+        source: &mut SourceFile,
+        piece_bytes: u32,
+        options: ImportOptions,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<ImportedFile> {
+        let mut hasher = ContentHasher::new(piece_bytes)?;
+        let method = self.link_to(tmp, source, options)?;
+        match method {
+            ImportMethod::Copy => {
+                let file = self.disk.create_new(tmp)?;
+                copy(source, Some(file.as_ref()), &mut hasher, progress)?;
+            }
+            // A reflink shares blocks only until the source is changed, so what is hashed is what is kept.
+            ImportMethod::Reflink => read_all(self.disk.open(tmp)?.as_ref(), tmp, &mut hasher, progress)?,
+            _ => copy(source, None, &mut hasher, progress)?,
+        }
+        let stamp = match method {
+            ImportMethod::Hardlink => source.check_content_unchanged()?,
+            _ => {
+                source.check_unchanged()?;
+                source.stamp()
+            }
+        };
+        let digest = hasher.finish();
+        if digest.size() != stamp.size {
+            let what = format!("it had {} bytes, {} were read", stamp.size, digest.size());
+            return Err(StoreError::SourceChanged {
+                path: source.path().to_path_buf(),
+                what,
+            });
+        }
+        let method = self.name(tmp, &digest, method)?;
+        Ok(ImportedFile { digest, stamp, method })
+    }
+
+    /// Tries to share the source's blocks or inode; [`ImportMethod::Copy`] if neither can be.
+    fn link_to(&self, tmp: &Path, source: &SourceFile, options: ImportOptions) -> Result<ImportMethod> {
+        if options.reflink && !self.no_reflink.load(Ordering::Relaxed) {
+            if reflink(self.disk.as_ref(), tmp, source.file())? {
+                return Ok(ImportMethod::Reflink);
+            }
+            self.no_reflink.store(true, Ordering::Relaxed);
+        }
+        if options.hardlink && !self.no_hardlink.load(Ordering::Relaxed) {
+            if hardlink(self.disk.as_ref(), tmp, source.file())? {
+                return Ok(ImportMethod::Hardlink);
+            }
+            self.no_hardlink.store(true, Ordering::Relaxed);
+        }
+        Ok(ImportMethod::Copy)
+    }
+
+    fn name(&self, tmp: &Path, digest: &ContentDigest, method: ImportMethod) -> Result<ImportMethod> {
+        let object = digest.object();
+        if self.contains(&object, digest.size())? {
+            self.disk.remove(tmp)?;
+            return Ok(ImportMethod::Present);
+        }
+        let path = object_path(&object);
+        if let Some(dir) = path.parent() {
+            self.disk.create_dir_all(dir)?;
+        }
+        self.disk.rename(tmp, &path)?;
+        Ok(method)
+    }
+
+    /// Makes every object imported so far durable.
+    ///
+    /// Errors: [`StoreError::Io`]; then none of them may be relied on.
+    pub fn sync(&self) -> Result<()> {
+        self.disk.sync_all()
+    }
+
+    fn open_object(&self, object: &ObjectId) -> Result<Option<StoredObject>> {
+        let file = match self.disk.open(&object_path(object)) {
+            Ok(file) => file,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some(digest) = self.digests.digest(object)? else {
+            let what = "its digest is not in the digest table";
+            return Err(StoreError::damaged(&object_path(object), what, ADVICE));
+        };
+        Ok(Some(StoredObject {
+            outboard: digest.outboard().clone(),
+            file,
+        }))
+    }
+}
+
+/// Reads the source once: hashes it, and writes it to `target` if there is one.
+fn copy(
+    source: &mut SourceFile,
+    target: Option<&dyn DiskFile>,
+    hasher: &mut ContentHasher,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let mut buffer = vec![0; READ_BYTES];
+    let mut position = 0;
+    loop {
+        let read = match source.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(StoreError::io("read", source.path(), error)),
+        };
+        hasher.update(&buffer[..read]);
+        if let Some(target) = target {
+            target.write_at(&buffer[..read], position)?;
+        }
+        position += read as u64;
+        progress(read as u64);
+    }
+}
+
+fn read_all(file: &dyn DiskFile, path: &Path, hasher: &mut ContentHasher, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    let mut buffer = vec![0; READ_BYTES];
+    let (mut position, len) = (0, file.len()?);
+    while position < len {
+        let read = file.read_at(&mut buffer, position)?;
+        if read == 0 {
+            return Err(StoreError::damaged(
+                path,
+                format!("it ends at byte {position} of {len}"),
+                ADVICE,
+            ));
+        }
+        hasher.update(&buffer[..read]);
+        position += read as u64;
+        progress(read as u64);
+    }
+    Ok(())
+}
+
+/// An open object of the store.
+#[derive(Debug)]
+struct StoredObject {
+    outboard: Outboard,
+    file: Box<dyn DiskFile>,
+}
+
+impl ObjectHandle for StoredObject {
+    fn object(&self) -> ObjectId {
+        self.outboard.object()
+    }
+
+    fn size(&self) -> u64 {
+        self.outboard.size()
+    }
+
+    fn present(&self) -> RangeSet {
+        let mut all = RangeSet::new();
+        all.insert(0..self.size());
+        all
+    }
+
+    /// Reads and verifies the groups that cover `range`.
+    fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
+        let object = self.object();
+        let cover = group_cover(range.clone(), self.size());
+        let len = usize::try_from(cover.end - cover.start);
+        let Some(len) = len.ok().filter(|_| range.end <= self.size()) else {
+            return Err(CacheError::Absent { object, range });
+        };
+        let mut bytes = vec![0; len];
+        let mut filled = 0;
+        while filled < len {
+            let read = self.file.read_at(&mut bytes[filled..], cover.start + filled as u64);
+            match read.map_err(|error| cache_error(&error, object))? {
+                0 => {
+                    let reason = format!("its file ends at byte {}", cover.start + filled as u64);
+                    return Err(CacheError::Damaged { object, reason });
+                }
+                read => filled += read,
+            }
+        }
+        if let Err(error) = self.outboard.verify_groups(cover.start, &bytes) {
+            return Err(CacheError::Damaged {
+                object,
+                reason: format!("{error}; {ADVICE}"),
+            });
+        }
+        let skip = usize::try_from(range.start - cover.start).unwrap_or(len);
+        let take = usize::try_from(range.end - range.start).unwrap_or(len);
+        Ok(Bytes::from(bytes).slice(skip..skip + take))
+    }
+}
+
+fn cache_error(error: &StoreError, object: ObjectId) -> CacheError {
+    let what = format!("object {object}: {error}");
+    CacheError::Io {
+        what,
+        source: Arc::new(std::io::Error::other(error.to_string())),
+    }
+}
+
+#[async_trait]
+impl ObjectCache for ObjectStore {
+    async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
+        let opened = self.open_object(object).map_err(|error| match error {
+            StoreError::Damaged { .. } => CacheError::Damaged {
+                object: *object,
+                reason: error.to_string(),
+            },
+            other => cache_error(&other, *object),
+        })?;
+        Ok(opened.map(|object| Arc::new(object) as Arc<dyn ObjectHandle>))
+    }
+
+    /// A master's store is filled by publishing only.
+    async fn fill(&self, object: &ObjectId, _size: u64) -> Result<Arc<dyn ObjectFill>, CacheError> {
+        let what = format!("object {object} is not in the master's store, which is filled by publishing only");
+        let source = Arc::new(std::io::Error::from(std::io::ErrorKind::NotFound));
+        Err(CacheError::Io { what, source })
+    }
+
+    async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
+        let digest = self
+            .digests
+            .digest(object)
+            .map_err(|error| cache_error(&error, *object))?;
+        Ok(digest.map(|digest| digest.outboard().clone()))
+    }
+
+    async fn remove(&self, object: &ObjectId) -> Result<bool, CacheError> {
+        match self.disk.remove(&object_path(object)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(cache_error(&error, *object)),
+        }
+    }
+
+    /// Counts nothing: a master's store has no limit, and millions of files are not listed for a number.
+    fn usage(&self) -> CacheUsage {
+        CacheUsage::default()
+    }
+
+    async fn checkpoint(&self) -> Result<(), CacheError> {
+        Ok(())
+    }
+}

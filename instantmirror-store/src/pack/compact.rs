@@ -1,0 +1,210 @@
+//! Compaction and rebuilding: the two ways to make all indexes anew.
+//!
+//! Both publish one index that covers all batches and only then remove what it replaced, so a crash at any point
+//! leaves the old or the new state. Bytes that readers hold stay valid, since their maps outlive the files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::format::*;
+use super::index::{Index, Merge};
+use super::open::list;
+use super::segment::{Appender, scan};
+use super::{PackStore, Writer, damaged_index};
+use crate::disk::discard;
+use crate::error::{Result, StoreError};
+
+/// What a compaction did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compaction {
+    /// Values that `keep` refused: they are gone.
+    pub removed: u64,
+    /// Bytes of values that were copied into new segments.
+    pub copied_bytes: u64,
+    /// Bytes that the file system got back.
+    pub freed_bytes: u64,
+    /// Records that could not be copied because they are damaged; they are gone, each was logged.
+    pub damaged: u64,
+}
+
+impl PackStore {
+    /// Forgets every value whose key `keep` refuses, and rewrites the segments of which more than half is dead.
+    ///
+    /// Durable when it returns; after a crash or error in between nothing has changed but unused bytes on the disk,
+    /// which the next start removes. Needs free space for the live part of the rewritten segments.
+    pub fn compact(&self, keep: &dyn Fn(&Key) -> bool) -> Result<Compaction> {
+        let mut writer = self.writer()?;
+        let view = self.current();
+        if let Some(error) = damaged_index(&view) {
+            return Err(error);
+        }
+        let mut done = Compaction::default();
+        let live = live_bytes(&view.indexes, keep, &mut done)?;
+        let listing = list(self.disk.as_ref(), &self.dir)?;
+        let mut sparse = BTreeSet::new();
+        for number in &listing.segments {
+            let len = self
+                .disk
+                .metadata(&segment_path(&self.dir, *number))?
+                .len
+                .saturating_sub(SEGMENT_HEADER_BYTES);
+            if live.get(number).copied().unwrap_or(0) < len.div_ceil(2) {
+                sparse.insert(*number);
+                done.freed_bytes += len + SEGMENT_HEADER_BYTES;
+            }
+        }
+        if done.removed == 0 && sparse.is_empty() {
+            return Ok(done);
+        }
+        self.rewrite(&mut writer, keep, &view.indexes, &sparse, &mut done)?;
+        done.freed_bytes = done.freed_bytes.saturating_sub(done.copied_bytes);
+        Ok(done)
+    }
+
+    fn rewrite(
+        &self,
+        writer: &mut Writer,
+        keep: &dyn Fn(&Key) -> bool,
+        old: &[Arc<Index>],
+        sparse: &BTreeSet<u32>,
+        done: &mut Compaction,
+    ) -> Result<()> {
+        if writer
+            .active
+            .as_ref()
+            .is_some_and(|active| sparse.contains(&active.number))
+        {
+            writer.active = None;
+        }
+        let appended = self.append_with(writer, |appender| self.copy_into(appender, keep, old, sparse, done))?;
+        let watermark = appended.end.max(writer.watermark);
+        let moved = appended.result;
+        let batches = all_batches(writer);
+        let mut merge = Merge::new(old);
+        let published = self.publish_index(batches, watermark, || {
+            while let Some(mut entry) = merge.next()? {
+                if !keep(&entry.key) {
+                    continue;
+                }
+                if sparse.contains(&entry.at.segment) {
+                    // Absent: it was damaged and could not be copied.
+                    let Some(at) = moved.get(&entry.key) else { continue };
+                    entry.at = *at;
+                }
+                return Ok(Some(entry));
+            }
+            Ok(None)
+        });
+        let index = published.inspect_err(|_| self.take_back(writer, batches, appended.undo))?;
+        writer.watermark = watermark;
+        self.replace_indexes(old, index);
+        for number in sparse {
+            discard(self.disk.as_ref(), &segment_path(&self.dir, *number));
+        }
+        self.segments.forget(|number| !sparse.contains(&number));
+        Ok(())
+    }
+
+    fn copy_into(
+        &self,
+        appender: &mut Appender<'_>,
+        keep: &dyn Fn(&Key) -> bool,
+        old: &[Arc<Index>],
+        sparse: &BTreeSet<u32>,
+        done: &mut Compaction,
+    ) -> Result<BTreeMap<Key, Location>> {
+        let mut moved = BTreeMap::new();
+        let mut merge = Merge::new(old);
+        while let Some(entry) = merge.next()? {
+            if !sparse.contains(&entry.at.segment) || !keep(&entry.key) {
+                continue;
+            }
+            match self.segments.read(&entry.key, entry.at, true) {
+                Ok(value) => {
+                    moved.insert(entry.key, appender.append(&entry.key, &value)?);
+                    done.copied_bytes += entry.at.record_bytes();
+                }
+                Err(error @ StoreError::Damaged { .. }) => {
+                    tracing::error!(%error, "compaction leaves a damaged record behind");
+                    done.damaged += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Makes one index anew from the segments. Damaged records are passed over and logged; values that a compaction
+    /// had dropped but whose segment still exists come back.
+    pub fn rebuild(&self) -> Result<()> {
+        let mut writer = self.writer()?;
+        let listing = list(self.disk.as_ref(), &self.dir)?;
+        let mut entries = BTreeMap::new();
+        let mut watermark = Watermark::default();
+        for number in &listing.segments {
+            let path = segment_path(&self.dir, *number);
+            let content = self.disk.open(&path)?.map()?;
+            match scan(&path, *number, &content, |entry| {
+                entries.insert(entry.key, entry.at);
+            }) {
+                Ok(0) => {}
+                Ok(bytes) => {
+                    tracing::error!(path = %path.display(), bytes, "passed over damaged or unfinished records");
+                }
+                Err(error @ StoreError::Damaged { .. }) => tracing::error!(%error, "segment cannot be read"),
+                Err(error) => return Err(error),
+            }
+            watermark = Watermark {
+                segment: *number,
+                len: content.len() as u64,
+            };
+        }
+        self.make_durable(&listing.segments)?;
+        let old = self.current();
+        let batches = all_batches(&mut writer);
+        let mut next = entries.into_iter();
+        let index = self.publish_index(batches, watermark, || {
+            Ok(next.next().map(|(key, at)| Entry { key, at }))
+        })?;
+        writer.active = None;
+        writer.watermark = watermark;
+        for (path, _) in &old.damaged {
+            discard(self.disk.as_ref(), path);
+        }
+        self.replace_indexes(&old.indexes, index);
+        Ok(())
+    }
+
+    /// Segments found by a scan may never have been synced.
+    fn make_durable(&self, segments: &BTreeSet<u32>) -> Result<()> {
+        for number in segments {
+            self.disk.open_write(&segment_path(&self.dir, *number))?.sync()?;
+        }
+        self.disk.sync_dir(&self.dir)
+    }
+}
+
+/// A range that covers everything so far, under a name that was never used.
+fn all_batches(writer: &mut Writer) -> Batches {
+    let last = writer.next_batch;
+    writer.next_batch += 1;
+    Batches { first: 0, last }
+}
+
+/// Bytes of living records per segment; counts what `keep` refuses.
+fn live_bytes(
+    indexes: &[Arc<Index>],
+    keep: &dyn Fn(&Key) -> bool,
+    done: &mut Compaction,
+) -> Result<BTreeMap<u32, u64>> {
+    let mut live = BTreeMap::new();
+    let mut merge = Merge::new(indexes);
+    while let Some(entry) = merge.next()? {
+        if keep(&entry.key) {
+            *live.entry(entry.at.segment).or_insert(0) += entry.at.record_bytes();
+        } else {
+            done.removed += 1;
+        }
+    }
+    Ok(live)
+}

@@ -1,0 +1,467 @@
+//! From a source tree to a catalog: what changed is read once and imported, what did not is not read at all.
+//!
+//! The tree is walked directory by directory on a few threads; a directory is finished when all below it is, so
+//! memory holds what is in progress and nothing else. A name that cannot be published, or a file that will not hold
+//! still, fails the scan with a list of all such paths: no snapshot contains a file whose exact bytes are not stored.
+
+mod book;
+mod pieces;
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use instantmirror_core::catalog::{Catalog, CatalogNode, NodeSource, build_directory};
+use instantmirror_core::entry::MTIME_RANGE;
+use instantmirror_core::name::check_target;
+use instantmirror_core::{Directory, Entry, FileMeta, Kind, Meta, Name, ObjectId, RepoPath, Root};
+use rayon::prelude::*;
+
+pub use book::StampBook;
+pub use pieces::PieceSpace;
+
+use crate::digest::ContentDigest;
+use crate::error::{Result, StoreError};
+use crate::import::ImportOptions;
+use crate::objects::ObjectStore;
+use crate::tree::{FileStamp, RawEntry, RawKind, SourceTree};
+
+/// How often a file that changes while it is read is read again before the scan gives up on it.
+pub const READ_TRIES_MAX: u32 = 3;
+/// How many paths that cannot be published are listed by name.
+pub const PROBLEMS_MAX: usize = 50;
+/// Bytes of catalog nodes and digests that are gathered before they are handed on.
+const BATCH_BYTES: usize = 16 << 20;
+/// A file changed less than this before the scan saw it may change again without a new time stamp, where the
+/// file system's clock is coarse: it is read again next time.
+const RACY_SECONDS: i64 = 2;
+
+/// What a scan works with.
+pub struct ScanParts<'a> {
+    /// The tree.
+    pub tree: &'a SourceTree,
+    /// Where content goes.
+    pub objects: &'a ObjectStore,
+    /// Where catalog nodes of earlier scans are.
+    pub nodes: &'a dyn NodeSource,
+    /// What the last scan saw.
+    pub book: &'a StampBook,
+    /// The repository's piece space.
+    pub pieces: &'a PieceSpace,
+    /// The root node of the last snapshot: what is unchanged since then needs no look at the object store.
+    pub previous: Option<Directory>,
+    /// How files are imported.
+    pub import: ImportOptions,
+}
+
+/// Takes what a scan makes, batch by batch, and hears how far it is. Called from several threads.
+pub trait ScanSink: Sync {
+    /// Catalog nodes, children before parents. Durable when it returns.
+    ///
+    /// # Errors
+    /// Any; it ends the scan.
+    fn nodes(&self, nodes: Vec<CatalogNode>) -> Result<()>;
+
+    /// Digests of imported objects. Durable when it returns.
+    ///
+    /// # Errors
+    /// Any; it ends the scan.
+    fn digests(&self, digests: Vec<ContentDigest>) -> Result<()>;
+
+    /// So many more files were listed.
+    fn listed(&self, files: u64) {
+        let _ = files;
+    }
+
+    /// So many more bytes of changed files were read.
+    fn read(&self, bytes: u64) {
+        let _ = bytes;
+    }
+
+    /// One more changed file was imported.
+    fn imported(&self) {}
+}
+
+/// What a scan found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scanned {
+    /// The root of the catalog.
+    pub root: Root,
+    /// Counts.
+    pub counts: ScanCounts,
+    /// What was left out, with the reason: fifos, sockets, devices, files that vanished.
+    pub skipped: Vec<(String, &'static str)>,
+}
+
+/// Counts of a scan.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ScanCounts {
+    /// Regular files in the tree.
+    pub files: u64,
+    /// Directories, the root included.
+    pub directories: u64,
+    /// Symlinks.
+    pub symlinks: u64,
+    /// Files that were read because they are new or changed.
+    pub read_files: u64,
+    /// Bytes of them.
+    pub read_bytes: u64,
+}
+
+#[derive(Default)]
+struct Gathered {
+    counts: ScanCounts,
+    skipped: Vec<(String, &'static str)>,
+    problems: Vec<String>,
+    problem_count: usize,
+    nodes: Vec<CatalogNode>,
+    node_bytes: usize,
+    digests: Vec<ContentDigest>,
+    stamps: Vec<book::Page>,
+    /// Files with several names, so that they are read once.
+    linked: HashMap<FileStamp, ObjectId>,
+}
+
+/// Scans a tree. On success every object, node, digest and piece index of the tree is durable.
+///
+/// # Errors
+/// [`StoreError::Unpublishable`] with every path (the first [`PROBLEMS_MAX`] by name) that cannot be
+/// published; else what failed.
+pub fn scan(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<Scanned> {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    let scan = Scan {
+        parts,
+        sink,
+        gathered: Mutex::default(),
+        flushing: Mutex::default(),
+        now,
+    };
+    let root_entry = parts.tree.root_entry()?;
+    let directory = scan.directory(&RepoPath::ROOT, parts.previous)?;
+    scan.flush(true)?;
+    let gathered = scan.gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if gathered.problem_count > 0 {
+        return Err(StoreError::Unpublishable {
+            count: gathered.problem_count,
+            problems: gathered.problems,
+        });
+    }
+    let Directory { node, files, bytes } = directory;
+    let root = Root {
+        node,
+        mode: root_entry.mode,
+        mtime: clamp_mtime(root_entry.stamp.mtime),
+        files,
+        bytes,
+    };
+    Ok(Scanned {
+        root,
+        counts: gathered.counts,
+        skipped: gathered.skipped,
+    })
+}
+
+struct Scan<'a> {
+    parts: &'a ScanParts<'a>,
+    sink: &'a dyn ScanSink,
+    gathered: Mutex<Gathered>,
+    /// Held while a batch is handed on: batches become durable in the order in which they were gathered.
+    flushing: Mutex<()>,
+    now: i64,
+}
+
+/// An entry, with the stamp to remember it by.
+type Seen = Option<(Entry, FileStamp)>;
+
+impl Scan<'_> {
+    // Every change under the lock is complete in itself.
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn problem(&self, path: &str, reason: impl std::fmt::Display) -> Seen {
+        let mut gathered = self.gathered();
+        gathered.problem_count += 1;
+        if gathered.problems.len() < PROBLEMS_MAX {
+            gathered.problems.push(format!("{path}: {reason}"));
+        }
+        None
+    }
+
+    fn skip(&self, path: String, reason: &'static str) -> Seen {
+        tracing::warn!(path, "left out of the snapshot: {reason}");
+        self.gathered().skipped.push((path, reason));
+        None
+    }
+
+    fn directory(&self, path: &RepoPath, previous: Option<Directory>) -> Result<Directory> {
+        let listed = self.parts.tree.list(path)?;
+        self.sink
+            .listed(listed.iter().filter(|entry| entry.kind == RawKind::File).count() as u64);
+        let page = self.parts.book.page(path)?;
+        let known = self.known(page.as_ref(), previous)?;
+        let seen: Vec<Seen> = listed
+            .into_par_iter()
+            .map(|raw| self.entry(path, raw, &known))
+            .collect::<Result<_>>()?;
+        let (entries, stamps): (Vec<Entry>, Vec<FileStamp>) = seen.into_iter().flatten().unzip();
+        let mut nodes = Vec::new();
+        let directory =
+            build_directory(&entries, &mut |node| nodes.push(node)).map_err(|error| StoreError::Unpublishable {
+                count: 1,
+                problems: vec![format!("{path}: {error}")],
+            })?;
+        let is_new = previous.is_none_or(|previous| previous.node != directory.node);
+        let page = book::Page::new(path, directory.node, stamps).replacing(page.as_ref());
+        self.finished(&entries, if is_new { nodes } else { Vec::new() }, page)?;
+        Ok(directory)
+    }
+
+    fn finished(&self, entries: &[Entry], nodes: Vec<CatalogNode>, page: Option<book::Page>) -> Result<()> {
+        {
+            let mut gathered = self.gathered();
+            gathered.counts.directories += 1;
+            for entry in entries {
+                match entry.meta.kind {
+                    Kind::File(_) => gathered.counts.files += 1,
+                    Kind::Symlink(_) => gathered.counts.symlinks += 1,
+                    Kind::Directory(_) => {}
+                }
+            }
+            gathered.node_bytes += nodes.iter().map(|node| node.bytes().len()).sum::<usize>();
+            gathered.nodes.extend(nodes);
+            gathered.stamps.extend(page);
+        }
+        self.flush(false)
+    }
+
+    /// Hands on what was gathered, if it is much. Content, digests, nodes, then stamps: what a later one names is
+    /// durable, so a scan that was cut off can be taken up by the next one.
+    fn flush(&self, all: bool) -> Result<()> {
+        let is_much = |gathered: &Gathered| gathered.node_bytes + gathered.digests.len() * 512 >= BATCH_BYTES;
+        if !all && !is_much(&self.gathered()) {
+            return Ok(());
+        }
+        let _order = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (nodes, digests, stamps) = {
+            let mut gathered = self.gathered();
+            if !all && !is_much(&gathered) {
+                return Ok(());
+            }
+            gathered.node_bytes = 0;
+            (
+                std::mem::take(&mut gathered.nodes),
+                std::mem::take(&mut gathered.digests),
+                std::mem::take(&mut gathered.stamps),
+            )
+        };
+        if !digests.is_empty() {
+            self.parts.objects.sync()?;
+            self.sink.digests(digests)?;
+        }
+        self.parts.pieces.commit()?;
+        self.sink.nodes(nodes)?;
+        self.parts.book.put(stamps)
+    }
+
+    /// The files of a directory as the last scan saw them.
+    fn known(&self, page: Option<&book::Page>, previous: Option<Directory>) -> Result<Known> {
+        let Some(page) = page else { return Ok(Known::default()) };
+        // A page of another tree than the last snapshot's (a scan that was cut off) is good, but then nobody
+        // promises that retention has kept its objects: they are looked up.
+        let trusted = previous.is_some_and(|previous| previous.node == page.node);
+        let directory = Directory {
+            node: page.node,
+            files: 0,
+            bytes: 0,
+        };
+        let root = Meta {
+            mode: 0,
+            mtime: 0,
+            kind: Kind::Directory(directory),
+        };
+        let catalog = Catalog::new(self.parts.nodes, root);
+        let mut entries = HashMap::new();
+        for (entry, stamp) in catalog.list(&directory, None).zip(&page.stamps) {
+            // Nodes that are gone or damaged cost a new look at the files, nothing else.
+            let Ok(entry) = entry else { return Ok(Known::default()) };
+            entries.insert(entry.name, (entry.meta, *stamp));
+        }
+        Ok(Known { trusted, entries })
+    }
+
+    fn entry(&self, dir: &RepoPath, raw: RawEntry, known: &Known) -> Result<Seen> {
+        let shown = format!(
+            "{dir}{}{}",
+            if dir.is_root() { "" } else { "/" },
+            raw.name.escape_ascii()
+        );
+        let name = match Name::new(&raw.name) {
+            Ok(name) => name,
+            Err(error) => return Ok(self.problem(&shown, error)),
+        };
+        let path = match dir.join(&name) {
+            Ok(path) => path,
+            Err(error) => return Ok(self.problem(&shown, error)),
+        };
+        if !MTIME_RANGE.contains(&raw.stamp.mtime) {
+            return Ok(self.problem(&shown, "its modification time is out of range"));
+        }
+        let kind = match raw.kind {
+            RawKind::Special => return Ok(self.skip(shown, "not a file, directory or symlink")),
+            RawKind::Symlink(target) => match check_target(&target) {
+                Ok(target) => Kind::Symlink(target.into()),
+                Err(error) => return Ok(self.problem(&shown, format_args!("its target has {error}"))),
+            },
+            RawKind::Dir => {
+                let previous = known
+                    .entries
+                    .get(&name)
+                    .and_then(|(meta, _)| meta.as_directory().copied());
+                match self.directory(&path, previous.filter(|_| known.trusted)) {
+                    Ok(directory) => Kind::Directory(directory),
+                    Err(error) if error.is_not_found() => return Ok(self.skip(shown, "it vanished during the scan")),
+                    Err(error) if concerns_source(&error) => return Ok(self.problem(&shown, with_cause(&error))),
+                    Err(error) => return Err(error),
+                }
+            }
+            RawKind::File => return self.file(&path, name, shown, &raw, known),
+        };
+        let meta = Meta {
+            mode: raw.mode,
+            mtime: raw.stamp.mtime,
+            kind,
+        };
+        Ok(Some((Entry { name, meta }, raw.stamp)))
+    }
+
+    fn file(&self, path: &RepoPath, name: Name, shown: String, raw: &RawEntry, known: &Known) -> Result<Seen> {
+        let link_group = (raw.nlink > 1).then(|| link_group(raw.stamp.ino));
+        let entry = |stamp: FileStamp, object, first_piece| {
+            let file = FileMeta {
+                size: stamp.size,
+                object,
+                first_piece,
+                link_group,
+            };
+            let meta = Meta {
+                mode: raw.mode,
+                mtime: stamp.mtime,
+                kind: Kind::File(file),
+            };
+            Some((
+                Entry {
+                    name: name.clone(),
+                    meta,
+                },
+                stamp,
+            ))
+        };
+        if let Some((meta, stamp)) = known.entries.get(&name)
+            && let Some(file) = meta.as_file()
+            && *stamp == raw.stamp
+            && (known.trusted || self.parts.objects.contains(&file.object, file.size)?)
+        {
+            return Ok(entry(raw.stamp, file.object, file.first_piece));
+        }
+        if raw.nlink > 1 {
+            let linked = self.gathered().linked.get(&raw.stamp).copied();
+            if let Some(object) = linked {
+                let stamp = self.settled(raw.stamp);
+                return Ok(entry(stamp, object, self.parts.pieces.assign(&object, stamp.size)?));
+            }
+        }
+        match self.import(path) {
+            Ok((object, stamp)) => {
+                let first_piece = self.parts.pieces.assign(&object, stamp.size)?;
+                if raw.nlink > 1 {
+                    self.gathered().linked.insert(raw.stamp, object);
+                }
+                Ok(entry(self.settled(stamp), object, first_piece))
+            }
+            Err(error) if error.is_not_found() => Ok(self.skip(shown, "it vanished during the scan")),
+            Err(error) if concerns_source(&error) => Ok(self.problem(&shown, with_cause(&error))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads and keeps one file; again if it changed meanwhile.
+    fn import(&self, path: &RepoPath) -> Result<(ObjectId, FileStamp)> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut source = self.parts.tree.open_file(path)?;
+            let piece_bytes = self.parts.pieces.piece_bytes();
+            let imported = self
+                .parts
+                .objects
+                .import(&mut source, piece_bytes, self.parts.import, &mut |bytes| {
+                    self.sink.read(bytes);
+                });
+            match imported {
+                Ok(imported) => {
+                    let object = imported.digest.object();
+                    self.sink.imported();
+                    let mut gathered = self.gathered();
+                    gathered.counts.read_files += 1;
+                    gathered.counts.read_bytes += imported.digest.size();
+                    gathered.digests.push(imported.digest);
+                    return Ok((object, imported.stamp));
+                }
+                Err(StoreError::SourceChanged { .. }) if tries < READ_TRIES_MAX => {
+                    tracing::info!(%path, "changed while it was read; reading it again");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A stamp that can be relied on, or one that no file will ever have.
+    fn settled(&self, stamp: FileStamp) -> FileStamp {
+        let newest = stamp.mtime.max(stamp.ctime);
+        if newest > self.now - RACY_SECONDS {
+            FileStamp { ino: 0, ..stamp }
+        } else {
+            stamp
+        }
+    }
+}
+
+/// What the last scan saw in one directory.
+#[derive(Default)]
+struct Known {
+    /// It is what the last snapshot has there.
+    trusted: bool,
+    entries: HashMap<Name, (Meta, FileStamp)>,
+}
+
+/// Errors of one source file, which are listed together, as opposed to errors of our own disk.
+fn concerns_source(error: &StoreError) -> bool {
+    match error {
+        StoreError::SourceChanged { .. } | StoreError::OutsideRoot { .. } => true,
+        StoreError::Io { op, .. } => matches!(*op, "open" | "open directory" | "list" | "read" | "stat" | "read link"),
+        _ => false,
+    }
+}
+
+fn with_cause(error: &StoreError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// The root's own time is nobody's content: one that does not fit is shown as the nearest that does.
+fn clamp_mtime(mtime: i64) -> i64 {
+    mtime.clamp(*MTIME_RANGE.start(), *MTIME_RANGE.end())
+}
+
+/// Names of one inode share a group. The inode's number is stable from scan to scan, so unchanged directories keep
+/// their nodes; it is hashed because it is nobody's business.
+fn link_group(ino: u64) -> u64 {
+    let hash = blake3::derive_key("InstantMirror 2026 hard link group", &ino.to_le_bytes());
+    hash.first_chunk().map_or(0, |low| u64::from_le_bytes(*low))
+}

@@ -1,0 +1,283 @@
+//! Reading a source tree that others may change at any moment.
+//!
+//! Every path is opened from the root's descriptor with `openat2` and `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS |
+//! RESOLVE_NO_MAGICLINKS`: it never follows a symbolic link and never leaves the root, whatever is renamed or swapped
+//! meanwhile. It never writes and never blocks on a fifo or device.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use instantmirror_core::RepoPath;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
+use rustix::io::Errno;
+
+use crate::error::{Result, StoreError};
+
+/// What a name in a source tree stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RawKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link, with its target's bytes.
+    Symlink(Vec<u8>),
+    /// A fifo, socket or device: never opened.
+    Special,
+}
+
+/// What `stat` says about a file; two equal values mean that the content can be taken as unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileStamp {
+    /// Length in bytes.
+    pub size: u64,
+    /// Last change of the content: seconds since 1970.
+    pub mtime: i64,
+    /// Nanoseconds of `mtime`.
+    pub mtime_ns: u32,
+    /// Last change of content or attributes: seconds since 1970.
+    pub ctime: i64,
+    /// Nanoseconds of `ctime`.
+    pub ctime_ns: u32,
+    /// Inode number.
+    pub ino: u64,
+    /// Device, major number in the upper half.
+    pub dev: u64,
+}
+
+/// One name of a directory, as the file system has it. The name may be anything; who publishes it validates it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawEntry {
+    /// The name's bytes.
+    pub name: Vec<u8>,
+    /// What it is.
+    pub kind: RawKind,
+    /// Size, times and identity.
+    pub stamp: FileStamp,
+    /// Permission bits, without the file type.
+    pub mode: u16,
+    /// Number of hard links.
+    pub nlink: u32,
+}
+
+/// A directory tree to publish.
+#[derive(Debug)]
+pub struct SourceTree {
+    root: PathBuf,
+    root_fd: OwnedFd,
+}
+
+/// An open regular file of a [`SourceTree`], with its stamp at the time of opening.
+#[derive(Debug)]
+pub struct SourceFile {
+    path: PathBuf,
+    file: File,
+    stamp: FileStamp,
+}
+
+impl SourceTree {
+    /// Opens the root directory; the root itself may be reached through links.
+    pub fn open(root: impl AsRef<Path>) -> Result<Self> {
+        let root = root.as_ref().to_path_buf();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root_fd =
+            rustix::fs::open(&root, flags, Mode::empty()).map_err(|e| StoreError::io("open directory", &root, e))?;
+        Ok(Self { root, root_fd })
+    }
+
+    /// The root as it was given.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The root directory's own attributes; its name is empty.
+    pub fn root_entry(&self) -> Result<RawEntry> {
+        let stat = rustix::fs::statx(&self.root_fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+            .map_err(|e| StoreError::io("stat", &self.root, e))?;
+        Ok(entry_of(Vec::new(), RawKind::Dir, &stat))
+    }
+
+    /// All names in a directory, sorted by their bytes. A name that vanishes meanwhile is left out.
+    ///
+    /// Errors name the path; [`StoreError::OutsideRoot`] if a component of it is (or has become) a symbolic link.
+    pub fn list(&self, dir: &RepoPath) -> Result<Vec<RawEntry>> {
+        let path = self.full(dir);
+        let fd = self.open_beneath("open directory", dir, OFlags::DIRECTORY)?;
+        let fail = |error: Errno| StoreError::io("list", &path, error);
+        let mut entries = Vec::new();
+        for item in rustix::fs::Dir::read_from(&fd).map_err(fail)? {
+            let item = item.map_err(fail)?;
+            let name = item.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            if let Some(entry) = self.stat_entry(&fd, &path, name)? {
+                entries.push(entry);
+            }
+        }
+        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    /// Opens a regular file for reading.
+    ///
+    /// Errors name the path; [`StoreError::OutsideRoot`] if a component of it is (or has become) a symbolic link,
+    /// [`StoreError::SourceChanged`] if it is no regular file (any more).
+    pub fn open_file(&self, path: &RepoPath) -> Result<SourceFile> {
+        // A fifo that was swapped in must not block us.
+        let file = File::from(self.open_beneath("open", path, OFlags::NONBLOCK)?);
+        let path = self.full(path);
+        let stat = stat_fd(&file, &path)?;
+        if file_type(&stat) != FileType::RegularFile {
+            return Err(StoreError::SourceChanged {
+                path,
+                what: "it is not a regular file".to_owned(),
+            });
+        }
+        Ok(SourceFile {
+            stamp: stamp_of(&stat),
+            file,
+            path,
+        })
+    }
+
+    fn open_beneath(&self, op: &'static str, path: &RepoPath, flags: OFlags) -> Result<OwnedFd> {
+        let relative = if path.is_root() { "." } else { path.as_str() };
+        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        rustix::io::retry_on_intr(|| rustix::fs::openat2(&self.root_fd, relative, flags, Mode::empty(), resolve))
+            .map_err(|error| match error {
+                Errno::LOOP | Errno::XDEV => StoreError::OutsideRoot {
+                    path: self.full(path),
+                    root: self.root.clone(),
+                    why: "a symbolic link is in the way",
+                },
+                error => StoreError::io(op, &self.full(path), error),
+            })
+    }
+
+    fn stat_entry(&self, dir: &OwnedFd, dir_path: &Path, name: &[u8]) -> Result<Option<RawEntry>> {
+        let name_os = OsStr::from_bytes(name);
+        let fail = |op, error: Errno| StoreError::io(op, &dir_path.join(name_os), error);
+        let stat = match rustix::fs::statx(dir, name_os, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS) {
+            Err(Errno::NOENT) => return Ok(None),
+            stat => stat.map_err(|e| fail("stat", e))?,
+        };
+        let kind = match file_type(&stat) {
+            FileType::RegularFile => RawKind::File,
+            FileType::Directory => RawKind::Dir,
+            FileType::Symlink => match rustix::fs::readlinkat(dir, name_os, Vec::new()) {
+                // Gone, or something else by now: what was listed is not there any more.
+                Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
+                target => RawKind::Symlink(target.map_err(|e| fail("read link", e))?.into_bytes()),
+            },
+            _ => RawKind::Special,
+        };
+        Ok(Some(entry_of(name.to_vec(), kind, &stat)))
+    }
+
+    fn full(&self, path: &RepoPath) -> PathBuf {
+        if path.is_root() {
+            self.root.clone()
+        } else {
+            self.root.join(path.as_str())
+        }
+    }
+}
+
+impl SourceFile {
+    /// The stamp at the time of opening.
+    pub fn stamp(&self) -> FileStamp {
+        self.stamp
+    }
+
+    /// The full path, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file, for reflinks and maps.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// As [`check_unchanged`](Self::check_unchanged), but a changed ctime is no change: it moves when a link is made.
+    /// Returns the stamp as it is now.
+    pub fn check_content_unchanged(&self) -> Result<FileStamp> {
+        let now = stamp_of(&stat_fd(&self.file, &self.path)?);
+        let before = FileStamp {
+            ctime: now.ctime,
+            ctime_ns: now.ctime_ns,
+            ..self.stamp
+        };
+        if now == before {
+            Ok(now)
+        } else {
+            Err(self.changed(&now))
+        }
+    }
+
+    /// Fails with [`StoreError::SourceChanged`] if the file is not what it was when it was opened. Content that was
+    /// read before an `Ok` is consistent, as far as the file system keeps its times.
+    pub fn check_unchanged(&self) -> Result<()> {
+        let now = stamp_of(&stat_fd(&self.file, &self.path)?);
+        if now == self.stamp {
+            Ok(())
+        } else {
+            Err(self.changed(&now))
+        }
+    }
+
+    fn changed(&self, now: &FileStamp) -> StoreError {
+        let what = if now.size == self.stamp.size {
+            "its time stamps differ".to_owned()
+        } else {
+            format!("it had {} bytes and has {} now", self.stamp.size, now.size)
+        };
+        StoreError::SourceChanged {
+            path: self.path.clone(),
+            what,
+        }
+    }
+}
+
+impl Read for SourceFile {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buf)
+    }
+}
+
+fn stat_fd(file: impl AsFd, path: &Path) -> Result<Statx> {
+    rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+        .map_err(|e| StoreError::io("stat", path, e))
+}
+
+fn file_type(stat: &Statx) -> FileType {
+    FileType::from_raw_mode(u32::from(stat.stx_mode))
+}
+
+fn stamp_of(stat: &Statx) -> FileStamp {
+    FileStamp {
+        size: stat.stx_size,
+        mtime: stat.stx_mtime.tv_sec,
+        mtime_ns: stat.stx_mtime.tv_nsec,
+        ctime: stat.stx_ctime.tv_sec,
+        ctime_ns: stat.stx_ctime.tv_nsec,
+        ino: stat.stx_ino,
+        dev: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor),
+    }
+}
+
+fn entry_of(name: Vec<u8>, kind: RawKind, stat: &Statx) -> RawEntry {
+    RawEntry {
+        name,
+        kind,
+        stamp: stamp_of(stat),
+        mode: stat.stx_mode & 0o7777,
+        nlink: stat.stx_nlink,
+    }
+}

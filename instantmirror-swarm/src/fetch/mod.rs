@@ -1,0 +1,177 @@
+//! The fetch engine: one fill per object, however many read it; every byte verified before anyone sees it.
+//!
+//! What is fetched when is decided by core's [`Scheduler`], which bytes of an object by core's
+//! [`FillPlan`](instantmirror_core::fill::FillPlan). The engine starts the transfers, hands what arrives to
+//! the cache (which verifies it) and wakes readers. It never trusts a source and never holds more of an
+//! object in memory than the part that is arriving.
+
+mod fill;
+mod flight;
+mod queue;
+mod reader;
+mod stats;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use instantmirror_core::entry::FileMeta;
+use instantmirror_core::reader::{EmptyReader, HandleReader};
+use instantmirror_core::traits::{
+    Class, FetchError, ObjectCache, ObjectReader, ObjectSource, PeerTransport, ReadIntent, Scheduler, TransportError,
+};
+use instantmirror_core::{ObjectId, RepoName};
+
+use fill::Fill;
+use queue::Queue;
+use reader::FillReader;
+pub use stats::{FetchStats, Transfer};
+
+/// Brings objects from [`PeerTransport`]s into an [`ObjectCache`] and to readers. Cheap to clone. Must be
+/// used inside a tokio runtime; dropping the last clone stops nothing that a reader still waits for.
+#[derive(Debug, Clone)]
+pub struct FetchEngine(Arc<Engine>);
+
+#[derive(Debug)]
+struct Engine {
+    cache: Arc<dyn ObjectCache>,
+    sources: BTreeMap<RepoName, Vec<Arc<dyn PeerTransport>>>,
+    queue: Queue,
+    fills: Mutex<HashMap<ObjectId, Arc<Fill>>>,
+    stats: stats::Counters,
+}
+
+/// A panic while a lock is held leaves plain data that is still whole: carry on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl FetchEngine {
+    /// An engine that fetches each repository from its sources, tried in order.
+    pub fn new(
+        cache: Arc<dyn ObjectCache>,
+        sources: BTreeMap<RepoName, Vec<Arc<dyn PeerTransport>>>,
+        scheduler: Box<dyn Scheduler>,
+    ) -> Self {
+        let (queue, fills, stats) = (Queue::new(scheduler), Mutex::default(), stats::Counters::default());
+        Self(Arc::new(Engine {
+            cache,
+            sources,
+            queue,
+            fills,
+            stats,
+        }))
+    }
+
+    /// What has been done since the start.
+    #[must_use]
+    pub fn stats(&self) -> FetchStats {
+        self.0.stats.snapshot(&self.0.queue)
+    }
+
+    /// The objects being fetched now.
+    #[must_use]
+    pub fn transfers(&self) -> Vec<Transfer> {
+        lock(&self.0.fills).values().map(|fill| fill.transfer()).collect()
+    }
+
+    /// The cache behind it.
+    #[must_use]
+    pub fn cache(&self) -> &Arc<dyn ObjectCache> {
+        &self.0.cache
+    }
+}
+
+#[async_trait]
+impl ObjectSource for FetchEngine {
+    async fn open(
+        &self,
+        repository: &RepoName,
+        file: &FileMeta,
+        intent: ReadIntent,
+    ) -> Result<Arc<dyn ObjectReader>, FetchError> {
+        if file.size == 0 {
+            return Ok(Arc::new(EmptyReader));
+        }
+        let engine = &self.0;
+        // A fill in progress goes first: its readers share one handle and see bytes as they come.
+        if let Some(reader) = engine.join(file, &intent) {
+            return Ok(Arc::new(reader));
+        }
+        match engine.cache.open(&file.object).await {
+            Ok(Some(handle)) if handle.size() == file.size && handle.present().contains(intent.range.clone()) => {
+                engine.stats.hit();
+                return Ok(Arc::new(HandleReader::new(handle)));
+            }
+            Ok(_) => {}
+            // The cache has put it aside and said so: it is fetched again.
+            Err(instantmirror_core::CacheError::Damaged { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        engine.stats.miss();
+        Ok(Arc::new(engine.start_or_join(repository, file, &intent)?))
+    }
+}
+
+impl Engine {
+    /// Attaches a reader to the fill of this object, if there is one.
+    fn join(&self, file: &FileMeta, intent: &ReadIntent) -> Option<FillReader> {
+        let fills = lock(&self.fills);
+        // Attaching under the lock: a fill leaves the table under it, and only without readers.
+        fills
+            .get(&file.object)
+            .filter(|fill| fill.accepts_readers())
+            .map(|fill| FillReader::attach(fill, intent))
+    }
+
+    fn start_or_join(
+        self: &Arc<Self>,
+        repository: &RepoName,
+        file: &FileMeta,
+        intent: &ReadIntent,
+    ) -> Result<FillReader, FetchError> {
+        let sources = self.sources.get(repository).filter(|sources| !sources.is_empty());
+        let Some(sources) = sources.cloned() else {
+            let source = TransportError::NotFound {
+                from: "no source".to_owned(),
+                what: format!("'{repository}'"),
+            };
+            let source = Arc::new(source);
+            return Err(FetchError::Unavailable {
+                object: file.object,
+                repository: repository.clone(),
+                source,
+            });
+        };
+        let mut fills = lock(&self.fills);
+        if let Some(fill) = fills.get(&file.object).filter(|fill| fill.accepts_readers()) {
+            return Ok(FillReader::attach(fill, intent));
+        }
+        let fill = Arc::new(Fill::new(repository.clone(), file.object, file.size, Class::Demand));
+        let reader = FillReader::attach(&fill, intent);
+        fills.insert(file.object, Arc::clone(&fill));
+        tokio::spawn(fill::run(Arc::clone(self), fill, sources));
+        Ok(reader)
+    }
+
+    /// Takes a fill that has nothing to do and no reader out of the table. Returns whether it did.
+    fn retire(&self, fill: &Arc<Fill>) -> bool {
+        let mut fills = lock(&self.fills);
+        let retired = fill.close_if_unused();
+        if retired {
+            Self::forget(&mut fills, fill);
+        }
+        retired
+    }
+
+    /// Takes a fill that has ended out of the table: later readers begin anew.
+    fn remove(&self, fill: &Arc<Fill>) {
+        Self::forget(&mut lock(&self.fills), fill);
+    }
+
+    fn forget(fills: &mut HashMap<ObjectId, Arc<Fill>>, fill: &Arc<Fill>) {
+        if fills.get(&fill.object).is_some_and(|held| Arc::ptr_eq(held, fill)) {
+            fills.remove(&fill.object);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What the engine counts, for status pages and metrics.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use instantmirror_core::traits::{Class, QueueStatus};
+use instantmirror_core::{ObjectId, RepoName};
+
+use super::lock;
+use super::queue::Queue;
+
+/// Counts since the engine was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FetchStats {
+    /// Opens that found all they wanted in the cache.
+    pub hits: u64,
+    /// Opens that had to fetch or join a fetch.
+    pub misses: u64,
+    /// Objects fetched whole.
+    pub objects: u64,
+    /// Bytes received and verified, by source.
+    pub bytes: BTreeMap<String, u64>,
+    /// Transfers that broke off or were refused, by source.
+    pub failures: BTreeMap<String, u64>,
+    /// Groups received that did not match their object, by source.
+    pub corrupt: BTreeMap<String, u64>,
+    /// What waits and runs, by class, most urgent first.
+    pub queue: Vec<(Class, QueueStatus)>,
+}
+
+/// One object being fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transfer {
+    /// The repository it belongs to.
+    pub repository: RepoName,
+    /// The object.
+    pub object: ObjectId,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Bytes of it that are here.
+    pub present: u64,
+    /// Readers that are attached.
+    pub readers: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    objects: AtomicU64,
+    by_source: Mutex<BTreeMap<String, SourceCounts>>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct SourceCounts {
+    bytes: u64,
+    failures: u64,
+    corrupt: u64,
+}
+
+impl Counters {
+    pub(super) fn hit(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn miss(&self) {
+        self.misses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn object(&self) {
+        self.objects.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn source(&self, label: &str, count: impl FnOnce(&mut SourceCounts)) {
+        let mut by_source = lock(&self.by_source);
+        if !by_source.contains_key(label) {
+            by_source.insert(label.to_owned(), SourceCounts::default());
+        }
+        if let Some(counts) = by_source.get_mut(label) {
+            count(counts);
+        }
+    }
+
+    pub(super) fn received(&self, label: &str, bytes: u64) {
+        self.source(label, |counts| counts.bytes += bytes);
+    }
+
+    pub(super) fn failed(&self, label: &str) {
+        self.source(label, |counts| counts.failures += 1);
+    }
+
+    pub(super) fn corrupt(&self, label: &str) {
+        self.source(label, |counts| counts.corrupt += 1);
+    }
+
+    pub(super) fn snapshot(&self, queue: &Queue) -> FetchStats {
+        let by_source = lock(&self.by_source).clone();
+        let pick = |part: fn(&SourceCounts) -> u64| {
+            by_source
+                .iter()
+                .map(|(label, counts)| (label.clone(), part(counts)))
+                .collect()
+        };
+        FetchStats {
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+            objects: self.objects.load(Ordering::Relaxed),
+            bytes: pick(|counts| counts.bytes),
+            failures: pick(|counts| counts.failures),
+            corrupt: pick(|counts| counts.corrupt),
+            queue: Class::ALL
+                .into_iter()
+                .map(|class| (class, queue.status(class)))
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! Keeping up with a master: head by long poll, catalogs by delta, each checked fully, then persisted,
+//! then shown. A snapshot that is not whole is never shown, and one that is shown stays until its
+//! successor is whole.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use instantmirror_core::catalog::frame::FrameDecoder;
+use instantmirror_core::catalog::{CatalogError, CatalogNode, check_closure};
+use instantmirror_core::head::{LiveSnapshot, Succession};
+use instantmirror_core::traits::{SnapshotStore, StoreError, TransportError, Upstream};
+use instantmirror_core::view::RepositoryState;
+use instantmirror_core::{
+    Clock, Directory, HeadError, Kind, NodeId, PublicKey, RecordError, RepoName, SignedHead, Snapshot, SnapshotId,
+    Timestamp,
+};
+use tokio::sync::watch;
+
+/// First pause after a failure; doubles up to [`RETRY_PAUSE_MAX`].
+pub const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause between tries.
+pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Catalog bytes that are stored at a time.
+const STORE_BATCH_BYTES: usize = 4 << 20;
+
+/// Why a master could not be followed. What is shown stays as it is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FollowError {
+    /// The master cannot be reached or does not answer as it should.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// It sent a head that must not be believed.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// It sent a snapshot record that must not be believed.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// It sent catalog nodes that must not be believed.
+    #[error("catalog of snapshot {snapshot}: {source}")]
+    Catalog {
+        /// The snapshot being fetched.
+        snapshot: SnapshotId,
+        /// What is wrong.
+        source: CatalogError,
+    },
+    /// Our own store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// How the following goes, for status pages.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FollowStatus {
+    /// The master asked last.
+    pub upstream: String,
+    /// When a master last gave a valid answer.
+    pub last_contact: Option<Timestamp>,
+    /// What went wrong since, if anything.
+    pub last_error: Option<String>,
+    /// The snapshot whose catalog is being fetched.
+    pub syncing: Option<SnapshotId>,
+    /// Catalog bytes received since the start (uncompressed).
+    pub catalog_bytes: u64,
+    /// Heads, records and catalogs that were refused since the start.
+    pub refused: u64,
+}
+
+/// Follows one repository. [`run`](Self::run) does the work; the rest may be called from anywhere.
+#[derive(Debug)]
+pub struct Follower {
+    repository: RepoName,
+    upstreams: Vec<Arc<dyn Upstream>>,
+    store: Arc<dyn SnapshotStore>,
+    trusted: Vec<PublicKey>,
+    clock: Arc<dyn Clock>,
+    state: watch::Sender<Arc<RepositoryState>>,
+    status: Mutex<FollowStatus>,
+}
+
+impl Follower {
+    /// Takes up what the store holds: the last head and every snapshot that is whole. Asks nobody.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read, or holds a head that no key of `trusted` has signed.
+    pub async fn open(
+        repository: RepoName,
+        upstreams: Vec<Arc<dyn Upstream>>,
+        store: Arc<dyn SnapshotStore>,
+        trusted: Vec<PublicKey>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        let mut state = RepositoryState::empty(repository.clone());
+        if let Some(head) = store.head(&repository, &trusted).await? {
+            let head = Arc::new(head);
+            for live in head.head().snapshots.iter().filter(|live| live.state.is_released()) {
+                if let Some(snapshot) = store.snapshot(&repository, live.id).await? {
+                    state.snapshots.insert(live.id, Arc::new(snapshot));
+                }
+            }
+            state.current = newest_whole(&head, &state.snapshots);
+            state.head = Some(head);
+        }
+        let state = watch::Sender::new(Arc::new(state));
+        Ok(Self {
+            repository,
+            upstreams,
+            store,
+            trusted,
+            clock,
+            state,
+            status: Mutex::default(),
+        })
+    }
+
+    /// What may be shown now.
+    #[must_use]
+    pub fn state(&self) -> Arc<RepositoryState> {
+        self.state.borrow().clone()
+    }
+
+    /// Told of every change of [`state`](Self::state).
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<RepositoryState>> {
+        self.state.subscribe()
+    }
+
+    /// How it goes.
+    #[must_use]
+    pub fn status(&self) -> FollowStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, change: impl FnOnce(&mut FollowStatus)) {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Follows for ever: asks the masters in turn, moves on to the next after a failure, and pauses
+    /// longer the longer nobody gives a valid answer. Drop the future to stop; nothing is half done then.
+    pub async fn run(&self) {
+        let (mut pause, mut turn, mut complained) = (RETRY_PAUSE, 0, String::new());
+        loop {
+            let Some(upstream) = self.upstreams.get(turn % self.upstreams.len().max(1)) else {
+                return;
+            };
+            self.note(|status| upstream.label().clone_into(&mut status.upstream));
+            match self.poll(upstream.as_ref()).await {
+                Ok(_) => {
+                    if !complained.is_empty() {
+                        tracing::info!(repository = %self.repository, master = upstream.label(), "reached again");
+                    }
+                    pause = RETRY_PAUSE;
+                    complained.clear();
+                    let now = self.clock.now();
+                    self.note(|status| {
+                        status.last_contact = Some(now);
+                        status.last_error = None;
+                    });
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if text != complained {
+                        self.complain(upstream.label(), &error);
+                        complained.clone_from(&text);
+                    }
+                    self.note(|status| status.last_error = Some(text));
+                    turn += 1;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    fn complain(&self, master: &str, error: &FollowError) {
+        let age = self.state().head.as_ref().map_or_else(
+            || "no head was ever seen".to_owned(),
+            |head| format!("the head held is of {}", head.head().issued),
+        );
+        if matches!(error, FollowError::Transport(_)) {
+            tracing::warn!(repository = %self.repository, master, "{error}; {age}; what is here is served on");
+        } else {
+            self.note(|status| status.refused += 1);
+            tracing::error!(repository = %self.repository, master, "REFUSED: {error}; {age}; it stays in force");
+        }
+    }
+
+    /// One round with one master: waits for a newer head (or takes any, if none is held), and makes its
+    /// released snapshots whole here. Returns whether anything changed.
+    ///
+    /// # Errors
+    /// [`FollowError`]; the head held so far stays in force unless the new one was valid.
+    pub async fn poll(&self, upstream: &dyn Upstream) -> Result<bool, FollowError> {
+        let held = self.state().head.clone();
+        // A snapshot that could not be made whole is tried again before anything is waited for.
+        let whole = held.as_ref().is_some_and(|head| self.missing(head).is_empty());
+        let after = held.as_ref().filter(|_| whole).map(|head| head.head().sequence);
+        let Some(bytes) = upstream.head(&self.repository, after).await? else {
+            return Ok(false);
+        };
+        let head = SignedHead::verify(bytes, &self.repository, &self.trusted)?;
+        match head.succeeds(held.as_deref(), self.clock.now())? {
+            Succession::Same if whole => {
+                // The other side did not wait: do not ask in a tight loop.
+                tokio::time::sleep(RETRY_PAUSE).await;
+                return Ok(false);
+            }
+            Succession::Same => {}
+            Succession::Newer => self.store.put_head(&head).await?,
+        }
+        self.catch_up(Arc::new(head), upstream).await?;
+        Ok(true)
+    }
+
+    /// Released snapshots of a head that are not whole here, `current` first, then the newest.
+    fn missing(&self, head: &SignedHead) -> Vec<LiveSnapshot> {
+        let state = self.state();
+        let current = head.head().current;
+        let live = head.head().snapshots.iter().rev();
+        let mut missing: Vec<_> = live
+            .filter(|live| live.state.is_released() && !state.snapshots.contains_key(&live.id))
+            .cloned()
+            .collect();
+        missing.sort_by_key(|live| Some(live.id) != current);
+        missing
+    }
+
+    async fn catch_up(&self, head: Arc<SignedHead>, upstream: &dyn Upstream) -> Result<(), FollowError> {
+        self.show(&head, None);
+        for live in self.missing(&head) {
+            self.note(|status| status.syncing = Some(live.id));
+            let result = self.bring(&live, upstream).await;
+            self.note(|status| status.syncing = None);
+            let snapshot = result?;
+            let (files, bytes) = (snapshot.root.files, snapshot.root.bytes);
+            self.show(&head, Some(Arc::new(snapshot)));
+            tracing::info!(repository = %self.repository, snapshot = %live.id, files, bytes, "snapshot is whole here");
+        }
+        self.drop_expired(&head).await
+    }
+
+    /// Makes a head, and a snapshot that has become whole, visible.
+    fn show(&self, head: &Arc<SignedHead>, snapshot: Option<Arc<Snapshot>>) {
+        self.state.send_modify(|state| {
+            let mut next = RepositoryState::clone(state);
+            if let Some(snapshot) = snapshot {
+                next.snapshots.insert(snapshot.id, snapshot);
+            }
+            let newest = newest_whole(head, &next.snapshots);
+            let whole = |id: &SnapshotId| next.snapshots.contains_key(id);
+            // Until its successor is whole, what was current stays so, even if the master has dropped it.
+            next.current = head
+                .head()
+                .current
+                .filter(whole)
+                .or(next.current.filter(whole))
+                .or(newest);
+            let current = next.current;
+            next.snapshots
+                .retain(|id, _| Some(*id) == current || is_released(head, id));
+            next.head = Some(Arc::clone(head));
+            *state = Arc::new(next);
+        });
+    }
+
+    /// Forgets snapshots that the master has dropped, once they are not shown any more.
+    async fn drop_expired(&self, head: &SignedHead) -> Result<(), FollowError> {
+        let shown = self.state();
+        for id in self.store.snapshots(&self.repository).await? {
+            if head.head().snapshot(&id).is_none() && !shown.snapshots.contains_key(&id) {
+                self.store.remove_snapshot(&self.repository, id).await?;
+                tracing::info!(repository = %self.repository, snapshot = %id, "snapshot dropped: the master has expired it");
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches record and catalog of one snapshot, proves that they are whole, and stores them.
+    async fn bring(&self, live: &LiveSnapshot, upstream: &dyn Upstream) -> Result<Snapshot, FollowError> {
+        if let Some(snapshot) = self.store.snapshot(&self.repository, live.id).await? {
+            return Ok(snapshot);
+        }
+        let record = upstream.snapshot(&self.repository, live.id).await?;
+        let snapshot = Snapshot::decode(&self.repository, live.id, live.record, &record)?;
+        let state = self.state();
+        let base = state.current.or_else(|| state.snapshots.keys().next_back().copied());
+        let base = base
+            .and_then(|id| state.snapshots.get(&id))
+            .map(|snapshot| snapshot.root.node);
+        let root = Directory {
+            node: snapshot.root.node,
+            files: snapshot.root.files,
+            bytes: snapshot.root.bytes,
+        };
+        let catalog = |source| FollowError::Catalog {
+            snapshot: live.id,
+            source,
+        };
+        self.receive(upstream, base, root.node, live.id).await?;
+        if let Err(error) = self.closure(base, root).await? {
+            if base.is_none() {
+                return Err(catalog(error));
+            }
+            tracing::warn!(snapshot = %live.id, "the catalog delta did not make it whole ({error}); fetching all of it");
+            self.receive(upstream, None, root.node, live.id).await?;
+            self.closure(None, root).await?.map_err(catalog)?;
+        }
+        self.store.put_snapshot(&snapshot).await?;
+        Ok(snapshot)
+    }
+
+    /// Walks nodes on disk: not on the runtime's threads.
+    async fn closure(&self, base: Option<NodeId>, root: Directory) -> Result<Result<(), CatalogError>, FollowError> {
+        let store = Arc::clone(&self.store);
+        let walk = tokio::task::spawn_blocking(move || check_closure(store, base, &root).map(drop));
+        walk.await
+            .map_err(|error| StoreError::Damaged(format!("checking a catalog failed: {error}")).into())
+    }
+
+    /// Receives a delta. Only nodes that a verified parent has named are taken: the stream cannot be longer
+    /// than what the master signed.
+    async fn receive(
+        &self,
+        upstream: &dyn Upstream,
+        have: Option<NodeId>,
+        want: NodeId,
+        snapshot: SnapshotId,
+    ) -> Result<(), FollowError> {
+        let catalog = |source| FollowError::Catalog { snapshot, source };
+        let mut stream = upstream.delta(&self.repository, have, want).await?;
+        let mut decoder = FrameDecoder::default();
+        let mut named = HashSet::from([want]);
+        let (mut batch, mut batch_bytes) = (Vec::new(), 0);
+        while let Some(bytes) = stream.next().await {
+            let bytes = bytes?;
+            self.note(|status| status.catalog_bytes += bytes.len() as u64);
+            decoder.push(&bytes);
+            while let Some(frame) = decoder.next_frame().map_err(catalog)? {
+                let id = NodeId::of(&frame);
+                if !named.remove(&id) {
+                    return Err(catalog(CatalogError::Unexpected(id)));
+                }
+                let node = CatalogNode::decode(id, frame).map_err(catalog)?;
+                name_children(&node, &mut named).map_err(catalog)?;
+                batch_bytes += node.bytes().len();
+                batch.push(node);
+            }
+            if batch_bytes >= STORE_BATCH_BYTES {
+                self.store.put_nodes(std::mem::take(&mut batch)).await?;
+                batch_bytes = 0;
+            }
+        }
+        decoder.finish().map_err(catalog)?;
+        Ok(self.store.put_nodes(batch).await?)
+    }
+}
+
+/// Adds what a node refers to.
+fn name_children(node: &CatalogNode, named: &mut HashSet<NodeId>) -> Result<(), CatalogError> {
+    for i in 0..node.len() {
+        if node.is_index() {
+            named.insert(node.child(i).node);
+        } else if let Kind::Directory(directory) = node.meta(i)?.kind {
+            named.insert(directory.node);
+        }
+    }
+    Ok(())
+}
+
+fn is_released(head: &SignedHead, id: &SnapshotId) -> bool {
+    head.head().snapshot(id).is_some_and(|live| live.state.is_released())
+}
+
+/// What to show as `current`: the head's, or the newest released one that is whole.
+fn newest_whole(head: &SignedHead, whole: &BTreeMap<SnapshotId, Arc<Snapshot>>) -> Option<SnapshotId> {
+    let head = head.head();
+    let newest = head
+        .snapshots
+        .iter()
+        .rev()
+        .map(|live| live.id)
+        .find(|id| whole.contains_key(id));
+    head.current.filter(|id| whole.contains_key(id)).or(newest)
+}

@@ -1,0 +1,378 @@
+//! A master over HTTP: [`PeerTransport`] for objects, [`Upstream`] for heads and catalogs
+//! (docs/formats/api.md). Verifies nothing; whoever asks does.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use instantmirror_core::batch::{self, BatchDecoder};
+use instantmirror_core::sign::ENVELOPE_BYTES_MAX;
+use instantmirror_core::traits::{BatchItem, ByteStream, PeerTransport, TransportError, Upstream};
+use instantmirror_core::{NodeId, ObjectId, Outboard, RepoName, SnapshotId};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, header};
+use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+
+/// How long connecting may take.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an answer may make no progress. A dead link sends no reset, so this is what ends it.
+pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one head request may be held by the server, beyond which the link is taken for dead.
+pub const LONG_POLL_TIMEOUT: Duration = Duration::from_secs(75);
+/// Largest snapshot record that is read.
+const RECORD_BYTES_MAX: usize = 1 << 20;
+
+/// A master's HTTP address. Cheap to clone; clones share their connections.
+#[derive(Debug, Clone)]
+pub struct HttpOrigin {
+    client: Client,
+    base: Url,
+    label: String,
+}
+
+impl HttpOrigin {
+    /// A master at `base`, for instance `https://master.example.org`. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`TransportError::Refused`] if `base` is not an absolute `http` or `https` URL.
+    pub fn new(base: &str) -> Result<Self, TransportError> {
+        let refused = |reason: String| TransportError::Refused {
+            from: base.to_owned(),
+            reason,
+        };
+        let mut url = Url::parse(base).map_err(|error| refused(format!("not a URL: {error}")))?;
+        if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+            return Err(refused("not an http or https URL".to_owned()));
+        }
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        let client = Client::builder()
+            .user_agent(concat!("InstantMirror/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::limited(4))
+            .build()
+            .map_err(|error| refused(error.to_string()))?;
+        Ok(Self {
+            client,
+            base: url,
+            label: base.trim_end_matches('/').to_owned(),
+        })
+    }
+
+    fn request(&self, method: Method, repository: &RepoName, path: &str) -> RequestBuilder {
+        let mut url = self.base.clone();
+        // Names and hashes are URL safe as they are.
+        url.set_path(&format!("{}.im/v1/{repository}/{path}", self.base.path()));
+        self.client.request(method, url)
+    }
+
+    async fn send(&self, what: &str, request: RequestBuilder, wait: Duration) -> Result<Response, TransportError> {
+        let answer = tokio::time::timeout(wait, request.send()).await;
+        let response = answer
+            .map_err(|_| self.unreachable("no answer in time"))?
+            .map_err(|e| self.broken(&e))?;
+        match response.status() {
+            status if status.is_success() => Ok(response),
+            StatusCode::NOT_FOUND | StatusCode::GONE => Err(TransportError::NotFound {
+                from: self.label.clone(),
+                what: what.to_owned(),
+            }),
+            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                Err(self.unreachable(&format!("{status} for {what}")))
+            }
+            status => Err(TransportError::Refused {
+                from: self.label.clone(),
+                reason: format!("{status} for {what}"),
+            }),
+        }
+    }
+
+    fn unreachable(&self, reason: &str) -> TransportError {
+        TransportError::Unreachable {
+            from: self.label.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn protocol(&self, reason: impl ToString) -> TransportError {
+        TransportError::Protocol {
+            from: self.label.clone(),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// The innermost cause says most: "connection refused" rather than "error sending request".
+    fn broken(&self, error: &reqwest::Error) -> TransportError {
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        self.unreachable(&cause.to_string())
+    }
+
+    /// The body as it arrives; fails when it makes no progress.
+    fn body(&self, response: Response) -> impl Stream<Item = Result<Bytes, TransportError>> + Send + use<> {
+        let origin = self.clone();
+        stream::unfold(Some((origin, response.bytes_stream().boxed())), |state| async move {
+            let (origin, mut body) = state?;
+            match tokio::time::timeout(PROGRESS_TIMEOUT, body.next()).await {
+                Ok(None) => None,
+                Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some((origin, body)))),
+                Ok(Some(Err(error))) => Some((Err(origin.broken(&error)), None)),
+                Err(_) => Some((Err(origin.unreachable("the transfer makes no progress")), None)),
+            }
+        })
+    }
+
+    /// The whole body, if it is not longer than `max`.
+    async fn collect(&self, response: Response, max: usize) -> Result<Bytes, TransportError> {
+        let mut body = std::pin::pin!(self.body(response));
+        let mut collected = Vec::new();
+        while let Some(part) = body.next().await {
+            collected.extend_from_slice(&part?);
+            if collected.len() > max {
+                return Err(self.protocol(format!("an answer of more than {max} bytes")));
+            }
+        }
+        Ok(collected.into())
+    }
+
+    /// `body` cut to exactly `expected` bytes: more is a protocol error, less a broken transfer.
+    fn exactly(
+        &self,
+        body: impl Stream<Item = Result<Bytes, TransportError>> + Send + 'static,
+        expected: u64,
+    ) -> ByteStream {
+        let origin = self.clone();
+        let state = Some((Box::pin(body), expected));
+        Box::pin(stream::unfold(state, move |state| {
+            let origin = origin.clone();
+            async move {
+                let (mut body, left) = state?;
+                match body.next().await {
+                    Some(Ok(bytes)) if bytes.len() as u64 > left => {
+                        Some((Err(origin.protocol("more bytes than asked for")), None))
+                    }
+                    Some(Ok(bytes)) => {
+                        let left = left - bytes.len() as u64;
+                        Some((Ok(bytes), Some((body, left))))
+                    }
+                    Some(Err(error)) => Some((Err(error), None)),
+                    None if left > 0 => Some((
+                        Err(origin.unreachable(&format!("the transfer broke off {left} bytes early"))),
+                        None,
+                    )),
+                    None => None,
+                }
+            }
+        }))
+    }
+}
+
+#[async_trait]
+impl PeerTransport for HttpOrigin {
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    async fn range(
+        &self,
+        repository: &RepoName,
+        object: &ObjectId,
+        range: Range<u64>,
+    ) -> Result<ByteStream, TransportError> {
+        if range.is_empty() {
+            return Ok(Box::pin(stream::empty()));
+        }
+        let value = format!("bytes={}-{}", range.start, range.end - 1);
+        let request = self
+            .request(Method::GET, repository, &format!("objects/{object}"))
+            .header(header::RANGE, value);
+        let response = self
+            .send(&format!("object {object}"), request, PROGRESS_TIMEOUT)
+            .await?;
+        let expected = range.end - range.start;
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let said = response
+                    .headers()
+                    .get(header::CONTENT_RANGE)
+                    .and_then(|value| value.to_str().ok());
+                let prefix = format!("bytes {}-{}/", range.start, range.end - 1);
+                if !said.is_some_and(|said| said.starts_with(&prefix)) {
+                    return Err(self.protocol(format!("another range of object {object} than asked for")));
+                }
+            }
+            StatusCode::OK if range.start == 0 => {
+                if response.content_length().is_some_and(|len| len != expected) {
+                    return Err(self.protocol(format!("object {object} has another size there")));
+                }
+            }
+            status => return Err(self.protocol(format!("{status} for a range of object {object}"))),
+        }
+        Ok(self.exactly(self.body(response), expected))
+    }
+
+    async fn outboard(&self, repository: &RepoName, object: &ObjectId, size: u64) -> Result<Bytes, TransportError> {
+        let request = self.request(Method::GET, repository, &format!("objects/{object}/outboard"));
+        let response = self
+            .send(&format!("outboard of object {object}"), request, PROGRESS_TIMEOUT)
+            .await?;
+        let len = Outboard::len_for(size);
+        let max = usize::try_from(len).map_err(|_| self.protocol("an outboard too large for this machine"))?;
+        let outboard = self.collect(response, max).await?;
+        if outboard.len() == max {
+            Ok(outboard)
+        } else {
+            Err(self.unreachable("the transfer broke off early"))
+        }
+    }
+
+    async fn batch(
+        &self,
+        repository: &RepoName,
+        objects: &[(ObjectId, u64)],
+        sink: &mut (dyn FnMut(BatchItem) + Send),
+    ) -> Result<(), TransportError> {
+        let body = batch::encode_request(objects.iter().map(|(object, _)| object));
+        let request = self.request(Method::POST, repository, "batch").body(body);
+        let response = self.send("a batch", request, PROGRESS_TIMEOUT).await?;
+        let mut body = std::pin::pin!(self.body(response));
+        let mut decoder = BatchDecoder::new(objects);
+        while let Some(part) = body.next().await {
+            decoder.push(&part?);
+            while let Some((object, content)) = decoder.next_item().map_err(|error| self.protocol(error))? {
+                let missing = || TransportError::NotFound {
+                    from: self.label.clone(),
+                    what: format!("object {object}"),
+                };
+                sink((object, content.ok_or_else(missing)));
+            }
+        }
+        decoder.finish().map_err(|error| self.unreachable(&error.to_string()))
+    }
+}
+
+#[async_trait]
+impl Upstream for HttpOrigin {
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    async fn head(&self, repository: &RepoName, after: Option<u64>) -> Result<Option<Bytes>, TransportError> {
+        let mut request = self.request(Method::GET, repository, "head");
+        let mut wait = PROGRESS_TIMEOUT;
+        if let Some(sequence) = after {
+            request = request.query(&[("after", sequence)]);
+            wait = LONG_POLL_TIMEOUT;
+        }
+        let response = self.send(&format!("the head of '{repository}'"), request, wait).await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        self.collect(response, ENVELOPE_BYTES_MAX).await.map(Some)
+    }
+
+    async fn snapshot(&self, repository: &RepoName, snapshot: SnapshotId) -> Result<Bytes, TransportError> {
+        let request = self.request(Method::GET, repository, &format!("snapshots/{snapshot}"));
+        let response = self
+            .send(&format!("snapshot {snapshot}"), request, PROGRESS_TIMEOUT)
+            .await?;
+        self.collect(response, RECORD_BYTES_MAX).await
+    }
+
+    async fn delta(
+        &self,
+        repository: &RepoName,
+        have: Option<NodeId>,
+        want: NodeId,
+    ) -> Result<ByteStream, TransportError> {
+        let mut request = self.request(Method::GET, repository, &format!("catalog/{want}"));
+        if let Some(have) = have {
+            request = request.query(&[("have", have.to_string())]);
+        }
+        let response = self.send(&format!("catalog {want}"), request, PROGRESS_TIMEOUT).await?;
+        let decoder = Decoder::new().map_err(|error| self.protocol(error))?;
+        Ok(Box::pin(self.decompress(self.body(response), decoder)))
+    }
+}
+
+/// Bytes decompressed at a time: bounds what a small compressed chunk can expand to in memory.
+const DECOMPRESS_STEP: usize = 256 * 1024;
+
+impl HttpOrigin {
+    /// Decompresses step by step, so that nothing that was not asked for is ever held.
+    fn decompress<B>(
+        &self,
+        body: B,
+        decoder: Decoder<'static>,
+    ) -> impl Stream<Item = Result<Bytes, TransportError>> + Send + use<B>
+    where
+        B: Stream<Item = Result<Bytes, TransportError>> + Send + 'static,
+    {
+        // `full`: the last step filled its buffer, so the decoder may hold more without more input.
+        let state = (self.clone(), Box::pin(body), decoder, Bytes::new(), false, false);
+        stream::try_unfold(
+            state,
+            |(origin, mut body, mut decoder, mut input, mut frame_done, full)| async move {
+                let mut full = full;
+                loop {
+                    if input.is_empty() && !full {
+                        match body.next().await.transpose()? {
+                            Some(bytes) => input = bytes,
+                            None if frame_done => return Ok(None),
+                            None => return Err(origin.unreachable("the catalog transfer broke off")),
+                        }
+                        continue;
+                    }
+                    let mut out = vec![0; DECOMPRESS_STEP];
+                    let (hint, read, written) = {
+                        let mut source = InBuffer::around(&input);
+                        let mut target = OutBuffer::around(&mut out[..]);
+                        let hint = decoder
+                            .run(&mut source, &mut target)
+                            .map_err(|error| origin.protocol(error))?;
+                        (hint, source.pos(), target.pos())
+                    };
+                    frame_done = hint == 0;
+                    input = input.slice(read..);
+                    let stuck = read == 0 && !full;
+                    full = written == DECOMPRESS_STEP;
+                    if written > 0 {
+                        out.truncate(written);
+                        return Ok(Some((
+                            Bytes::from(out),
+                            (origin, body, decoder, input, frame_done, full),
+                        )));
+                    }
+                    if stuck {
+                        return Err(origin.protocol("a catalog stream that cannot be decompressed"));
+                    }
+                }
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_http_urls_are_masters() {
+        for wrong in ["", "master.example.org", "ftp://example.org", "/path", "http://"] {
+            assert!(
+                matches!(HttpOrigin::new(wrong), Err(TransportError::Refused { .. })),
+                "{wrong}"
+            );
+        }
+        let origin = HttpOrigin::new("http://example.org/mirror").unwrap();
+        let repo = "debian".parse().unwrap();
+        let request = origin.request(Method::GET, &repo, "head").build().unwrap();
+        assert_eq!(request.url().as_str(), "http://example.org/mirror/.im/v1/debian/head");
+    }
+}

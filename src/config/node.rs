@@ -1,0 +1,123 @@
+//! `imnode.toml`.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use instantmirror_core::{PublicKey, RepoName};
+use serde::{Deserialize, Deserializer};
+
+use super::parts::check_mounts;
+use super::{ByteSize, Checked, ConfigError, ControlConfig, HttpConfig, LogConfig, MountConfig};
+
+/// The configuration of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// `[[repository]]`, once per repository.
+    #[serde(rename = "repository", default)]
+    pub repositories: Vec<NodeRepository>,
+    /// `[cache]`.
+    pub cache: CacheConfig,
+    /// `[http]`.
+    #[serde(default)]
+    pub http: HttpConfig,
+    /// `[control]`.
+    #[serde(default)]
+    pub control: ControlConfig,
+    /// `[log]`.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// `[[repository]]` of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRepository {
+    /// Its name at the master.
+    pub name: RepoName,
+    /// One URL, or several that are tried in turn.
+    #[serde(deserialize_with = "one_or_many")]
+    pub master: Vec<String>,
+    /// Public keys of the master; one of them must have signed.
+    pub trust: Vec<PublicKey>,
+    /// Extra places at which it appears.
+    #[serde(default)]
+    pub mounts: Vec<MountConfig>,
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a URL or a list of URLs")]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(url) => vec![url],
+        OneOrMany::Many(urls) => urls,
+    })
+}
+
+/// `[cache]`: where objects and catalogs are kept, and how many.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheConfig {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Most bytes of objects; never exceeded.
+    pub max_size: ByteSize,
+    /// Most objects.
+    #[serde(default)]
+    pub max_objects: Option<u64>,
+    /// Free space on its file system that is left to others.
+    #[serde(default)]
+    pub keep_free: Option<ByteSize>,
+}
+
+impl NodeConfig {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        super::load(file)
+    }
+
+    /// Checks a text; `file` is for messages.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        super::parse(file, text)
+    }
+
+    /// The control socket.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.control.socket.clone().unwrap_or_else(|| self.cache.dir.join("control.sock"))
+    }
+}
+
+impl Checked for NodeConfig {
+    fn check(&self) -> Result<(), String> {
+        let mut names = BTreeSet::new();
+        for NodeRepository { name, master, trust, .. } in &self.repositories {
+            if !names.insert(name) {
+                return Err(format!("repository '{name}' is there twice"));
+            }
+            if master.is_empty() {
+                return Err(format!("repository '{name}': master names no URL"));
+            }
+            for url in master {
+                instantmirror_swarm::HttpOrigin::new(url)
+                    .map_err(|error| format!("repository '{name}': master {error}"))?;
+            }
+            if trust.is_empty() {
+                return Err(format!(
+                    "repository '{name}': trust names no key; `imserver keygen` and `imserver init` print the master's"
+                ));
+            }
+        }
+        check_mounts(self.repositories.iter().flat_map(|repository| &repository.mounts))
+    }
+}

@@ -1,0 +1,128 @@
+//! `imserver.toml`.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use instantmirror_core::RepoName;
+use serde::Deserialize;
+
+use super::parts::check_mounts;
+use super::{ByteSize, Checked, ConfigError, ControlConfig, HttpConfig, LogConfig, MountConfig};
+
+/// The configuration of a master.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerConfig {
+    /// `[[repository]]`, once per repository.
+    #[serde(rename = "repository", default)]
+    pub repositories: Vec<ServerRepository>,
+    /// `[store]`.
+    pub store: StoreConfig,
+    /// `[http]`.
+    #[serde(default)]
+    pub http: HttpConfig,
+    /// `[control]`.
+    #[serde(default)]
+    pub control: ControlConfig,
+    /// `[log]`.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// `[[repository]]` of a master.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerRepository {
+    /// Its name in URLs and on nodes.
+    pub name: RepoName,
+    /// The tree to publish.
+    pub source: PathBuf,
+    /// How files come into the store.
+    #[serde(default)]
+    pub import: ImportKind,
+    /// BitTorrent piece length; a power of two, fixed once the repository has a snapshot.
+    #[serde(default = "default_piece_length")]
+    pub piece_length: ByteSize,
+    /// Extra places at which it appears.
+    #[serde(default)]
+    pub mounts: Vec<MountConfig>,
+}
+
+fn default_piece_length() -> ByteSize {
+    ByteSize(1 << 20)
+}
+
+/// How files come into the store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImportKind {
+    /// Reflink where the file system can, else copy. Always safe.
+    #[default]
+    Reflink,
+    /// Hard link where reflink cannot: only where the source replaces files and never edits them in place.
+    Hardlink,
+    /// Copy, always.
+    Copy,
+}
+
+/// `[store]`: where the master keeps objects, catalogs and its key.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// The signing key made by `imserver keygen`; without it, `key` in the store.
+    pub key_file: Option<PathBuf>,
+}
+
+impl StoreConfig {
+    /// The file with the signing key.
+    #[must_use]
+    pub fn key_file(&self) -> PathBuf {
+        self.key_file.clone().unwrap_or_else(|| self.dir.join("key"))
+    }
+}
+
+impl ServerConfig {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        super::load(file)
+    }
+
+    /// Checks a text; `file` is for messages.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        super::parse(file, text)
+    }
+
+    /// The control socket.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.control.socket.clone().unwrap_or_else(|| self.store.dir.join("control.sock"))
+    }
+}
+
+impl Checked for ServerConfig {
+    fn check(&self) -> Result<(), String> {
+        let mut names = BTreeSet::new();
+        for repository in &self.repositories {
+            let name = &repository.name;
+            if !names.insert(name) {
+                return Err(format!("repository '{name}' is there twice"));
+            }
+            let bytes = repository.piece_length.0;
+            if !bytes.is_power_of_two() || !(16 << 10..=64 << 20).contains(&bytes) {
+                return Err(format!("repository '{name}': piece_length must be a power of two from 16 KiB to 64 MiB"));
+            }
+            if self.store.dir.starts_with(&repository.source) {
+                return Err(format!("repository '{name}': the store lies inside the source tree and would publish itself"));
+            }
+        }
+        check_mounts(self.repositories.iter().flat_map(|repository| &repository.mounts))
+    }
+}

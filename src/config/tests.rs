@@ -1,0 +1,87 @@
+//! What people get wrong in configuration files, and what they are told.
+
+use super::*;
+
+const SERVER: &str = "[store]\ndir = \"/srv/im\"\n";
+
+fn server_error(text: &str) -> String {
+    ServerConfig::parse(Path::new("imserver.toml"), text).unwrap_err().to_string()
+}
+
+fn node_error(text: &str) -> String {
+    NodeConfig::parse(Path::new("imnode.toml"), text).unwrap_err().to_string()
+}
+
+#[test]
+fn smallest_configurations_have_sensible_defaults() {
+    let server = ServerConfig::parse(Path::new("x"), SERVER).unwrap();
+    assert_eq!(server.store.key_file(), Path::new("/srv/im/key"));
+    assert_eq!(server.control_socket(), Path::new("/srv/im/control.sock"));
+    assert_eq!(server.http.listen[0].to_string(), "127.0.0.1:8080");
+    let node = NodeConfig::parse(Path::new("x"), "[cache]\ndir = \"/c\"\nmax_size = \"1 GiB\"\n").unwrap();
+    assert_eq!(node.cache.max_size, ByteSize(1 << 30));
+}
+
+#[test]
+fn unknown_keys_are_named_with_place_and_nearest_key() {
+    let text = format!("{SERVER}\n[http]\nlisen = [\"127.0.0.1:80\"]\n");
+    let error = server_error(&text);
+    assert!(error.starts_with("imserver.toml:5:1: unknown key `lisen`"), "{error}");
+    assert!(error.ends_with("did you mean `listen`?"), "{error}");
+    let error = server_error("[stor]\ndir = \"x\"\n");
+    assert!(error.starts_with("imserver.toml:1:2: unknown key `stor`") && error.contains("`store`?"), "{error}");
+    let error = node_error("[cache]\ndir = \"x\"\nmax_size = \"1 GiB\"\nmax_objets = 5\n");
+    assert!(error.starts_with("imnode.toml:4:1:") && error.contains("`max_objects`?"), "{error}");
+}
+
+#[test]
+fn wrong_values_are_named_with_place_and_what_is_allowed() {
+    for (text, place, said) in [
+        ("[store\n", "1:", "unclosed"),
+        ("[store]\ndir = 5\n", "2:7:", "string"),
+        ("[store]\ndir = \"/s\"\n[http]\nlisten = [\"localhost\"]\n", "4:11:", "socket address"),
+        ("[store]\ndir = \"/s\"\n[[repository]]\nname = \"A B\"\nsource = \"/x\"\n", "4:8:", "repository name"),
+        (
+            "[store]\ndir = \"/s\"\n[[repository]]\nname = \"a\"\nsource = \"/x\"\nimport = \"hardlnk\"\n",
+            "6:10:",
+            "did you mean `hardlink`?",
+        ),
+        (
+            "[store]\ndir = \"/s\"\n[[repository]]\nname = \"a\"\nsource = \"/x\"\npiece_length = \"1\"\n",
+            "6:16:",
+            "1 MiB",
+        ),
+    ] {
+        let error = server_error(text);
+        assert!(error.starts_with(&format!("imserver.toml:{place}")), "{error}");
+        assert!(error.contains(said) || said == "1 MiB" && error.contains("GiB"), "{error}");
+    }
+    let error = node_error("[cache]\ndir = \"x\"\nmax_size = \"lots\"\n");
+    assert!(error.starts_with("imnode.toml:3:12:") && error.contains("500 GiB"), "{error}");
+    let missing = server_error("");
+    assert!(missing.contains("missing field `store`"), "{missing}");
+}
+
+#[test]
+fn contradictions_are_refused() {
+    let repo = |name: &str, more: &str| format!("[[repository]]\nname = \"{name}\"\nsource = \"/x\"\n{more}\n");
+    let cases = [
+        (repo("a", "") + &repo("a", ""), "twice"),
+        (repo("a", "piece_length = \"3 MiB\""), "power of two"),
+        (repo("a", "mounts = [{ path = \"x\" }]"), "begin with '/'"),
+        (repo("a", "mounts = [{ path = \"/x\" }, { path = \"/x/\" }]"), "used twice"),
+        (repo("a", "mounts = [{ path = \"/a/../b\" }]"), "'.' or '..'"),
+        (repo("a", "mounts = [{ path = \"/.im/v1\" }]"), "API"),
+        ("[[repository]]\nname = \"a\"\nsource = \"/srv\"\n".to_owned(), "publish itself"),
+    ];
+    for (repositories, said) in cases {
+        let error = server_error(&format!("{SERVER}{repositories}"));
+        assert!(error.contains(said), "{error}");
+    }
+    let node = "[cache]\ndir = \"x\"\nmax_size = \"1 GiB\"\n[[repository]]\nname = \"a\"\ntrust = []\n";
+    assert!(node_error(&format!("{node}master = \"http://m\"\n")).contains("trust names no key"));
+    assert!(node_error(&format!("{node}master = []\n")).contains("no URL"));
+    assert!(node_error(&format!("{node}master = \"m:80\"\n")).contains("http"));
+    let key = node.replace("[]", "[\"ed25519:12\"]");
+    assert!(node_error(&format!("{key}master = \"http://m\"\n")).contains("not a public key"));
+}

@@ -1,0 +1,125 @@
+//! Sizes and times with units, as people write them: `"500 GiB"`, `"6 h"`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+const SIZE_UNITS: [(&str, u64); 9] = [
+    ("B", 1),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("kB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+];
+const TIME_UNITS: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+
+/// A number of bytes, written with its unit: `"64 KiB"`, `"1.5 TB"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+/// A length of time, written with its unit: `"500 ms"`, `"6 h"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TimeSpan(pub Duration);
+
+/// Splits `"1.5 GiB"` and multiplies. Exact for whole numbers.
+fn parse(text: &str, units: &[(&str, u64)], example: &str) -> Result<u64, String> {
+    let names = || units.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let wrong = || format!("'{text}' is not a quantity: write a number and a unit ({}), like \"{example}\"", names());
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(split);
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(wrong)?;
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(*factor).ok_or_else(|| format!("'{text}' is too large"));
+    }
+    let (whole, fraction) = number.split_once('.').ok_or_else(wrong)?;
+    let whole: u64 = whole.parse().map_err(|_| wrong())?;
+    let digits = fraction.get(..fraction.len().min(6)).unwrap_or_default();
+    let scale = 10u64.pow(u32::try_from(digits.len()).unwrap_or(0));
+    let part: u64 = digits.parse().map_err(|_| wrong())?;
+    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let total = u128::from(whole) * u128::from(*factor) + u128::from(part) * u128::from(*factor) / u128::from(scale);
+    u64::try_from(total).map_err(|_| format!("'{text}' is too large"))
+}
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse(text, &SIZE_UNITS, "500 GiB").map(Self)
+    }
+}
+
+impl FromStr for TimeSpan {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse(text, &TIME_UNITS, "6 h").map(|millis| Self(Duration::from_millis(millis)))
+    }
+}
+
+/// The size in the largest binary unit of which there is at least one, with one decimal.
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = SIZE_UNITS[..5].iter().rev().find(|(_, factor)| self.0 >= *factor);
+        match unit {
+            None | Some((_, 1)) => write!(f, "{} B", self.0),
+            Some((name, factor)) => {
+                let tenths = u128::from(self.0) * 10 / u128::from(*factor);
+                write!(f, "{}.{} {name}", tenths / 10, tenths % 10)
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for TimeSpan {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_people_write() {
+        for (text, bytes) in [
+            ("0 B", 0),
+            ("64 KiB", 65_536),
+            ("64KiB", 65_536),
+            ("1.5 GB", 1_500_000_000),
+            ("0.5 KiB", 512),
+            (" 2 TiB ", 2 << 40),
+        ] {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+        }
+        for text in ["", "5", "GiB", "5 gib", "-1 B", "1..5 GB", "1.x GB", "99999999 TiB", "1 GiB x"] {
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        }
+        assert_eq!("90 s".parse(), Ok(TimeSpan(Duration::from_secs(90))));
+        assert!("90 sec".parse::<TimeSpan>().unwrap_err().contains("min"));
+    }
+
+    #[test]
+    fn shows_sizes_for_people() {
+        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5.0 TiB")] {
+            assert_eq!(ByteSize(bytes).to_string(), text);
+        }
+    }
+}

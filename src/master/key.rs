@@ -1,0 +1,115 @@
+//! The master's signing key in a file that only its owner can read.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use instantmirror_core::{SecretKey, SignError};
+
+use super::MasterError;
+
+/// Why a key file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// There is none.
+    #[error("there is no signing key at {}; `imserver init` or `imserver keygen` makes one", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be read or written.
+    #[error("signing key {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Others can read it.
+    #[error("signing key {} can be read by others (mode {mode:o}); `chmod 600` it", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Its content is no key.
+    #[error("signing key {}: {source}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: SignError,
+    },
+}
+
+/// A new key from the system's randomness.
+///
+/// # Errors
+/// [`MasterError::Random`].
+pub fn generate_key() -> Result<SecretKey, MasterError> {
+    Ok(SecretKey::from_random(random()?))
+}
+
+/// Random bytes from the system.
+pub(super) fn random<const N: usize>() -> Result<[u8; N], MasterError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| MasterError::Random(error.to_string()))?;
+    Ok(bytes)
+}
+
+/// Writes a key to a new file with mode 600. Durable when it returns.
+///
+/// # Errors
+/// [`KeyError::Io`], also if the file exists: a key is never overwritten.
+pub fn store_key(path: &Path, key: &SecretKey) -> Result<(), KeyError> {
+    let io = |source| KeyError::Io { path: path.to_path_buf(), source };
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        std::fs::create_dir_all(dir).map_err(io)?;
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+    file.write_all(key.to_secret_text().as_bytes()).map_err(io)?;
+    file.sync_all().map_err(io)?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+}
+
+/// Reads a key.
+///
+/// # Errors
+/// [`KeyError`], [`KeyError::Exposed`] among them.
+pub fn load_key(path: &Path) -> Result<SecretKey, KeyError> {
+    let io = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::NotFound => KeyError::Missing { path: path.to_path_buf() },
+        _ => KeyError::Io { path: path.to_path_buf(), source },
+    };
+    let mode = std::fs::metadata(path).map_err(io)?.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(KeyError::Exposed { path: path.to_path_buf(), mode });
+    }
+    let text = std::fs::read_to_string(path).map_err(io)?;
+    text.parse().map_err(|source| KeyError::Malformed { path: path.to_path_buf(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_survives_its_file_and_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/key");
+        let key = generate_key().unwrap();
+        store_key(&path, &key).unwrap();
+        assert_eq!(load_key(&path).unwrap().public(), key.public());
+        assert!(matches!(store_key(&path, &key), Err(KeyError::Io { .. })));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(load_key(&path), Err(KeyError::Exposed { mode: 0o640, .. })));
+        assert!(matches!(load_key(&dir.path().join("none")), Err(KeyError::Missing { .. })));
+        std::fs::write(dir.path().join("bad"), "x").unwrap();
+        std::fs::set_permissions(dir.path().join("bad"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(matches!(load_key(&dir.path().join("bad")), Err(KeyError::Malformed { .. })));
+    }
+}

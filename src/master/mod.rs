@@ -1,0 +1,187 @@
+//! The master: publishes source trees as signed snapshots and serves them.
+//!
+//! [`Master`] is the store with its key and its repositories. Publishing ([`Master::publish`]) and serving
+//! ([`Publication`](instantmirror_core::traits::Publication) through [`MasterPublication`]) may go on in one
+//! process or in several: a publisher holds the store's writer lock, readers never wait for it and notice a new head
+//! by themselves.
+
+mod key;
+mod publication;
+mod publish;
+mod serve;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use instantmirror_core::traits::SnapshotStore as _;
+use instantmirror_core::{CacheError, HeadError, RepoName, SecretKey, SignedHead, Snapshot, SnapshotId};
+use instantmirror_store::digest::DigestTable;
+use instantmirror_store::disk::{Disk, RealDisk};
+use instantmirror_store::objects::ObjectStore;
+use instantmirror_store::snapshots::DiskSnapshotStore;
+use instantmirror_store::{StoreError, objects};
+
+use crate::config::{ServerConfig, ServerRepository};
+
+pub use key::{KeyError, generate_key, load_key, store_key};
+pub use publication::MasterPublication;
+pub(crate) use publication::head_after;
+pub use publish::{NoProgress, PublishProgress, Published, PublishedSnapshot};
+pub use serve::{MasterServer, MasterStatus, RepositoryStatus};
+
+/// Why the master could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MasterError {
+    /// The store or the source tree.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Catalogs, records or heads in the store.
+    #[error(transparent)]
+    Snapshots(#[from] instantmirror_core::StoreError),
+    /// Objects in the store.
+    #[error(transparent)]
+    Objects(#[from] CacheError),
+    /// A head in the store that this master's key has not signed, or that cannot be signed.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// The signing key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A repository that the configuration does not name.
+    #[error("there is no repository '{name}'; configured are: {known}")]
+    UnknownRepository {
+        /// The name asked for.
+        name: RepoName,
+        /// The names there are.
+        known: String,
+    },
+    /// A snapshot that does not exist.
+    #[error("repository '{repository}' has no snapshot {snapshot}; `imserver snapshot list` shows them")]
+    UnknownSnapshot {
+        /// The repository.
+        repository: RepoName,
+        /// The snapshot asked for.
+        snapshot: SnapshotId,
+    },
+    /// The piece length was changed after the first publish.
+    #[error("repository '{repository}' was begun with a piece length of {held} bytes, which cannot change to {asked}")]
+    PieceLength {
+        /// The repository.
+        repository: RepoName,
+        /// What its heads say.
+        held: u32,
+        /// What the configuration says.
+        asked: u64,
+    },
+    /// No randomness from the system.
+    #[error("the system gives no random numbers: {0}")]
+    Random(String),
+    /// The HTTP server.
+    #[error(transparent)]
+    Http(#[from] instantmirror_http::ServeError),
+    /// The watch on the store.
+    #[error("cannot watch {}: {reason}", path.display())]
+    Watch {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+/// A master's store, its key and its repositories. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Master {
+    config: Arc<ServerConfig>,
+    key: Arc<SecretKey>,
+    disk: Arc<dyn Disk>,
+    /// For reading; publishers open their own for writing.
+    snapshots: Arc<DiskSnapshotStore>,
+    objects: Arc<ObjectStore>,
+}
+
+/// Directories inside the store.
+const DIGESTS: &str = "digests";
+const REPOSITORIES: &str = "repositories";
+/// Where the snapshot store puts heads.
+const HEADS: &str = "heads";
+
+impl Master {
+    /// Makes the store's directories and, if there is none, its key. Harmless where they exist.
+    ///
+    /// # Errors
+    /// [`MasterError`] naming the file.
+    pub fn init(config: &ServerConfig) -> Result<(), MasterError> {
+        let disk = open_disk(&config.store.dir)?;
+        let file = config.store.key_file();
+        if !file.exists() {
+            store_key(&file, &generate_key()?)?;
+        }
+        drop(DiskSnapshotStore::open(Arc::clone(&disk), "")?);
+        drop(DigestTable::open(disk, DIGESTS)?);
+        Ok(())
+    }
+
+    /// Opens the store of a configuration that was [initialised](Self::init). Publishes nothing, locks nothing.
+    ///
+    /// # Errors
+    /// [`MasterError`]; [`KeyError`] says how to make a key where there is none.
+    pub fn open(config: ServerConfig) -> Result<Self, MasterError> {
+        let key = Arc::new(load_key(&config.store.key_file())?);
+        let disk = open_disk(&config.store.dir)?;
+        let snapshots = Arc::new(DiskSnapshotStore::open_reader(Arc::clone(&disk), "")?);
+        let digests = Arc::new(DigestTable::open_reader(Arc::clone(&disk), DIGESTS)?);
+        let objects = Arc::new(objects::ObjectStore::open(Arc::clone(&disk), digests)?);
+        Ok(Self { config: Arc::new(config), key, disk, snapshots, objects })
+    }
+
+    /// The configuration it was opened with.
+    #[must_use]
+    pub fn config(&self) -> &ServerConfig {
+        &self.config
+    }
+
+    /// The key that nodes have to trust.
+    #[must_use]
+    pub fn public_key(&self) -> instantmirror_core::PublicKey {
+        self.key.public()
+    }
+
+    /// The configuration of a repository.
+    ///
+    /// # Errors
+    /// [`MasterError::UnknownRepository`].
+    pub fn repository(&self, name: &RepoName) -> Result<&ServerRepository, MasterError> {
+        let found = self.config.repositories.iter().find(|repository| repository.name == *name);
+        found.ok_or_else(|| {
+            let known: Vec<_> = self.config.repositories.iter().map(|repository| repository.name.to_string()).collect();
+            MasterError::UnknownRepository { name: name.clone(), known: known.join(", ") }
+        })
+    }
+
+    /// The head of a repository, `None` before its first publish.
+    ///
+    /// # Errors
+    /// [`MasterError::Snapshots`] if it cannot be read or was not signed with this master's key.
+    pub async fn head(&self, repository: &RepoName) -> Result<Option<SignedHead>, MasterError> {
+        Ok(self.snapshots.head(repository, &[self.public_key()]).await?)
+    }
+
+    /// The record of a snapshot.
+    ///
+    /// # Errors
+    /// [`MasterError::UnknownSnapshot`], [`MasterError::Snapshots`].
+    pub async fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Snapshot, MasterError> {
+        let found = self.snapshots.snapshot(repository, id).await?;
+        found.ok_or_else(|| MasterError::UnknownSnapshot { repository: repository.clone(), snapshot: id })
+    }
+
+    fn repository_dir(name: &RepoName) -> PathBuf {
+        Path::new(REPOSITORIES).join(name.as_str())
+    }
+}
+
+fn open_disk(dir: &Path) -> Result<Arc<dyn Disk>, StoreError> {
+    Ok(Arc::new(RealDisk::open(dir)?))
+}

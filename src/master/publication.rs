@@ -1,0 +1,129 @@
+//! What a master shows: the released snapshots of its own store, read without a second copy.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use instantmirror_core::catalog::NodeSource;
+use instantmirror_core::entry::FileMeta;
+use instantmirror_core::reader::{EmptyReader, HandleReader};
+use instantmirror_core::traits::{
+    FetchError, ObjectCache as _, ObjectReader, ObjectSource, Publication, ReadIntent, SnapshotStore as _,
+    TransportError,
+};
+use instantmirror_core::view::RepositoryState;
+use instantmirror_core::{RepoName, SignedHead};
+use instantmirror_store::objects::ObjectStore;
+use tokio::sync::watch;
+
+use super::{Master, MasterError};
+
+/// The [`Publication`] of a [`Master`].
+#[derive(Debug)]
+pub struct MasterPublication {
+    master: Master,
+    states: BTreeMap<RepoName, watch::Sender<Arc<RepositoryState>>>,
+    objects: Arc<StoreSource>,
+}
+
+impl MasterPublication {
+    /// Shows what the store holds now. [`refresh`](Self::refresh) takes up what was published since.
+    ///
+    /// # Errors
+    /// [`MasterError`] if a head in the store cannot be read.
+    pub async fn new(master: Master) -> Result<Self, MasterError> {
+        let names = master.config().repositories.iter().map(|repository| repository.name.clone());
+        let states = names.map(|name| (name.clone(), watch::Sender::new(Arc::new(RepositoryState::empty(name)))));
+        let objects = Arc::new(StoreSource(Arc::clone(&master.objects)));
+        let publication = Self { states: states.collect(), objects, master };
+        publication.refresh().await?;
+        Ok(publication)
+    }
+
+    /// Takes up new heads and wakes whoever waits for them.
+    ///
+    /// # Errors
+    /// [`MasterError`]; what was shown before stays.
+    pub async fn refresh(&self) -> Result<(), MasterError> {
+        for (name, state) in &self.states {
+            let Some(head) = self.master.head(name).await? else { continue };
+            let held = state.borrow().head.as_ref().map(|held| held.head().sequence);
+            if held.is_some_and(|held| held >= head.head().sequence) {
+                continue;
+            }
+            let mut next = RepositoryState::empty(name.clone());
+            let known = state.borrow().snapshots.clone();
+            for live in head.head().snapshots.iter().filter(|live| live.state.is_released()) {
+                let snapshot = match known.get(&live.id) {
+                    Some(snapshot) => Arc::clone(snapshot),
+                    None => Arc::new(self.master.snapshot(name, live.id).await?),
+                };
+                next.snapshots.insert(live.id, snapshot);
+            }
+            next.current = head.head().current;
+            next.head = Some(Arc::new(head));
+            state.send_replace(Arc::new(next));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Publication for MasterPublication {
+    fn repositories(&self) -> Vec<RepoName> {
+        self.states.keys().cloned().collect()
+    }
+
+    fn state(&self, repository: &RepoName) -> Option<Arc<RepositoryState>> {
+        self.states.get(repository).map(|state| state.borrow().clone())
+    }
+
+    async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {
+        head_after(self.states.get(repository)?.subscribe(), after).await
+    }
+
+    fn nodes(&self) -> Arc<dyn NodeSource> {
+        self.master.snapshots.clone()
+    }
+
+    fn objects(&self) -> Arc<dyn ObjectSource> {
+        self.objects.clone()
+    }
+}
+
+/// Waits for a head with a sequence number above `after`.
+pub(crate) async fn head_after(
+    mut state: watch::Receiver<Arc<RepositoryState>>,
+    after: u64,
+) -> Option<Arc<SignedHead>> {
+    let newer = |state: &Arc<RepositoryState>| state.head.as_ref().is_some_and(|head| head.head().sequence > after);
+    let state = state.wait_for(newer).await.ok()?;
+    state.head.clone()
+}
+
+/// Opens objects of the store.
+#[derive(Debug)]
+struct StoreSource(Arc<ObjectStore>);
+
+#[async_trait]
+impl ObjectSource for StoreSource {
+    async fn open(
+        &self,
+        repository: &RepoName,
+        file: &FileMeta,
+        _intent: ReadIntent,
+    ) -> Result<Arc<dyn ObjectReader>, FetchError> {
+        if file.size == 0 {
+            return Ok(Arc::new(EmptyReader));
+        }
+        match self.0.open(&file.object).await? {
+            Some(handle) => Ok(Arc::new(HandleReader::new(handle))),
+            None => {
+                let (object, repository) = (file.object, repository.clone());
+                let what = format!("object {object}");
+                let source = TransportError::NotFound { from: "the master's store".to_owned(), what };
+                Err(FetchError::Unavailable { object, repository, source: Arc::new(source) })
+            }
+        }
+    }
+}

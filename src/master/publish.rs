@@ -1,0 +1,248 @@
+//! `imserver publish`: scan, import, commit. A snapshot exists when its head is signed and stored; whatever happens
+//! before that leaves the repository as it was.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_executor::block_on;
+use instantmirror_core::catalog::CatalogNode;
+use instantmirror_core::head::{HEAD_VALIDITY_MAX, LiveSnapshot, SnapshotState};
+use instantmirror_core::traits::SnapshotStore;
+use instantmirror_core::{Clock as _, Directory, Head, RepoName, SignedHead, Snapshot, SnapshotId, Timestamp};
+use instantmirror_store::digest::{ContentDigest, DigestTable};
+use instantmirror_store::import::ImportOptions;
+use instantmirror_store::objects::ObjectStore;
+use instantmirror_store::scan::{PieceSpace, ScanParts, ScanSink, Scanned, StampBook, scan};
+use instantmirror_store::snapshots::DiskSnapshotStore;
+use instantmirror_store::tree::SourceTree;
+use instantmirror_store::StoreError;
+
+use super::key::random;
+use super::{DIGESTS, Master, MasterError};
+use crate::clock::SystemClock;
+use crate::config::{ImportKind, ServerRepository};
+
+/// A head is signed anew when it is older than this, so that it never comes near its expiry.
+pub(super) const HEAD_RENEWAL: Duration = Duration::from_secs(24 * 3600);
+
+/// Hears how a publish goes. Called from several threads.
+pub trait PublishProgress: Sync {
+    /// So many more files were listed.
+    fn listed(&self, files: u64) {
+        let _ = files;
+    }
+
+    /// So many more bytes of new and changed files were read.
+    fn read(&self, bytes: u64) {
+        let _ = bytes;
+    }
+
+    /// One more new or changed file was taken in.
+    fn imported(&self) {}
+}
+
+/// For those who do not want to hear.
+#[derive(Debug, Clone, Copy)]
+pub struct NoProgress;
+
+impl PublishProgress for NoProgress {}
+
+/// What a publish did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Published {
+    /// The tree is what the current snapshot shows; nothing was made.
+    Unchanged(SnapshotId),
+    /// A new snapshot is current.
+    Snapshot(PublishedSnapshot),
+}
+
+/// A new snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedSnapshot {
+    /// Its record.
+    pub snapshot: Snapshot,
+    /// The head that made it current.
+    pub sequence: u64,
+    /// What the scan saw and did.
+    pub scanned: Scanned,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Master {
+    /// Publishes the source tree of a repository and makes it current. Blocks until it is done.
+    ///
+    /// # Errors
+    /// [`MasterError::Store`] with [`StoreError::Locked`] if somebody else publishes into this store now, with
+    /// [`StoreError::Unpublishable`] if the tree holds what cannot be published. The repository is as before then.
+    pub fn publish(
+        &self,
+        name: &RepoName,
+        note: &str,
+        progress: &dyn PublishProgress,
+    ) -> Result<Published, MasterError> {
+        let started = Instant::now();
+        let repository = self.repository(name)?;
+        let writer = Writer::open(self)?;
+        let held = block_on(self.head(name))?;
+        check_piece_length(repository, held.as_ref())?;
+        let current = held.as_ref().and_then(|held| held.head().current);
+        let current = current.map(|id| block_on(self.snapshot(name, id))).transpose()?;
+        let scanned = self.scan(repository, &writer, current.as_ref(), progress)?;
+        if let (Some(current), Some(held)) = (&current, &held)
+            && current.root == scanned.root
+        {
+            self.renew_if_old(&writer, held)?;
+            return Ok(Published::Unchanged(current.id));
+        }
+        let now = SystemClock.now();
+        let snapshot = Snapshot {
+            id: SnapshotId::from_random(random()?),
+            repository: name.clone(),
+            created: now,
+            parent: current.map(|current| current.id),
+            note: note.to_owned(),
+            root: scanned.root,
+        };
+        let record = block_on(writer.snapshots.put_snapshot(&snapshot))?;
+        let mut head = held.map_or_else(|| first_head(repository, now), |held| held.head().clone());
+        head.snapshots.push(LiveSnapshot { id: snapshot.id, record, state: SnapshotState::Released { released: now } });
+        head.current = Some(snapshot.id);
+        let sequence = self.commit(&writer, head, now)?;
+        Ok(Published::Snapshot(PublishedSnapshot { snapshot, sequence, scanned, took: started.elapsed() }))
+    }
+
+    /// Signs the heads anew that would otherwise come near their expiry.
+    ///
+    /// # Errors
+    /// [`MasterError`]; [`StoreError::Locked`] if somebody publishes now (who renews them as well).
+    pub fn renew_heads(&self) -> Result<(), MasterError> {
+        for repository in &self.config.repositories {
+            if let Some(held) = block_on(self.head(&repository.name))?
+                && is_old(&held)
+            {
+                self.renew_if_old(&Writer::open(self)?, &held)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn renew_if_old(&self, writer: &Writer, held: &SignedHead) -> Result<(), MasterError> {
+        if is_old(held) {
+            self.commit(writer, held.head().clone(), SystemClock.now())?;
+        }
+        Ok(())
+    }
+
+    /// Signs and stores the successor of a head.
+    fn commit(&self, writer: &Writer, mut head: Head, now: Timestamp) -> Result<u64, MasterError> {
+        head.sequence += 1;
+        head.issued = now;
+        head.expires = now.plus(HEAD_VALIDITY_MAX);
+        let signed = head.sign(&[&self.key])?;
+        block_on(writer.snapshots.put_head(&signed))?;
+        tracing::info!(repository = %head.repository, sequence = head.sequence, current = ?head.current, "head signed");
+        Ok(head.sequence)
+    }
+
+    fn scan(
+        &self,
+        repository: &ServerRepository,
+        writer: &Writer,
+        current: Option<&Snapshot>,
+        progress: &dyn PublishProgress,
+    ) -> Result<Scanned, MasterError> {
+        let dir = Self::repository_dir(&repository.name);
+        let piece_bytes = u32::try_from(repository.piece_length.0).unwrap_or(u32::MAX);
+        let tree = SourceTree::open(&repository.source)?;
+        let book = StampBook::open(Arc::clone(&self.disk), dir.join("stamps"))?;
+        let pieces = PieceSpace::open(Arc::clone(&self.disk), dir.join("pieces"), piece_bytes)?;
+        let root = current.map(|snapshot| snapshot.root);
+        let parts = ScanParts {
+            tree: &tree,
+            objects: &writer.objects,
+            nodes: writer.snapshots.as_ref(),
+            book: &book,
+            pieces: &pieces,
+            previous: root.map(|root| Directory { node: root.node, files: root.files, bytes: root.bytes }),
+            import: import_options(repository.import),
+        };
+        Ok(scan(&parts, &Sink { writer, progress })?)
+    }
+}
+
+fn is_old(held: &SignedHead) -> bool {
+    SystemClock.now().since(held.head().issued) > HEAD_RENEWAL
+}
+
+fn first_head(repository: &ServerRepository, now: Timestamp) -> Head {
+    Head {
+        repository: repository.name.clone(),
+        sequence: 0,
+        issued: now,
+        expires: now,
+        piece_length: u32::try_from(repository.piece_length.0).unwrap_or(u32::MAX),
+        current: None,
+        snapshots: Vec::new(),
+        tags: std::collections::BTreeMap::new(),
+        preseed: Vec::new(),
+    }
+}
+
+fn check_piece_length(repository: &ServerRepository, held: Option<&SignedHead>) -> Result<(), MasterError> {
+    let asked = repository.piece_length.0;
+    match held.map(|held| held.head().piece_length) {
+        Some(held) if u64::from(held) != asked => {
+            Err(MasterError::PieceLength { repository: repository.name.clone(), held, asked })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn import_options(kind: ImportKind) -> ImportOptions {
+    ImportOptions { reflink: kind != ImportKind::Copy, hardlink: kind == ImportKind::Hardlink }
+}
+
+/// The store, open for writing: there is one at a time, in all processes.
+struct Writer {
+    snapshots: Arc<DiskSnapshotStore>,
+    digests: Arc<DigestTable>,
+    objects: ObjectStore,
+}
+
+impl Writer {
+    fn open(master: &Master) -> Result<Self, StoreError> {
+        let snapshots = Arc::new(DiskSnapshotStore::open(Arc::clone(&master.disk), "")?);
+        let digests = Arc::new(DigestTable::open(Arc::clone(&master.disk), DIGESTS)?);
+        let objects = ObjectStore::open(Arc::clone(&master.disk), Arc::clone(&digests))?;
+        objects.remove_leftovers()?;
+        Ok(Self { snapshots, digests, objects })
+    }
+}
+
+struct Sink<'a> {
+    writer: &'a Writer,
+    progress: &'a dyn PublishProgress,
+}
+
+impl ScanSink for Sink<'_> {
+    fn nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError> {
+        self.writer.snapshots.put_nodes_now(&nodes)
+    }
+
+    fn digests(&self, digests: Vec<ContentDigest>) -> Result<(), StoreError> {
+        self.writer.digests.put(&digests)
+    }
+
+    fn listed(&self, files: u64) {
+        self.progress.listed(files);
+    }
+
+    fn read(&self, bytes: u64) {
+        self.progress.read(bytes);
+    }
+
+    fn imported(&self) {
+        self.progress.imported();
+    }
+}

@@ -1,0 +1,132 @@
+//! The node: shows the snapshots of its masters whole, and fetches each file when it is first read.
+
+mod publication;
+mod serve;
+mod status;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use instantmirror_core::RepoName;
+use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
+use instantmirror_core::traits::{ObjectCache, PeerTransport, SnapshotStore, Upstream};
+use instantmirror_store::StoreError;
+use instantmirror_store::cache::{CacheLimits, CacheOptions, DiskCache, VerifyWhen};
+use instantmirror_store::disk::{Disk, RealDisk};
+use instantmirror_store::snapshots::DiskSnapshotStore;
+use instantmirror_swarm::{FetchEngine, Follower, HttpOrigin};
+
+use crate::clock::SystemClock;
+use crate::config::{CacheConfig, NodeConfig};
+
+pub use publication::NodePublication;
+pub use serve::NodeServer;
+pub use status::{CacheStatus, FetchStatus, NodeStatus, RepositoryStatus, TransferStatus};
+
+/// Why a node cannot run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// Its cache or store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The head or a snapshot record in its store.
+    #[error(transparent)]
+    Snapshots(#[from] instantmirror_core::StoreError),
+    /// A master's URL.
+    #[error(transparent)]
+    Master(#[from] instantmirror_core::TransportError),
+    /// The HTTP server.
+    #[error(transparent)]
+    Http(#[from] instantmirror_http::ServeError),
+}
+
+/// Where catalogs and heads lie in the cache directory, beside the objects.
+const SNAPSHOTS: &str = "snapshots";
+const CACHE: &str = "cache";
+
+/// A node: its cache, its followers and its fetch engine. Nothing runs until it is
+/// [served](NodeServer) or its [followers](Node::follow) are polled. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Node {
+    config: Arc<NodeConfig>,
+    cache: DiskCache,
+    snapshots: Arc<DiskSnapshotStore>,
+    followers: Arc<BTreeMap<RepoName, Follower>>,
+    engine: FetchEngine,
+}
+
+impl Node {
+    /// Opens cache and store, and takes up what they hold. Asks no master. Must be called inside a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// [`NodeError::Store`] with [`StoreError::Locked`] if another process uses the directory.
+    pub async fn open(config: NodeConfig) -> Result<Self, NodeError> {
+        let dir = &config.cache.dir;
+        let cache = DiskCache::open(open_disk(&dir.join(CACHE))?, cache_options(&config.cache))?;
+        let snapshots = Arc::new(DiskSnapshotStore::open(open_disk(&dir.join(SNAPSHOTS))?, "")?);
+        let (mut followers, mut sources) = (BTreeMap::new(), BTreeMap::new());
+        for repository in &config.repositories {
+            let origins: Result<Vec<HttpOrigin>, _> = repository.master.iter().map(|url| HttpOrigin::new(url)).collect();
+            let origins = origins?;
+            let upstreams = origins.iter().map(|origin| Arc::new(origin.clone()) as Arc<dyn Upstream>).collect();
+            let transports: Vec<_> = origins.into_iter().map(|origin| Arc::new(origin) as Arc<dyn PeerTransport>).collect();
+            let store: Arc<dyn SnapshotStore> = snapshots.clone();
+            let (name, trust) = (repository.name.clone(), repository.trust.clone());
+            let follower = Follower::open(name.clone(), upstreams, store, trust, Arc::new(SystemClock)).await?;
+            followers.insert(name.clone(), follower);
+            sources.insert(name, transports);
+        }
+        let scheduler = Box::new(PriorityScheduler::new(SchedulerLimits::default()));
+        let objects: Arc<dyn ObjectCache> = Arc::new(cache.clone());
+        let engine = FetchEngine::new(objects, sources, scheduler);
+        Ok(Self { config: Arc::new(config), cache, snapshots, followers: Arc::new(followers), engine })
+    }
+
+    /// The configuration it was opened with.
+    #[must_use]
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    /// What it shows.
+    #[must_use]
+    pub fn publication(&self) -> Arc<NodePublication> {
+        Arc::new(NodePublication::new(self.clone()))
+    }
+
+    /// Follows all masters for ever, and lists the cache meanwhile. Drop the future to stop.
+    pub async fn follow(&self) {
+        let cache = self.cache.clone();
+        // Lists up to millions of files: beside the first requests, not before them.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = cache.load() {
+                tracing::error!("the cache cannot be listed: {error}; it is tried again when an object is fetched");
+            }
+        });
+        futures_util::future::join_all(self.followers.values().map(Follower::run)).await;
+    }
+
+    /// Writes down what a restart wants to know.
+    ///
+    /// # Errors
+    /// [`instantmirror_core::CacheError::Io`].
+    pub async fn checkpoint(&self) -> Result<(), instantmirror_core::CacheError> {
+        self.cache.checkpoint().await
+    }
+}
+
+fn cache_options(config: &CacheConfig) -> CacheOptions {
+    let limits = CacheLimits {
+        max_bytes: Some(config.max_size.0),
+        max_objects: config.max_objects,
+        keep_free_bytes: config.keep_free.map_or(0, |size| size.0),
+    };
+    CacheOptions { limits, verify: VerifyWhen::FirstUse }
+}
+
+fn open_disk(dir: &Path) -> Result<Arc<dyn Disk>, StoreError> {
+    Ok(Arc::new(RealDisk::open(dir)?))
+}

@@ -1,0 +1,45 @@
+//! What a node shows: every snapshot that is whole here, with content fetched on demand.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use instantmirror_core::catalog::NodeSource;
+use instantmirror_core::traits::{ObjectSource, Publication};
+use instantmirror_core::view::RepositoryState;
+use instantmirror_core::{RepoName, SignedHead};
+
+use super::Node;
+use crate::master::head_after;
+
+/// The [`Publication`] of a [`Node`].
+#[derive(Debug)]
+pub struct NodePublication(Node);
+
+impl NodePublication {
+    pub(super) fn new(node: Node) -> Self {
+        Self(node)
+    }
+}
+
+#[async_trait]
+impl Publication for NodePublication {
+    fn repositories(&self) -> Vec<RepoName> {
+        self.0.followers.keys().cloned().collect()
+    }
+
+    fn state(&self, repository: &RepoName) -> Option<Arc<RepositoryState>> {
+        self.0.followers.get(repository).map(instantmirror_swarm::Follower::state)
+    }
+
+    async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {
+        head_after(self.0.followers.get(repository)?.subscribe(), after).await
+    }
+
+    fn nodes(&self) -> Arc<dyn NodeSource> {
+        self.0.snapshots.clone()
+    }
+
+    fn objects(&self) -> Arc<dyn ObjectSource> {
+        Arc::new(self.0.engine.clone())
+    }
+}

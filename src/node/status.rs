@@ -1,0 +1,254 @@
+//! What a node tells of itself: the JSON of its control socket, and the same for people.
+
+use std::fmt::{self, Write as _};
+use std::time::Duration;
+
+use instantmirror_core::traits::ObjectCache as _;
+use instantmirror_core::{Clock as _, SnapshotId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::Node;
+use crate::clock::SystemClock;
+use crate::config::ByteSize;
+
+/// A node at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Version of the program.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// The repositories it follows, in order of name.
+    pub repositories: Vec<RepositoryStatus>,
+    /// Its cache.
+    pub cache: CacheStatus,
+    /// What it has fetched since its start.
+    pub fetch: FetchStatus,
+    /// Objects being fetched now.
+    pub transfers: Vec<TransferStatus>,
+}
+
+/// One repository that a node follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryStatus {
+    /// Its name.
+    pub name: String,
+    /// The master asked last.
+    pub master: String,
+    /// Sequence number of the head held.
+    pub sequence: Option<u64>,
+    /// When that head was signed.
+    pub head_issued: Option<Timestamp>,
+    /// Seconds since then.
+    pub head_age_seconds: Option<u64>,
+    /// Whether it has expired.
+    pub head_expired: bool,
+    /// When a master last gave a valid answer.
+    pub last_contact: Option<Timestamp>,
+    /// What went wrong since, if anything.
+    pub last_error: Option<String>,
+    /// The snapshot that `current` shows.
+    pub current: Option<SnapshotId>,
+    /// Files in it.
+    pub files: u64,
+    /// Bytes in it.
+    pub bytes: u64,
+    /// Snapshots that are shown.
+    pub snapshots: usize,
+    /// The snapshot whose catalog is being fetched.
+    pub syncing: Option<SnapshotId>,
+    /// Heads, records and catalogs refused since the start.
+    pub refused: u64,
+}
+
+/// A node's cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheStatus {
+    /// Bytes held.
+    pub used_bytes: u64,
+    /// Bytes promised to fetches.
+    pub reserved_bytes: u64,
+    /// The limit.
+    pub max_bytes: Option<u64>,
+    /// Objects held.
+    pub objects: u64,
+    /// Objects given up since the start.
+    pub evicted: u64,
+    /// Objects put aside as damaged since the start.
+    pub damaged: u64,
+}
+
+/// What a node has fetched since its start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchStatus {
+    /// Reads that found all they wanted in the cache.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Objects fetched whole.
+    pub objects: u64,
+    /// Verified bytes, all sources together.
+    pub bytes: u64,
+    /// Transfers that broke off or were refused.
+    pub failures: u64,
+    /// Data that was refused because it did not match.
+    pub corrupt: u64,
+}
+
+/// One object being fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferStatus {
+    /// Its repository.
+    pub repository: String,
+    /// Its id.
+    pub object: String,
+    /// Its size.
+    pub size: u64,
+    /// Bytes that are here.
+    pub present: u64,
+    /// Readers that wait for it.
+    pub readers: usize,
+}
+
+impl Node {
+    /// How the node is now.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        let usage = self.cache.usage();
+        let stats = self.engine.stats();
+        NodeStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            repositories: self.followers.values().map(repository_status).collect(),
+            cache: CacheStatus {
+                used_bytes: usage.used_bytes,
+                reserved_bytes: usage.reserved_bytes,
+                max_bytes: usage.max_bytes,
+                objects: usage.objects,
+                evicted: usage.evicted,
+                damaged: usage.damaged,
+            },
+            fetch: FetchStatus {
+                hits: stats.hits,
+                misses: stats.misses,
+                objects: stats.objects,
+                bytes: stats.bytes.values().sum(),
+                failures: stats.failures.values().sum(),
+                corrupt: stats.corrupt.values().sum(),
+            },
+            transfers: self.engine.transfers().iter().map(transfer_status).collect(),
+        }
+    }
+}
+
+fn repository_status(follower: &instantmirror_swarm::Follower) -> RepositoryStatus {
+    let (state, status, now) = (follower.state(), follower.status(), SystemClock.now());
+    let head = state.head.as_ref();
+    let current = state.current.as_ref().and_then(|id| state.snapshots.get(id));
+    RepositoryStatus {
+        name: state.name.to_string(),
+        master: status.upstream,
+        sequence: head.map(|head| head.head().sequence),
+        head_issued: head.map(|head| head.head().issued),
+        head_age_seconds: head.map(|head| now.since(head.head().issued).as_secs()),
+        head_expired: head.is_some_and(|head| head.is_expired(now)),
+        last_contact: status.last_contact,
+        last_error: status.last_error,
+        current: state.current,
+        files: current.map_or(0, |snapshot| snapshot.root.files),
+        bytes: current.map_or(0, |snapshot| snapshot.root.bytes),
+        snapshots: state.snapshots.len(),
+        syncing: status.syncing,
+        refused: status.refused,
+    }
+}
+
+fn transfer_status(transfer: &instantmirror_swarm::Transfer) -> TransferStatus {
+    TransferStatus {
+        repository: transfer.repository.to_string(),
+        object: transfer.object.to_string(),
+        size: transfer.size,
+        present: transfer.present,
+        readers: transfer.readers,
+    }
+}
+
+/// For people: a few lines per repository, then cache and transfers.
+impl fmt::Display for NodeStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "imnode {} (process {})", self.version, self.pid)?;
+        for repository in &self.repositories {
+            write!(f, "\n{repository}")?;
+        }
+        let cache = &self.cache;
+        let max = cache.max_bytes.map_or_else(|| "no limit".to_owned(), |max| format!("of {}", ByteSize(max)));
+        let used = ByteSize(cache.used_bytes);
+        writeln!(f, "\ncache: {used} {max} in {} objects, {} given up, {} damaged", cache.objects, cache.evicted, cache.damaged)?;
+        let fetch = &self.fetch;
+        let (hits, misses, bytes) = (fetch.hits, fetch.misses, ByteSize(fetch.bytes));
+        writeln!(f, "reads: {hits} from the cache, {misses} not; fetched {bytes} in {} whole objects", fetch.objects)?;
+        if fetch.failures + fetch.corrupt > 0 {
+            writeln!(f, "trouble: {} transfers failed, {} brought wrong data", fetch.failures, fetch.corrupt)?;
+        }
+        for transfer in &self.transfers {
+            let percent = transfer.present * 100 / transfer.size.max(1);
+            let (size, readers) = (ByteSize(transfer.size), transfer.readers);
+            writeln!(f, "  {} {percent:3} % of {size}, {readers} readers ({})", transfer.object, transfer.repository)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for RepositoryStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}  from {}", self.name, self.master)?;
+        match (&self.current, self.sequence, self.head_age_seconds) {
+            (Some(current), Some(sequence), Some(age)) => {
+                let size = ByteSize(self.bytes);
+                writeln!(f, "  current  {current}  ({} files, {size}; {} snapshots)", self.files, self.snapshots)?;
+                let expired = if self.head_expired { ", EXPIRED" } else { "" };
+                writeln!(f, "  head     {sequence}, signed {} ago{expired}", people_time(Duration::from_secs(age)))?;
+            }
+            (None, Some(sequence), _) => writeln!(f, "  head     {sequence}; no snapshot is whole here yet")?,
+            _ => writeln!(f, "  nothing was received yet")?,
+        }
+        if let Some(syncing) = self.syncing {
+            writeln!(f, "  syncing  {syncing}")?;
+        }
+        if let Some(error) = &self.last_error {
+            writeln!(f, "  TROUBLE  {error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// `3 d 4 h`, `12 min 5 s`: the two largest units.
+fn people_time(time: Duration) -> String {
+    let mut rest = time.as_secs();
+    let mut text = String::new();
+    for (unit, seconds) in [("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)] {
+        let count = rest / seconds;
+        rest %= seconds;
+        if count > 0 || unit == "s" && text.is_empty() {
+            let space = if text.is_empty() { "" } else { " " };
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{space}{count} {unit}");
+            if !space.is_empty() {
+                break;
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_for_people() {
+        for (seconds, text) in [(0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3600, "1 h"), (273_600, "3 d 4 h")] {
+            assert_eq!(people_time(Duration::from_secs(seconds)), text);
+        }
+    }
+}
