@@ -3,12 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Request;
+use http_body::Frame;
+use http_body_util::{Empty, StreamBody};
 use instantmirror_core::batch::{BATCH_OBJECTS_MAX, BatchDecoder, encode_request};
 use instantmirror_core::catalog::frame::FrameDecoder;
 use instantmirror_core::catalog::{CatalogNode, NodeSource as _, check_closure};
 use instantmirror_core::memory::MemoryStore;
 use instantmirror_core::{Directory, NodeId, ObjectId, SecretKey, SignedHead, Snapshot};
-use instantmirror_http::{Api, Service};
+use instantmirror_http::limits::{LONG_POLL_MAX, REQUEST_BODY_TIMEOUT};
+use instantmirror_http::{Api, Service, Stopping};
+use tokio::time::Instant;
 
 use crate::client::{Reply, get, send};
 use crate::world::{Item, Running, Shown, World, name, start};
@@ -308,4 +313,32 @@ async fn batches_answer_in_order() {
         413,
     );
     server.stop().await;
+}
+
+/// The limits that are too long to wait for, in virtual time and without a socket.
+#[tokio::test(start_paused = true)]
+async fn polls_and_bodies_have_their_time() {
+    let world = World::new();
+    world.publish(1, tree(3), true).await;
+    let cache = Arc::new(world.cache.clone());
+    let service = Service::new(Arc::new(Shown(world))).with_api(Api::new(cache));
+    for (query, waited) in [
+        ("after=1", LONG_POLL_MAX.as_secs()),
+        ("after=1&wait=9999", 55),
+        ("after=1&wait=7", 7),
+    ] {
+        let request = Request::get(format!("/.im/v1/debian/head?{query}")).header("Host", "h");
+        let begun = Instant::now();
+        let answer = service
+            .handle(request.body(Empty::new()).unwrap(), &Stopping::never())
+            .await;
+        assert_eq!((answer.status().as_u16(), begun.elapsed().as_secs()), (204, waited));
+    }
+    let never = futures_util::stream::pending::<Result<Frame<Bytes>, std::convert::Infallible>>();
+    let request = Request::post("/.im/v1/debian/batch").header("Host", "h");
+    let begun = Instant::now();
+    let answer = service
+        .handle(request.body(StreamBody::new(never)).unwrap(), &Stopping::never())
+        .await;
+    assert_eq!((answer.status().as_u16(), begun.elapsed()), (408, REQUEST_BODY_TIMEOUT));
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -42,6 +43,8 @@ pub(crate) enum Fault {
     At(u64, FetchError),
     /// Ready as far as this says.
     Until(watch::Receiver<u64>),
+    /// None, but read like one on a disk: it has this descriptor.
+    Described(Arc<std::fs::File>),
     /// Opened with another size.
     Size(u64),
 }
@@ -314,6 +317,13 @@ impl ObjectReader for Reader {
             Some(Fault::At(end, _)) => Ok(*end),
             Some(Fault::Until(end)) => Ok(*end.clone().wait_for(|end| *end > offset).await.unwrap()),
             _ => Ok(self.size()),
+        }
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match &self.fault {
+            Some(Fault::Described(file)) => Some(file.as_fd()),
+            _ => None,
         }
     }
 
