@@ -190,7 +190,10 @@ async fn open_multipart(
         let (content, objects) = (content.clone(), Arc::clone(&objects));
         async move {
             let begun = Reading::begin(&content, range, &objects).await;
-            let (first, reading) = begun.map_err(|error| broken_off(&content, &error))?;
+            let (first, reading) = match begun {
+                Ok(begun) => begun,
+                Err(error) => return Err(broken_off(&content, &error).await),
+            };
             Ok(stream::iter([Ok(head), Ok(first)]).chain(reading.pieces(content)))
         }
     });
@@ -266,7 +269,7 @@ impl Reading {
         stream::try_unfold((self, content), |(mut reading, content)| async move {
             match reading.next(&content).await {
                 Ok(piece) => Ok(piece.map(|piece| (piece, (reading, content)))),
-                Err(error) => Err(broken_off(&content, &error)),
+                Err(error) => Err(broken_off(&content, &error).await),
             }
         })
     }
@@ -289,9 +292,13 @@ pub(crate) async fn read(reader: &Arc<dyn ObjectReader>, range: Range<u64>) -> R
     })
 }
 
-fn broken_off(content: &Content, error: &FetchError) -> BodyError {
+/// The end of a body that cannot go on, and its line in the log.
+async fn broken_off(content: &Content, error: &FetchError) -> BodyError {
     let Content { repository, path, file } = content;
     tracing::warn!(%repository, %path, object = %file.object, %error, "an answer broke off; the connection is closed");
+    // hyper throws away what it has not flushed when a body fails, and flushes when a body is not ready: the
+    // verified bytes before the failure may still be of use.
+    tokio::task::yield_now().await;
     BodyError(error.to_string())
 }
 

@@ -188,7 +188,8 @@ fn not_found(text: &str) -> Response {
 }
 
 fn respond_redirect(request: &Request<'_>, mut location: String, lasting: bool) -> Response {
-    if !request.query.is_empty() {
+    // A query that cannot stand in a header is left behind: the directory is more than its order.
+    if !request.query.is_empty() && request.query.is_ascii() {
         location.push('?');
         location.push_str(request.query);
     }

@@ -165,6 +165,8 @@ struct Tree {
     view: View,
     index: bool,
     path: RepoPath,
+    /// Found at a default place, where the URL itself says which view is meant, for ever.
+    by_default: bool,
 }
 
 fn place(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> Spot {
@@ -181,6 +183,7 @@ fn place(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> Spo
             view: mount.view.clone(),
             index: mount.index,
             path,
+            by_default: false,
         });
     }
     let rows = rows_between(mounts, publication, path);
@@ -201,6 +204,7 @@ fn default_place(publication: &dyn Publication, path: &RepoPath) -> Option<Spot>
             view,
             index: false,
             path,
+            by_default: true,
         }),
         Some(place) => Spot::Area(state, place),
         None => Spot::Unknown(format!(
@@ -289,9 +293,9 @@ fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, reque
     };
     let nodes = publication.nodes();
     let catalog = Catalog::new(Arc::clone(&nodes), snapshot.root.meta());
-    let origin = |path: RepoPath| {
-        let fixed = *view == View::Snapshot(snapshot.id) && below_default(request, repository);
-        let permanent = (!fixed).then(|| permanent_path(mounts, repository, snapshot.id, &path, request.directory));
+    let fixed = tree.by_default && matches!(view, View::Snapshot(_));
+    let origin = |path: RepoPath, directory: bool| {
+        let permanent = (!fixed).then(|| permanent_path(mounts, repository, snapshot.id, &path, directory));
         Origin {
             repository: repository.clone(),
             snapshot: snapshot.id,
@@ -302,20 +306,14 @@ fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, reque
     };
     match find(&catalog, tree, request) {
         Err(error) => Route::Failed(repository.clone(), error),
-        Ok(Found::File(path, file, mtime)) => Route::File(origin(path), file, mtime),
-        Ok(Found::Directory(directory)) => Route::Directory(origin(tree.path.clone()), directory, Nodes(nodes)),
-        Ok(Found::Slashless) => Route::Redirect(with_slash(&request.path), origin(RepoPath::ROOT).fixed),
+        Ok(Found::File(path, file, mtime)) => Route::File(origin(path, false), file, mtime),
+        Ok(Found::Directory(directory)) => Route::Directory(origin(tree.path.clone(), true), directory, Nodes(nodes)),
+        Ok(Found::Slashless) => Route::Redirect(with_slash(&request.path), fixed),
         Ok(Found::Nothing) => Route::NotFound(format!(
             "there is no '/{}' in snapshot {} of repository '{repository}'",
             tree.path, snapshot.id
         )),
     }
-}
-
-/// Whether the request came through `/<repository>/`, not through a mount, whose view may be configured anew.
-fn below_default(request: &RequestPath, repository: &RepoName) -> bool {
-    let mut names = request.path.components();
-    names.next() == Some(repository.as_str()) && names.next() == Some("snap")
 }
 
 enum Found {
@@ -373,10 +371,6 @@ fn permanent_path(
     if mounts.find(&full).is_some_and(|(mount, _)| !mount.path.is_root()) {
         return None;
     }
-    let slash = if directory && !path.as_str().ends_with(INDEX) || path.is_root() {
-        "/"
-    } else {
-        ""
-    };
+    let slash = if directory { "/" } else { "" };
     Some(format!("/{}{slash}", encode_path(full.as_str())))
 }

@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn calls_are_taken_apart() {
         let hash = "a".repeat(64);
-        let uuid = SnapshotId::from_random([3; 16]);
+        let uuid = SnapshotId::from_random([0xab; 16]);
         let repository: RepoName = "debian".parse().unwrap();
         let object: ObjectId = hash.parse().unwrap();
         for (path, call) in [

@@ -7,7 +7,7 @@ use instantmirror_core::memory::MemoryStore;
 use super::*;
 
 const HOSTILE: [&str; 12] = [
-    "<script>alert(1)</script>",
+    "<script>alert(1)",
     "a\"onmouseover=\"x",
     "it's",
     "100%",

@@ -7,36 +7,36 @@ use tokio::net::TcpStream;
 
 /// An answer as it came.
 #[derive(Debug)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// Whether the body came to the end that its framing announced.
-    pub whole: bool,
+    pub(crate) whole: bool,
 }
 
 impl Reply {
     #[track_caller]
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.find(name).unwrap_or_else(|| panic!("no {name} in {self:?}"))
     }
 
-    pub fn find(&self, name: &str) -> Option<&str> {
+    pub(crate) fn find(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(key, _)| key == name);
         found.map(|(_, value)| value.as_str())
     }
 
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 }
 
 /// Sends raw bytes on a new connection and reads until the server closes it.
-pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+pub(crate) async fn raw(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     // The server may refuse and close before it has read everything.
     let _ = stream.write_all(bytes).await;
@@ -46,7 +46,7 @@ pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// One request with these header lines (each ending in CRLF) and this body, on a connection of its own.
-pub async fn send(address: SocketAddr, method: &str, target: &str, lines: &str, body: &[u8]) -> Reply {
+pub(crate) async fn send(address: SocketAddr, method: &str, target: &str, lines: &str, body: &[u8]) -> Reply {
     let mut request = format!("{method} {target} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{lines}");
     if !body.is_empty() {
         request.push_str(&format!("Content-Length: {}\r\n", body.len()));
@@ -57,12 +57,12 @@ pub async fn send(address: SocketAddr, method: &str, target: &str, lines: &str, 
     parse(&raw(address, &bytes).await, method == "HEAD")
 }
 
-pub async fn get(address: SocketAddr, target: &str) -> Reply {
+pub(crate) async fn get(address: SocketAddr, target: &str) -> Reply {
     send(address, "GET", target, "", b"").await
 }
 
 #[track_caller]
-pub fn parse(answer: &[u8], head_only: bool) -> Reply {
+pub(crate) fn parse(answer: &[u8], head_only: bool) -> Reply {
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
     let end = end.unwrap_or_else(|| panic!("no header in {:?}", String::from_utf8_lossy(answer)));
     let head = std::str::from_utf8(&answer[..end]).unwrap();
@@ -91,7 +91,9 @@ pub fn parse(answer: &[u8], head_only: bool) -> Reply {
 fn dechunk(mut rest: &[u8]) -> (Vec<u8>, bool) {
     let mut body = Vec::new();
     loop {
-        let Some(end) = rest.windows(2).position(|window| window == b"\r\n") else { return (body, false) };
+        let Some(end) = rest.windows(2).position(|window| window == b"\r\n") else {
+            return (body, false);
+        };
         let len = usize::from_str_radix(std::str::from_utf8(&rest[..end]).unwrap(), 16).unwrap();
         rest = &rest[end + 2..];
         if len == 0 {

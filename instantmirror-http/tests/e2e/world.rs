@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -24,10 +25,10 @@ use instantmirror_http::{Server, Service};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-pub const MTIME: i64 = 1_700_000_000;
+pub(crate) const MTIME: i64 = 1_700_000_000;
 
 /// What a file of a test tree is.
-pub enum Item {
+pub(crate) enum Item {
     File(Bytes),
     Link(&'static str),
     Empty,
@@ -35,33 +36,35 @@ pub enum Item {
 
 /// How an object behaves when it is read.
 #[derive(Debug, Clone)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Refused when it is opened.
     Open(FetchError),
     /// Ready up to this byte, then this error.
     At(u64, FetchError),
     /// Ready as far as this says.
     Until(watch::Receiver<u64>),
+    /// None, but read like one on a disk: it has this descriptor.
+    Described(Arc<std::fs::File>),
     /// Opened with another size.
     Size(u64),
 }
 
 #[derive(Debug)]
-pub struct World {
-    pub store: Arc<MemoryStore>,
-    pub cache: MemoryCache,
+pub(crate) struct World {
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) cache: MemoryCache,
     state: watch::Sender<Arc<RepositoryState>>,
     objects: Mutex<HashMap<ObjectId, Bytes>>,
     faults: Mutex<HashMap<ObjectId, Fault>>,
-    pub readers: Arc<AtomicUsize>,
-    pub opened: Mutex<Vec<ReadIntent>>,
+    pub(crate) readers: Arc<AtomicUsize>,
+    pub(crate) opened: Mutex<Vec<ReadIntent>>,
 }
 
-pub fn name() -> RepoName {
+pub(crate) fn name() -> RepoName {
     "debian".parse().unwrap()
 }
 
-pub fn unavailable(object: ObjectId) -> FetchError {
+pub(crate) fn unavailable(object: ObjectId) -> FetchError {
     let source = TransportError::Unreachable {
         from: "http://master.example".to_owned(),
         reason: "connection refused".to_owned(),
@@ -73,7 +76,7 @@ pub fn unavailable(object: ObjectId) -> FetchError {
     }
 }
 
-pub fn corrupt(object: ObjectId) -> FetchError {
+pub(crate) fn corrupt(object: ObjectId) -> FetchError {
     FetchError::Corrupt {
         object,
         repository: name(),
@@ -87,7 +90,7 @@ enum Tree {
 }
 
 impl World {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             store: Arc::new(MemoryStore::new()),
             cache: MemoryCache::new(None),
@@ -99,24 +102,30 @@ impl World {
         })
     }
 
-    pub fn fault(&self, content: &[u8], fault: Fault) -> ObjectId {
+    pub(crate) fn fault(&self, content: &[u8], fault: Fault) -> ObjectId {
         let object = ObjectId::of(content);
         self.faults.lock().unwrap().insert(object, fault);
         object
     }
 
     /// Publishes a tree and makes it current (or leaves it staged). `seed` names it.
-    pub async fn publish(&self, seed: u8, items: Vec<(&str, Item)>, released: bool) -> Arc<Snapshot> {
+    pub(crate) async fn publish(&self, seed: u8, items: Vec<(&str, Item)>, released: bool) -> Arc<Snapshot> {
         let mut top = BTreeMap::new();
         for (path, item) in items {
             let mut here = &mut top;
             let (parents, last) = path.rsplit_once('/').unwrap_or(("", path));
             for parent in parents.split('/').filter(|parent| !parent.is_empty()) {
-                let branch = here.entry(parent.to_owned()).or_insert_with(|| Tree::Branch(BTreeMap::new()));
+                let branch = here
+                    .entry(parent.to_owned())
+                    .or_insert_with(|| Tree::Branch(BTreeMap::new()));
                 let Tree::Branch(inner) = branch else { panic!("{path}") };
                 here = inner;
             }
-            let tree = if matches!(item, Item::Empty) { Tree::Branch(BTreeMap::new()) } else { Tree::Leaf(item) };
+            let tree = if matches!(item, Item::Empty) {
+                Tree::Branch(BTreeMap::new())
+            } else {
+                Tree::Leaf(item)
+            };
             here.insert(last.to_owned(), tree);
         }
         let root = self.build(top);
@@ -212,7 +221,7 @@ impl World {
     }
 
     /// Puts an object into the cache that the API serves from.
-    pub async fn cache_object(&self, content: &[u8]) -> ObjectId {
+    pub(crate) async fn cache_object(&self, content: &[u8]) -> ObjectId {
         let mut hasher = ObjectHasher::new();
         hasher.update(content);
         let outboard = hasher.finish();
@@ -227,7 +236,7 @@ impl World {
 
 /// The world as a server sees it.
 #[derive(Debug, Clone)]
-pub struct Shown(pub Arc<World>);
+pub(crate) struct Shown(pub(crate) Arc<World>);
 
 #[async_trait]
 impl Publication for Shown {
@@ -311,6 +320,13 @@ impl ObjectReader for Reader {
         }
     }
 
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match &self.fault {
+            Some(Fault::Described(file)) => Some(file.as_fd()),
+            _ => None,
+        }
+    }
+
     fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError> {
         let place = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
         if place.end > self.content.len() {
@@ -322,18 +338,18 @@ impl ObjectReader for Reader {
 }
 
 /// A server that runs until it is stopped.
-pub struct Running {
-    pub address: SocketAddr,
-    pub service: Arc<Service>,
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) service: Arc<Service>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
-pub async fn start(service: Service) -> Running {
+pub(crate) async fn start(service: Service) -> Running {
     start_on(Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap(), service)
 }
 
-pub fn start_on(server: Server, service: Service) -> Running {
+pub(crate) fn start_on(server: Server, service: Service) -> Running {
     let service = Arc::new(service);
     let address = server.addresses()[0];
     let (stop, stopped) = oneshot::channel();
@@ -350,11 +366,11 @@ pub fn start_on(server: Server, service: Service) -> Running {
 
 impl Running {
     /// Gives the signal without waiting for what follows.
-    pub fn signal(&mut self) {
+    pub(crate) fn signal(&mut self) {
         let _ = self.stop.take().map(|stop| stop.send(()));
     }
 
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.signal();
         self.task.await.unwrap();
     }

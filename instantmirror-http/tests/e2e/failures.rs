@@ -1,0 +1,156 @@
+//! Objects that are late, cannot be had, or fail on the way.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use instantmirror_core::{CacheError, FetchError, ObjectId};
+use instantmirror_http::Service;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::client::{get, send};
+use crate::world::{Fault, Item, Running, Shown, World, corrupt, start, unavailable};
+
+fn content() -> Bytes {
+    vec![b'x'; 1 << 20].into()
+}
+
+async fn world(fault: impl FnOnce(ObjectId) -> Fault) -> (Running, Arc<World>) {
+    let world = World::new();
+    let object = ObjectId::of(&content());
+    world.fault(&content(), fault(object));
+    let items = vec![("bad", Item::File(content())), ("good", Item::File("good".into()))];
+    world.publish(1, items, true).await;
+    let service = Service::new(Arc::new(Shown(Arc::clone(&world))));
+    (start(service).await, world)
+}
+
+const BAD: &str = "/debian/snap/current/bad";
+
+#[tokio::test]
+async fn what_cannot_be_had_is_said_before_the_first_byte() {
+    type Make = fn(ObjectId) -> Fault;
+    let cases: [(Make, u16); 8] = [
+        (|object| Fault::Open(unavailable(object)), 504),
+        (|object| Fault::At(0, unavailable(object)), 504),
+        (|object| Fault::Open(corrupt(object)), 502),
+        (|object| Fault::At(0, corrupt(object)), 502),
+        (
+            |object| Fault::Open(FetchError::Cache(CacheError::Full { object, size: 1 << 20 })),
+            503,
+        ),
+        (
+            |object| {
+                Fault::Open(FetchError::Cache(CacheError::TooLarge {
+                    object,
+                    size: 9,
+                    max: 1,
+                }))
+            },
+            507,
+        ),
+        (
+            |object| Fault::At(0, FetchError::Cache(CacheError::Absent { object, range: 0..1 })),
+            500,
+        ),
+        (|_| Fault::Size(5), 503),
+    ];
+    for (make, status) in cases {
+        let (server, world) = world(make).await;
+        let object = ObjectId::of(&content()).to_string();
+        for lines in ["", "Range: bytes=5-9\r\n", "Range: bytes=0-0,9999-9999\r\n"] {
+            let reply = send(server.address, "GET", BAD, lines, b"").await;
+            assert!(reply.status == status && reply.whole, "{status} {lines}: {reply:?}");
+            assert!(
+                reply.text().contains(&object) && reply.text().contains("/bad"),
+                "{}",
+                reply.text()
+            );
+            assert!(reply.find("etag").is_none() && reply.find("content-range").is_none());
+            assert_eq!(reply.header("cache-control"), "no-store");
+        }
+        assert_eq!(get(server.address, "/debian/snap/current/good").await.text(), "good");
+        assert_eq!(world.readers.load(Ordering::SeqCst), 0);
+        assert_eq!(server.service.stats().answers[4], 3);
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_failure_on_the_way_never_looks_like_the_end() {
+    let (server, world) = world(|object| Fault::At(300_000, unavailable(object))).await;
+    let reply = get(server.address, BAD).await;
+    assert_eq!((reply.status, reply.whole), (200, false));
+    assert!(reply.body.len() <= 300_000);
+    // In the second of two parts.
+    let reply = send(server.address, "GET", BAD, "Range: bytes=0-99,400000-400099\r\n", b"").await;
+    assert_eq!((reply.status, reply.whole), (206, false));
+    assert_eq!(server.service.stats().bodies_broken, 2);
+    assert_eq!(world.readers.load(Ordering::SeqCst), 0);
+    assert_eq!(get(server.address, "/debian/snap/current/good").await.text(), "good");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn bytes_are_sent_as_they_come() {
+    let (progress, until) = watch::channel(0_u64);
+    let (server, _) = world(|_| Fault::Until(until)).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let request = format!("GET {BAD} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = 0;
+    let mut buffer = vec![0; 64 * 1024];
+    for step in 1..=16_u64 {
+        progress.send_replace(step << 16);
+        // Everything that is there arrives while the rest is not.
+        while seen < step << 16 {
+            let read = stream.read(&mut buffer).await.unwrap();
+            assert!(read > 0);
+            let body = match buffer[..read].windows(4).position(|window| window == b"\r\n\r\n") {
+                Some(end) if seen == 0 => read - end - 4,
+                _ => read,
+            };
+            seen += body as u64;
+        }
+        assert_eq!(seen, step << 16);
+    }
+    assert_eq!(stream.read(&mut buffer).await.unwrap(), 0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_withdraws_its_interest() {
+    let (progress, until) = watch::channel(0_u64);
+    let (server, world) = world(|_| Fault::Until(until)).await;
+    for begun in [0, 1 << 16] {
+        progress.send_replace(begun);
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let request = format!("GET {BAD} HTTP/1.1\r\nHost: h\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        if begun > 0 {
+            stream.read_exact(&mut [0; 1]).await.unwrap();
+        }
+        while world.readers.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(stream);
+        while world.readers.load(Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn objects_on_a_disk_are_read_aside() {
+    let file = Arc::new(std::fs::File::open("/dev/null").unwrap());
+    let (server, world) = world(|_| Fault::Described(file)).await;
+    let reply = get(server.address, BAD).await;
+    assert!(reply.status == 200 && reply.whole && reply.body == content());
+    let reply = send(server.address, "GET", BAD, "Range: bytes=1000-600000\r\n", b"").await;
+    assert!(reply.status == 206 && reply.whole && reply.body.len() == 599_001);
+    assert_eq!(world.readers.load(Ordering::SeqCst), 0);
+    server.stop().await;
+}

@@ -1,0 +1,346 @@
+//! Published trees: what is where, and what every kind of request for it gets.
+
+use bytes::Bytes;
+use instantmirror_core::view::View;
+use instantmirror_core::{ObjectId, RepoPath, Snapshot};
+use instantmirror_http::{Mount, Mounts, Service};
+use std::sync::Arc;
+
+use crate::client::{get, send};
+use crate::world::{Item, MTIME, Running, Shown, World, name, start};
+
+const DATE: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
+
+fn file(content: &'static [u8]) -> Item {
+    Item::File(Bytes::from_static(content))
+}
+
+fn numbers() -> Bytes {
+    (0..1000_u32).flat_map(u32::to_be_bytes).collect::<Vec<u8>>().into()
+}
+
+fn mount(path: &str, view: View, index: bool) -> Mount {
+    Mount {
+        path: RepoPath::new(path).unwrap(),
+        repository: name(),
+        view,
+        index,
+    }
+}
+
+async fn world() -> (Running, Arc<Snapshot>, Arc<World>) {
+    let world = World::new();
+    let items = vec![
+        ("pool/hello.deb", file(b"hello")),
+        ("pool/numbers.bin", Item::File(numbers())),
+        ("pool/empty", file(b"")),
+        ("pool/a b%20#?.txt", file(b"odd")),
+        ("dists/stable", Item::Link("sid")),
+        ("dists/sid/Release", file(b"release")),
+        ("latest.deb", Item::Link("pool/hello.deb")),
+        ("loop", Item::Link("loop")),
+        ("outside", Item::Link("../../etc/passwd")),
+        ("void", Item::Empty),
+        ("site/index.html", file(b"<p>hi")),
+        (".treeinfo", file(b"[tree]")),
+    ];
+    let snapshot = world.publish(0xab, items, true).await;
+    let mounts = vec![
+        mount("pub/debian", View::Current, true),
+        mount("pub/frozen", View::Snapshot(snapshot.id), false),
+        mount("", View::Current, false),
+    ];
+    let service = Service::new(Arc::new(Shown(Arc::clone(&world)))).with_mounts(Mounts::new(mounts).unwrap());
+    (start(service).await, snapshot, world)
+}
+
+#[tokio::test]
+async fn a_file_is_described_and_sent() {
+    let (server, snapshot, _) = world().await;
+    let id = snapshot.id;
+    let reply = get(server.address, &format!("/debian/snap/{id}/pool/hello.deb")).await;
+    assert_eq!((reply.status, reply.text()), (200, "hello"));
+    assert_eq!(reply.header("etag"), format!("\"{}\"", ObjectId::of(b"hello")));
+    assert_eq!(reply.header("last-modified"), DATE);
+    assert_eq!(reply.header("content-type"), "application/vnd.debian.binary-package");
+    assert_eq!(reply.header("accept-ranges"), "bytes");
+    assert_eq!(reply.header("server"), "InstantMirror");
+    assert_eq!(reply.header("x-content-type-options"), "nosniff");
+    assert_eq!(reply.header("instantmirror-snapshot"), id.to_string());
+    assert!(reply.header("cache-control").contains("immutable"));
+    assert!(reply.find("date").is_some() && reply.find("content-location").is_none());
+
+    for (target, rest) in [
+        ("/debian/snap/current/pool/hello.deb", "pool/hello.deb"),
+        ("/debian/master-snap/stable/pool/hello.deb", "pool/hello.deb"),
+        ("/pub/debian/pool/hello.deb", "pool/hello.deb"),
+        ("/pub/frozen/pool/hello.deb", "pool/hello.deb"),
+        ("/pool/hello.deb", "pool/hello.deb"),
+        ("/latest.deb", "latest.deb"),
+        ("/%64ebian/snap/current/latest.deb", "latest.deb"),
+    ] {
+        let reply = get(server.address, target).await;
+        assert_eq!((reply.status, reply.text()), (200, "hello"), "{target}");
+        assert_eq!(reply.header("cache-control"), "no-cache", "{target}");
+        assert_eq!(reply.header("content-location"), format!("/debian/snap/{id}/{rest}"));
+        assert_eq!(
+            get(server.address, reply.header("content-location")).await.text(),
+            "hello"
+        );
+    }
+    for (target, content) in [
+        ("/pool/empty", ""),
+        ("/pool/a%20b%2520%23%3F.txt", "odd"),
+        ("/dists/stable/Release", "release"),
+        ("/.treeinfo", "[tree]"),
+        ("/pub/debian/site/", "<p>hi"),
+    ] {
+        let reply = get(server.address, target).await;
+        assert_eq!((reply.status, reply.text()), (200, content), "{target}");
+    }
+    let stats = server.service.stats();
+    assert!(stats.answers[1] > 15 && stats.body_bytes > 80 && stats.bodies_broken == 0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_404() {
+    let (server, snapshot, _) = world().await;
+    for target in [
+        "/nothing",
+        "/pool/hello.deb/",
+        "/pool/hello.deb/x",
+        "/loop",
+        "/loop/x",
+        "/outside",
+        "/debian/snap/current/nothing",
+        "/debian/current/pool/hello.deb",
+        "/debian/snap/00000000-0000-4000-8000-000000000000/",
+        "/debian/snap/nonsense/",
+        "/debian/master-snap/unknown/",
+        "/debian/local-snap/stable/",
+        "/debian/elsewhere",
+        "/.im/v1/debian/head",
+        "/.im/status",
+        &format!("/debian/snap/{}/pool/hello.deb", snapshot.id.to_string().to_uppercase()),
+    ] {
+        let reply = get(server.address, target).await;
+        assert_eq!(reply.status, 404, "{target}: {reply:?}");
+        assert!(reply.text().starts_with("404: "), "{target}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn directories_redirect_to_their_slash_and_nowhere_else() {
+    let (server, _, _) = world().await;
+    for (target, location) in [
+        ("/pool", "/pool/"),
+        ("/pool?C=S&O=D", "/pool/?C=S&O=D"),
+        ("/dists/stable", "/dists/stable/"),
+        ("/pub/debian", "/pub/debian/"),
+        ("/debian", "/debian/"),
+        ("/debian/snap", "/debian/snap/"),
+        ("/debian/snap/current", "/debian/snap/current/"),
+        ("/void", "/void/"),
+        ("http://evil.example/pool", "/pool/"),
+    ] {
+        let reply = get(server.address, target).await;
+        assert_eq!((reply.status, reply.header("location")), (301, location), "{target}");
+    }
+    for target in [
+        "//evil.example",
+        "//evil.example/",
+        "/%5c%5cevil.example",
+        "/%2f%2fevil.example/",
+    ] {
+        let reply = get(server.address, target).await;
+        assert!(
+            matches!(reply.status, 400 | 404) && reply.find("location").is_none(),
+            "{target}"
+        );
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn listings_show_every_level() {
+    let (server, snapshot, _) = world().await;
+    let id = snapshot.id.to_string();
+    for (target, names) in [
+        ("/debian/", vec!["snap", "master-snap", "local-snap"]),
+        ("/debian/snap/", vec!["current", &id]),
+        ("/debian/master-snap/", vec!["stable"]),
+        ("/debian/local-snap/", vec![]),
+        ("/dists/stable/", vec!["Release"]),
+        ("/void/", vec![]),
+        ("/pub/frozen/site/", vec!["index.html"]),
+        ("/pool/", vec!["a b%20#?.txt", "empty", "hello.deb", "numbers.bin"]),
+    ] {
+        let reply = get(server.address, &format!("{target}?json")).await;
+        assert!(reply.status == 200 && reply.whole, "{target}");
+        assert_eq!(reply.header("content-type"), "application/json");
+        let page = reply.json();
+        let shown: Vec<_> = page["entries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| &row["name"])
+            .collect();
+        assert_eq!(shown, names, "{target}");
+        // Every link of the page leads somewhere.
+        for row in page["entries"].as_array().unwrap() {
+            let link = format!("{target}{}", row["href"].as_str().unwrap());
+            assert_eq!(get(server.address, &link).await.status, 200, "{link}");
+        }
+        let html = get(server.address, target).await;
+        assert!(html.header("content-type").starts_with("text/html") && html.whole);
+    }
+    let accepting = send(server.address, "GET", "/pool/", "Accept: application/json\r\n", b"").await;
+    assert_eq!(accepting.json()["snapshot"], id);
+    let browser = "Accept: text/html,application/xhtml+xml,application/json;q=0.9\r\n";
+    let html = send(server.address, "GET", "/pool/", browser, b"").await;
+    assert!(html.text().contains("href=\"a%20b%2520%23%3F.txt\""));
+    assert_eq!(send(server.address, "HEAD", "/pool/", "", b"").await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_lies_above_mounts_can_be_walked() {
+    let world = World::new();
+    world.publish(1, vec![("a", file(b"a"))], true).await;
+    let mounts = ["pub/linux/debian", "pub/debian", "debian/old"].map(|path| mount(path, View::Current, false));
+    let service = Service::new(Arc::new(Shown(world))).with_mounts(Mounts::new(mounts.into()).unwrap());
+    let server = start(service).await;
+    assert_eq!(get(server.address, "/pub").await.header("location"), "/pub/");
+    for (target, names) in [
+        ("/", vec!["debian", "pub"]),
+        ("/pub/", vec!["debian", "linux"]),
+        ("/pub/linux/", vec!["debian"]),
+        ("/pub/linux/debian/", vec!["a"]),
+        ("/debian/old/", vec!["a"]),
+        ("/debian/", vec!["snap", "master-snap", "local-snap"]),
+    ] {
+        let page = get(server.address, &format!("{target}?json")).await.json();
+        let shown: Vec<_> = page["entries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| &row["name"])
+            .collect();
+        assert_eq!(shown, names, "{target}");
+    }
+    assert_eq!(get(server.address, "/pub/other").await.status, 404);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn methods() {
+    let (server, _, world) = world().await;
+    let head = send(server.address, "HEAD", "/pool/hello.deb", "", b"").await;
+    assert_eq!((head.status, head.header("content-length")), (200, "5"));
+    assert!(world.opened.lock().unwrap().is_empty(), "HEAD fetches nothing");
+    let head = send(server.address, "HEAD", "/pool/hello.deb", "Range: bytes=0-1\r\n", b"").await;
+    assert_eq!((head.status, head.header("content-length")), (200, "5"));
+    for target in ["/pool/hello.deb", "/pool/", "/nothing", "*"] {
+        let options = send(server.address, "OPTIONS", target, "", b"").await;
+        assert_eq!((options.status, options.header("allow")), (204, "GET, HEAD, OPTIONS"));
+    }
+    for method in ["PUT", "DELETE", "PATCH", "TRACE", "POST", "PROPFIND", "get"] {
+        let reply = send(server.address, method, "/pool/hello.deb", "", b"").await;
+        assert_eq!(
+            (reply.status, reply.header("allow")),
+            (405, "GET, HEAD, OPTIONS"),
+            "{method}"
+        );
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn ranges_and_conditions_over_the_wire() {
+    let (server, _, world) = world().await;
+    let (all, target) = (numbers(), "/pool/numbers.bin");
+    let etag = format!("\"{}\"", ObjectId::of(&all));
+    let ask = |lines: String| async move { send(server.address, "GET", target, &lines, b"").await };
+    for (range, from, to) in [
+        ("0-0", 0, 1),
+        ("3990-", 3990, 4000),
+        ("-10", 3990, 4000),
+        ("8-11,12-15", 8, 16),
+    ] {
+        let reply = ask(format!("Range: bytes={range}\r\n")).await;
+        assert_eq!((reply.status, &reply.body[..]), (206, &all[from..to]), "{range}");
+        assert_eq!(reply.header("content-range"), format!("bytes {from}-{}/4000", to - 1));
+        assert_eq!(
+            world.opened.lock().unwrap().last().unwrap().range,
+            from as u64..to as u64
+        );
+    }
+    let reply = ask("Range: bytes=4000-\r\n".to_owned()).await;
+    assert_eq!((reply.status, reply.header("content-range")), (416, "bytes */4000"));
+
+    let reply = ask("Range: bytes=2000-2003,0-3\r\n".to_owned()).await;
+    assert!(reply.status == 206 && reply.whole);
+    let boundary = reply.header("content-type").split_once("boundary=").unwrap().1;
+    let mut expected = Vec::new();
+    for (from, to) in [(2000, 2004), (0, 4)] {
+        let head = format!(
+            "\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes {from}-{}/4000\r\n\r\n",
+            to - 1
+        );
+        expected.extend_from_slice(head.as_bytes());
+        expected.extend_from_slice(&all[from..to]);
+    }
+    expected.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+    assert_eq!(reply.body, expected);
+    // Parts that would be longer than the file and a tenth: the file.
+    let many: String = (0..16).map(|i| format!("{0}-{1},", i * 240, i * 240 + 150)).collect();
+    let reply = ask(format!("Range: bytes={many}\r\n")).await;
+    assert_eq!((reply.status, reply.body.len()), (200, 4000));
+
+    for (lines, status) in [
+        (format!("If-None-Match: {etag}\r\n"), 304),
+        (format!("If-None-Match: \"x\"\r\nIf-None-Match: {etag}\r\n"), 304),
+        (format!("If-None-Match: {etag}\r\nRange: bytes=0-0\r\n"), 304),
+        (format!("If-Modified-Since: {DATE}\r\n"), 304),
+        ("If-Modified-Since: Mon, 14 Nov 2033 22:13:20 GMT\r\n".to_owned(), 200),
+        ("If-Match: \"x\"\r\n".to_owned(), 412),
+        ("If-Unmodified-Since: Thu, 14 Nov 2013 22:13:20 GMT\r\n".to_owned(), 412),
+        (format!("If-Range: {etag}\r\nRange: bytes=0-0\r\n"), 206),
+        (format!("If-Range: {DATE}\r\nRange: bytes=0-0\r\n"), 206),
+        ("If-Range: \"x\"\r\nRange: bytes=0-0\r\n".to_owned(), 200),
+        ("Range: bytes=0-0\r\nRange: bytes=2-2\r\n".to_owned(), 200),
+    ] {
+        let reply = ask(lines.clone()).await;
+        assert_eq!(reply.status, status, "{lines}");
+        assert_eq!(reply.find("etag").is_some(), status != 412, "{lines}");
+    }
+    assert_eq!(MTIME, 1_700_000_000, "what DATE says");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_snapshot_shows_at_once_and_the_old_one_stays() {
+    let (server, old, world) = world().await;
+    let new = world.publish(2, vec![("pool/hello.deb", file(b"newer"))], true).await;
+    let reply = get(server.address, "/pool/hello.deb").await;
+    assert_eq!(
+        (reply.text(), reply.header("instantmirror-snapshot")),
+        ("newer", &*new.id.to_string())
+    );
+    let reply = get(server.address, &format!("/debian/snap/{}/pool/hello.deb", old.id)).await;
+    assert_eq!(reply.text(), "hello");
+    let staged = world.publish(3, vec![("secret", file(b"secret"))], false).await;
+    let reply = get(server.address, &format!("/debian/snap/{}/secret", staged.id)).await;
+    assert_eq!(reply.status, 404);
+    server.stop().await;
+}
+
+#[test]
+fn mounts_are_checked() {
+    let twice = vec![mount("a", View::Current, false), mount("a", View::Current, true)];
+    assert!(Mounts::new(twice).unwrap_err().to_string().contains("'/a'"));
+    assert!(Mounts::new(vec![mount(".im/x", View::Current, false)]).is_err());
+    assert!(Mounts::new(vec![mount(".imx", View::Current, false)]).is_ok());
+}
