@@ -1,0 +1,11 @@
+//! End to end: the real programs, real input, real clients. One binary, so that it links once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod bad_input;
+mod command_line;
+mod debian;
+mod restart;
+mod tree;
+mod world;
+mod yum;

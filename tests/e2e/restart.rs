@@ -1,0 +1,118 @@
+//! Nodes and masters that stop, are killed, or lose each other.
+
+use instantmirror_testkit::http;
+use instantmirror_testkit::process::TestDir;
+use instantmirror_testkit::tree::noise;
+
+use crate::world::{LIMIT, Master, Node};
+
+#[test]
+fn a_node_survives_restarts_and_serves_what_it_has_without_its_master() {
+    let dir = TestDir::new("e2e-restart").unwrap();
+    let source = dir.folder("source").unwrap();
+    let large = noise(5 << 20);
+    std::fs::write(source.join("large"), &large).unwrap();
+    std::fs::write(source.join("small"), "small").unwrap();
+    std::fs::write(source.join("cold"), "never read").unwrap();
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    let snapshot = master.publish("r");
+    master.serve();
+    let mut node = Node::start(&dir, &master, &["r"]);
+    node.wait_for("r", &snapshot);
+    assert_eq!(node.get("/r/snap/current/large"), large);
+    assert_eq!(node.get("/r/snap/current/small"), b"small");
+
+    for kill in [false, true] {
+        node.stop(kill);
+        if kill {
+            master.stop(true);
+        }
+        node.run();
+        // No waiting: what was shown before the stop is shown from the first moment on.
+        assert_eq!(node.get("/r/snap/current/small"), b"small", "killed: {kill}");
+        assert_eq!(node.get("/r/snap/current/large"), large, "killed: {kill}");
+        let listing = String::from_utf8(node.get("/r/snap/current/?json")).unwrap();
+        assert!(listing.contains("cold"), "{listing}");
+    }
+
+    let answer = http::get(&format!("{}/r/snap/current/cold", node.url())).unwrap();
+    assert_eq!(answer.status, 504, "{}", answer.text());
+    assert!(answer.text().contains("not cached"), "{}", answer.text());
+    node.daemon().wait_for_line("cold", LIMIT).unwrap();
+    let status = node.status();
+    assert!(status["repositories"][0]["last_error"].as_str().unwrap().contains("refused"), "{status:#}");
+    assert!(node.status_text().contains("TROUBLE"), "{}", node.status_text());
+
+    // The master comes back with something new.
+    std::fs::write(source.join("new"), "new").unwrap();
+    let second = master.publish("r");
+    master.serve();
+    node.wait_for("r", &second);
+    assert_eq!(node.get("/r/snap/current/cold"), b"never read");
+    assert_eq!(node.get("/r/snap/current/new"), b"new");
+}
+
+#[test]
+fn a_master_that_dies_in_the_middle_of_an_object_is_taken_up_again_where_it_stopped() {
+    let dir = TestDir::new("e2e-dies").unwrap();
+    let source = dir.folder("source").unwrap();
+    let content = noise(64 << 20);
+    std::fs::write(source.join("image"), &content).unwrap();
+    let mut master = Master::new(&dir, &[("d", &source)]);
+    let snapshot = master.publish("d");
+    master.serve();
+    let node = Node::start(&dir, &master, &["d"]);
+    node.wait_for("d", &snapshot);
+    // A slow reader keeps the transfer going for as long as it takes to kill the master.
+    let url = format!("{}/d/snap/current/image", node.url());
+    let partial = dir.path().join("partial");
+    let mut curl = instantmirror_testkit::command::clean_command("curl");
+    curl.args(["--silent", "--limit-rate", "8M", "--output"]).arg(&partial).arg(&url);
+    let mut curl = instantmirror_testkit::process::Daemon::start("curl", &mut curl, &dir.path().join("curl.log")).unwrap();
+    instantmirror_testkit::process::poll(LIMIT, || {
+        std::fs::metadata(&partial).is_ok_and(|meta| meta.len() > 1 << 20).then_some(())
+    })
+    .expect("the transfer begins");
+    master.stop(true);
+    // Either the node had all of it already, or the client is told by a broken transfer: never by wrong bytes.
+    curl.wait(LIMIT).unwrap();
+    let got = std::fs::read(&partial).unwrap();
+    assert!(content.starts_with(&got), "wrong bytes were served");
+    let before = node.status()["fetch"]["bytes"].as_u64().unwrap();
+
+    master.serve();
+    assert!(node.get("/d/snap/current/image") == content, "wrong bytes were served");
+    let after = node.status()["fetch"]["bytes"].as_u64().unwrap();
+    assert!(after <= content.len() as u64, "{after} bytes fetched of {}, {before} before the kill", content.len());
+}
+
+#[test]
+fn a_second_node_on_one_cache_is_refused_with_the_process_id() {
+    let dir = TestDir::new("e2e-second").unwrap();
+    let source = dir.folder("source").unwrap();
+    let mut master = Master::new(&dir, &[("s", &source)]);
+    master.serve();
+    let mut node = Node::start(&dir, &master, &["s"]);
+    let mut second = instantmirror_testkit::command::clean_command(
+        instantmirror_testkit::process::binary("imnode").unwrap().to_str().unwrap(),
+    );
+    second.arg("--config").arg(&node.config).arg("run");
+    let finished = instantmirror_testkit::command::run_any(&mut second, LIMIT).unwrap();
+    let said = finished.transcript();
+    assert_eq!(finished.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("process {}", node.daemon().pid())), "{said}");
+    assert!(node.daemon().is_running());
+}
+
+#[test]
+fn the_first_publish_of_a_served_repository_appears_at_once() {
+    let dir = TestDir::new("e2e-first").unwrap();
+    let source = dir.folder("source").unwrap();
+    std::fs::write(source.join("f"), "x").unwrap();
+    let mut master = Master::new(&dir, &[("f", &source)]);
+    master.serve();
+    let node = Node::start(&dir, &master, &["f"]);
+    let snapshot = master.publish("f");
+    node.wait_for("f", &snapshot);
+    assert_eq!(node.get("/pub/f/f"), b"x");
+}
