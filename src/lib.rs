@@ -1,1 +1,42 @@
-//! InstantMirror: the facade crate.
+//! InstantMirror: software trees as signed snapshots that every mirror shows whole at once.
+//!
+//! Key decision: **this crate assembles, it decides nothing.** [`Master`] and [`Node`] put the parts of the
+//! library crates together as the reference programs `imserver` and `imnode` run them; who needs another
+//! assembly takes the parts themselves.
+//!
+//! * [`config`]: the TOML files of both daemons.
+//! * [`Master`]: publishes source trees and serves them to nodes; [`MasterServer`] is it with open sockets.
+//! * [`Node`]: shows every snapshot whole and fetches on demand; [`NodeServer`] likewise.
+//! * [`control`], [`daemon`]: what the programs around them need.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use instantmirror::config::ServerConfig;
+//! use instantmirror::{Master, NoProgress};
+//!
+//! let config = ServerConfig::load(Path::new("imserver.toml"))?;
+//! Master::init(&config)?;
+//! let master = Master::open(config)?;
+//! println!("nodes have to trust {}", master.public_key());
+//! println!("{:?}", master.publish(&"debian".parse()?, "first light", &NoProgress)?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod master;
+pub mod node;
+pub mod progress;
+mod serve;
+
+pub use instantmirror_core as core;
+pub use instantmirror_http as httpd;
+pub use instantmirror_store as store;
+pub use instantmirror_swarm as swarm;
+
+pub use master::{Master, MasterError, MasterServer, NoProgress, PublishProgress, Published};
+pub use node::{Node, NodeError, NodeServer};

@@ -187,7 +187,7 @@ impl Follower {
         }
     }
 
-    /// One round with one master: waits for a newer head (or takes any, if none is held), and makes its
+    /// One round with one master: waits for a newer head (or any, if none is held), and makes its
     /// released snapshots whole here. Returns whether anything changed.
     ///
     /// # Errors
@@ -196,7 +196,12 @@ impl Follower {
         let held = self.state().head.clone();
         // A snapshot that could not be made whole is tried again before anything is waited for.
         let whole = held.as_ref().is_some_and(|head| self.missing(head).is_empty());
-        let after = held.as_ref().filter(|_| whole).map(|head| head.head().sequence);
+        let after = match &held {
+            Some(held) if whole => Some(held.head().sequence),
+            Some(_) => None,
+            // Sequences begin at 1: a master that has not published yet answers as soon as it has.
+            None => Some(0),
+        };
         let Some(bytes) = upstream.head(&self.repository, after).await? else {
             return Ok(false);
         };

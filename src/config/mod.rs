@@ -55,8 +55,10 @@ trait Checked: DeserializeOwned {
 }
 
 fn load<T: Checked>(file: &Path) -> Result<T, ConfigError> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|source| ConfigError::Unreadable { file: file.to_path_buf(), source })?;
+    let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
+        file: file.to_path_buf(),
+        source,
+    })?;
     parse(file, &text)
 }
 
@@ -64,9 +66,17 @@ fn parse<T: Checked>(file: &Path, text: &str) -> Result<T, ConfigError> {
     let config: T = toml::from_str(text).map_err(|error| {
         let (line, column) = position(text, error.span().map_or(0, |span| span.start));
         let message = with_nearest_key(error.message());
-        ConfigError::Invalid { file: file.to_path_buf(), line, column, message }
+        ConfigError::Invalid {
+            file: file.to_path_buf(),
+            line,
+            column,
+            message,
+        }
     })?;
-    let contradiction = |message| ConfigError::Contradiction { file: file.to_path_buf(), message };
+    let contradiction = |message| ConfigError::Contradiction {
+        file: file.to_path_buf(),
+        message,
+    };
     config.check().map_err(contradiction)?;
     Ok(config)
 }
@@ -82,12 +92,15 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 /// Adds the likeliest correction to "unknown field `x`, expected one of `a`, `b`".
 fn with_nearest_key(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
-    let (true, Some(wrong)) =
-        (message.starts_with("unknown field") || message.starts_with("unknown variant"), quoted.next())
-    else {
+    let (true, Some(wrong)) = (
+        message.starts_with("unknown field") || message.starts_with("unknown variant"),
+        quoted.next(),
+    ) else {
         return message.to_owned();
     };
-    let message = message.replacen("unknown field", "unknown key", 1).replacen("unknown variant", "unknown value", 1);
+    let message = message
+        .replacen("unknown field", "unknown key", 1)
+        .replacen("unknown variant", "unknown value", 1);
     let nearest = quoted.map(|key| (strsim::damerau_levenshtein(wrong, key), key)).min();
     match nearest {
         Some((distance, key)) if distance <= key.len().max(3) / 2 => format!("{message}; did you mean `{key}`?"),

@@ -94,14 +94,20 @@ impl NodeConfig {
     /// The control socket.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
-        self.control.socket.clone().unwrap_or_else(|| self.cache.dir.join("control.sock"))
+        self.control
+            .socket
+            .clone()
+            .unwrap_or_else(|| self.cache.dir.join("control.sock"))
     }
 }
 
 impl Checked for NodeConfig {
     fn check(&self) -> Result<(), String> {
         let mut names = BTreeSet::new();
-        for NodeRepository { name, master, trust, .. } in &self.repositories {
+        for NodeRepository {
+            name, master, trust, ..
+        } in &self.repositories
+        {
             if !names.insert(name) {
                 return Err(format!("repository '{name}' is there twice"));
             }

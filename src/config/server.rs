@@ -103,7 +103,10 @@ impl ServerConfig {
     /// The control socket.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
-        self.control.socket.clone().unwrap_or_else(|| self.store.dir.join("control.sock"))
+        self.control
+            .socket
+            .clone()
+            .unwrap_or_else(|| self.store.dir.join("control.sock"))
     }
 }
 
@@ -117,10 +120,14 @@ impl Checked for ServerConfig {
             }
             let bytes = repository.piece_length.0;
             if !bytes.is_power_of_two() || !(16 << 10..=64 << 20).contains(&bytes) {
-                return Err(format!("repository '{name}': piece_length must be a power of two from 16 KiB to 64 MiB"));
+                return Err(format!(
+                    "repository '{name}': piece_length must be a power of two from 16 KiB to 64 MiB"
+                ));
             }
             if self.store.dir.starts_with(&repository.source) {
-                return Err(format!("repository '{name}': the store lies inside the source tree and would publish itself"));
+                return Err(format!(
+                    "repository '{name}': the store lies inside the source tree and would publish itself"
+                ));
             }
         }
         check_mounts(self.repositories.iter().flat_map(|repository| &repository.mounts))

@@ -5,11 +5,15 @@ use super::*;
 const SERVER: &str = "[store]\ndir = \"/srv/im\"\n";
 
 fn server_error(text: &str) -> String {
-    ServerConfig::parse(Path::new("imserver.toml"), text).unwrap_err().to_string()
+    ServerConfig::parse(Path::new("imserver.toml"), text)
+        .unwrap_err()
+        .to_string()
 }
 
 fn node_error(text: &str) -> String {
-    NodeConfig::parse(Path::new("imnode.toml"), text).unwrap_err().to_string()
+    NodeConfig::parse(Path::new("imnode.toml"), text)
+        .unwrap_err()
+        .to_string()
 }
 
 #[test]
@@ -29,9 +33,15 @@ fn unknown_keys_are_named_with_place_and_nearest_key() {
     assert!(error.starts_with("imserver.toml:5:1: unknown key `lisen`"), "{error}");
     assert!(error.ends_with("did you mean `listen`?"), "{error}");
     let error = server_error("[stor]\ndir = \"x\"\n");
-    assert!(error.starts_with("imserver.toml:1:2: unknown key `stor`") && error.contains("`store`?"), "{error}");
+    assert!(
+        error.starts_with("imserver.toml:1:2: unknown key `stor`") && error.contains("`store`?"),
+        "{error}"
+    );
     let error = node_error("[cache]\ndir = \"x\"\nmax_size = \"1 GiB\"\nmax_objets = 5\n");
-    assert!(error.starts_with("imnode.toml:4:1:") && error.contains("`max_objects`?"), "{error}");
+    assert!(
+        error.starts_with("imnode.toml:4:1:") && error.contains("`max_objects`?"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -39,8 +49,16 @@ fn wrong_values_are_named_with_place_and_what_is_allowed() {
     for (text, place, said) in [
         ("[store\n", "1:", "unclosed"),
         ("[store]\ndir = 5\n", "2:7:", "string"),
-        ("[store]\ndir = \"/s\"\n[http]\nlisten = [\"localhost\"]\n", "4:11:", "socket address"),
-        ("[store]\ndir = \"/s\"\n[[repository]]\nname = \"A B\"\nsource = \"/x\"\n", "4:8:", "repository name"),
+        (
+            "[store]\ndir = \"/s\"\n[http]\nlisten = [\"localhost\"]\n",
+            "4:11:",
+            "socket address",
+        ),
+        (
+            "[store]\ndir = \"/s\"\n[[repository]]\nname = \"A B\"\nsource = \"/x\"\n",
+            "4:8:",
+            "repository name",
+        ),
         (
             "[store]\ndir = \"/s\"\n[[repository]]\nname = \"a\"\nsource = \"/x\"\nimport = \"hardlnk\"\n",
             "6:10:",
@@ -54,10 +72,16 @@ fn wrong_values_are_named_with_place_and_what_is_allowed() {
     ] {
         let error = server_error(text);
         assert!(error.starts_with(&format!("imserver.toml:{place}")), "{error}");
-        assert!(error.contains(said) || said == "1 MiB" && error.contains("GiB"), "{error}");
+        assert!(
+            error.contains(said) || said == "1 MiB" && error.contains("GiB"),
+            "{error}"
+        );
     }
     let error = node_error("[cache]\ndir = \"x\"\nmax_size = \"lots\"\n");
-    assert!(error.starts_with("imnode.toml:3:12:") && error.contains("500 GiB"), "{error}");
+    assert!(
+        error.starts_with("imnode.toml:3:12:") && error.contains("500 GiB"),
+        "{error}"
+    );
     let missing = server_error("");
     assert!(missing.contains("missing field `store`"), "{missing}");
 }
@@ -69,10 +93,16 @@ fn contradictions_are_refused() {
         (repo("a", "") + &repo("a", ""), "twice"),
         (repo("a", "piece_length = \"3 MiB\""), "power of two"),
         (repo("a", "mounts = [{ path = \"x\" }]"), "begin with '/'"),
-        (repo("a", "mounts = [{ path = \"/x\" }, { path = \"/x/\" }]"), "used twice"),
+        (
+            repo("a", "mounts = [{ path = \"/x\" }, { path = \"/x/\" }]"),
+            "used twice",
+        ),
         (repo("a", "mounts = [{ path = \"/a/../b\" }]"), "'.' or '..'"),
         (repo("a", "mounts = [{ path = \"/.im/v1\" }]"), "API"),
-        ("[[repository]]\nname = \"a\"\nsource = \"/srv\"\n".to_owned(), "publish itself"),
+        (
+            "[[repository]]\nname = \"a\"\nsource = \"/srv\"\n".to_owned(),
+            "publish itself",
+        ),
     ];
     for (repositories, said) in cases {
         let error = server_error(&format!("{SERVER}{repositories}"));
@@ -84,4 +114,15 @@ fn contradictions_are_refused() {
     assert!(node_error(&format!("{node}master = \"m:80\"\n")).contains("http"));
     let key = node.replace("[]", "[\"ed25519:12\"]");
     assert!(node_error(&format!("{key}master = \"http://m\"\n")).contains("not a public key"));
+}
+
+#[test]
+fn documented_configurations_are_valid_and_state_the_defaults() {
+    let server = include_str!("../../docs/config/imserver.toml");
+    let server = ServerConfig::parse(Path::new("docs/config/imserver.toml"), server).unwrap();
+    assert_eq!((&server.http, &server.log), (&HttpConfig::default(), &LogConfig::default()));
+    assert_eq!(server.repositories[0].import, ImportKind::default());
+    let node = include_str!("../../docs/config/imnode.toml");
+    let node = NodeConfig::parse(Path::new("docs/config/imnode.toml"), node).unwrap();
+    assert_eq!(node.repositories[0].master.len(), 1);
 }

@@ -17,8 +17,13 @@ const SIZE_UNITS: [(&str, u64); 9] = [
     ("GB", 1_000_000_000),
     ("TB", 1_000_000_000_000),
 ];
-const TIME_UNITS: [(&str, u64); 5] =
-    [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const TIME_UNITS: [(&str, u64); 5] = [
+    ("ms", 1),
+    ("s", 1_000),
+    ("min", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
 
 /// A number of bytes, written with its unit: `"64 KiB"`, `"1.5 TB"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,13 +36,20 @@ pub struct TimeSpan(pub Duration);
 /// Splits `"1.5 GiB"` and multiplies. Exact for whole numbers.
 fn parse(text: &str, units: &[(&str, u64)], example: &str) -> Result<u64, String> {
     let names = || units.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-    let wrong = || format!("'{text}' is not a quantity: write a number and a unit ({}), like \"{example}\"", names());
+    let wrong = || {
+        format!(
+            "'{text}' is not a quantity: write a number and a unit ({}), like \"{example}\"",
+            names()
+        )
+    };
     let text = text.trim();
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
     let (number, unit) = text.split_at(split);
     let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(wrong)?;
     if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(*factor).ok_or_else(|| format!("'{text}' is too large"));
+        return whole
+            .checked_mul(*factor)
+            .ok_or_else(|| format!("'{text}' is too large"));
     }
     let (whole, fraction) = number.split_once('.').ok_or_else(wrong)?;
     let whole: u64 = whole.parse().map_err(|_| wrong())?;
@@ -83,13 +95,17 @@ impl fmt::Display for ByteSize {
 
 impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
 impl<'de> Deserialize<'de> for TimeSpan {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -109,7 +125,17 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
-        for text in ["", "5", "GiB", "5 gib", "-1 B", "1..5 GB", "1.x GB", "99999999 TiB", "1 GiB x"] {
+        for text in [
+            "",
+            "5",
+            "GiB",
+            "5 gib",
+            "-1 B",
+            "1..5 GB",
+            "1.x GB",
+            "99999999 TiB",
+            "1 GiB x",
+        ] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
         assert_eq!("90 s".parse(), Ok(TimeSpan(Duration::from_secs(90))));

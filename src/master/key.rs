@@ -65,14 +65,25 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], MasterError> {
 /// # Errors
 /// [`KeyError::Io`], also if the file exists: a key is never overwritten.
 pub fn store_key(path: &Path, key: &SecretKey) -> Result<(), KeyError> {
-    let io = |source| KeyError::Io { path: path.to_path_buf(), source };
+    let io = |source| KeyError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir).map_err(io)?;
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(io)?;
     file.write_all(key.to_secret_text().as_bytes()).map_err(io)?;
     file.sync_all().map_err(io)?;
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
 }
 
@@ -82,15 +93,26 @@ pub fn store_key(path: &Path, key: &SecretKey) -> Result<(), KeyError> {
 /// [`KeyError`], [`KeyError::Exposed`] among them.
 pub fn load_key(path: &Path) -> Result<SecretKey, KeyError> {
     let io = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::NotFound => KeyError::Missing { path: path.to_path_buf() },
-        _ => KeyError::Io { path: path.to_path_buf(), source },
+        std::io::ErrorKind::NotFound => KeyError::Missing {
+            path: path.to_path_buf(),
+        },
+        _ => KeyError::Io {
+            path: path.to_path_buf(),
+            source,
+        },
     };
     let mode = std::fs::metadata(path).map_err(io)?.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(KeyError::Exposed { path: path.to_path_buf(), mode });
+        return Err(KeyError::Exposed {
+            path: path.to_path_buf(),
+            mode,
+        });
     }
     let text = std::fs::read_to_string(path).map_err(io)?;
-    text.parse().map_err(|source| KeyError::Malformed { path: path.to_path_buf(), source })
+    text.parse().map_err(|source| KeyError::Malformed {
+        path: path.to_path_buf(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -107,9 +129,15 @@ mod tests {
         assert!(matches!(store_key(&path, &key), Err(KeyError::Io { .. })));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(load_key(&path), Err(KeyError::Exposed { mode: 0o640, .. })));
-        assert!(matches!(load_key(&dir.path().join("none")), Err(KeyError::Missing { .. })));
+        assert!(matches!(
+            load_key(&dir.path().join("none")),
+            Err(KeyError::Missing { .. })
+        ));
         std::fs::write(dir.path().join("bad"), "x").unwrap();
         std::fs::set_permissions(dir.path().join("bad"), std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(matches!(load_key(&dir.path().join("bad")), Err(KeyError::Malformed { .. })));
+        assert!(matches!(
+            load_key(&dir.path().join("bad")),
+            Err(KeyError::Malformed { .. })
+        ));
     }
 }

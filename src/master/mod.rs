@@ -133,7 +133,13 @@ impl Master {
         let snapshots = Arc::new(DiskSnapshotStore::open_reader(Arc::clone(&disk), "")?);
         let digests = Arc::new(DigestTable::open_reader(Arc::clone(&disk), DIGESTS)?);
         let objects = Arc::new(objects::ObjectStore::open(Arc::clone(&disk), digests)?);
-        Ok(Self { config: Arc::new(config), key, disk, snapshots, objects })
+        Ok(Self {
+            config: Arc::new(config),
+            key,
+            disk,
+            snapshots,
+            objects,
+        })
     }
 
     /// The configuration it was opened with.
@@ -153,10 +159,22 @@ impl Master {
     /// # Errors
     /// [`MasterError::UnknownRepository`].
     pub fn repository(&self, name: &RepoName) -> Result<&ServerRepository, MasterError> {
-        let found = self.config.repositories.iter().find(|repository| repository.name == *name);
+        let found = self
+            .config
+            .repositories
+            .iter()
+            .find(|repository| repository.name == *name);
         found.ok_or_else(|| {
-            let known: Vec<_> = self.config.repositories.iter().map(|repository| repository.name.to_string()).collect();
-            MasterError::UnknownRepository { name: name.clone(), known: known.join(", ") }
+            let known: Vec<_> = self
+                .config
+                .repositories
+                .iter()
+                .map(|repository| repository.name.to_string())
+                .collect();
+            MasterError::UnknownRepository {
+                name: name.clone(),
+                known: known.join(", "),
+            }
         })
     }
 
@@ -174,7 +192,10 @@ impl Master {
     /// [`MasterError::UnknownSnapshot`], [`MasterError::Snapshots`].
     pub async fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Snapshot, MasterError> {
         let found = self.snapshots.snapshot(repository, id).await?;
-        found.ok_or_else(|| MasterError::UnknownSnapshot { repository: repository.clone(), snapshot: id })
+        found.ok_or_else(|| MasterError::UnknownSnapshot {
+            repository: repository.clone(),
+            snapshot: id,
+        })
     }
 
     fn repository_dir(name: &RepoName) -> PathBuf {

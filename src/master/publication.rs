@@ -8,8 +8,7 @@ use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::entry::FileMeta;
 use instantmirror_core::reader::{EmptyReader, HandleReader};
 use instantmirror_core::traits::{
-    FetchError, ObjectCache as _, ObjectReader, ObjectSource, Publication, ReadIntent, SnapshotStore as _,
-    TransportError,
+    FetchError, ObjectCache as _, ObjectReader, ObjectSource, Publication, ReadIntent, TransportError,
 };
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{RepoName, SignedHead};
@@ -32,10 +31,18 @@ impl MasterPublication {
     /// # Errors
     /// [`MasterError`] if a head in the store cannot be read.
     pub async fn new(master: Master) -> Result<Self, MasterError> {
-        let names = master.config().repositories.iter().map(|repository| repository.name.clone());
+        let names = master
+            .config()
+            .repositories
+            .iter()
+            .map(|repository| repository.name.clone());
         let states = names.map(|name| (name.clone(), watch::Sender::new(Arc::new(RepositoryState::empty(name)))));
         let objects = Arc::new(StoreSource(Arc::clone(&master.objects)));
-        let publication = Self { states: states.collect(), objects, master };
+        let publication = Self {
+            states: states.collect(),
+            objects,
+            master,
+        };
         publication.refresh().await?;
         Ok(publication)
     }
@@ -46,7 +53,9 @@ impl MasterPublication {
     /// [`MasterError`]; what was shown before stays.
     pub async fn refresh(&self) -> Result<(), MasterError> {
         for (name, state) in &self.states {
-            let Some(head) = self.master.head(name).await? else { continue };
+            let Some(head) = self.master.head(name).await? else {
+                continue;
+            };
             let held = state.borrow().head.as_ref().map(|held| held.head().sequence);
             if held.is_some_and(|held| held >= head.head().sequence) {
                 continue;
@@ -121,8 +130,15 @@ impl ObjectSource for StoreSource {
             None => {
                 let (object, repository) = (file.object, repository.clone());
                 let what = format!("object {object}");
-                let source = TransportError::NotFound { from: "the master's store".to_owned(), what };
-                Err(FetchError::Unavailable { object, repository, source: Arc::new(source) })
+                let source = TransportError::NotFound {
+                    from: "the master's store".to_owned(),
+                    what,
+                };
+                Err(FetchError::Unavailable {
+                    object,
+                    repository,
+                    source: Arc::new(source),
+                })
             }
         }
     }

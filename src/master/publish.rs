@@ -9,13 +9,13 @@ use instantmirror_core::catalog::CatalogNode;
 use instantmirror_core::head::{HEAD_VALIDITY_MAX, LiveSnapshot, SnapshotState};
 use instantmirror_core::traits::SnapshotStore;
 use instantmirror_core::{Clock as _, Directory, Head, RepoName, SignedHead, Snapshot, SnapshotId, Timestamp};
+use instantmirror_store::StoreError;
 use instantmirror_store::digest::{ContentDigest, DigestTable};
 use instantmirror_store::import::ImportOptions;
 use instantmirror_store::objects::ObjectStore;
 use instantmirror_store::scan::{PieceSpace, ScanParts, ScanSink, Scanned, StampBook, scan};
 use instantmirror_store::snapshots::DiskSnapshotStore;
 use instantmirror_store::tree::SourceTree;
-use instantmirror_store::StoreError;
 
 use super::key::random;
 use super::{DIGESTS, Master, MasterError};
@@ -106,10 +106,19 @@ impl Master {
         };
         let record = block_on(writer.snapshots.put_snapshot(&snapshot))?;
         let mut head = held.map_or_else(|| first_head(repository, now), |held| held.head().clone());
-        head.snapshots.push(LiveSnapshot { id: snapshot.id, record, state: SnapshotState::Released { released: now } });
+        head.snapshots.push(LiveSnapshot {
+            id: snapshot.id,
+            record,
+            state: SnapshotState::Released { released: now },
+        });
         head.current = Some(snapshot.id);
         let sequence = self.commit(&writer, head, now)?;
-        Ok(Published::Snapshot(PublishedSnapshot { snapshot, sequence, scanned, took: started.elapsed() }))
+        Ok(Published::Snapshot(PublishedSnapshot {
+            snapshot,
+            sequence,
+            scanned,
+            took: started.elapsed(),
+        }))
     }
 
     /// Signs the heads anew that would otherwise come near their expiry.
@@ -164,7 +173,11 @@ impl Master {
             nodes: writer.snapshots.as_ref(),
             book: &book,
             pieces: &pieces,
-            previous: root.map(|root| Directory { node: root.node, files: root.files, bytes: root.bytes }),
+            previous: root.map(|root| Directory {
+                node: root.node,
+                files: root.files,
+                bytes: root.bytes,
+            }),
             import: import_options(repository.import),
         };
         Ok(scan(&parts, &Sink { writer, progress })?)
@@ -192,15 +205,20 @@ fn first_head(repository: &ServerRepository, now: Timestamp) -> Head {
 fn check_piece_length(repository: &ServerRepository, held: Option<&SignedHead>) -> Result<(), MasterError> {
     let asked = repository.piece_length.0;
     match held.map(|held| held.head().piece_length) {
-        Some(held) if u64::from(held) != asked => {
-            Err(MasterError::PieceLength { repository: repository.name.clone(), held, asked })
-        }
+        Some(held) if u64::from(held) != asked => Err(MasterError::PieceLength {
+            repository: repository.name.clone(),
+            held,
+            asked,
+        }),
         _ => Ok(()),
     }
 }
 
 fn import_options(kind: ImportKind) -> ImportOptions {
-    ImportOptions { reflink: kind != ImportKind::Copy, hardlink: kind == ImportKind::Hardlink }
+    ImportOptions {
+        reflink: kind != ImportKind::Copy,
+        hardlink: kind == ImportKind::Hardlink,
+    }
 }
 
 /// The store, open for writing: there is one at a time, in all processes.
@@ -216,7 +234,11 @@ impl Writer {
         let digests = Arc::new(DigestTable::open(Arc::clone(&master.disk), DIGESTS)?);
         let objects = ObjectStore::open(Arc::clone(&master.disk), Arc::clone(&digests))?;
         objects.remove_leftovers()?;
-        Ok(Self { snapshots, digests, objects })
+        Ok(Self {
+            snapshots,
+            digests,
+            objects,
+        })
     }
 }
 

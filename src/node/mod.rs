@@ -69,10 +69,17 @@ impl Node {
         let snapshots = Arc::new(DiskSnapshotStore::open(open_disk(&dir.join(SNAPSHOTS))?, "")?);
         let (mut followers, mut sources) = (BTreeMap::new(), BTreeMap::new());
         for repository in &config.repositories {
-            let origins: Result<Vec<HttpOrigin>, _> = repository.master.iter().map(|url| HttpOrigin::new(url)).collect();
+            let origins: Result<Vec<HttpOrigin>, _> =
+                repository.master.iter().map(|url| HttpOrigin::new(url)).collect();
             let origins = origins?;
-            let upstreams = origins.iter().map(|origin| Arc::new(origin.clone()) as Arc<dyn Upstream>).collect();
-            let transports: Vec<_> = origins.into_iter().map(|origin| Arc::new(origin) as Arc<dyn PeerTransport>).collect();
+            let upstreams = origins
+                .iter()
+                .map(|origin| Arc::new(origin.clone()) as Arc<dyn Upstream>)
+                .collect();
+            let transports: Vec<_> = origins
+                .into_iter()
+                .map(|origin| Arc::new(origin) as Arc<dyn PeerTransport>)
+                .collect();
             let store: Arc<dyn SnapshotStore> = snapshots.clone();
             let (name, trust) = (repository.name.clone(), repository.trust.clone());
             let follower = Follower::open(name.clone(), upstreams, store, trust, Arc::new(SystemClock)).await?;
@@ -82,7 +89,13 @@ impl Node {
         let scheduler = Box::new(PriorityScheduler::new(SchedulerLimits::default()));
         let objects: Arc<dyn ObjectCache> = Arc::new(cache.clone());
         let engine = FetchEngine::new(objects, sources, scheduler);
-        Ok(Self { config: Arc::new(config), cache, snapshots, followers: Arc::new(followers), engine })
+        Ok(Self {
+            config: Arc::new(config),
+            cache,
+            snapshots,
+            followers: Arc::new(followers),
+            engine,
+        })
     }
 
     /// The configuration it was opened with.
@@ -124,7 +137,10 @@ fn cache_options(config: &CacheConfig) -> CacheOptions {
         max_objects: config.max_objects,
         keep_free_bytes: config.keep_free.map_or(0, |size| size.0),
     };
-    CacheOptions { limits, verify: VerifyWhen::FirstUse }
+    CacheOptions {
+        limits,
+        verify: VerifyWhen::FirstUse,
+    }
 }
 
 fn open_disk(dir: &Path) -> Result<Arc<dyn Disk>, StoreError> {

@@ -28,7 +28,10 @@ impl Publication for NodePublication {
     }
 
     fn state(&self, repository: &RepoName) -> Option<Arc<RepositoryState>> {
-        self.0.followers.get(repository).map(instantmirror_swarm::Follower::state)
+        self.0
+            .followers
+            .get(repository)
+            .map(instantmirror_swarm::Follower::state)
     }
 
     async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {

@@ -181,19 +181,37 @@ impl fmt::Display for NodeStatus {
             write!(f, "\n{repository}")?;
         }
         let cache = &self.cache;
-        let max = cache.max_bytes.map_or_else(|| "no limit".to_owned(), |max| format!("of {}", ByteSize(max)));
+        let max = cache
+            .max_bytes
+            .map_or_else(|| "no limit".to_owned(), |max| format!("of {}", ByteSize(max)));
         let used = ByteSize(cache.used_bytes);
-        writeln!(f, "\ncache: {used} {max} in {} objects, {} given up, {} damaged", cache.objects, cache.evicted, cache.damaged)?;
+        writeln!(
+            f,
+            "\ncache: {used} {max} in {} objects, {} given up, {} damaged",
+            cache.objects, cache.evicted, cache.damaged
+        )?;
         let fetch = &self.fetch;
         let (hits, misses, bytes) = (fetch.hits, fetch.misses, ByteSize(fetch.bytes));
-        writeln!(f, "reads: {hits} from the cache, {misses} not; fetched {bytes} in {} whole objects", fetch.objects)?;
+        writeln!(
+            f,
+            "reads: {hits} from the cache, {misses} not; fetched {bytes} in {} whole objects",
+            fetch.objects
+        )?;
         if fetch.failures + fetch.corrupt > 0 {
-            writeln!(f, "trouble: {} transfers failed, {} brought wrong data", fetch.failures, fetch.corrupt)?;
+            writeln!(
+                f,
+                "trouble: {} transfers failed, {} brought wrong data",
+                fetch.failures, fetch.corrupt
+            )?;
         }
         for transfer in &self.transfers {
             let percent = transfer.present * 100 / transfer.size.max(1);
             let (size, readers) = (ByteSize(transfer.size), transfer.readers);
-            writeln!(f, "  {} {percent:3} % of {size}, {readers} readers ({})", transfer.object, transfer.repository)?;
+            writeln!(
+                f,
+                "  {} {percent:3} % of {size}, {readers} readers ({})",
+                transfer.object, transfer.repository
+            )?;
         }
         Ok(())
     }
@@ -205,9 +223,17 @@ impl fmt::Display for RepositoryStatus {
         match (&self.current, self.sequence, self.head_age_seconds) {
             (Some(current), Some(sequence), Some(age)) => {
                 let size = ByteSize(self.bytes);
-                writeln!(f, "  current  {current}  ({} files, {size}; {} snapshots)", self.files, self.snapshots)?;
+                writeln!(
+                    f,
+                    "  current  {current}  ({} files, {size}; {} snapshots)",
+                    self.files, self.snapshots
+                )?;
                 let expired = if self.head_expired { ", EXPIRED" } else { "" };
-                writeln!(f, "  head     {sequence}, signed {} ago{expired}", people_time(Duration::from_secs(age)))?;
+                writeln!(
+                    f,
+                    "  head     {sequence}, signed {} ago{expired}",
+                    people_time(Duration::from_secs(age))
+                )?;
             }
             (None, Some(sequence), _) => writeln!(f, "  head     {sequence}; no snapshot is whole here yet")?,
             _ => writeln!(f, "  nothing was received yet")?,
@@ -247,7 +273,13 @@ mod tests {
 
     #[test]
     fn times_are_for_people() {
-        for (seconds, text) in [(0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3600, "1 h"), (273_600, "3 d 4 h")] {
+        for (seconds, text) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (61, "1 min 1 s"),
+            (3600, "1 h"),
+            (273_600, "3 d 4 h"),
+        ] {
             assert_eq!(people_time(Duration::from_secs(seconds)), text);
         }
     }

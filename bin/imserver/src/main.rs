@@ -1,2 +1,169 @@
-//! imserver.
-fn main() {}
+//! `imserver`, the master: arguments, logging, signals. Everything it does is `instantmirror::Master`.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "a command line program")]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use instantmirror::config::{ConfigError, ServerConfig};
+use instantmirror::core::{RepoName, SnapshotId};
+use instantmirror::master::{MasterStatus, generate_key, store_key};
+use instantmirror::progress::PublishBar;
+use instantmirror::{Master, MasterServer, control, daemon};
+
+mod init;
+mod show;
+
+const EXAMPLES: &str = "Examples:
+  imserver init --repository debian=/srv/debian    write imserver.toml, make store and key
+  imserver publish debian                          make a snapshot of /srv/debian and make it current
+  imserver serve                                   serve it to nodes and to everybody
+  imserver snapshot list debian";
+
+/// The master of InstantMirror: publishes source trees as signed snapshots and serves them.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Arguments {
+    /// Configuration file.
+    #[arg(long, global = true, default_value = "imserver.toml", value_name = "FILE")]
+    config: PathBuf,
+    /// Check the configuration and say so; do nothing else.
+    #[arg(long)]
+    check_config: bool,
+    /// Print a configuration with every key explained; do nothing else.
+    #[arg(long)]
+    print_config: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make the store and its signing key, and the configuration file if there is none.
+    Init {
+        /// Repositories for a new configuration file.
+        #[arg(long = "repository", value_name = "NAME=DIR")]
+        repositories: Vec<String>,
+    },
+    /// Make a snapshot of a repository's source tree and make it current.
+    Publish {
+        /// The repositories; all of the configuration if none is named.
+        repositories: Vec<RepoName>,
+        /// A remark that is kept with the snapshot.
+        #[arg(long, default_value = "")]
+        note: String,
+    },
+    /// Serve the API and the published trees until SIGTERM.
+    Serve,
+    /// Look at snapshots.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// Make a signing key and print its public half.
+    Keygen {
+        /// The new key file; it is never overwritten.
+        file: PathBuf,
+    },
+    /// Show what a running `imserver serve` serves.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum SnapshotCommand {
+    /// List the live snapshots of a repository, oldest first.
+    List {
+        /// The repository.
+        repository: RepoName,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one snapshot.
+    Show {
+        /// The repository.
+        repository: RepoName,
+        /// The snapshot; the current one if none is named.
+        snapshot: Option<SnapshotId>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("imserver: {error:#}");
+            ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { config: file, check_config, print_config, command } = arguments;
+    if print_config {
+        print!("{}", include_str!("../../../docs/config/imserver.toml"));
+        return Ok(());
+    }
+    match command {
+        _ if check_config => {
+            let config = ServerConfig::load(&file)?;
+            println!("{}: good, {} repositories", file.display(), config.repositories.len());
+            Ok(())
+        }
+        Some(Command::Keygen { file }) => {
+            let key = generate_key()?;
+            store_key(&file, &key)?;
+            println!("{}", key.public());
+            Ok(())
+        }
+        Some(Command::Init { repositories }) => init::init(&file, &repositories),
+        Some(command) => with_config(&file, command),
+        None => anyhow::bail!("nothing to do; `imserver --help` shows what there is"),
+    }
+}
+
+#[tokio::main]
+async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
+    let config = ServerConfig::load(file)?;
+    daemon::start_logging(&config.log.level).map_err(anyhow::Error::msg)?;
+    if let Command::Status { json } = command {
+        let status: MasterStatus = control::status(&config.control_socket()).await?;
+        return show::status(&status, json);
+    }
+    let master = Master::open(config)?;
+    match command {
+        Command::Publish { repositories, note } => publish(&master, repositories, &note),
+        Command::Serve => {
+            let server = MasterServer::bind(master).await?;
+            for address in server.addresses() {
+                println!("serving on http://{address}/");
+            }
+            server.run(daemon::told_to_stop()).await;
+            Ok(())
+        }
+        Command::Snapshot(SnapshotCommand::List { repository, json }) => show::list(&master, &repository, json).await,
+        Command::Snapshot(SnapshotCommand::Show { repository, snapshot, json }) => {
+            show::snapshot(&master, &repository, snapshot, json).await
+        }
+        Command::Init { .. } | Command::Keygen { .. } | Command::Status { .. } => Ok(()),
+    }
+}
+
+fn publish(master: &Master, named: Vec<RepoName>, note: &str) -> anyhow::Result<()> {
+    let all = || master.config().repositories.iter().map(|repository| repository.name.clone()).collect();
+    for name in if named.is_empty() { all() } else { named } {
+        let bar = PublishBar::new();
+        let published = tokio::task::block_in_place(|| master.publish(&name, note, &bar));
+        bar.finish();
+        println!("{name}: {}", published?);
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! What `imserver` prints of snapshots and of a running server.
+
+use instantmirror::config::ByteSize;
+use instantmirror::core::head::SnapshotState;
+use instantmirror::core::{RepoName, Snapshot, SnapshotId};
+use instantmirror::master::MasterStatus;
+use instantmirror::Master;
+
+/// The live snapshots, oldest first.
+pub(crate) async fn list(master: &Master, repository: &RepoName, json: bool) -> anyhow::Result<()> {
+    master.repository(repository)?;
+    let Some(signed) = master.head(repository).await? else {
+        anyhow::bail!("'{repository}' was never published; `imserver publish {repository}` does it");
+    };
+    let head = signed.head();
+    let mut rows = Vec::new();
+    for live in &head.snapshots {
+        rows.push((live, master.snapshot(repository, live.id).await?));
+    }
+    if json {
+        let row = |(live, snapshot): &(_, Snapshot)| {
+            serde_json::json!({ "live": live, "current": head.current == Some(snapshot.id), "snapshot": snapshot })
+        };
+        println!("{:#}", serde_json::Value::Array(rows.iter().map(row).collect()));
+        return Ok(());
+    }
+    for (live, snapshot) in rows {
+        let current = if head.current == Some(live.id) { "current" } else { "" };
+        let state = if live.state.is_released() { "" } else { "staged" };
+        let (files, size) = (snapshot.root.files, ByteSize(snapshot.root.bytes).to_string());
+        println!("{}  {}  {files:>9} files  {size:>10}  {current}{state}  {}", live.id, snapshot.created, snapshot.note);
+    }
+    Ok(())
+}
+
+/// One snapshot.
+pub(crate) async fn snapshot(
+    master: &Master,
+    repository: &RepoName,
+    id: Option<SnapshotId>,
+    json: bool,
+) -> anyhow::Result<()> {
+    master.repository(repository)?;
+    let signed = master.head(repository).await?;
+    let head = signed.as_ref().map(|signed| signed.head());
+    let Some(id) = id.or_else(|| head?.current) else {
+        anyhow::bail!("'{repository}' has no current snapshot; `imserver publish {repository}` makes one");
+    };
+    let snapshot = master.snapshot(repository, id).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&snapshot)?);
+        return Ok(());
+    }
+    println!("snapshot    {}", snapshot.id);
+    println!("repository  {}", snapshot.repository);
+    println!("created     {}", snapshot.created);
+    println!("state       {}", state(head.and_then(|head| head.snapshot(&id)).map(|live| &live.state)));
+    println!("parent      {}", snapshot.parent.map_or_else(|| "none".to_owned(), |parent| parent.to_string()));
+    println!("files       {} ({})", snapshot.root.files, ByteSize(snapshot.root.bytes));
+    println!("catalog     {}", snapshot.root.node);
+    println!("note        {}", snapshot.note);
+    Ok(())
+}
+
+fn state(state: Option<&SnapshotState>) -> String {
+    match state {
+        Some(SnapshotState::Released { released }) => format!("released {released}"),
+        Some(SnapshotState::Staged { .. }) => "staged".to_owned(),
+        None => "expired".to_owned(),
+    }
+}
+
+/// A running server.
+pub(crate) fn status(status: &MasterStatus, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(status)?);
+        return Ok(());
+    }
+    println!("imserver {} (process {})", status.version, status.pid);
+    for repository in &status.repositories {
+        match (&repository.current, repository.head_issued) {
+            (Some(current), Some(issued)) => println!(
+                "{}  current {current} ({} files, {}; {} snapshots), head {} signed {issued}",
+                repository.name,
+                repository.files,
+                ByteSize(repository.bytes),
+                repository.snapshots,
+                repository.sequence.unwrap_or(0),
+            ),
+            _ => println!("{}  never published", repository.name),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! A master and a mirror node in one process: publishes DIR, mirrors it, and publishes again when DIR changes.
+//!
+//! ```text
+//! cargo run --release --example quickstart -- DIR
+//! ```
+
+#![allow(clippy::print_stdout, reason = "an example that talks")]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use instantmirror::config::{NodeConfig, ServerConfig};
+use instantmirror::core::traits::Publication as _;
+use instantmirror::core::{RepoName, SnapshotId};
+use instantmirror::node::NodePublication;
+use instantmirror::progress::PublishBar;
+use instantmirror::{Master, MasterServer, Node, NodeServer, Published, daemon};
+use notify::{RecursiveMode, Watcher as _};
+use tokio::sync::Notify;
+
+/// A change is published when the tree has been quiet for so long.
+const QUIET: Duration = Duration::from_millis(100);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let Some(source) = std::env::args_os().nth(1).map(PathBuf::from) else {
+        anyhow::bail!("name a directory: cargo run --release --example quickstart -- DIR");
+    };
+    let source = source.canonicalize().with_context(|| source.display().to_string())?;
+    daemon::start_logging("warn").map_err(anyhow::Error::msg)?;
+    let storage = tempfile::tempdir()?;
+    let name: RepoName = "quickstart".parse()?;
+
+    let (master, master_address) = start_master(storage.path(), &source).await?;
+    let (shown, node_address) = start_node(storage.path(), &master, master_address).await?;
+    println!("publishing {} ...", source.display());
+    publish(&master, &name, &shown).await?;
+    println!(
+        "\nmaster  http://{master_address}/{name}/snap/current/\n\
+         mirror  http://{node_address}/{name}/snap/current/\n\
+         \nThe mirror shows the whole tree and fetches each file when it is first read. Try:\n\
+         \n    curl http://{node_address}/{name}/snap/current/\n\
+         \nEdit something in {} and look again. Ctrl-C ends it; storage in {} is removed then.\n",
+        source.display(),
+        storage.path().display(),
+    );
+    tokio::select! {
+        result = publish_changes(&master, &name, &source, &shown) => result,
+        () = daemon::told_to_stop() => Ok(()),
+    }
+}
+
+/// A master with temporary storage on a free port, served in the background.
+async fn start_master(storage: &Path, source: &Path) -> anyhow::Result<(Master, SocketAddr)> {
+    let quoted = |path: &Path| serde_json::to_string(&path.to_string_lossy());
+    let text = format!(
+        "[store]\ndir = {}\n[http]\nlisten = [\"127.0.0.1:0\"]\n[[repository]]\nname = \"quickstart\"\nsource = {}\n",
+        quoted(&storage.join("master"))?,
+        quoted(source)?,
+    );
+    let config = ServerConfig::parse(Path::new("(built in)"), &text)?;
+    Master::init(&config)?;
+    let master = Master::open(config)?;
+    let server = MasterServer::bind(master.clone()).await?;
+    let address = *server.addresses().first().context("no address")?;
+    tokio::spawn(server.run(std::future::pending()));
+    Ok((master, address))
+}
+
+/// A node that follows the master, with temporary storage on a free port, served in the background.
+async fn start_node(
+    storage: &Path,
+    master: &Master,
+    address: SocketAddr,
+) -> anyhow::Result<(Arc<NodePublication>, SocketAddr)> {
+    let text = format!(
+        "[cache]\ndir = {}\nmax_size = \"100 GiB\"\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
+         [[repository]]\nname = \"quickstart\"\nmaster = \"http://{address}\"\ntrust = [\"{}\"]\n",
+        serde_json::to_string(&storage.join("node").to_string_lossy())?,
+        master.public_key(),
+    );
+    let node = Node::open(NodeConfig::parse(Path::new("(built in)"), &text)?).await?;
+    let server = NodeServer::bind(node.clone()).await?;
+    let address = *server.addresses().first().context("no address")?;
+    tokio::spawn(server.run(std::future::pending()));
+    Ok((node.publication(), address))
+}
+
+/// Publishes, and says when the mirror shows it.
+async fn publish(master: &Master, name: &RepoName, shown: &NodePublication) -> anyhow::Result<()> {
+    let (publisher, repository) = (master.clone(), name.clone());
+    let published = tokio::task::spawn_blocking(move || {
+        let bar = PublishBar::new();
+        let published = publisher.publish(&repository, "", &bar);
+        bar.finish();
+        published
+    });
+    let published = published.await??;
+    let since = Instant::now();
+    let Published::Snapshot(snapshot) = &published else { return Ok(()) };
+    wait_until_shown(shown, name, snapshot.snapshot.id).await;
+    println!("{published}; on the mirror {} ms later", since.elapsed().as_millis());
+    Ok(())
+}
+
+async fn wait_until_shown(shown: &NodePublication, name: &RepoName, id: SnapshotId) {
+    let mut after = 0;
+    while shown.state(name).and_then(|state| state.current) != Some(id) {
+        // The head comes first, its snapshot a moment later.
+        match tokio::time::timeout(Duration::from_millis(2), shown.head_after(name, after)).await {
+            Ok(Some(head)) => after = head.head().sequence,
+            Ok(None) | Err(_) => {}
+        }
+    }
+}
+
+/// Publishes again whenever the tree has changed and come to rest.
+async fn publish_changes(
+    master: &Master,
+    name: &RepoName,
+    source: &Path,
+    shown: &NodePublication,
+) -> anyhow::Result<()> {
+    let changed = Arc::new(Notify::new());
+    let told = Arc::clone(&changed);
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            told.notify_one();
+        }
+    })?;
+    watcher.watch(source, RecursiveMode::Recursive)?;
+    loop {
+        changed.notified().await;
+        while tokio::time::timeout(QUIET, changed.notified()).await.is_ok() {}
+        if let Err(error) = publish(master, name, shown).await {
+            println!("not published: {error:#}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What every daemon program does: log, and stop in order when it is told to.
+
+use std::io::IsTerminal as _;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Logs to standard error from now on. `level` as in `[log]`; the environment variable `RUST_LOG` overrides it.
+///
+/// # Errors
+/// A text that says what is wrong with `level`.
+pub fn start_logging(level: &str) -> Result<(), String> {
+    let level = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
+    let filter = EnvFilter::try_new(&level).map_err(|error| format!("log level '{level}': {error}"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init()
+        .map_err(|error| error.to_string())
+}
+
+/// Ready at the first SIGTERM or SIGINT.
+pub async fn told_to_stop() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        // Without handlers the signals end the process by themselves, which every write survives.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: requests that run are finished");
+}

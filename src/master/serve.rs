@@ -1,0 +1,172 @@
+//! `imserver serve`: the API and the published trees over HTTP, new heads as soon as they are there.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use instantmirror_core::traits::Publication as _;
+use instantmirror_core::{SnapshotId, Timestamp};
+use instantmirror_http::{Api, Service};
+use notify::{RecursiveMode, Watcher as _};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::publish::HEAD_RENEWAL;
+use super::{HEADS, Master, MasterError, MasterPublication};
+use crate::serve::{Sockets, StatusPage, mounts};
+
+/// Heads are looked at this often where the file system sends no events.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A master at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasterStatus {
+    /// Version of the program.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Its repositories, in order of name.
+    pub repositories: Vec<RepositoryStatus>,
+}
+
+/// One repository of a master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryStatus {
+    /// Its name.
+    pub name: String,
+    /// Sequence number of its head.
+    pub sequence: Option<u64>,
+    /// When that was signed.
+    pub head_issued: Option<Timestamp>,
+    /// When it expires.
+    pub head_expires: Option<Timestamp>,
+    /// The snapshot that `current` shows.
+    pub current: Option<SnapshotId>,
+    /// Files in it.
+    pub files: u64,
+    /// Bytes in it.
+    pub bytes: u64,
+    /// Live snapshots.
+    pub snapshots: usize,
+}
+
+/// A master with its sockets open.
+#[derive(Debug)]
+pub struct MasterServer {
+    master: Master,
+    publication: Arc<MasterPublication>,
+    sockets: Sockets,
+    changed: Arc<Notify>,
+    _watcher: notify::RecommendedWatcher,
+}
+
+impl MasterServer {
+    /// Opens the sockets and takes up what the store holds. Nothing is answered before [`run`](Self::run).
+    ///
+    /// # Errors
+    /// [`MasterError::Http`] for an address in use, [`MasterError::Watch`].
+    pub async fn bind(master: Master) -> Result<Self, MasterError> {
+        let publication = Arc::new(MasterPublication::new(master.clone()).await?);
+        let sockets = Sockets::open(&master.config().http, &master.config().control_socket()).await?;
+        let changed = Arc::new(Notify::new());
+        let watcher = watch_heads(&master, Arc::clone(&changed))?;
+        Ok(Self {
+            master,
+            publication,
+            sockets,
+            changed,
+            _watcher: watcher,
+        })
+    }
+
+    /// The addresses it listens on.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.sockets.addresses()
+    }
+
+    /// Serves until `shutdown` is ready, then finishes what runs.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let Self {
+            master,
+            publication,
+            sockets,
+            changed,
+            _watcher,
+        } = self;
+        let repositories = &master.config().repositories;
+        let all = repositories
+            .iter()
+            .flat_map(|one| one.mounts.iter().map(|mount| (&one.name, mount)));
+        let service = Service::new(publication.clone())
+            .with_mounts(mounts(all))
+            .with_api(Api::new(master.objects.clone()));
+        let shown = Arc::clone(&publication);
+        let page = StatusPage::new(move || serde_json::to_vec(&status(&shown)));
+        let local = Service::new(publication.clone()).with_extra(page);
+        let background = futures_util::future::join(refresh(&publication, &changed), renew(&master));
+        sockets.serve(service, local, background, shutdown).await;
+    }
+}
+
+fn watch_heads(master: &Master, changed: Arc<Notify>) -> Result<notify::RecommendedWatcher, MasterError> {
+    let path = master.config().store.dir.join(HEADS);
+    let failed = |error: notify::Error| MasterError::Watch {
+        path: path.clone(),
+        reason: error.to_string(),
+    };
+    let mut watcher = notify::recommended_watcher(move |_| changed.notify_one()).map_err(failed)?;
+    watcher.watch(&path, RecursiveMode::NonRecursive).map_err(failed)?;
+    Ok(watcher)
+}
+
+/// Takes up new heads for ever.
+async fn refresh(publication: &MasterPublication, changed: &Notify) {
+    loop {
+        // A time-out is a look of its own: not every file system tells.
+        let _ = tokio::time::timeout(REFRESH_INTERVAL, changed.notified()).await;
+        if let Err(error) = publication.refresh().await {
+            tracing::error!("a new head cannot be taken up: {error}; what was shown before stays");
+        }
+    }
+}
+
+/// Keeps heads from coming near their expiry, for ever.
+async fn renew(master: &Master) {
+    loop {
+        let publisher = master.clone();
+        match tokio::task::spawn_blocking(move || publisher.renew_heads()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("heads are not renewed now: {error}; it is tried again"),
+            Err(error) => tracing::error!("heads are not renewed now: {error}"),
+        }
+        tokio::time::sleep(HEAD_RENEWAL / 24).await;
+    }
+}
+
+fn status(publication: &MasterPublication) -> MasterStatus {
+    let states = publication
+        .repositories()
+        .into_iter()
+        .filter_map(|name| publication.state(&name));
+    let repositories = states.map(|state| {
+        let head = state.head.as_ref().map(|head| head.head());
+        let current = state.current.as_ref().and_then(|id| state.snapshots.get(id));
+        RepositoryStatus {
+            name: state.name.to_string(),
+            sequence: head.map(|head| head.sequence),
+            head_issued: head.map(|head| head.issued),
+            head_expires: head.map(|head| head.expires),
+            current: state.current,
+            files: current.map_or(0, |snapshot| snapshot.root.files),
+            bytes: current.map_or(0, |snapshot| snapshot.root.bytes),
+            snapshots: state.snapshots.len(),
+        }
+    });
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    MasterStatus {
+        version,
+        pid: std::process::id(),
+        repositories: repositories.collect(),
+    }
+}

@@ -1,0 +1,101 @@
+//! A publish as a progress line on a terminal, and its result as text.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget};
+
+use crate::config::ByteSize;
+use crate::master::{PublishProgress, Published, PublishedSnapshot};
+
+/// Shows how a publish goes, on standard error; nothing where that is no terminal.
+#[derive(Debug)]
+pub struct PublishBar {
+    bar: ProgressBar,
+    listed: AtomicU64,
+    imported: AtomicU64,
+    read: AtomicU64,
+}
+
+impl PublishBar {
+    /// A bar for one publish.
+    #[must_use]
+    pub fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self { bar, listed: AtomicU64::new(0), imported: AtomicU64::new(0), read: AtomicU64::new(0) }
+    }
+
+    fn show(&self) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        let (listed, imported) = (self.listed.load(Ordering::Relaxed), self.imported.load(Ordering::Relaxed));
+        let read = ByteSize(self.read.load(Ordering::Relaxed));
+        self.bar.set_message(format!("{listed} files listed, {imported} new or changed ones taken in, {read} read"));
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Default for PublishBar {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PublishProgress for PublishBar {
+    fn listed(&self, files: u64) {
+        self.listed.fetch_add(files, Ordering::Relaxed);
+        self.show();
+    }
+
+    fn read(&self, bytes: u64) {
+        self.read.fetch_add(bytes, Ordering::Relaxed);
+        self.show();
+    }
+
+    fn imported(&self) {
+        self.imported.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// For people.
+impl fmt::Display for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unchanged(id) => write!(f, "nothing has changed; current is still {id}"),
+            Self::Snapshot(published) => published.fmt(f),
+        }
+    }
+}
+
+/// For people: what it is, what was done, what was left out.
+impl fmt::Display for PublishedSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { snapshot, scanned, took, .. } = self;
+        let counts = &scanned.counts;
+        let (size, read) = (ByteSize(snapshot.root.bytes), ByteSize(counts.read_bytes));
+        write!(
+            f,
+            "snapshot {}: {} files, {} directories, {} symlinks, {size}; {} new or changed files ({read}) read in {:.2} s",
+            snapshot.id,
+            counts.files,
+            counts.directories,
+            counts.symlinks,
+            counts.read_files,
+            took.as_secs_f64(),
+        )?;
+        for (path, reason) in scanned.skipped.iter().take(20) {
+            write!(f, "\n  left out: {path}: {reason}")?;
+        }
+        match scanned.skipped.len().saturating_sub(20) {
+            0 => Ok(()),
+            more => write!(f, "\n  and {more} more"),
+        }
+    }
+}
