@@ -1,7 +1,7 @@
 //! Objects that are late, cannot be had, or fail on the way.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use instantmirror_core::{CacheError, FetchError, ObjectId};
@@ -153,4 +153,50 @@ async fn objects_on_a_disk_are_read_aside() {
     assert!(reply.status == 206 && reply.whole && reply.body.len() == 599_001);
     assert_eq!(world.readers.load(Ordering::SeqCst), 0);
     server.stop().await;
+}
+
+/// What the log would hold.
+#[derive(Debug, Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The runtime of a test has one thread, so its subscriber sees the server too.
+#[tokio::test]
+async fn the_log_names_what_could_not_be_served() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone());
+    let _guard = tracing::subscriber::set_default(subscriber.finish());
+    let (server, world) = world(|object| Fault::At(0, unavailable(object))).await;
+    let object = ObjectId::of(&content());
+    get(server.address, BAD).await;
+    world.fault(&content(), Fault::At(100, unavailable(object)));
+    get(server.address, BAD).await;
+    world.publish(2, vec![("loop", Item::Link("loop"))], true).await;
+    assert_eq!(get(server.address, "/debian/snap/current/loop").await.status, 404);
+    server.stop().await;
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+    let expected = ["status=504", "broke off", "loop"];
+    assert_eq!(lines.len(), expected.len(), "{log}");
+    for (line, part) in lines.iter().zip(expected) {
+        assert!(line.contains(part) && line.contains("repository=debian"), "{line}");
+    }
+    assert!(
+        lines[..2]
+            .iter()
+            .all(|line| line.contains(&object.to_string()) && line.contains("path=bad"))
+    );
 }
