@@ -100,7 +100,9 @@ async fn publish(master: &Master, name: &RepoName, shown: &NodePublication) -> a
     });
     let published = published.await??;
     let since = Instant::now();
-    let Published::Snapshot(snapshot) = &published else { return Ok(()) };
+    let Published::Snapshot(snapshot) = &published else {
+        return Ok(());
+    };
     wait_until_shown(shown, name, snapshot.snapshot.id).await;
     println!("{published}; on the mirror {} ms later", since.elapsed().as_millis());
     Ok(())

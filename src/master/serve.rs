@@ -115,7 +115,13 @@ fn watch_heads(master: &Master, changed: Arc<Notify>) -> Result<notify::Recommen
         path: path.clone(),
         reason: error.to_string(),
     };
-    let mut watcher = notify::recommended_watcher(move |_| changed.notify_one()).map_err(failed)?;
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading a head is an event too: one that must not cause the next reading.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            changed.notify_one();
+        }
+    })
+    .map_err(failed)?;
     watcher.watch(&path, RecursiveMode::NonRecursive).map_err(failed)?;
     Ok(watcher)
 }

@@ -38,9 +38,20 @@ impl Master {
             text += &format!("[[repository]]\nname = {name:?}\nsource = {source:?}\n{options}\n");
         }
         std::fs::write(&config, text).unwrap();
-        let mut master = Self { config, dir, key: String::new(), address: "127.0.0.1:0".to_owned(), daemon: None, runs: 0 };
+        let mut master = Self {
+            config,
+            dir,
+            key: String::new(),
+            address: "127.0.0.1:0".to_owned(),
+            daemon: None,
+            runs: 0,
+        };
         let said = master.run(&["init"]).text();
-        master.key = said.split('"').find(|part| part.starts_with("ed25519:")).expect("init prints the key").to_owned();
+        master.key = said
+            .split('"')
+            .find(|part| part.starts_with("ed25519:"))
+            .expect("init prints the key")
+            .to_owned();
         master
     }
 
@@ -58,7 +69,11 @@ impl Master {
     /// Runs `imserver` with these arguments; it must fail. Returns its exit code and what it said.
     pub(crate) fn fail(&self, arguments: &[&str]) -> (i32, String) {
         let finished = run_any(&mut self.command(arguments), LIMIT).unwrap();
-        assert!(!finished.status.success(), "it should have failed:\n{}", finished.transcript());
+        assert!(
+            !finished.status.success(),
+            "it should have failed:\n{}",
+            finished.transcript()
+        );
         (finished.status.code().unwrap(), finished.transcript())
     }
 
@@ -107,7 +122,12 @@ impl Master {
 /// The address that a daemon prints.
 fn address(daemon: &mut Daemon) -> String {
     let line = daemon.wait_for_line("serving on http://", LIMIT).unwrap();
-    line.split("http://").nth(1).unwrap().trim().trim_end_matches('/').to_owned()
+    line.split("http://")
+        .nth(1)
+        .unwrap()
+        .trim()
+        .trim_end_matches('/')
+        .to_owned()
 }
 
 /// A node's files, and `imnode run` while it runs.
@@ -143,7 +163,13 @@ impl Node {
             );
         }
         std::fs::write(&config, text).unwrap();
-        Self { config, dir, address: String::new(), daemon: None, runs: 0 }
+        Self {
+            config,
+            dir,
+            address: String::new(),
+            daemon: None,
+            runs: 0,
+        }
     }
 
     fn command(&self, arguments: &[&str]) -> std::process::Command {
