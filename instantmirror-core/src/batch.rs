@@ -80,7 +80,7 @@ impl BatchDecoder {
     pub fn new(objects: &[(ObjectId, u64)]) -> Self {
         Self {
             buffer: BytesMut::new(),
-            expected: objects.to_vec().into_iter(),
+            expected: Vec::from(objects).into_iter(),
         }
     }
 
