@@ -96,7 +96,7 @@ impl Follower {
         if let Some(head) = store.head(&repository, &trusted).await? {
             let head = Arc::new(head);
             for live in head.head().snapshots.iter().filter(|live| live.state.is_released()) {
-                if let Some(snapshot) = store.snapshot(&repository, live.id).await? {
+                if let Some(snapshot) = whole_here(store.as_ref(), &repository, live.id).await? {
                     state.snapshots.insert(live.id, Arc::new(snapshot));
                 }
             }
@@ -290,7 +290,7 @@ impl Follower {
 
     /// Fetches record and catalog of one snapshot, proves that they are whole, and stores them.
     async fn bring(&self, live: &LiveSnapshot, upstream: &dyn Upstream) -> Result<Snapshot, FollowError> {
-        if let Some(snapshot) = self.store.snapshot(&self.repository, live.id).await? {
+        if let Some(snapshot) = whole_here(self.store.as_ref(), &self.repository, live.id).await? {
             return Ok(snapshot);
         }
         let record = upstream.snapshot(&self.repository, live.id).await?;
@@ -365,6 +365,21 @@ impl Follower {
         }
         decoder.finish().map_err(catalog)?;
         Ok(self.store.put_nodes(batch).await?)
+    }
+}
+
+/// The record of a snapshot that is whole here. One that is damaged is as good as none: it is fetched again.
+async fn whole_here(
+    store: &dyn SnapshotStore,
+    repository: &RepoName,
+    id: SnapshotId,
+) -> Result<Option<Snapshot>, StoreError> {
+    match store.snapshot(repository, id).await {
+        Err(StoreError::Damaged(reason)) => {
+            tracing::error!(%repository, snapshot = %id, "its record is damaged and will be fetched again: {reason}");
+            Ok(None)
+        }
+        found => found,
     }
 }
 
