@@ -255,7 +255,7 @@ impl Setup {
     }
 
     async fn poll(&self) -> Result<bool, FollowError> {
-        self.follower.poll(self.master.as_ref()).await
+        self.follower.poll(self.master.as_ref(), true).await
     }
 
     fn current(&self) -> Option<SnapshotId> {
@@ -544,7 +544,7 @@ async fn a_restart_shows_what_was_whole_and_asks_nobody() {
     let state = again.state();
     assert_eq!(state.head.as_ref().map(|head| head.head().sequence), Some(2));
     assert_eq!(state.current, Some(first.id));
-    assert!(again.poll(setup.master.as_ref()).await.is_err());
+    assert!(again.poll(setup.master.as_ref(), true).await.is_err());
     assert_eq!(again.state().current, Some(first.id));
 }
 

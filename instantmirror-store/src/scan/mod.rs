@@ -119,7 +119,7 @@ struct Gathered {
     digests: Vec<ContentDigest>,
     stamps: Vec<book::Page>,
     /// Files with several names: whoever comes first reads, the others wait for the result.
-    linked: HashMap<FileStamp, Arc<Mutex<Option<ObjectId>>>>,
+    linked: HashMap<FileStamp, Arc<Mutex<Option<(ObjectId, FileStamp)>>>>,
 }
 
 /// Scans a tree. On success every object, node, digest and piece index of the tree is durable.
@@ -387,12 +387,12 @@ impl Scan<'_> {
     fn import_linked(&self, path: &RepoPath, stamp: FileStamp) -> Result<(ObjectId, FileStamp)> {
         let cell = Arc::clone(self.gathered().linked.entry(stamp).or_default());
         let mut known = cell.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(object) = *known {
-            return Ok((object, stamp));
+        if let Some(imported) = *known {
+            return Ok(imported);
         }
-        let (object, stamp) = self.import(path)?;
-        *known = Some(object);
-        Ok((object, stamp))
+        let imported = self.import(path)?;
+        *known = Some(imported);
+        Ok(imported)
     }
 
     /// Reads and keeps one file; again if it changed meanwhile.
