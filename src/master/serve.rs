@@ -103,7 +103,7 @@ impl MasterServer {
             .with_api(Api::new(master.objects.clone()));
         let shown = Arc::clone(&publication);
         let page = StatusPage::new(move || serde_json::to_vec(&status(&shown)));
-        let local = Service::new(publication.clone()).with_extra(page);
+        let local = Service::new(publication.clone()).with_extra(Arc::new(page));
         let background = futures_util::future::join(refresh(&publication, &changed), renew(&master));
         sockets.serve(service, local, background, shutdown).await;
     }

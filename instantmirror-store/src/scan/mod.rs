@@ -108,6 +108,9 @@ pub struct ScanCounts {
     pub read_bytes: u64,
 }
 
+/// What a file with several names was imported as, once it was.
+type Linked = Arc<Mutex<Option<(ObjectId, FileStamp)>>>;
+
 #[derive(Default)]
 struct Gathered {
     counts: ScanCounts,
@@ -119,7 +122,7 @@ struct Gathered {
     digests: Vec<ContentDigest>,
     stamps: Vec<book::Page>,
     /// Files with several names: whoever comes first reads, the others wait for the result.
-    linked: HashMap<FileStamp, Arc<Mutex<Option<(ObjectId, FileStamp)>>>>,
+    linked: HashMap<FileStamp, Linked>,
 }
 
 /// Scans a tree. On success every object, node, digest and piece index of the tree is durable.
