@@ -8,13 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
-use instantmirror_core::catalog::{CatalogError, CatalogNode, Delta, build_directory, frame};
+use instantmirror_core::catalog::{CatalogError, CatalogNode, Delta, NodeSource, build_directory, frame};
 use instantmirror_core::head::{LiveSnapshot, SnapshotState};
 use instantmirror_core::memory::MemoryStore;
-use instantmirror_core::traits::{ByteStream, SnapshotStore, TransportError, Upstream};
+use instantmirror_core::traits::{ByteStream, SnapshotStore, StoreError, TransportError, Upstream};
 use instantmirror_core::{
-    Clock, Entry, FileMeta, Head, HeadError, Kind, Meta, Name, NodeId, ObjectId, RecordError, RepoName, Root,
-    SecretKey, Snapshot, SnapshotId, Timestamp,
+    Clock, Entry, FileMeta, Head, HeadError, Kind, Meta, Name, NodeId, ObjectId, PublicKey, RecordError, RecordId,
+    RepoName, Root, SecretKey, SignedHead, Snapshot, SnapshotId, Timestamp,
 };
 use instantmirror_swarm::follow::RETRY_PAUSE;
 use instantmirror_swarm::{FollowError, Follower};
@@ -575,4 +575,76 @@ async fn running_survives_a_master_that_goes_and_comes_back() {
     let status = setup.follower.status();
     assert_eq!((status.last_error, status.upstream.as_str()), (None, "fake master"));
     running.abort();
+}
+
+/// A store whose records have rotted, until they are written again.
+#[derive(Debug)]
+struct RottenStore(MemoryStore, Mutex<bool>);
+
+impl NodeSource for RottenStore {
+    fn node(&self, id: &NodeId) -> Result<Option<Bytes>, StoreError> {
+        self.0.node(id)
+    }
+}
+
+#[async_trait]
+impl SnapshotStore for RottenStore {
+    async fn put_nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError> {
+        self.0.put_nodes(nodes).await
+    }
+
+    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<RecordId, StoreError> {
+        *self.1.lock().unwrap() = false;
+        self.0.put_snapshot(snapshot).await
+    }
+
+    async fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Option<Snapshot>, StoreError> {
+        if *self.1.lock().unwrap() {
+            return Err(StoreError::Damaged("a record file is damaged".to_owned()));
+        }
+        self.0.snapshot(repository, id).await
+    }
+
+    async fn snapshots(&self, repository: &RepoName) -> Result<Vec<SnapshotId>, StoreError> {
+        self.0.snapshots(repository).await
+    }
+
+    async fn put_head(&self, head: &SignedHead) -> Result<(), StoreError> {
+        self.0.put_head(head).await
+    }
+
+    async fn head(&self, repository: &RepoName, trusted: &[PublicKey]) -> Result<Option<SignedHead>, StoreError> {
+        self.0.head(repository, trusted).await
+    }
+
+    async fn remove_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<(), StoreError> {
+        self.0.remove_snapshot(repository, id).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_record_keeps_nobody_from_starting_and_is_fetched_again() {
+    let (master, clock) = (FakeMaster::new(), Arc::new(TestClock(Mutex::new(START))));
+    let first = master.snapshot(1, 10);
+    master.publish(&head(1, &[&first]));
+    let store = Arc::new(RottenStore(MemoryStore::new(), Mutex::new(false)));
+    let open = || {
+        let upstreams: Vec<Arc<dyn Upstream>> = vec![master.clone()];
+        Follower::open(
+            repository(),
+            upstreams,
+            store.clone(),
+            vec![key(1).public()],
+            clock.clone(),
+        )
+    };
+    let follower = open().await.unwrap();
+    follower.poll(master.as_ref()).await.unwrap();
+    drop(follower);
+    *store.1.lock().unwrap() = true;
+    let follower = open().await.unwrap();
+    assert_eq!(follower.state().current, None);
+    follower.poll(master.as_ref()).await.unwrap();
+    assert_eq!(follower.state().current, Some(first.id));
+    assert_eq!(store.snapshot(&repository(), first.id).await.unwrap(), Some(first));
 }
