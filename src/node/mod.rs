@@ -131,7 +131,7 @@ impl Node {
                 return;
             }
         }
-        std::future::pending().await;
+        std::future::pending::<()>().await;
     }
 
     /// Writes down what a restart wants to know.
