@@ -639,12 +639,12 @@ async fn a_damaged_record_keeps_nobody_from_starting_and_is_fetched_again() {
         )
     };
     let follower = open().await.unwrap();
-    follower.poll(master.as_ref()).await.unwrap();
+    follower.poll(master.as_ref(), true).await.unwrap();
     drop(follower);
     *store.1.lock().unwrap() = true;
     let follower = open().await.unwrap();
     assert_eq!(follower.state().current, None);
-    follower.poll(master.as_ref()).await.unwrap();
+    follower.poll(master.as_ref(), true).await.unwrap();
     assert_eq!(follower.state().current, Some(first.id));
     assert_eq!(store.snapshot(&repository(), first.id).await.unwrap(), Some(first));
 }

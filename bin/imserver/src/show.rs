@@ -3,7 +3,7 @@
 use instantmirror::Master;
 use instantmirror::config::ByteSize;
 use instantmirror::core::head::SnapshotState;
-use instantmirror::core::{RepoName, Snapshot, SnapshotId};
+use instantmirror::core::{RepoName, SignedHead, Snapshot, SnapshotId};
 use instantmirror::master::MasterStatus;
 
 /// The live snapshots, oldest first.
@@ -43,7 +43,7 @@ pub(crate) async fn snapshot(
 ) -> anyhow::Result<()> {
     master.repository(repository)?;
     let signed = master.head(repository).await?;
-    let head = signed.as_ref().map(|signed| signed.head());
+    let head = signed.as_ref().map(SignedHead::head);
     let Some(id) = id.or_else(|| head?.current) else {
         anyhow::bail!("'{repository}' has no current snapshot; `imserver publish {repository}` makes one");
     };
