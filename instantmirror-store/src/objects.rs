@@ -135,23 +135,28 @@ impl ObjectStore {
             ImportMethod::Reflink => read_all(self.disk.open(tmp)?.as_ref(), tmp, &mut hasher, progress)?,
             _ => copy(source, None, &mut hasher, progress)?,
         }
+        match method {
+            ImportMethod::Hardlink => _ = source.check_content_unchanged()?,
+            _ => source.check_unchanged()?,
+        }
+        let digest = hasher.finish();
+        let expected = source.stamp().size;
+        if digest.size() != expected {
+            let what = format!("it had {expected} bytes, {} were read", digest.size());
+            let path = source.path().to_path_buf();
+            return Err(StoreError::SourceChanged { path, what });
+        }
+        let named = self.name(tmp, &digest, method)?;
+        // Linking and renaming change the ctime of a file that is ours and the source's at once.
         let stamp = match method {
             ImportMethod::Hardlink => source.check_content_unchanged()?,
-            _ => {
-                source.check_unchanged()?;
-                source.stamp()
-            }
+            _ => source.stamp(),
         };
-        let digest = hasher.finish();
-        if digest.size() != stamp.size {
-            let what = format!("it had {} bytes, {} were read", stamp.size, digest.size());
-            return Err(StoreError::SourceChanged {
-                path: source.path().to_path_buf(),
-                what,
-            });
-        }
-        let method = self.name(tmp, &digest, method)?;
-        Ok(ImportedFile { digest, stamp, method })
+        Ok(ImportedFile {
+            digest,
+            stamp,
+            method: named,
+        })
     }
 
     /// Tries to share the source's blocks or inode; [`ImportMethod::Copy`] if neither can be.

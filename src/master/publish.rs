@@ -179,6 +179,7 @@ impl Master {
                 bytes: root.bytes,
             }),
             import: import_options(repository.import),
+            now: SystemClock.now().as_millis() / 1000,
         };
         Ok(scan(&parts, &Sink { writer, progress })?)
     }

@@ -9,7 +9,6 @@ mod pieces;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use instantmirror_core::catalog::{Catalog, CatalogNode, NodeSource, build_directory};
 use instantmirror_core::entry::MTIME_RANGE;
@@ -52,6 +51,8 @@ pub struct ScanParts<'a> {
     pub previous: Option<Directory>,
     /// How files are imported.
     pub import: ImportOptions,
+    /// The time now, seconds since 1970 by the clock of the tree's file system.
+    pub now: i64,
 }
 
 /// Takes what a scan makes, batch by batch, and hears how far it is. Called from several threads.
@@ -131,16 +132,11 @@ struct Gathered {
 /// [`StoreError::Unpublishable`] with every path (the first [`PROBLEMS_MAX`] by name) that cannot be
 /// published; else what failed.
 pub fn scan(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<Scanned> {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let now = i64::try_from(now).unwrap_or(i64::MAX);
     let scan = Scan {
         parts,
         sink,
         gathered: Mutex::default(),
         flushing: Mutex::default(),
-        now,
     };
     let root_entry = parts.tree.root_entry()?;
     let directory = scan.directory(&RepoPath::ROOT, parts.previous)?;
@@ -173,7 +169,6 @@ struct Scan<'a> {
     gathered: Mutex<Gathered>,
     /// Held while a batch is handed on: batches become durable in the order in which they were gathered.
     flushing: Mutex<()>,
-    now: i64,
 }
 
 /// An entry, with the stamp to remember it by.
@@ -342,8 +337,7 @@ impl Scan<'_> {
     }
 
     fn file(&self, path: &RepoPath, name: Name, shown: String, raw: &RawEntry, known: &Known) -> Result<Seen> {
-        let link_group = (raw.nlink > 1).then(|| link_group(raw.stamp.ino));
-        let entry = |stamp: FileStamp, object, first_piece| {
+        let entry = |stamp: FileStamp, object, first_piece, link_group| {
             let file = FileMeta {
                 size: stamp.size,
                 object,
@@ -368,7 +362,8 @@ impl Scan<'_> {
             && *stamp == raw.stamp
             && (known.trusted || self.parts.objects.contains(&file.object, file.size)?)
         {
-            return Ok(entry(raw.stamp, file.object, file.first_piece));
+            // A name more or less changes the ctime, so the group is as it was; our own link is not counted anew.
+            return Ok(entry(raw.stamp, file.object, file.first_piece, file.link_group));
         }
         let imported = if raw.nlink > 1 {
             self.import_linked(path, raw.stamp)
@@ -378,7 +373,8 @@ impl Scan<'_> {
         match imported {
             Ok((object, stamp)) => {
                 let first_piece = self.parts.pieces.assign(&object, stamp.size)?;
-                Ok(entry(self.settled(stamp), object, first_piece))
+                let group = (raw.nlink > 1).then(|| link_group(raw.stamp.ino));
+                Ok(entry(self.settled(stamp), object, first_piece, group))
             }
             Err(error) if error.is_not_found() => Ok(self.skip(shown, "it vanished during the scan")),
             Err(error) if concerns_source(&error) => Ok(self.problem(&shown, with_cause(&error))),
@@ -388,7 +384,13 @@ impl Scan<'_> {
 
     /// Reads a file with several names once per scan.
     fn import_linked(&self, path: &RepoPath, stamp: FileStamp) -> Result<(ObjectId, FileStamp)> {
-        let cell = Arc::clone(self.gathered().linked.entry(stamp).or_default());
+        // An import by hard link changes the ctime of all names.
+        let key = FileStamp {
+            ctime: 0,
+            ctime_ns: 0,
+            ..stamp
+        };
+        let cell = Arc::clone(self.gathered().linked.entry(key).or_default());
         let mut known = cell.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(imported) = *known {
             return Ok(imported);
@@ -432,7 +434,7 @@ impl Scan<'_> {
     /// A stamp that can be relied on, or one that no file will ever have.
     fn settled(&self, stamp: FileStamp) -> FileStamp {
         let newest = stamp.mtime.max(stamp.ctime);
-        if newest > self.now - RACY_SECONDS {
+        if newest > self.parts.now - RACY_SECONDS {
             FileStamp { ino: 0, ..stamp }
         } else {
             stamp
