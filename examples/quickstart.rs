@@ -13,9 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use instantmirror::config::{NodeConfig, ServerConfig};
-use instantmirror::core::traits::Publication as _;
-use instantmirror::core::{RepoName, SnapshotId};
-use instantmirror::node::NodePublication;
+use instantmirror::core::RepoName;
 use instantmirror::progress::PublishBar;
 use instantmirror::{Master, MasterServer, Node, NodeServer, Published, daemon};
 use notify::{RecursiveMode, Watcher as _};
@@ -35,9 +33,9 @@ async fn main() -> anyhow::Result<()> {
     let name: RepoName = "quickstart".parse()?;
 
     let (master, master_address) = start_master(storage.path(), &source).await?;
-    let (shown, node_address) = start_node(storage.path(), &master, master_address).await?;
+    let (node, node_address) = start_node(storage.path(), &master, master_address).await?;
     println!("publishing {} ...", source.display());
-    publish(&master, &name, &shown).await?;
+    publish(&master, &name, &node).await?;
     println!(
         "\nmaster  http://{master_address}/{name}/snap/current/\n\
          mirror  http://{node_address}/{name}/snap/current/\n\
@@ -48,7 +46,7 @@ async fn main() -> anyhow::Result<()> {
         storage.path().display(),
     );
     tokio::select! {
-        result = publish_changes(&master, &name, &source, &shown) => result,
+        result = publish_changes(&master, &name, &source, &node) => result,
         () = daemon::told_to_stop() => Ok(()),
     }
 }
@@ -71,11 +69,7 @@ async fn start_master(storage: &Path, source: &Path) -> anyhow::Result<(Master, 
 }
 
 /// A node that follows the master, with temporary storage on a free port, served in the background.
-async fn start_node(
-    storage: &Path,
-    master: &Master,
-    address: SocketAddr,
-) -> anyhow::Result<(Arc<NodePublication>, SocketAddr)> {
+async fn start_node(storage: &Path, master: &Master, address: SocketAddr) -> anyhow::Result<(Node, SocketAddr)> {
     let text = format!(
         "[cache]\ndir = {}\nmax_size = \"100 GiB\"\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
          [[repository]]\nname = \"quickstart\"\nmaster = \"http://{address}\"\ntrust = [\"{}\"]\n",
@@ -86,11 +80,11 @@ async fn start_node(
     let server = NodeServer::bind(node.clone()).await?;
     let address = *server.addresses().first().context("no address")?;
     tokio::spawn(server.run(std::future::pending()));
-    Ok((node.publication(), address))
+    Ok((node, address))
 }
 
 /// Publishes, and says when the mirror shows it.
-async fn publish(master: &Master, name: &RepoName, shown: &NodePublication) -> anyhow::Result<()> {
+async fn publish(master: &Master, name: &RepoName, node: &Node) -> anyhow::Result<()> {
     let (publisher, repository) = (master.clone(), name.clone());
     let published = tokio::task::spawn_blocking(move || {
         let bar = PublishBar::new();
@@ -100,30 +94,16 @@ async fn publish(master: &Master, name: &RepoName, shown: &NodePublication) -> a
     });
     let published = published.await??;
     let since = Instant::now();
-    let Published::Snapshot(snapshot) = &published else { return Ok(()) };
-    wait_until_shown(shown, name, snapshot.snapshot.id).await;
+    let Published::Snapshot(snapshot) = &published else {
+        return Ok(());
+    };
+    node.wait_until_current(name, snapshot.snapshot.id).await;
     println!("{published}; on the mirror {} ms later", since.elapsed().as_millis());
     Ok(())
 }
 
-async fn wait_until_shown(shown: &NodePublication, name: &RepoName, id: SnapshotId) {
-    let mut after = 0;
-    while shown.state(name).and_then(|state| state.current) != Some(id) {
-        // The head comes first, its snapshot a moment later.
-        match tokio::time::timeout(Duration::from_millis(2), shown.head_after(name, after)).await {
-            Ok(Some(head)) => after = head.head().sequence,
-            Ok(None) | Err(_) => {}
-        }
-    }
-}
-
 /// Publishes again whenever the tree has changed and come to rest.
-async fn publish_changes(
-    master: &Master,
-    name: &RepoName,
-    source: &Path,
-    shown: &NodePublication,
-) -> anyhow::Result<()> {
+async fn publish_changes(master: &Master, name: &RepoName, source: &Path, node: &Node) -> anyhow::Result<()> {
     let changed = Arc::new(Notify::new());
     let told = Arc::clone(&changed);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -135,7 +115,7 @@ async fn publish_changes(
     loop {
         changed.notified().await;
         while tokio::time::timeout(QUIET, changed.notified()).await.is_ok() {}
-        if let Err(error) = publish(master, name, shown).await {
+        if let Err(error) = publish(master, name, node).await {
             println!("not published: {error:#}");
         }
     }

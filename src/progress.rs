@@ -24,16 +24,26 @@ impl PublishBar {
     pub fn new() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
         bar.enable_steady_tick(Duration::from_millis(100));
-        Self { bar, listed: AtomicU64::new(0), imported: AtomicU64::new(0), read: AtomicU64::new(0) }
+        Self {
+            bar,
+            listed: AtomicU64::new(0),
+            imported: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+        }
     }
 
     fn show(&self) {
         if self.bar.is_hidden() {
             return;
         }
-        let (listed, imported) = (self.listed.load(Ordering::Relaxed), self.imported.load(Ordering::Relaxed));
+        let (listed, imported) = (
+            self.listed.load(Ordering::Relaxed),
+            self.imported.load(Ordering::Relaxed),
+        );
         let read = ByteSize(self.read.load(Ordering::Relaxed));
-        self.bar.set_message(format!("{listed} files listed, {imported} new or changed ones taken in, {read} read"));
+        self.bar.set_message(format!(
+            "{listed} files listed, {imported} new or changed ones taken in, {read} read"
+        ));
     }
 
     /// Takes the bar away.
@@ -77,7 +87,12 @@ impl fmt::Display for Published {
 /// For people: what it is, what was done, what was left out.
 impl fmt::Display for PublishedSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { snapshot, scanned, took, .. } = self;
+        let Self {
+            snapshot,
+            scanned,
+            took,
+            ..
+        } = self;
         let counts = &scanned.counts;
         let (size, read) = (ByteSize(snapshot.root.bytes), ByteSize(counts.read_bytes));
         write!(

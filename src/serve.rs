@@ -93,8 +93,8 @@ pub(crate) fn mounts<'a>(all: impl Iterator<Item = (&'a RepoName, &'a MountConfi
 pub(crate) struct StatusPage(Box<dyn Fn() -> serde_json::Result<Vec<u8>> + Send + Sync>);
 
 impl StatusPage {
-    pub(crate) fn new(produce: impl Fn() -> serde_json::Result<Vec<u8>> + Send + Sync + 'static) -> Arc<dyn Extra> {
-        Arc::new(Self(Box::new(produce)))
+    pub(crate) fn new(produce: impl Fn() -> serde_json::Result<Vec<u8>> + Send + Sync + 'static) -> Self {
+        Self(Box::new(produce))
     }
 }
 

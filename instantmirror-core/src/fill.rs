@@ -298,8 +298,8 @@ mod tests {
                 let (a, b) = (a % size, b % size);
                 match what {
                     0 => { let r = a.min(b)..a.max(b) + 1; wants.push((plan.want(r.clone()), r)); }
-                    1 if !wants.is_empty() => { let (w, _) = wants.remove(a as usize % wants.len()); plan.forget(w); }
-                    2 if !flights.is_empty() => { let f = flights.remove(b as usize % flights.len()); plan.ended(f); }
+                    1 if !wants.is_empty() => { let i = usize::try_from(a).unwrap() % wants.len(); plan.forget(wants.remove(i).0); }
+                    2 if !flights.is_empty() => { let i = usize::try_from(b).unwrap() % flights.len(); plan.ended(flights.remove(i)); }
                     _ => {}
                 }
                 while let Some((flight, range)) = plan.next_flight() {

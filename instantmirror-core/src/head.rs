@@ -298,3 +298,225 @@ impl SignedHead {
         &self.bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{NodeId, Root, Snapshot};
+
+    const ISSUED: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn key(seed: u8) -> SecretKey {
+        SecretKey::from_random([seed; 32])
+    }
+
+    fn fedora() -> RepoName {
+        "fedora".parse().unwrap()
+    }
+
+    fn live(seed: u8, state: SnapshotState) -> LiveSnapshot {
+        LiveSnapshot {
+            id: SnapshotId::from_random([seed; 16]),
+            record: RecordId::of(&[seed]),
+            state,
+        }
+    }
+
+    fn released(seed: u8) -> LiveSnapshot {
+        live(seed, SnapshotState::Released { released: ISSUED })
+    }
+
+    fn staged(seed: u8) -> LiveSnapshot {
+        let state = SnapshotState::Staged {
+            release_at: Some(ISSUED.plus(DAY)),
+            when_synced_percent: Some(80),
+        };
+        live(seed, state)
+    }
+
+    fn head(sequence: u64) -> Head {
+        Head {
+            repository: fedora(),
+            sequence,
+            issued: ISSUED,
+            expires: ISSUED.plus(DAY * 7),
+            piece_length: 1 << 20,
+            current: Some(released(1).id),
+            snapshots: vec![released(1), staged(2)],
+            tags: BTreeMap::from([("stable".parse().unwrap(), released(1).id)]),
+            preseed: vec!["repodata/**".to_owned()],
+        }
+    }
+
+    fn sealed(payload: &[u8]) -> Bytes {
+        sign::seal(HEAD_TYPE, payload, &[&key(1)]).into()
+    }
+
+    fn verify(bytes: Bytes) -> Result<SignedHead, HeadError> {
+        SignedHead::verify(bytes, &fedora(), &[key(1).public()])
+    }
+
+    #[test]
+    fn a_signed_head_verifies_to_what_was_signed() {
+        let signed = head(7).sign(&[&key(2), &key(1)]).unwrap();
+        let again = verify(signed.bytes().clone()).unwrap();
+        assert_eq!((again.head(), again.bytes()), (&head(7), signed.bytes()));
+        assert_eq!(head(7).snapshot(&staged(2).id), Some(&staged(2)));
+    }
+
+    /// A change to a good head, and a word of the reason for which it is refused.
+    type Broken = (fn(&mut Head), &'static str);
+
+    #[test]
+    fn unusable_heads_are_neither_signed_nor_believed() {
+        let cases: [Broken; 10] = [
+            (
+                |head| head.expires = head.issued.plus(HEAD_VALIDITY_MAX + DAY),
+                "30 days",
+            ),
+            (|head| head.expires = Timestamp::from_millis(0), "30 days"),
+            (|head| head.piece_length = 0, "piece length"),
+            (|head| head.piece_length = 3 << 20, "piece length"),
+            (|head| head.piece_length = 8 * 1024, "piece length"),
+            (|head| head.snapshots.push(released(1)), "twice"),
+            (|head| head.current = Some(staged(2).id), "not a released"),
+            (|head| head.current = Some(released(9).id), "not a released"),
+            (|head| head.snapshots.clear(), "current"),
+            (
+                |head| {
+                    head.tags.insert("gone".parse().unwrap(), released(9).id);
+                },
+                "not live",
+            ),
+        ];
+        for (change, word) in cases {
+            let mut broken = head(1);
+            change(&mut broken);
+            let unsigned = broken.sign(&[&key(1)]).unwrap_err();
+            let refused = verify(sealed(&serde_json::to_vec(&broken).unwrap())).unwrap_err();
+            for error in [unsigned, refused] {
+                assert!(matches!(error, HeadError::Malformed { .. }), "{error}");
+                assert!(error.to_string().contains(word), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_head_of_ours_is_refused() {
+        let good = head(1).sign(&[&key(1)]).unwrap();
+        let theirs = Head {
+            repository: "debian".parse().unwrap(),
+            ..head(1)
+        };
+        for (bytes, malformed) in [
+            (Bytes::from_static(b"{}"), false),
+            (Bytes::new(), false),
+            (head(1).sign(&[&key(2)]).unwrap().bytes().clone(), false),
+            (head(1).sign(&[]).unwrap().bytes().clone(), false),
+            (sign::seal("text/plain", b"{}", &[&key(1)]).into(), false),
+            (sealed(b"{}"), true),
+            (sealed(b"\xff"), true),
+            (theirs.sign(&[&key(1)]).unwrap().bytes().clone(), true),
+        ] {
+            let error = verify(bytes).unwrap_err();
+            assert_eq!(matches!(error, HeadError::Malformed { .. }), malformed, "{error}");
+            assert_eq!(matches!(error, HeadError::Signature { .. }), !malformed, "{error}");
+        }
+        assert!(SignedHead::verify(good.bytes().clone(), &fedora(), &[]).is_err());
+    }
+
+    #[test]
+    fn succession_is_decided_by_sequence_content_and_time() {
+        let held = head(5).sign(&[&key(1)]).unwrap();
+        let offer = |sequence, change: fn(&mut Head)| {
+            let mut head = head(sequence);
+            change(&mut head);
+            head.sign(&[&key(1)]).unwrap()
+        };
+        let keep: fn(&mut Head) = |_| ();
+        let ahead: fn(&mut Head) = |head| {
+            head.issued = ISSUED.plus(CLOCK_SKEW_MAX + Duration::from_millis(1));
+            head.expires = head.issued;
+        };
+        let (repository, end) = (fedora(), ISSUED.plus(DAY * 7));
+        let late = end.plus(Duration::from_millis(1));
+        let rollback = HeadError::Rollback {
+            repository: fedora(),
+            offered: 4,
+            held: 5,
+        };
+        let equivocation = HeadError::Equivocation {
+            repository: fedora(),
+            sequence: 5,
+        };
+        let expired = HeadError::Expired {
+            repository: fedora(),
+            expires: end,
+        };
+        let future = HeadError::Future {
+            repository,
+            issued: ISSUED.plus(CLOCK_SKEW_MAX + Duration::from_millis(1)),
+        };
+        for (offered, now, expected) in [
+            (offer(6, keep), ISSUED, Ok(Succession::Newer)),
+            (offer(u64::MAX, keep), end, Ok(Succession::Newer)),
+            (offer(5, keep), ISSUED, Ok(Succession::Same)),
+            (offer(5, keep), late, Ok(Succession::Same)),
+            (offer(4, keep), ISSUED, Err(rollback)),
+            (offer(5, |head| head.preseed.clear()), ISSUED, Err(equivocation)),
+            (offer(6, keep), late, Err(expired)),
+            (offer(6, ahead), ISSUED, Err(future)),
+            (
+                offer(6, ahead),
+                ISSUED.plus(Duration::from_millis(1)),
+                Ok(Succession::Newer),
+            ),
+        ] {
+            assert_eq!(offered.succeeds(Some(&held), now), expected);
+        }
+        assert_eq!(offer(1, keep).succeeds(None, ISSUED), Ok(Succession::Newer));
+        assert!(offer(1, keep).succeeds(None, late).is_err());
+        // Signed again by another key: the same head.
+        let resigned = head(5).sign(&[&key(2), &key(1)]).unwrap();
+        assert_eq!(resigned.succeeds(Some(&held), ISSUED), Ok(Succession::Same));
+    }
+
+    /// The vectors of docs/formats/head.md. They never change; a new format gets a new version.
+    #[test]
+    fn documented_vectors() {
+        let vectors = include_str!("../../docs/formats/vectors/head.txt");
+        let record = Snapshot {
+            id: SnapshotId::from_random([1; 16]),
+            repository: fedora(),
+            created: ISSUED,
+            parent: None,
+            note: "first".to_owned(),
+            root: Root {
+                node: NodeId::of(b"node"),
+                mode: 0o755,
+                mtime: 1_700_000_000,
+                files: 3,
+                bytes: 1 << 40,
+            },
+        };
+        let (id, bytes) = record.encode();
+        let mut signed = head(7);
+        signed.snapshots[0].record = id;
+        let envelope = signed.sign(&[&key(1)]).unwrap();
+        let expected = [
+            format!("secret {}", key(1).to_secret_text().trim()),
+            format!("public {}", key(1).public()),
+            format!(
+                "record {id} {} bytes\n{}",
+                bytes.len(),
+                String::from_utf8(bytes).unwrap().trim()
+            ),
+            format!("payload\n{}", serde_json::to_string(&signed).unwrap()),
+            format!("envelope\n{}", String::from_utf8(envelope.bytes().to_vec()).unwrap()),
+        ];
+        for part in expected {
+            assert!(vectors.contains(&part), "not in the vectors:\n{part}");
+        }
+    }
+}

@@ -96,7 +96,7 @@ impl Follower {
         if let Some(head) = store.head(&repository, &trusted).await? {
             let head = Arc::new(head);
             for live in head.head().snapshots.iter().filter(|live| live.state.is_released()) {
-                if let Some(snapshot) = store.snapshot(&repository, live.id).await? {
+                if let Some(snapshot) = whole_here(store.as_ref(), &repository, live.id).await? {
                     state.snapshots.insert(live.id, Arc::new(snapshot));
                 }
             }
@@ -141,13 +141,16 @@ impl Follower {
     /// longer the longer nobody gives a valid answer. Drop the future to stop; nothing is half done then.
     pub async fn run(&self) {
         let (mut pause, mut turn, mut complained) = (RETRY_PAUSE, 0, String::new());
+        // The first question to a master is not for something newer: one that was set back must be noticed.
+        let mut is_known = false;
         loop {
             let Some(upstream) = self.upstreams.get(turn % self.upstreams.len().max(1)) else {
                 return;
             };
             self.note(|status| upstream.label().clone_into(&mut status.upstream));
-            match self.poll(upstream.as_ref()).await {
+            match self.poll(upstream.as_ref(), is_known).await {
                 Ok(_) => {
+                    is_known = true;
                     if !complained.is_empty() {
                         tracing::info!(repository = %self.repository, master = upstream.label(), "reached again");
                     }
@@ -166,6 +169,7 @@ impl Follower {
                         complained.clone_from(&text);
                     }
                     self.note(|status| status.last_error = Some(text));
+                    is_known = false;
                     turn += 1;
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_PAUSE_MAX);
@@ -187,17 +191,17 @@ impl Follower {
         }
     }
 
-    /// One round with one master: waits for a newer head (or any, if none is held), and makes its
-    /// released snapshots whole here. Returns whether anything changed.
+    /// One round with one master: takes its head, or with `wait` waits for one newer than the one held (or
+    /// any, if none is held), and makes its released snapshots whole here. Returns whether anything changed.
     ///
     /// # Errors
     /// [`FollowError`]; the head held so far stays in force unless the new one was valid.
-    pub async fn poll(&self, upstream: &dyn Upstream) -> Result<bool, FollowError> {
+    pub async fn poll(&self, upstream: &dyn Upstream, wait: bool) -> Result<bool, FollowError> {
         let held = self.state().head.clone();
         // A snapshot that could not be made whole is tried again before anything is waited for.
         let whole = held.as_ref().is_some_and(|head| self.missing(head).is_empty());
         let after = match &held {
-            Some(held) if whole => Some(held.head().sequence),
+            Some(held) if whole && wait => Some(held.head().sequence),
             Some(_) => None,
             // Sequences begin at 1: a master that has not published yet answers as soon as it has.
             None => Some(0),
@@ -208,8 +212,10 @@ impl Follower {
         let head = SignedHead::verify(bytes, &self.repository, &self.trusted)?;
         match head.succeeds(held.as_deref(), self.clock.now())? {
             Succession::Same if whole => {
-                // The other side did not wait: do not ask in a tight loop.
-                tokio::time::sleep(RETRY_PAUSE).await;
+                if wait {
+                    // The other side did not wait: do not ask in a tight loop.
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
                 return Ok(false);
             }
             Succession::Same => {}
@@ -284,7 +290,7 @@ impl Follower {
 
     /// Fetches record and catalog of one snapshot, proves that they are whole, and stores them.
     async fn bring(&self, live: &LiveSnapshot, upstream: &dyn Upstream) -> Result<Snapshot, FollowError> {
-        if let Some(snapshot) = self.store.snapshot(&self.repository, live.id).await? {
+        if let Some(snapshot) = whole_here(self.store.as_ref(), &self.repository, live.id).await? {
             return Ok(snapshot);
         }
         let record = upstream.snapshot(&self.repository, live.id).await?;
@@ -359,6 +365,21 @@ impl Follower {
         }
         decoder.finish().map_err(catalog)?;
         Ok(self.store.put_nodes(batch).await?)
+    }
+}
+
+/// The record of a snapshot that is whole here. One that is damaged is as good as none: it is fetched again.
+async fn whole_here(
+    store: &dyn SnapshotStore,
+    repository: &RepoName,
+    id: SnapshotId,
+) -> Result<Option<Snapshot>, StoreError> {
+    match store.snapshot(repository, id).await {
+        Err(StoreError::Damaged(reason)) => {
+            tracing::error!(%repository, snapshot = %id, "its record is damaged and will be fetched again: {reason}");
+            Ok(None)
+        }
+        found => found,
     }
 }
 

@@ -120,7 +120,10 @@ fn contradictions_are_refused() {
 fn documented_configurations_are_valid_and_state_the_defaults() {
     let server = include_str!("../../docs/config/imserver.toml");
     let server = ServerConfig::parse(Path::new("docs/config/imserver.toml"), server).unwrap();
-    assert_eq!((&server.http, &server.log), (&HttpConfig::default(), &LogConfig::default()));
+    assert_eq!(
+        (&server.http, &server.log),
+        (&HttpConfig::default(), &LogConfig::default())
+    );
     assert_eq!(server.repositories[0].import, ImportKind::default());
     let node = include_str!("../../docs/config/imnode.toml");
     let node = NodeConfig::parse(Path::new("docs/config/imnode.toml"), node).unwrap();

@@ -53,7 +53,7 @@ pub enum Published {
     /// The tree is what the current snapshot shows; nothing was made.
     Unchanged(SnapshotId),
     /// A new snapshot is current.
-    Snapshot(PublishedSnapshot),
+    Snapshot(Box<PublishedSnapshot>),
 }
 
 /// A new snapshot.
@@ -113,12 +113,12 @@ impl Master {
         });
         head.current = Some(snapshot.id);
         let sequence = self.commit(&writer, head, now)?;
-        Ok(Published::Snapshot(PublishedSnapshot {
+        Ok(Published::Snapshot(Box::new(PublishedSnapshot {
             snapshot,
             sequence,
             scanned,
             took: started.elapsed(),
-        }))
+        })))
     }
 
     /// Signs the heads anew that would otherwise come near their expiry.

@@ -103,7 +103,7 @@ impl MasterServer {
             .with_api(Api::new(master.objects.clone()));
         let shown = Arc::clone(&publication);
         let page = StatusPage::new(move || serde_json::to_vec(&status(&shown)));
-        let local = Service::new(publication.clone()).with_extra(page);
+        let local = Service::new(publication.clone()).with_extra(Arc::new(page));
         let background = futures_util::future::join(refresh(&publication, &changed), renew(&master));
         sockets.serve(service, local, background, shutdown).await;
     }
@@ -115,7 +115,13 @@ fn watch_heads(master: &Master, changed: Arc<Notify>) -> Result<notify::Recommen
         path: path.clone(),
         reason: error.to_string(),
     };
-    let mut watcher = notify::recommended_watcher(move |_| changed.notify_one()).map_err(failed)?;
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading a head is an event too: one that must not cause the next reading.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            changed.notify_one();
+        }
+    })
+    .map_err(failed)?;
     watcher.watch(&path, RecursiveMode::NonRecursive).map_err(failed)?;
     Ok(watcher)
 }

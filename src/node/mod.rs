@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use instantmirror_core::RepoName;
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::{ObjectCache, PeerTransport, SnapshotStore, Upstream};
+use instantmirror_core::{RepoName, SnapshotId};
 use instantmirror_store::StoreError;
 use instantmirror_store::cache::{CacheLimits, CacheOptions, DiskCache, VerifyWhen};
 use instantmirror_store::disk::{Disk, RealDisk};
@@ -120,6 +120,18 @@ impl Node {
             }
         });
         futures_util::future::join_all(self.followers.values().map(Follower::run)).await;
+    }
+
+    /// Waits until `current` of a repository is this snapshot; for ever, if it never is or there is no such
+    /// repository here. Cancellation safe.
+    pub async fn wait_until_current(&self, repository: &RepoName, snapshot: SnapshotId) {
+        if let Some(follower) = self.followers.get(repository) {
+            let mut state = follower.subscribe();
+            if state.wait_for(|state| state.current == Some(snapshot)).await.is_ok() {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
     }
 
     /// Writes down what a restart wants to know.

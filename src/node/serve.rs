@@ -1,6 +1,7 @@
 //! `imnode run`: follows the masters and serves what they publish over HTTP.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use instantmirror_http::Service;
@@ -44,7 +45,7 @@ impl NodeServer {
         let service = Service::new(node.publication()).with_mounts(mounts(all));
         let shown = node.clone();
         let page = StatusPage::new(move || serde_json::to_vec(&shown.status()));
-        let local = Service::new(node.publication()).with_extra(page);
+        let local = Service::new(node.publication()).with_extra(Arc::new(page));
         let background = futures_util::future::join(node.follow(), checkpoints(&node));
         sockets.serve(service, local, background, shutdown).await;
         write_down(&node).await;

@@ -17,7 +17,11 @@ fn configuration_errors_end_with_code_2_and_name_the_place() {
     let file = dir.path().join("bad.toml");
     let path = file.to_str().unwrap();
     for (program, text, said) in [
-        ("imserver", "[store]\ndir = \"/x\"\n\n[htp]\n", "bad.toml:4:2: unknown key `htp`"),
+        (
+            "imserver",
+            "[store]\ndir = \"/x\"\n\n[htp]\n",
+            "bad.toml:4:2: unknown key `htp`",
+        ),
         ("imserver", "[store]\ndir = \"/x\"\n\n[htp]\n", "did you mean `http`?"),
         ("imnode", "[cache]\ndir = \"/x\"\nmax_size = 5\n", "bad.toml:3:12:"),
         ("imnode", "[cache]\ndir = \"/x\"\n", "missing field `max_size`"),
@@ -31,7 +35,10 @@ fn configuration_errors_end_with_code_2_and_name_the_place() {
     }
     let (code, transcript) = say("imserver", &["--config", "/nowhere/imserver.toml", "serve"]);
     assert_eq!(code, Some(2), "{transcript}");
-    assert!(transcript.contains("/nowhere/imserver.toml: cannot be read"), "{transcript}");
+    assert!(
+        transcript.contains("/nowhere/imserver.toml: cannot be read"),
+        "{transcript}"
+    );
 }
 
 #[test]
@@ -66,9 +73,15 @@ fn from_nothing_to_a_listed_snapshot() {
     run(&["publish", "mine", "--note", "the second one"]);
     let list = run(&["snapshot", "list", "mine"]);
     assert_eq!(list.lines().count(), 2, "{list}");
-    assert!(list.lines().nth(1).unwrap().contains("current") && list.contains("the second one"), "{list}");
+    assert!(
+        list.lines().nth(1).unwrap().contains("current") && list.contains("the second one"),
+        "{list}"
+    );
     let shown = run(&["snapshot", "show", "mine"]);
-    assert!(shown.contains("2 (11 B)") && shown.contains("the second one"), "{shown}");
+    assert!(
+        shown.contains("2 (11 B)") && shown.contains("the second one"),
+        "{shown}"
+    );
 }
 
 #[test]

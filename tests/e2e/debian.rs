@@ -27,7 +27,10 @@ fn apt_updates_and_downloads_through_the_node_and_sees_the_next_snapshot() {
     node.wait_for("debian", &second);
     client.update().unwrap();
     assert_eq!(client.candidate("hello").unwrap().as_deref(), Some(new.as_str()));
-    assert_eq!(client.download("hello").unwrap(), std::fs::read(archive.package_file("hello").unwrap()).unwrap());
+    assert_eq!(
+        client.download("hello").unwrap(),
+        std::fs::read(archive.package_file("hello").unwrap()).unwrap()
+    );
 
     // The old snapshot's URL still gives the old archive, whole.
     let frozen = format!("{}/debian/snap/{first}", node.url());

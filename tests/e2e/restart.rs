@@ -40,7 +40,13 @@ fn a_node_survives_restarts_and_serves_what_it_has_without_its_master() {
     assert!(answer.text().contains("not cached"), "{}", answer.text());
     node.daemon().wait_for_line("cold", LIMIT).unwrap();
     let status = node.status();
-    assert!(status["repositories"][0]["last_error"].as_str().unwrap().contains("refused"), "{status:#}");
+    assert!(
+        status["repositories"][0]["last_error"]
+            .as_str()
+            .unwrap()
+            .contains("refused"),
+        "{status:#}"
+    );
     assert!(node.status_text().contains("TROUBLE"), "{}", node.status_text());
 
     // The master comes back with something new.
@@ -67,10 +73,15 @@ fn a_master_that_dies_in_the_middle_of_an_object_is_taken_up_again_where_it_stop
     let url = format!("{}/d/snap/current/image", node.url());
     let partial = dir.path().join("partial");
     let mut curl = instantmirror_testkit::command::clean_command("curl");
-    curl.args(["--silent", "--limit-rate", "8M", "--output"]).arg(&partial).arg(&url);
-    let mut curl = instantmirror_testkit::process::Daemon::start("curl", &mut curl, &dir.path().join("curl.log")).unwrap();
+    curl.args(["--silent", "--limit-rate", "8M", "--output"])
+        .arg(&partial)
+        .arg(&url);
+    let mut curl =
+        instantmirror_testkit::process::Daemon::start("curl", &mut curl, &dir.path().join("curl.log")).unwrap();
     instantmirror_testkit::process::poll(LIMIT, || {
-        std::fs::metadata(&partial).is_ok_and(|meta| meta.len() > 1 << 20).then_some(())
+        std::fs::metadata(&partial)
+            .is_ok_and(|meta| meta.len() > 1 << 20)
+            .then_some(())
     })
     .expect("the transfer begins");
     master.stop(true);
@@ -83,7 +94,11 @@ fn a_master_that_dies_in_the_middle_of_an_object_is_taken_up_again_where_it_stop
     master.serve();
     assert!(node.get("/d/snap/current/image") == content, "wrong bytes were served");
     let after = node.status()["fetch"]["bytes"].as_u64().unwrap();
-    assert!(after <= content.len() as u64, "{after} bytes fetched of {}, {before} before the kill", content.len());
+    assert!(
+        after <= content.len() as u64,
+        "{after} bytes fetched of {}, {before} before the kill",
+        content.len()
+    );
 }
 
 #[test]
@@ -94,7 +109,10 @@ fn a_second_node_on_one_cache_is_refused_with_the_process_id() {
     master.serve();
     let mut node = Node::start(&dir, &master, &["s"]);
     let mut second = instantmirror_testkit::command::clean_command(
-        instantmirror_testkit::process::binary("imnode").unwrap().to_str().unwrap(),
+        instantmirror_testkit::process::binary("imnode")
+            .unwrap()
+            .to_str()
+            .unwrap(),
     );
     second.arg("--config").arg(&node.config).arg("run");
     let finished = instantmirror_testkit::command::run_any(&mut second, LIMIT).unwrap();

@@ -33,7 +33,12 @@ fn wget_mirrors_thousands_of_files_byte_for_byte() {
     let fetched = wget_tree(&format!("{}/tree/snap/{snapshot}/", node.url()), &copy, LIMIT * 5).unwrap();
     let source = dir.path().join("source");
     let differences = Comparison::symlinks_followed().differences(&source, &copy).unwrap();
-    assert!(differences.is_empty(), "{}\n{}", differences.join("\n"), fetched.transcript);
+    assert!(
+        differences.is_empty(),
+        "{}\n{}",
+        differences.join("\n"),
+        fetched.transcript
+    );
     let status = node.status();
     assert_eq!(status["fetch"]["corrupt"], 0);
     assert_eq!(status["fetch"]["failures"], 0);
@@ -45,16 +50,34 @@ fn aria2_fetches_every_odd_name_byte_for_byte() {
     let (_master, node, _) = published(&dir, &TreeSpec::small());
     let (source, copy) = (dir.path().join("source"), dir.folder("copy").unwrap());
     let files = compare::files(&source).unwrap();
-    let fetched: Vec<&Path> = files.iter().map(AsRef::as_ref).filter(|file| aria2_takes(file)).collect();
-    aria2(&format!("{}/pub/tree/", node.url()), fetched.iter().copied(), &copy, LIMIT).unwrap();
+    let fetched: Vec<&Path> = files
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(|file| aria2_takes(file))
+        .collect();
+    aria2(
+        &format!("{}/pub/tree/", node.url()),
+        fetched.iter().copied(),
+        &copy,
+        LIMIT,
+    )
+    .unwrap();
     for file in &fetched {
-        let (expected, found) = (std::fs::read(source.join(file)).unwrap(), std::fs::read(copy.join(file)).unwrap());
+        let (expected, found) = (
+            std::fs::read(source.join(file)).unwrap(),
+            std::fs::read(copy.join(file)).unwrap(),
+        );
         assert!(expected == found, "{} differs", file.display());
     }
     // What aria2's list cannot name, a plain request can.
     for file in files.iter().filter(|file| !aria2_takes(file)) {
         let url = format!("{}/pub/tree/{}", node.url(), encode_path(file.as_os_str().as_bytes()));
-        assert_eq!(http::get(&url).unwrap().body, std::fs::read(source.join(file)).unwrap(), "{}", file.display());
+        assert_eq!(
+            http::get(&url).unwrap().body,
+            std::fs::read(source.join(file)).unwrap(),
+            "{}",
+            file.display()
+        );
     }
 }
 
@@ -66,11 +89,17 @@ fn hard_links_are_stored_once_and_unchanged_files_are_not_read_again() {
     std::fs::hard_link(source.join("a"), source.join("b")).unwrap();
     let master = Master::new(&dir, &[("links", &source)]);
     let said = master.run(&["publish", "links"]).text();
-    assert!(said.contains("2 files") && said.contains("1 new or changed files"), "{said}");
+    assert!(
+        said.contains("2 files") && said.contains("1 new or changed files"),
+        "{said}"
+    );
     assert!(master.object_file(&vec![b'x'; 300_000]).is_file());
     // Old enough that the file system's clock leaves no doubt.
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
-    std::fs::File::open(source.join("a")).unwrap().set_modified(old).unwrap();
+    std::fs::File::open(source.join("a"))
+        .unwrap()
+        .set_modified(old)
+        .unwrap();
     std::fs::write(source.join("c"), "new").unwrap();
     let said = master.run(&["publish", "links"]).text();
     assert!(said.contains("3 files"), "{said}");

@@ -17,6 +17,7 @@ pub(crate) struct Master {
     pub(crate) key: String,
     address: String,
     daemon: Option<Daemon>,
+    runs: u32,
 }
 
 impl Master {
@@ -37,9 +38,20 @@ impl Master {
             text += &format!("[[repository]]\nname = {name:?}\nsource = {source:?}\n{options}\n");
         }
         std::fs::write(&config, text).unwrap();
-        let mut master = Self { config, dir, key: String::new(), address: "127.0.0.1:0".to_owned(), daemon: None };
+        let mut master = Self {
+            config,
+            dir,
+            key: String::new(),
+            address: "127.0.0.1:0".to_owned(),
+            daemon: None,
+            runs: 0,
+        };
         let said = master.run(&["init"]).text();
-        master.key = said.split('"').find(|part| part.starts_with("ed25519:")).expect("init prints the key").to_owned();
+        master.key = said
+            .split('"')
+            .find(|part| part.starts_with("ed25519:"))
+            .expect("init prints the key")
+            .to_owned();
         master
     }
 
@@ -57,7 +69,11 @@ impl Master {
     /// Runs `imserver` with these arguments; it must fail. Returns its exit code and what it said.
     pub(crate) fn fail(&self, arguments: &[&str]) -> (i32, String) {
         let finished = run_any(&mut self.command(arguments), LIMIT).unwrap();
-        assert!(!finished.status.success(), "it should have failed:\n{}", finished.transcript());
+        assert!(
+            !finished.status.success(),
+            "it should have failed:\n{}",
+            finished.transcript()
+        );
         (finished.status.code().unwrap(), finished.transcript())
     }
 
@@ -73,7 +89,9 @@ impl Master {
     pub(crate) fn serve(&mut self) {
         let text = std::fs::read_to_string(&self.config).unwrap();
         std::fs::write(&self.config, text.replace("127.0.0.1:0", &self.address)).unwrap();
-        let mut daemon = Daemon::start("imserver", &mut self.command(&["serve"]), &self.dir.join("serve.log")).unwrap();
+        self.runs += 1;
+        let log = self.dir.join(format!("serve-{}.log", self.runs));
+        let mut daemon = Daemon::start("imserver", &mut self.command(&["serve"]), &log).unwrap();
         self.address = address(&mut daemon);
         let text = std::fs::read_to_string(&self.config).unwrap();
         std::fs::write(&self.config, text.replace("127.0.0.1:0", &self.address)).unwrap();
@@ -82,10 +100,6 @@ impl Master {
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
-    }
-
-    pub(crate) fn daemon(&mut self) -> &mut Daemon {
-        self.daemon.as_mut().expect("the master serves")
     }
 
     /// Ends it as an operator would, or as a power cut would.
@@ -108,7 +122,12 @@ impl Master {
 /// The address that a daemon prints.
 fn address(daemon: &mut Daemon) -> String {
     let line = daemon.wait_for_line("serving on http://", LIMIT).unwrap();
-    line.split("http://").nth(1).unwrap().trim().trim_end_matches('/').to_owned()
+    line.split("http://")
+        .nth(1)
+        .unwrap()
+        .trim()
+        .trim_end_matches('/')
+        .to_owned()
 }
 
 /// A node's files, and `imnode run` while it runs.
@@ -117,6 +136,8 @@ pub(crate) struct Node {
     pub(crate) dir: PathBuf,
     address: String,
     daemon: Option<Daemon>,
+    /// How often it was started: every run has a log of its own.
+    runs: u32,
 }
 
 impl Node {
@@ -142,7 +163,13 @@ impl Node {
             );
         }
         std::fs::write(&config, text).unwrap();
-        Self { config, dir, address: String::new(), daemon: None }
+        Self {
+            config,
+            dir,
+            address: String::new(),
+            daemon: None,
+            runs: 0,
+        }
     }
 
     fn command(&self, arguments: &[&str]) -> std::process::Command {
@@ -153,7 +180,9 @@ impl Node {
 
     /// Starts `imnode run`.
     pub(crate) fn run(&mut self) {
-        let mut daemon = Daemon::start("imnode", &mut self.command(&["run"]), &self.dir.join("run.log")).unwrap();
+        self.runs += 1;
+        let log = self.dir.join(format!("run-{}.log", self.runs));
+        let mut daemon = Daemon::start("imnode", &mut self.command(&["run"]), &log).unwrap();
         self.address = address(&mut daemon);
         self.daemon = Some(daemon);
     }

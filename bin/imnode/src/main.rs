@@ -57,7 +57,12 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let Arguments { config: file, check_config, print_config, command } = arguments;
+    let Arguments {
+        config: file,
+        check_config,
+        print_config,
+        command,
+    } = arguments;
     if print_config {
         print!("{}", include_str!("../../../docs/config/imnode.toml"));
         return Ok(());

@@ -21,16 +21,24 @@ pub(crate) fn init(file: &Path, repositories: &[String]) -> anyhow::Result<()> {
         // What would be refused later is refused before it is written.
         ServerConfig::parse(file, &text)?;
         let mut new = std::fs::File::create_new(file).with_context(|| format!("cannot write {}", file.display()))?;
-        new.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", file.display()))?;
+        new.write_all(text.as_bytes())
+            .with_context(|| format!("cannot write {}", file.display()))?;
         println!("wrote {}; `imserver --print-config` explains every key", file.display());
     }
     let config = ServerConfig::load(file)?;
     Master::init(&config)?;
-    let listen = config.http.listen.first().map_or_else(|| "MASTER:8080".to_owned(), ToString::to_string);
+    let listen = config
+        .http
+        .listen
+        .first()
+        .map_or_else(|| "MASTER:8080".to_owned(), ToString::to_string);
     let master = Master::open(config)?;
     println!("store {} is ready", master.config().store.dir.display());
     for repository in &master.config().repositories {
-        println!("\nnodes follow '{0}' with this in imnode.toml:\n\n[[repository]]\nname = \"{0}\"", repository.name);
+        println!(
+            "\nnodes follow '{0}' with this in imnode.toml:\n\n[[repository]]\nname = \"{0}\"",
+            repository.name
+        );
         println!("master = \"http://{listen}\"\ntrust = [\"{}\"]", master.public_key());
     }
     println!("\nnext: `imserver publish`, then `imserver serve`");
@@ -45,7 +53,11 @@ fn template(repositories: &[String]) -> anyhow::Result<String> {
     for repository in repositories {
         let (name, dir) = repository.split_once('=').context("--repository takes NAME=DIR")?;
         let source = std::fs::canonicalize(dir).with_context(|| format!("source tree {dir}"))?;
-        write!(text, "\n[[repository]]\nname = {name:?}\nsource = {}\n", quoted(&source)?)?;
+        write!(
+            text,
+            "\n[[repository]]\nname = {name:?}\nsource = {}\n",
+            quoted(&source)?
+        )?;
     }
     Ok(text)
 }

@@ -107,7 +107,12 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let Arguments { config: file, check_config, print_config, command } = arguments;
+    let Arguments {
+        config: file,
+        check_config,
+        print_config,
+        command,
+    } = arguments;
     if print_config {
         print!("{}", include_str!("../../../docs/config/imserver.toml"));
         return Ok(());
@@ -150,15 +155,24 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Snapshot(SnapshotCommand::List { repository, json }) => show::list(&master, &repository, json).await,
-        Command::Snapshot(SnapshotCommand::Show { repository, snapshot, json }) => {
-            show::snapshot(&master, &repository, snapshot, json).await
-        }
+        Command::Snapshot(SnapshotCommand::Show {
+            repository,
+            snapshot,
+            json,
+        }) => show::snapshot(&master, &repository, snapshot, json).await,
         Command::Init { .. } | Command::Keygen { .. } | Command::Status { .. } => Ok(()),
     }
 }
 
 fn publish(master: &Master, named: Vec<RepoName>, note: &str) -> anyhow::Result<()> {
-    let all = || master.config().repositories.iter().map(|repository| repository.name.clone()).collect();
+    let all = || {
+        master
+            .config()
+            .repositories
+            .iter()
+            .map(|repository| repository.name.clone())
+            .collect()
+    };
     for name in if named.is_empty() { all() } else { named } {
         let bar = PublishBar::new();
         let published = tokio::task::block_in_place(|| master.publish(&name, note, &bar));

@@ -1,10 +1,10 @@
 //! What `imserver` prints of snapshots and of a running server.
 
+use instantmirror::Master;
 use instantmirror::config::ByteSize;
 use instantmirror::core::head::SnapshotState;
-use instantmirror::core::{RepoName, Snapshot, SnapshotId};
+use instantmirror::core::{RepoName, SignedHead, Snapshot, SnapshotId};
 use instantmirror::master::MasterStatus;
-use instantmirror::Master;
 
 /// The live snapshots, oldest first.
 pub(crate) async fn list(master: &Master, repository: &RepoName, json: bool) -> anyhow::Result<()> {
@@ -18,9 +18,7 @@ pub(crate) async fn list(master: &Master, repository: &RepoName, json: bool) -> 
         rows.push((live, master.snapshot(repository, live.id).await?));
     }
     if json {
-        let row = |(live, snapshot): &(_, Snapshot)| {
-            serde_json::json!({ "live": live, "current": head.current == Some(snapshot.id), "snapshot": snapshot })
-        };
+        let row = |(live, snapshot): &(_, Snapshot)| serde_json::json!({ "live": live, "current": head.current == Some(snapshot.id), "snapshot": snapshot });
         println!("{:#}", serde_json::Value::Array(rows.iter().map(row).collect()));
         return Ok(());
     }
@@ -28,7 +26,10 @@ pub(crate) async fn list(master: &Master, repository: &RepoName, json: bool) -> 
         let current = if head.current == Some(live.id) { "current" } else { "" };
         let state = if live.state.is_released() { "" } else { "staged" };
         let (files, size) = (snapshot.root.files, ByteSize(snapshot.root.bytes).to_string());
-        println!("{}  {}  {files:>9} files  {size:>10}  {current}{state}  {}", live.id, snapshot.created, snapshot.note);
+        println!(
+            "{}  {}  {files:>9} files  {size:>10}  {current}{state}  {}",
+            live.id, snapshot.created, snapshot.note
+        );
     }
     Ok(())
 }
@@ -42,7 +43,7 @@ pub(crate) async fn snapshot(
 ) -> anyhow::Result<()> {
     master.repository(repository)?;
     let signed = master.head(repository).await?;
-    let head = signed.as_ref().map(|signed| signed.head());
+    let head = signed.as_ref().map(SignedHead::head);
     let Some(id) = id.or_else(|| head?.current) else {
         anyhow::bail!("'{repository}' has no current snapshot; `imserver publish {repository}` makes one");
     };
@@ -54,9 +55,21 @@ pub(crate) async fn snapshot(
     println!("snapshot    {}", snapshot.id);
     println!("repository  {}", snapshot.repository);
     println!("created     {}", snapshot.created);
-    println!("state       {}", state(head.and_then(|head| head.snapshot(&id)).map(|live| &live.state)));
-    println!("parent      {}", snapshot.parent.map_or_else(|| "none".to_owned(), |parent| parent.to_string()));
-    println!("files       {} ({})", snapshot.root.files, ByteSize(snapshot.root.bytes));
+    println!(
+        "state       {}",
+        state(head.and_then(|head| head.snapshot(&id)).map(|live| &live.state))
+    );
+    println!(
+        "parent      {}",
+        snapshot
+            .parent
+            .map_or_else(|| "none".to_owned(), |parent| parent.to_string())
+    );
+    println!(
+        "files       {} ({})",
+        snapshot.root.files,
+        ByteSize(snapshot.root.bytes)
+    );
     println!("catalog     {}", snapshot.root.node);
     println!("note        {}", snapshot.note);
     Ok(())

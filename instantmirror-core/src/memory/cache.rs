@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::outboard::{GROUP_BYTES, ObjectHasher, Outboard};
+use crate::outboard::{GROUP_BYTES, ObjectHasher, Outboard, VerifyError};
 use crate::traits::{CacheError, CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
 use crate::{ObjectId, RangeSet};
 
@@ -22,6 +22,8 @@ struct Inner {
     evicted: u64,
     uses: u64,
     objects: HashMap<ObjectId, Held>,
+    /// Removed while somebody held them: their bytes count until the last handle is dropped.
+    departed: Vec<Weak<Mutex<Content>>>,
 }
 
 #[derive(Debug)]
@@ -56,7 +58,20 @@ impl Held {
 
 impl Inner {
     fn used(&self) -> u64 {
-        self.objects.values().map(Held::used).sum()
+        let departed = self.departed.iter().filter_map(Weak::upgrade);
+        let departed: u64 = departed.map(|content| lock(&content).present.len()).sum();
+        self.objects.values().map(Held::used).sum::<u64>() + departed
+    }
+
+    fn remove(&mut self, object: &ObjectId) -> bool {
+        self.departed.retain(|content| content.strong_count() > 0);
+        let Some(held) = self.objects.remove(object) else {
+            return false;
+        };
+        if held.in_use() {
+            self.departed.push(Arc::downgrade(&held.content));
+        }
+        true
     }
 
     fn touch(&mut self) -> u64 {
@@ -74,12 +89,12 @@ impl Inner {
                 max,
             });
         }
-        while self.used() + self.reserved + bytes > max {
+        while self.used().saturating_add(self.reserved).saturating_add(bytes) > max {
             let idle = self.objects.iter().filter(|(id, held)| !held.in_use() && *id != object);
             let Some(oldest) = idle.min_by_key(|(_, held)| held.last_use).map(|(id, _)| *id) else {
                 return Err(CacheError::Full { object: *object, size });
             };
-            self.objects.remove(&oldest);
+            self.remove(&oldest);
             self.evicted += 1;
         }
         Ok(())
@@ -96,6 +111,7 @@ impl MemoryCache {
             evicted: 0,
             uses: 0,
             objects: HashMap::new(),
+            departed: Vec::new(),
         };
         Self(Arc::new(Mutex::new(inner)))
     }
@@ -117,23 +133,36 @@ impl ObjectCache for MemoryCache {
     }
 
     async fn fill(&self, object: &ObjectId, size: u64) -> Result<Arc<dyn ObjectFill>, CacheError> {
+        let own = if Outboard::len_for(size) == 0 {
+            Some(Outboard::verify(*object, size, Bytes::new())?)
+        } else {
+            None
+        };
         let mut inner = lock(&self.0);
-        let here = inner.objects.get(object).map_or(0, Held::used);
         if inner.objects.get(object).is_some_and(|held| held.filling) {
             return Err(CacheError::Busy(*object));
         }
-        inner.make_room(object, size - here.min(size), size)?;
-        inner.reserved += size - here.min(size);
+        let (stated, here) = inner.objects.get(object).map_or((size, 0), |held| {
+            let content = lock(&held.content);
+            (content.size, content.present.len())
+        });
+        if stated != size {
+            if here == stated {
+                // It was verified, so the size asked for is wrong.
+                return Err(VerifyError::Outboard(*object).into());
+            }
+            inner.remove(object);
+        }
+        let missing = if stated == size { size - here } else { size };
+        inner.make_room(object, missing, size)?;
+        inner.reserved += missing;
         let last_use = inner.touch();
         let held = inner.objects.entry(*object).or_insert_with(|| {
-            let outboard = (Outboard::len_for(size) == 0)
-                .then(|| Outboard::verify(*object, size, Bytes::new()).ok())
-                .flatten();
             let content = Content {
                 size,
                 data: Vec::new(),
                 present: RangeSet::new(),
-                outboard,
+                outboard: own,
             };
             Held {
                 content: Arc::new(Mutex::new(content)),
@@ -174,7 +203,7 @@ impl ObjectCache for MemoryCache {
         if inner.objects.get(object).is_some_and(|held| held.filling) {
             return Err(CacheError::Busy(*object));
         }
-        Ok(inner.objects.remove(object).is_some())
+        Ok(inner.remove(object))
     }
 
     fn usage(&self) -> CacheUsage {
@@ -245,7 +274,7 @@ impl ObjectFill for MemoryFill {
     fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError> {
         let mut content = lock(&self.handle.content);
         if outboard.object() != self.handle.object || outboard.size() != content.size {
-            return Err(crate::outboard::VerifyError::Outboard(self.handle.object).into());
+            return Err(VerifyError::Outboard(self.handle.object).into());
         }
         content.outboard = Some(outboard);
         Ok(())
@@ -255,7 +284,7 @@ impl ObjectFill for MemoryFill {
         // The cache is locked so that used and reserved change together.
         let mut inner = lock(&self.cache.0);
         let mut content = lock(&self.handle.content);
-        let missing = crate::outboard::VerifyError::Outboard(self.handle.object);
+        let missing = VerifyError::Outboard(self.handle.object);
         content.outboard.as_ref().ok_or(missing)?.verify_groups(offset, data)?;
         let (mut start, before) = (offset, content.present.len());
         for group in data.chunks(usize::try_from(GROUP_BYTES).unwrap_or(usize::MAX)) {
@@ -300,7 +329,7 @@ impl Drop for MemoryFill {
             held.filling = false;
         }
         if empty {
-            inner.objects.remove(&self.handle.object);
+            inner.remove(&self.handle.object);
         }
     }
 }

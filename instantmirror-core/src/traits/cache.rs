@@ -54,7 +54,9 @@ pub trait ObjectCache: Debug + Send + Sync + 'static {
     /// complete.
     ///
     /// # Errors
-    /// [`CacheError::Busy`], [`CacheError::TooLarge`], [`CacheError::Full`], [`CacheError::Io`].
+    /// [`CacheError::Busy`], [`CacheError::TooLarge`], [`CacheError::Full`], [`CacheError::Io`], and
+    /// [`CacheError::Verify`] if the object is held whole with another size, or is said to be empty and has
+    /// not the id of nothing. A partial object of another size is begun anew.
     async fn fill(&self, object: &ObjectId, size: u64) -> Result<Arc<dyn ObjectFill>, CacheError>;
 
     /// The outboard of an object that is held whole, or of a partial one whose outboard is known;
@@ -64,7 +66,8 @@ pub trait ObjectCache: Debug + Send + Sync + 'static {
     /// [`CacheError::Damaged`] if the content does not match its id, [`CacheError::Io`].
     async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError>;
 
-    /// Gives an object up; open handles stay readable. Returns whether it was here.
+    /// Gives an object up; open handles stay readable, and its bytes count as used until the last one is
+    /// dropped. Returns whether it was here.
     ///
     /// # Errors
     /// [`CacheError::Busy`] while it is being filled, [`CacheError::Io`].

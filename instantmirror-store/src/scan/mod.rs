@@ -8,7 +8,7 @@ mod book;
 mod pieces;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use instantmirror_core::catalog::{Catalog, CatalogNode, NodeSource, build_directory};
@@ -108,6 +108,9 @@ pub struct ScanCounts {
     pub read_bytes: u64,
 }
 
+/// What a file with several names was imported as, once it was.
+type Linked = Arc<Mutex<Option<(ObjectId, FileStamp)>>>;
+
 #[derive(Default)]
 struct Gathered {
     counts: ScanCounts,
@@ -118,8 +121,8 @@ struct Gathered {
     node_bytes: usize,
     digests: Vec<ContentDigest>,
     stamps: Vec<book::Page>,
-    /// Files with several names, so that they are read once.
-    linked: HashMap<FileStamp, ObjectId>,
+    /// Files with several names: whoever comes first reads, the others wait for the result.
+    linked: HashMap<FileStamp, Linked>,
 }
 
 /// Scans a tree. On success every object, node, digest and piece index of the tree is durable.
@@ -367,25 +370,32 @@ impl Scan<'_> {
         {
             return Ok(entry(raw.stamp, file.object, file.first_piece));
         }
-        if raw.nlink > 1 {
-            let linked = self.gathered().linked.get(&raw.stamp).copied();
-            if let Some(object) = linked {
-                let stamp = self.settled(raw.stamp);
-                return Ok(entry(stamp, object, self.parts.pieces.assign(&object, stamp.size)?));
-            }
-        }
-        match self.import(path) {
+        let imported = if raw.nlink > 1 {
+            self.import_linked(path, raw.stamp)
+        } else {
+            self.import(path)
+        };
+        match imported {
             Ok((object, stamp)) => {
                 let first_piece = self.parts.pieces.assign(&object, stamp.size)?;
-                if raw.nlink > 1 {
-                    self.gathered().linked.insert(raw.stamp, object);
-                }
                 Ok(entry(self.settled(stamp), object, first_piece))
             }
             Err(error) if error.is_not_found() => Ok(self.skip(shown, "it vanished during the scan")),
             Err(error) if concerns_source(&error) => Ok(self.problem(&shown, with_cause(&error))),
             Err(error) => Err(error),
         }
+    }
+
+    /// Reads a file with several names once per scan.
+    fn import_linked(&self, path: &RepoPath, stamp: FileStamp) -> Result<(ObjectId, FileStamp)> {
+        let cell = Arc::clone(self.gathered().linked.entry(stamp).or_default());
+        let mut known = cell.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(imported) = *known {
+            return Ok(imported);
+        }
+        let imported = self.import(path)?;
+        *known = Some(imported);
+        Ok(imported)
     }
 
     /// Reads and keeps one file; again if it changed meanwhile.

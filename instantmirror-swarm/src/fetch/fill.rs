@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use instantmirror_core::fill::{FillPlan, FlightId, WantId};
 use instantmirror_core::traits::{
-    Class, FetchError, ObjectFill, ObjectHandle, Outcome, PeerTransport, Request, TransportError,
+    CacheError, Class, FetchError, ObjectFill, ObjectHandle, Outcome, PeerTransport, Request, TransportError,
 };
 use instantmirror_core::{ObjectId, RangeSet, RepoName};
 use tokio::sync::{Notify, OnceCell, watch};
@@ -28,6 +28,8 @@ pub(super) struct Fill {
     progress: watch::Sender<u64>,
     /// Tells the driver that the wants have changed.
     wants_changed: Notify,
+    /// Tells flights that they may have become shorter.
+    cuts: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -50,6 +52,7 @@ impl Fill {
             closed: false,
         });
         let (handle, progress, wants_changed) = (OnceLock::new(), watch::Sender::new(0), Notify::new());
+        let cuts = watch::Sender::new(0);
         Self {
             repository,
             object,
@@ -59,6 +62,7 @@ impl Fill {
             handle,
             progress,
             wants_changed,
+            cuts,
         }
     }
 
@@ -94,6 +98,7 @@ impl Fill {
         state.readers -= 1;
         state.plan.forget(want);
         self.wants_changed.notify_one();
+        self.cuts.send_modify(|count| *count += 1);
     }
 
     /// Closes the fill if nobody reads it and nothing is to be fetched.
@@ -145,6 +150,15 @@ impl Fill {
         lock(&self.state).plan.flight_end(flight)
     }
 
+    /// Waits until nobody wants any more of a flight: one whose source is silent would not notice else.
+    pub(super) async fn cut(&self, flight: FlightId) {
+        let mut cuts = self.cuts.subscribe();
+        while self.flight_end(flight).is_some() {
+            // The sender lives in self.
+            let _ = cuts.changed().await;
+        }
+    }
+
     fn fail(&self, failure: FetchError) {
         let mut state = lock(&self.state);
         state.failure = Some(failure);
@@ -166,7 +180,10 @@ impl Fill {
 
 /// Drives a fill from its first reader to its end. The fill leaves the engine's table when this returns.
 pub(super) async fn run(engine: Arc<Engine>, fill: Arc<Fill>, sources: Vec<Arc<dyn PeerTransport>>) {
-    let result = drive(&engine, &fill, &sources).await;
+    let mut flights = JoinSet::new();
+    let result = drive(&engine, &fill, sources, &mut flights).await;
+    // A flight holds the right to fill: it is over before somebody else may begin.
+    flights.shutdown().await;
     if let Err(failure) = result {
         tracing::warn!(repository = %fill.repository, object = %fill.object, "fetch failed: {failure}");
         fill.fail(failure);
@@ -174,24 +191,38 @@ pub(super) async fn run(engine: Arc<Engine>, fill: Arc<Fill>, sources: Vec<Arc<d
     engine.remove(&fill);
 }
 
-async fn drive(engine: &Arc<Engine>, fill: &Arc<Fill>, sources: &[Arc<dyn PeerTransport>]) -> Result<(), FetchError> {
+/// Waits for the turn and for room. Another fill of the object may be ending: that is waited for as a retry.
+async fn begin(engine: &Engine, fill: &Fill, place: &mut Place) -> Result<Sink, FetchError> {
+    loop {
+        place.turn().await;
+        match engine.cache.fill(&fill.object, fill.size).await {
+            Err(CacheError::Busy(_)) if place.finished(Outcome::Retry) => {}
+            begun => return Ok(begun?),
+        }
+    }
+}
+
+async fn drive(
+    engine: &Arc<Engine>,
+    fill: &Arc<Fill>,
+    sources: Vec<Arc<dyn PeerTransport>>,
+    flights: &mut JoinSet<Landing>,
+) -> Result<(), FetchError> {
     let mut place = engine.queue.submit(fill.request(engine));
-    place.turn().await;
-    let sink = engine.cache.fill(&fill.object, fill.size).await?;
+    let sink = begin(engine, fill, &mut place).await?;
     fill.opened(sink.handle());
     let outboard = OnceCell::new_with(sink.outboard().map(|_| ()));
     let job = Arc::new(flight::Job {
         engine: Arc::clone(engine),
         fill: Arc::clone(fill),
-        sources: sources.to_vec(),
+        sources,
         sink: Arc::clone(&sink),
         outboard,
     });
-    let mut flights = JoinSet::new();
     loop {
-        start_flights(&job, &mut flights);
+        start_flights(&job, flights);
         if lock(&fill.state).plan.is_complete() {
-            flights.abort_all();
+            flights.shutdown().await;
             sink.finish().await?;
             engine.stats.object();
             place.finished(Outcome::Done);

@@ -47,7 +47,12 @@ pub(super) async fn fly(job: Arc<Job>, flight: FlightId, range: Range<u64>) -> L
     let mut position = start;
     let mut last = None;
     for source in &job.sources {
-        let Err(error) = job.fly_from(source, flight, &mut position, range.end).await else {
+        let flown = tokio::select! {
+            biased;
+            flown = job.fly_from(source, flight, &mut position, range.end) => flown,
+            () = job.fill.cut(flight) => Ok(()),
+        };
+        let Err(error) = flown else {
             return Landing {
                 flight,
                 progress: true,

@@ -37,7 +37,8 @@ struct Engine {
     cache: Arc<dyn ObjectCache>,
     sources: BTreeMap<RepoName, Vec<Arc<dyn PeerTransport>>>,
     queue: Queue,
-    fills: Mutex<HashMap<ObjectId, Arc<Fill>>>,
+    /// By object and size: repositories may disagree about a size, and only one of them is right.
+    fills: Mutex<HashMap<(ObjectId, u64), Arc<Fill>>>,
     stats: stats::Counters,
 }
 
@@ -119,7 +120,7 @@ impl Engine {
         let fills = lock(&self.fills);
         // Attaching under the lock: a fill leaves the table under it, and only without readers.
         fills
-            .get(&file.object)
+            .get(&(file.object, file.size))
             .filter(|fill| fill.accepts_readers())
             .map(|fill| FillReader::attach(fill, intent))
     }
@@ -144,12 +145,15 @@ impl Engine {
             });
         };
         let mut fills = lock(&self.fills);
-        if let Some(fill) = fills.get(&file.object).filter(|fill| fill.accepts_readers()) {
+        if let Some(fill) = fills
+            .get(&(file.object, file.size))
+            .filter(|fill| fill.accepts_readers())
+        {
             return Ok(FillReader::attach(fill, intent));
         }
         let fill = Arc::new(Fill::new(repository.clone(), file.object, file.size, Class::Demand));
         let reader = FillReader::attach(&fill, intent);
-        fills.insert(file.object, Arc::clone(&fill));
+        fills.insert((file.object, file.size), Arc::clone(&fill));
         tokio::spawn(fill::run(Arc::clone(self), fill, sources));
         Ok(reader)
     }
@@ -169,9 +173,10 @@ impl Engine {
         Self::forget(&mut lock(&self.fills), fill);
     }
 
-    fn forget(fills: &mut HashMap<ObjectId, Arc<Fill>>, fill: &Arc<Fill>) {
-        if fills.get(&fill.object).is_some_and(|held| Arc::ptr_eq(held, fill)) {
-            fills.remove(&fill.object);
+    fn forget(fills: &mut HashMap<(ObjectId, u64), Arc<Fill>>, fill: &Arc<Fill>) {
+        let key = (fill.object, fill.size);
+        if fills.get(&key).is_some_and(|held| Arc::ptr_eq(held, fill)) {
+            fills.remove(&key);
         }
     }
 }

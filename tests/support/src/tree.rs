@@ -40,7 +40,6 @@ pub const ODD_NAMES: &[&str] = &[
     " leading space",
     "trailing space ",
     "two  spaces",
-    "tab\there",
     "ünïcödé-é",
     "日本語",
     "🦀",

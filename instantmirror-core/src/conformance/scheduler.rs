@@ -1,0 +1,522 @@
+//! The behaviours of a [`Scheduler`]. A factory makes an empty one with these limits.
+
+/// Stamps the suite: one `#[test]` per behaviour of a scheduler. Takes a factory, a function of
+/// [`SchedulerLimits`](crate::scheduler::SchedulerLimits) that returns a scheduler.
+#[macro_export]
+macro_rules! scheduler_conformance {
+    ($factory:expr) => {
+        $crate::__conformance_tests! { scheduler, $factory,
+            an_empty_queue_is_idle
+            a_request_starts_as_it_was_submitted
+            classes_are_served_strictly_in_order
+            inside_a_class_the_earliest_deadline_goes_first
+            each_request_is_started_once
+            raising_makes_a_request_more_urgent
+            raising_never_makes_a_request_less_urgent
+            raising_what_runs_or_is_gone_does_nothing
+            a_cancelled_request_never_starts
+            cancelling_what_runs_or_is_gone_does_nothing
+            a_retry_waits_until_the_moment_it_names
+            a_pause_holds_nobody_else_back
+            a_paused_request_can_be_raised_and_cancelled
+            pauses_grow_up_to_a_limit
+            tries_are_limited
+            what_is_done_or_failed_is_not_tried_again
+            reports_about_what_does_not_run_do_nothing
+            no_more_run_than_may
+            background_leaves_room_for_demand
+            a_place_that_becomes_free_is_used
+            the_status_counts_what_waits_and_runs
+            random_driving_keeps_every_promise
+        }
+    };
+}
+// end of the list
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::scheduler::SchedulerLimits;
+use crate::traits::{Class, Next, Outcome, QueueStatus, Request, Scheduler, Ticket};
+use crate::{Moment, ObjectId};
+
+fn limits() -> SchedulerLimits {
+    SchedulerLimits {
+        running_max: 100,
+        background_running_max: 50,
+        tries_max: 3,
+        retry_pause: Duration::from_secs(1),
+        retry_pause_max: Duration::from_secs(8),
+    }
+}
+
+fn at(seconds: u64) -> Moment {
+    Moment(Duration::from_secs(seconds))
+}
+
+fn request(class: Class, deadline: Moment) -> Request {
+    Request {
+        repository: "conformance".parse().unwrap(),
+        object: ObjectId::of(b"object"),
+        size: 10,
+        class,
+        deadline,
+    }
+}
+
+fn submit(queue: &mut impl Scheduler, class: Class, deadline: u64) -> Ticket {
+    queue.submit(at(0), request(class, at(deadline)))
+}
+
+/// Everything that starts now, in order.
+fn started(queue: &mut impl Scheduler, now: Moment) -> Vec<Ticket> {
+    let mut tickets = Vec::new();
+    while let Next::Start(ticket, _) = queue.next(now) {
+        tickets.push(ticket);
+        assert!(tickets.len() < 10_000, "it never stops to start");
+    }
+    tickets
+}
+
+/// Starts a request and fails it; returns the moment until which it pauses.
+fn failed_once(queue: &mut impl Scheduler, ticket: Ticket, now: Moment) -> Moment {
+    assert_eq!(started(queue, now), [ticket]);
+    assert!(queue.finished(now, ticket, Outcome::Retry));
+    match queue.next(now) {
+        Next::WaitUntil(moment) => moment,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Without requests there is nothing to do and nothing to wait for.
+pub fn an_empty_queue_is_idle<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(limits());
+    assert_eq!(queue.next(at(0)), Next::Idle);
+    for class in Class::ALL {
+        assert_eq!(queue.status(class), QueueStatus::default());
+    }
+}
+
+/// The driver gets back what was submitted, then nothing more.
+pub fn a_request_starts_as_it_was_submitted<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(limits());
+    for class in Class::ALL {
+        let request = request(class, at(5));
+        let ticket = queue.submit(at(0), request.clone());
+        assert_eq!(queue.next(at(0)), Next::Start(ticket, request));
+        assert_eq!(queue.next(at(0)), Next::Idle);
+        assert!(!queue.finished(at(1), ticket, Outcome::Done));
+        assert_eq!(queue.next(at(1)), Next::Idle);
+    }
+}
+
+/// The most urgent class goes first, whatever was submitted first and whatever the deadlines say.
+pub fn classes_are_served_strictly_in_order<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(limits());
+    let mut tickets: Vec<_> = (0..)
+        .zip(Class::ALL.into_iter().rev())
+        .map(|(deadline, class)| submit(&mut queue, class, deadline))
+        .collect();
+    tickets.reverse();
+    assert_eq!(started(&mut queue, at(0)), tickets);
+}
+
+/// Deadlines order the requests of one class.
+pub fn inside_a_class_the_earliest_deadline_goes_first<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    for class in Class::ALL {
+        let mut queue = make(limits());
+        let mut tickets: Vec<_> = [7, 3, 9, 1, 5]
+            .map(|deadline| (deadline, submit(&mut queue, class, deadline)))
+            .into();
+        tickets.sort();
+        let order: Vec<_> = tickets.into_iter().map(|(_, ticket)| ticket).collect();
+        assert_eq!(started(&mut queue, at(0)), order);
+    }
+}
+
+/// Tickets are unique, equal requests are different requests, and each starts once.
+pub fn each_request_is_started_once<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(limits());
+    let tickets: BTreeSet<_> = (0..50).map(|_| submit(&mut queue, Class::Demand, 1)).collect();
+    assert_eq!(tickets.len(), 50);
+    let first: BTreeSet<_> = started(&mut queue, at(0)).into_iter().collect();
+    assert_eq!(first, tickets);
+    assert_eq!(started(&mut queue, at(1000)), []);
+}
+
+/// A raised request overtakes.
+pub fn raising_makes_a_request_more_urgent<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(limits());
+    let (first, second, third) = (
+        submit(&mut queue, Class::Bundle, 1),
+        submit(&mut queue, Class::Rest, 9),
+        submit(&mut queue, Class::Rest, 1),
+    );
+    queue.raise(second, Class::Demand, at(5));
+    assert_eq!(queue.status(Class::Demand).waiting, 1);
+    match queue.next(at(0)) {
+        Next::Start(ticket, request) => {
+            assert_eq!(
+                (ticket, request.class, request.deadline),
+                (second, Class::Demand, at(5))
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(started(&mut queue, at(0)), [first, third]);
+}
+
+/// "At least as urgent": class and deadline each keep the better value.
+pub fn raising_never_makes_a_request_less_urgent<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(limits());
+    let (urgent, other) = (
+        submit(&mut queue, Class::Preseed, 3),
+        submit(&mut queue, Class::Preseed, 4),
+    );
+    queue.raise(urgent, Class::Rest, at(2));
+    queue.raise(urgent, Class::Preseed, at(100));
+    match queue.next(at(0)) {
+        Next::Start(ticket, request) => {
+            assert_eq!(
+                (ticket, request.class, request.deadline),
+                (urgent, Class::Preseed, at(2))
+            );
+        }
+        next => panic!("{next:?}"),
+    }
+    assert_eq!(started(&mut queue, at(0)), [other]);
+}
+
+/// Raising is for what waits.
+pub fn raising_what_runs_or_is_gone_does_nothing<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(limits());
+    let ticket = submit(&mut queue, Class::Rest, 1);
+    assert_eq!(started(&mut queue, at(0)), [ticket]);
+    queue.raise(ticket, Class::Demand, at(0));
+    assert_eq!(
+        (queue.status(Class::Demand).running, queue.status(Class::Rest).running),
+        (0, 1)
+    );
+    queue.finished(at(0), ticket, Outcome::Done);
+    queue.raise(ticket, Class::Demand, at(0));
+    queue.raise(Ticket(u64::MAX), Class::Demand, at(0));
+    assert_eq!(queue.next(at(0)), Next::Idle);
+}
+
+/// Once cancelled, never started.
+pub fn a_cancelled_request_never_starts<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(limits());
+    let tickets = [1, 2, 3].map(|deadline| submit(&mut queue, Class::Popular, deadline));
+    assert!(queue.cancel(tickets[1]));
+    assert_eq!(queue.status(Class::Popular).waiting, 2);
+    assert_eq!(started(&mut queue, at(0)), [tickets[0], tickets[2]]);
+}
+
+/// Cancelling says whether the request was waiting; one that runs is the driver's to stop.
+pub fn cancelling_what_runs_or_is_gone_does_nothing<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(limits());
+    let ticket = submit(&mut queue, Class::Demand, 1);
+    assert_eq!(started(&mut queue, at(0)), [ticket]);
+    assert!(!queue.cancel(ticket));
+    assert_eq!(queue.status(Class::Demand).running, 1);
+    assert!(queue.finished(at(0), ticket, Outcome::Retry));
+    assert!(queue.cancel(ticket));
+    assert!(!queue.cancel(ticket));
+    assert!(!queue.cancel(Ticket(u64::MAX)));
+    assert_eq!(queue.next(at(1000)), Next::Idle);
+}
+
+/// The moment that `next` names is the moment at which it starts: not before, not later.
+pub fn a_retry_waits_until_the_moment_it_names<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(limits());
+    let ticket = submit(&mut queue, Class::Demand, 1);
+    let until = failed_once(&mut queue, ticket, at(10));
+    assert!(until > at(10));
+    let early = Moment(until.0 - Duration::from_nanos(1));
+    assert_eq!(queue.next(early), Next::WaitUntil(until));
+    assert_eq!(queue.status(Class::Demand).waiting, 1);
+    match queue.next(until) {
+        Next::Start(again, request) => assert_eq!((again, request.deadline), (ticket, at(1))),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(queue.next(until), Next::Idle);
+}
+
+/// Who pauses is out of the way, of its own class and of less urgent ones.
+pub fn a_pause_holds_nobody_else_back<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(SchedulerLimits {
+        running_max: 1,
+        ..limits()
+    });
+    let ticket = submit(&mut queue, Class::Demand, 1);
+    failed_once(&mut queue, ticket, at(0));
+    let same = submit(&mut queue, Class::Demand, 9);
+    assert_eq!(started(&mut queue, at(0)), [same]);
+    queue.finished(at(0), same, Outcome::Done);
+    let less = submit(&mut queue, Class::Rest, 9);
+    assert_eq!(started(&mut queue, at(0)), [less]);
+}
+
+/// A pause does not take a request out of reach.
+pub fn a_paused_request_can_be_raised_and_cancelled<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(limits());
+    let (ticket, other) = (submit(&mut queue, Class::Rest, 5), Class::Bundle);
+    let until = failed_once(&mut queue, ticket, at(0));
+    queue.raise(ticket, Class::Demand, at(5));
+    assert_eq!(
+        queue.next(at(0)),
+        Next::WaitUntil(until),
+        "raising is no reason to come back too early"
+    );
+    let bundle = submit(&mut queue, other, 1);
+    assert_eq!(started(&mut queue, until), [ticket, bundle]);
+    assert!(queue.finished(until, ticket, Outcome::Retry));
+    assert!(queue.cancel(ticket));
+    assert_eq!(started(&mut queue, at(100_000)), []);
+}
+
+/// Each pause is longer than the last, about double, until the limit.
+pub fn pauses_grow_up_to_a_limit<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(SchedulerLimits {
+        tries_max: 20,
+        ..limits()
+    });
+    let ticket = submit(&mut queue, Class::Demand, 1);
+    let (mut now, mut pauses) = (at(0), Vec::new());
+    for _ in 0..19 {
+        let until = failed_once(&mut queue, ticket, now);
+        pauses.push(until.since(now).as_secs_f64());
+        now = until;
+    }
+    for (i, pause) in (0..).zip(&pauses) {
+        let nominal = f64::powi(2.0, i).min(8.0);
+        assert!(
+            *pause >= nominal * 0.5 && *pause <= nominal * 1.5,
+            "pause {i}: {pause} s"
+        );
+    }
+}
+
+/// After the last try the answer is no, and nothing of the request is left.
+pub fn tries_are_limited<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    for tries_max in [1, 2, 5] {
+        let mut queue = make(SchedulerLimits { tries_max, ..limits() });
+        let ticket = submit(&mut queue, Class::Demand, 1);
+        for attempt in 1..=tries_max {
+            let now = at(u64::from(attempt) * 1000);
+            assert_eq!(started(&mut queue, now), [ticket]);
+            assert_eq!(queue.finished(now, ticket, Outcome::Retry), attempt < tries_max);
+        }
+        assert_eq!(queue.next(at(1_000_000)), Next::Idle);
+        assert_eq!(queue.status(Class::Demand), QueueStatus::default());
+    }
+}
+
+/// Only `Retry` is retried.
+pub fn what_is_done_or_failed_is_not_tried_again<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    for outcome in [Outcome::Done, Outcome::Failed] {
+        let mut queue = make(limits());
+        let ticket = submit(&mut queue, Class::Demand, 1);
+        assert_eq!(started(&mut queue, at(0)), [ticket]);
+        assert!(!queue.finished(at(0), ticket, outcome));
+        assert_eq!(queue.next(at(1_000_000)), Next::Idle);
+        assert_eq!(queue.status(Class::Demand), QueueStatus::default());
+    }
+}
+
+/// A report counts once, and only of what was started.
+pub fn reports_about_what_does_not_run_do_nothing<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(limits());
+    let ticket = submit(&mut queue, Class::Demand, 1);
+    assert!(!queue.finished(at(0), ticket, Outcome::Retry));
+    assert!(!queue.finished(at(0), Ticket(u64::MAX), Outcome::Retry));
+    assert_eq!(started(&mut queue, at(0)), [ticket]);
+    assert!(queue.finished(at(0), ticket, Outcome::Retry));
+    assert!(!queue.finished(at(0), ticket, Outcome::Retry));
+    assert_eq!(started(&mut queue, at(1000)), [ticket]);
+}
+
+/// The limit of running requests holds for demand too.
+pub fn no_more_run_than_may<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(SchedulerLimits {
+        running_max: 3,
+        ..limits()
+    });
+    for deadline in 0..10 {
+        submit(&mut queue, Class::Demand, deadline);
+    }
+    assert_eq!(started(&mut queue, at(0)).len(), 3);
+    assert_eq!(queue.next(at(0)), Next::Idle);
+    let status = queue.status(Class::Demand);
+    assert_eq!((status.running, status.waiting), (3, 7));
+}
+
+/// Classes below demand have a limit of their own, all together.
+pub fn background_leaves_room_for_demand<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(SchedulerLimits {
+        running_max: 5,
+        background_running_max: 2,
+        ..limits()
+    });
+    let background = [Class::Bundle, Class::Preseed, Class::Rest].map(|class| submit(&mut queue, class, 0));
+    assert_eq!(started(&mut queue, at(0)), background[..2]);
+    let demand: Vec<_> = (0..4)
+        .map(|deadline| submit(&mut queue, Class::Demand, deadline))
+        .collect();
+    assert_eq!(started(&mut queue, at(0)), demand[..3]);
+    queue.finished(at(0), background[0], Outcome::Done);
+    assert_eq!(started(&mut queue, at(0)), [demand[3]], "demand goes before background");
+    queue.finished(at(0), demand[0], Outcome::Done);
+    assert_eq!(started(&mut queue, at(0)), [background[2]]);
+}
+
+/// A finished request makes room, however it ended.
+pub fn a_place_that_becomes_free_is_used<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(SchedulerLimits {
+        running_max: 1,
+        ..limits()
+    });
+    let tickets: Vec<_> = (0..3)
+        .map(|deadline| submit(&mut queue, Class::Demand, deadline))
+        .collect();
+    for (ticket, outcome) in tickets.iter().zip([Outcome::Retry, Outcome::Failed, Outcome::Done]) {
+        assert_eq!(started(&mut queue, at(0)), [*ticket]);
+        queue.finished(at(0), *ticket, outcome);
+    }
+    assert_eq!(started(&mut queue, at(1000)), [tickets[0]]);
+}
+
+/// The numbers of a status page are right at every step.
+pub fn the_status_counts_what_waits_and_runs<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(SchedulerLimits {
+        running_max: 2,
+        ..limits()
+    });
+    let tickets: Vec<_> = (0..4)
+        .map(|deadline| submit(&mut queue, Class::Demand, deadline))
+        .collect();
+    submit(&mut queue, Class::Rest, 0);
+    let status = |queue: &S| {
+        let status = queue.status(Class::Demand);
+        (status.waiting, status.running, status.waiting_bytes)
+    };
+    assert_eq!(status(&queue), (4, 0, 40));
+    started(&mut queue, at(0));
+    assert_eq!(status(&queue), (2, 2, 20));
+    queue.finished(at(0), tickets[0], Outcome::Retry);
+    assert_eq!(status(&queue), (3, 1, 30));
+    queue.cancel(tickets[3]);
+    assert_eq!(status(&queue), (2, 1, 20));
+    queue.finished(at(0), tickets[1], Outcome::Done);
+    assert_eq!(status(&queue), (2, 0, 20));
+    assert_eq!(queue.status(Class::Rest).waiting, 1);
+}
+
+/// What a driver knows of a request.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Known {
+    Ready,
+    Paused,
+    Running,
+    Gone,
+}
+
+/// A long random drive against a simple model: nothing starts twice, nothing overtakes, no limit is passed, and in
+/// the end everything has ended.
+pub fn random_driving_keeps_every_promise<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let limits = SchedulerLimits {
+        running_max: 6,
+        background_running_max: 3,
+        ..limits()
+    };
+    let mut queue = make(limits.clone());
+    let mut known: BTreeMap<Ticket, (Known, Class)> = BTreeMap::new();
+    let (mut random, mut now) = (7_u64, at(0));
+    let mut below = |n: usize| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(random >> 33).unwrap() % n
+    };
+    for _ in 0..3000 {
+        let pick = |known: &BTreeMap<Ticket, (Known, Class)>, state: Known, i: usize| {
+            let matching: Vec<_> = known
+                .iter()
+                .filter(|(_, (held, _))| *held == state)
+                .map(|(ticket, _)| *ticket)
+                .collect();
+            (!matching.is_empty()).then(|| matching[i % matching.len()])
+        };
+        match below(6) {
+            0 | 1 => {
+                let class = Class::ALL[below(6)];
+                let ticket = queue.submit(now, request(class, at(below(50) as u64)));
+                assert_eq!(known.insert(ticket, (Known::Ready, class)), None, "a ticket twice");
+            }
+            2 => now = now.plus(Duration::from_millis(below(2000) as u64)),
+            3 => {
+                if let Some(ticket) = pick(&known, Known::Running, below(100)) {
+                    let outcome = [Outcome::Done, Outcome::Retry, Outcome::Retry, Outcome::Failed][below(4)];
+                    let again = queue.finished(now, ticket, outcome);
+                    assert!(!again || outcome == Outcome::Retry);
+                    known
+                        .entry(ticket)
+                        .and_modify(|held| held.0 = if again { Known::Paused } else { Known::Gone });
+                }
+            }
+            4 => {
+                if let Some(ticket) = pick(&known, Known::Ready, below(100)) {
+                    assert!(queue.cancel(ticket));
+                    known.entry(ticket).and_modify(|held| held.0 = Known::Gone);
+                }
+            }
+            _ => drive(&mut queue, &mut known, &limits, now),
+        }
+    }
+    for _ in 0..10_000 {
+        drive(&mut queue, &mut known, &limits, now);
+        for (ticket, held) in known.iter_mut().filter(|(_, held)| held.0 == Known::Running) {
+            queue.finished(now, *ticket, Outcome::Done);
+            held.0 = Known::Gone;
+        }
+        now = now.plus(Duration::from_secs(1));
+    }
+    assert!(
+        known.values().all(|(state, _)| *state == Known::Gone),
+        "something was forgotten"
+    );
+    assert_eq!(queue.next(now), Next::Idle);
+}
+
+/// Starts what may start, and checks each start against the model.
+fn drive(
+    queue: &mut impl Scheduler,
+    known: &mut BTreeMap<Ticket, (Known, Class)>,
+    limits: &SchedulerLimits,
+    now: Moment,
+) {
+    loop {
+        match queue.next(now) {
+            Next::Start(ticket, request) => {
+                let (state, class) = known[&ticket];
+                assert!(
+                    matches!(state, Known::Ready | Known::Paused),
+                    "{ticket:?} started while {state:?}"
+                );
+                assert_eq!(class, request.class);
+                let waiting = known.values().filter(|(state, _)| *state == Known::Ready);
+                let urgent = waiting.map(|(_, class)| *class).min();
+                assert!(
+                    urgent.is_none_or(|urgent| urgent >= class),
+                    "{class:?} has overtaken {urgent:?}"
+                );
+                known.insert(ticket, (Known::Running, class));
+                let running: Vec<_> = known.values().filter(|(state, _)| *state == Known::Running).collect();
+                let background = running.iter().filter(|(_, class)| *class != Class::Demand).count();
+                assert!(running.len() <= limits.running_max && background <= limits.background_running_max);
+            }
+            Next::WaitUntil(moment) => return assert!(moment > now, "waiting for what is over"),
+            Next::Idle => return,
+        }
+    }
+}

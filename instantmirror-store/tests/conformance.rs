@@ -1,0 +1,80 @@
+//! The disk implementations pass core's suites, on the real file system and on the simulated disk.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod cache_on_a_real_disk {
+    use std::sync::Arc;
+
+    use instantmirror_core::conformance::Subject;
+    use instantmirror_store::cache::{CacheLimits, CacheOptions, DiskCache, VerifyWhen};
+    use instantmirror_store::disk::RealDisk;
+
+    fn make(max_bytes: Option<u64>, verify: VerifyWhen) -> Subject<DiskCache> {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = CacheLimits {
+            max_bytes,
+            ..CacheLimits::default()
+        };
+        let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
+        Subject::on(DiskCache::open(disk, CacheOptions { limits, verify }).unwrap(), dir)
+    }
+
+    mod verifying_at_first_use {
+        use super::*;
+        instantmirror_core::object_cache_conformance!(|max_bytes| make(max_bytes, VerifyWhen::FirstUse));
+    }
+
+    mod verifying_always {
+        use super::*;
+        instantmirror_core::object_cache_conformance!(|max_bytes| make(max_bytes, VerifyWhen::Always));
+    }
+}
+
+mod cache_on_a_simulated_disk {
+    use std::sync::Arc;
+
+    use instantmirror_core::conformance::Subject;
+    use instantmirror_store::cache::{CacheLimits, CacheOptions, DiskCache};
+    use instantmirror_store::disk::SimDisk;
+
+    fn make(max_bytes: Option<u64>) -> Subject<DiskCache> {
+        let limits = CacheLimits {
+            max_bytes,
+            ..CacheLimits::default()
+        };
+        let options = CacheOptions {
+            limits,
+            ..CacheOptions::default()
+        };
+        Subject::new(DiskCache::open(Arc::new(SimDisk::new()), options).unwrap())
+    }
+
+    instantmirror_core::object_cache_conformance!(make);
+}
+
+mod snapshots_on_a_real_disk {
+    use std::sync::Arc;
+
+    use instantmirror_core::conformance::Subject;
+    use instantmirror_store::disk::RealDisk;
+    use instantmirror_store::snapshots::DiskSnapshotStore;
+
+    fn make() -> Subject<DiskSnapshotStore> {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
+        Subject::on(DiskSnapshotStore::open(disk, "store").unwrap(), dir)
+    }
+
+    instantmirror_core::snapshot_store_conformance!(make);
+}
+
+mod snapshots_on_a_simulated_disk {
+    use std::sync::Arc;
+
+    use instantmirror_core::conformance::Subject;
+    use instantmirror_store::disk::SimDisk;
+    use instantmirror_store::snapshots::DiskSnapshotStore;
+
+    instantmirror_core::snapshot_store_conformance!(|| {
+        Subject::new(DiskSnapshotStore::open(Arc::new(SimDisk::new()), "store").unwrap())
+    });
+}

@@ -1,0 +1,650 @@
+//! Following a master that forgets, lies, breaks off and comes back. Time is virtual; nothing sleeps.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream;
+use instantmirror_core::catalog::{CatalogError, CatalogNode, Delta, NodeSource, build_directory, frame};
+use instantmirror_core::head::{LiveSnapshot, SnapshotState};
+use instantmirror_core::memory::MemoryStore;
+use instantmirror_core::traits::{ByteStream, SnapshotStore, StoreError, TransportError, Upstream};
+use instantmirror_core::{
+    Clock, Entry, FileMeta, Head, HeadError, Kind, Meta, Name, NodeId, ObjectId, PublicKey, RecordError, RecordId,
+    RepoName, Root, SecretKey, SignedHead, Snapshot, SnapshotId, Timestamp,
+};
+use instantmirror_swarm::follow::RETRY_PAUSE;
+use instantmirror_swarm::{FollowError, Follower};
+use tokio::sync::watch;
+
+const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[derive(Debug)]
+struct TestClock(Mutex<Timestamp>);
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+}
+
+fn repository() -> RepoName {
+    "fedora".parse().unwrap()
+}
+
+fn key(seed: u8) -> SecretKey {
+    SecretKey::from_random([seed; 32])
+}
+
+/// How a delta is spoilt on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Spoil {
+    #[default]
+    Nothing,
+    /// The stream ends early without an error.
+    Truncated,
+    /// The connection breaks.
+    Broken,
+    /// A bit of a node is flipped.
+    Forged,
+    /// A node that nobody asked for comes along.
+    Unrequested,
+    /// A node is left out.
+    Holed,
+    /// Nothing is sent: "you have it all".
+    Empty,
+}
+
+/// A master whose answers the test makes.
+#[derive(Debug)]
+struct FakeMaster {
+    /// Sequence and bytes.
+    head: watch::Sender<Option<(u64, Bytes)>>,
+    store: MemoryStore,
+    records: Mutex<BTreeMap<SnapshotId, Vec<u8>>>,
+    spoil: Mutex<Spoil>,
+    away: Mutex<bool>,
+    /// `have` of every delta asked for.
+    deltas: Mutex<Vec<Option<NodeId>>>,
+}
+
+impl FakeMaster {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            head: watch::Sender::new(None),
+            store: MemoryStore::new(),
+            records: Mutex::default(),
+            spoil: Mutex::default(),
+            away: Mutex::default(),
+            deltas: Mutex::default(),
+        })
+    }
+
+    /// A snapshot of `files` files in one directory.
+    fn snapshot(&self, seed: u8, files: u32) -> Snapshot {
+        let file = |i: u32| Entry {
+            name: Name::new(format!("file-{i:05}")).unwrap(),
+            meta: Meta {
+                mode: 0o644,
+                mtime: 0,
+                kind: Kind::File(FileMeta {
+                    size: 3,
+                    object: ObjectId::of(if i == 0 { std::slice::from_ref(&seed) } else { b"shared" }),
+                    first_piece: 0,
+                    link_group: None,
+                }),
+            },
+        };
+        let entries: Vec<_> = (0..files).map(file).collect();
+        let top = build_directory(&entries, &mut |node| self.store.insert_node(node)).unwrap();
+        let snapshot = Snapshot {
+            id: SnapshotId::from_random([seed; 16]),
+            repository: repository(),
+            created: START,
+            parent: None,
+            note: String::new(),
+            root: Root {
+                node: top.node,
+                mode: 0o755,
+                mtime: 0,
+                files: top.files,
+                bytes: top.bytes,
+            },
+        };
+        self.records.lock().unwrap().insert(snapshot.id, snapshot.encode().1);
+        snapshot
+    }
+
+    fn publish(&self, head: &Head) {
+        self.publish_signed(head, &key(1));
+    }
+
+    fn publish_signed(&self, head: &Head, key: &SecretKey) {
+        let bytes = head.sign(&[key]).unwrap().bytes().clone();
+        self.head.send_replace(Some((head.sequence, bytes)));
+    }
+
+    fn spoil(&self, spoil: Spoil) {
+        *self.spoil.lock().unwrap() = spoil;
+    }
+
+    fn check_here(&self) -> Result<(), TransportError> {
+        if !*self.away.lock().unwrap() {
+            return Ok(());
+        }
+        let (from, reason) = (self.label().to_owned(), "nobody answers".to_owned());
+        Err(TransportError::Unreachable { from, reason })
+    }
+}
+
+fn head(sequence: u64, snapshots: &[&Snapshot]) -> Head {
+    let live = |snapshot: &&Snapshot| LiveSnapshot {
+        id: snapshot.id,
+        record: snapshot.encode().0,
+        state: SnapshotState::Released { released: START },
+    };
+    Head {
+        repository: repository(),
+        sequence,
+        issued: START,
+        expires: START.plus(HOUR),
+        piece_length: 1 << 20,
+        current: snapshots.last().map(|snapshot| snapshot.id),
+        snapshots: snapshots.iter().map(live).collect(),
+        tags: BTreeMap::new(),
+        preseed: Vec::new(),
+    }
+}
+
+fn frames(nodes: &[Bytes]) -> Vec<u8> {
+    let mut out = Vec::new();
+    nodes.iter().for_each(|node| frame::put_frame(&mut out, node));
+    frame::put_end(&mut out);
+    out
+}
+
+#[async_trait]
+impl Upstream for FakeMaster {
+    fn label(&self) -> &str {
+        "fake master"
+    }
+
+    async fn head(&self, _: &RepoName, after: Option<u64>) -> Result<Option<Bytes>, TransportError> {
+        self.check_here()?;
+        let mut heads = self.head.subscribe();
+        let newest = heads.borrow_and_update().as_ref().map(|(sequence, _)| *sequence);
+        if after.is_some_and(|after| newest <= Some(after)) {
+            // Like a server: holds the request until there is something else, but not for ever. A lying one then
+            // sends what it likes.
+            let changed = tokio::time::timeout(Duration::from_secs(30), heads.changed()).await;
+            if changed.is_err() {
+                return Ok(None);
+            }
+        }
+        self.check_here()?;
+        Ok(heads.borrow().as_ref().map(|(_, bytes)| bytes.clone()))
+    }
+
+    async fn snapshot(&self, _: &RepoName, snapshot: SnapshotId) -> Result<Bytes, TransportError> {
+        self.check_here()?;
+        Ok(self.records.lock().unwrap()[&snapshot].clone().into())
+    }
+
+    async fn delta(&self, _: &RepoName, have: Option<NodeId>, want: NodeId) -> Result<ByteStream, TransportError> {
+        self.check_here()?;
+        self.deltas.lock().unwrap().push(have);
+        let mut nodes: Vec<Bytes> = Delta::new(&self.store, have, want)
+            .map(|node| node.unwrap().bytes().clone())
+            .collect();
+        let spoil = *self.spoil.lock().unwrap();
+        match spoil {
+            Spoil::Forged => {
+                let mut forged = nodes[nodes.len() - 1].to_vec();
+                *forged.last_mut().unwrap() ^= 1;
+                *nodes.last_mut().unwrap() = forged.into();
+            }
+            Spoil::Unrequested => nodes.push(other_node().bytes().clone()),
+            Spoil::Holed => drop(nodes.pop()),
+            Spoil::Empty => nodes.clear(),
+            _ => {}
+        }
+        let mut bytes = frames(&nodes);
+        if matches!(spoil, Spoil::Truncated | Spoil::Broken) {
+            bytes.truncate(bytes.len() - 5);
+        }
+        let mut parts: Vec<_> = bytes
+            .chunks(1000)
+            .map(|part| Ok(Bytes::copy_from_slice(part)))
+            .collect();
+        if spoil == Spoil::Broken {
+            let (from, reason) = (self.label().to_owned(), "reset".to_owned());
+            parts.push(Err(TransportError::Unreachable { from, reason }));
+        }
+        Ok(Box::pin(stream::iter(parts)))
+    }
+}
+
+fn other_node() -> CatalogNode {
+    let mut nodes = Vec::new();
+    build_directory(&[], &mut |node| nodes.push(node)).unwrap();
+    nodes.remove(0)
+}
+
+struct Setup {
+    master: Arc<FakeMaster>,
+    store: Arc<MemoryStore>,
+    clock: Arc<TestClock>,
+    follower: Arc<Follower>,
+}
+
+impl Setup {
+    async fn new() -> Self {
+        let (master, store) = (FakeMaster::new(), Arc::new(MemoryStore::new()));
+        let clock = Arc::new(TestClock(Mutex::new(START)));
+        let follower = open(&master, &store, &clock).await;
+        Self {
+            master,
+            store,
+            clock,
+            follower,
+        }
+    }
+
+    async fn poll(&self) -> Result<bool, FollowError> {
+        self.follower.poll(self.master.as_ref(), true).await
+    }
+
+    fn current(&self) -> Option<SnapshotId> {
+        self.follower.state().current
+    }
+
+    fn sequence(&self) -> Option<u64> {
+        self.follower.state().head.as_ref().map(|head| head.head().sequence)
+    }
+
+    /// One round that must fail; what is shown must stay as it is.
+    async fn refused(&self) -> FollowError {
+        let before = (self.sequence(), self.current());
+        let error = match tokio::time::timeout(HOUR, self.poll()).await {
+            Ok(Err(error)) => error,
+            other => panic!("not refused: {other:?}"),
+        };
+        assert_eq!((self.sequence(), self.current()), before);
+        error
+    }
+
+    /// Publishes while the follower waits, as it does in life.
+    async fn publish_while_polling(&self, publish: impl FnOnce(&FakeMaster)) -> Result<bool, FollowError> {
+        let poll = self.poll();
+        tokio::pin!(poll);
+        tokio::select! {
+            biased;
+            early = &mut poll => panic!("it did not wait: {early:?}"),
+            () = tokio::task::yield_now() => publish(&self.master),
+        }
+        poll.await
+    }
+}
+
+async fn open(master: &Arc<FakeMaster>, store: &Arc<MemoryStore>, clock: &Arc<TestClock>) -> Arc<Follower> {
+    let upstreams: Vec<Arc<dyn Upstream>> = vec![master.clone()];
+    let trusted = vec![key(1).public()];
+    let follower = Follower::open(repository(), upstreams, store.clone(), trusted, clock.clone()).await;
+    Arc::new(follower.unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_head_is_adopted_and_the_next_ones_are_waited_for() {
+    let setup = Setup::new().await;
+    assert_eq!((setup.sequence(), setup.current()), (None, None));
+    let first = setup.master.snapshot(1, 1000);
+    setup.master.publish(&head(1, &[&first]));
+    assert!(setup.poll().await.unwrap());
+    assert_eq!((setup.sequence(), setup.current()), (Some(1), Some(first.id)));
+    let second = setup.master.snapshot(2, 1000);
+    let changed = setup
+        .publish_while_polling(|master| master.publish(&head(2, &[&first, &second])))
+        .await;
+    assert!(changed.unwrap());
+    assert_eq!((setup.sequence(), setup.current()), (Some(2), Some(second.id)));
+    assert_eq!(*setup.master.deltas.lock().unwrap(), [None, Some(first.root.node)]);
+    assert!(!setup.poll().await.unwrap(), "a long poll that ended without news");
+}
+
+#[tokio::test(start_paused = true)]
+async fn heads_that_must_not_be_believed_change_nothing() {
+    let setup = Setup::new().await;
+    let first = setup.master.snapshot(1, 10);
+    setup.master.publish_signed(&head(1, &[&first]), &key(2));
+    let error = setup.refused().await;
+    assert!(
+        matches!(error, FollowError::Head(HeadError::Signature { .. })),
+        "{error}"
+    );
+    setup.master.publish(&head(5, &[&first]));
+    setup.poll().await.unwrap();
+    let wrong_key = setup
+        .publish_while_polling(|master| master.publish_signed(&head(6, &[]), &key(2)))
+        .await;
+    assert!(
+        matches!(wrong_key, Err(FollowError::Head(HeadError::Signature { .. }))),
+        "{wrong_key:?}"
+    );
+    setup.master.publish(&head(5, &[&first]));
+    let rollback = setup
+        .publish_while_polling(|master| master.publish(&head(4, &[&first])))
+        .await;
+    assert!(
+        matches!(rollback, Err(FollowError::Head(HeadError::Rollback { .. }))),
+        "{rollback:?}"
+    );
+    let equivocation = setup
+        .publish_while_polling(|master| master.publish(&head(5, &[])))
+        .await;
+    assert!(
+        matches!(equivocation, Err(FollowError::Head(HeadError::Equivocation { .. }))),
+        "{equivocation:?}"
+    );
+    let mut early = head(6, &[&first]);
+    (early.issued, early.expires) = (START.plus(HOUR * 48), START.plus(HOUR * 50));
+    let future = setup.publish_while_polling(|master| master.publish(&early)).await;
+    assert!(
+        matches!(future, Err(FollowError::Head(HeadError::Future { .. }))),
+        "{future:?}"
+    );
+    assert_eq!((setup.sequence(), setup.current()), (Some(5), Some(first.id)));
+    let kept = setup
+        .store
+        .head(&repository(), &[key(1).public()])
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(kept.head().sequence, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_head_is_refused_while_the_old_one_is_shown_on() {
+    let setup = Setup::new().await;
+    let first = setup.master.snapshot(1, 10);
+    setup.master.publish(&head(1, &[&first]));
+    setup.poll().await.unwrap();
+    *setup.clock.0.lock().unwrap() = START.plus(HOUR * 24);
+    let expired = setup
+        .publish_while_polling(|master| master.publish(&head(2, &[&first])))
+        .await;
+    assert!(
+        matches!(expired, Err(FollowError::Head(HeadError::Expired { .. }))),
+        "{expired:?}"
+    );
+    assert_eq!((setup.sequence(), setup.current()), (Some(1), Some(first.id)));
+    // A restart long after everything has expired still shows it.
+    let again = open(&setup.master, &setup.store, &setup.clock).await;
+    assert_eq!(again.state().current, Some(first.id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spoilt_catalog_is_never_shown_and_heals_with_the_next_try() {
+    for spoil in [
+        Spoil::Truncated,
+        Spoil::Broken,
+        Spoil::Forged,
+        Spoil::Unrequested,
+        Spoil::Holed,
+        Spoil::Empty,
+    ] {
+        for base in [false, true] {
+            let setup = Setup::new().await;
+            let first = setup.master.snapshot(1, 2000);
+            if base {
+                setup.master.publish(&head(1, &[&first]));
+                setup.poll().await.unwrap();
+            }
+            let second = setup.master.snapshot(2, 2000);
+            setup.master.spoil(spoil);
+            let publish = |master: &FakeMaster| master.publish(&head(2, &[&first, &second]));
+            let failed = if base {
+                setup.publish_while_polling(publish).await
+            } else {
+                publish(&setup.master);
+                setup.poll().await
+            };
+            if (spoil, base) == (Spoil::Holed, true) {
+                // Then all of it is fetched, and what is missing of that was here before.
+                assert!(failed.unwrap());
+                assert_eq!(setup.master.deltas.lock().unwrap().len(), 3);
+                continue;
+            }
+            let error = failed.unwrap_err();
+            let fits = match (spoil, &error) {
+                (Spoil::Broken, FollowError::Transport(_)) => true,
+                (Spoil::Truncated, FollowError::Catalog { source, .. }) => matches!(source, CatalogError::Frame(_)),
+                (Spoil::Forged | Spoil::Unrequested, FollowError::Catalog { source, .. }) => {
+                    matches!(source, CatalogError::Unexpected(_))
+                }
+                (Spoil::Holed | Spoil::Empty, FollowError::Catalog { source, .. }) => {
+                    matches!(source, CatalogError::Missing(_))
+                }
+                _ => false,
+            };
+            assert!(fits, "{spoil:?}: {error}");
+            assert_eq!(setup.sequence(), Some(2), "the head itself was good");
+            assert_eq!(setup.current(), base.then_some(first.id));
+            assert_eq!(setup.store.snapshot(&repository(), second.id).await.unwrap(), None);
+            setup.master.spoil(Spoil::Nothing);
+            assert!(setup.poll().await.unwrap(), "tried again without waiting for news");
+            assert_eq!(setup.current(), Some(second.id));
+            assert_eq!(setup.follower.state().snapshots.len(), 2);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forged_record_is_refused() {
+    let setup = Setup::new().await;
+    let first = setup.master.snapshot(1, 10);
+    setup.master.publish(&head(1, &[&first]));
+    let mut forged = first.clone();
+    forged.note = "bought by somebody else".to_owned();
+    setup.master.records.lock().unwrap().insert(first.id, forged.encode().1);
+    let error = setup.poll().await.unwrap_err();
+    assert!(
+        matches!(error, FollowError::Record(RecordError::Forged { .. })),
+        "{error}"
+    );
+    assert_eq!(setup.current(), None);
+    setup.master.records.lock().unwrap().insert(first.id, first.encode().1);
+    setup.poll().await.unwrap();
+    assert_eq!(setup.current(), Some(first.id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_miscounts_its_tree_is_refused_although_it_is_signed() {
+    let setup = Setup::new().await;
+    let mut lying = setup.master.snapshot(1, 10);
+    lying.root.files += 1;
+    setup.master.records.lock().unwrap().insert(lying.id, lying.encode().1);
+    setup.master.publish(&head(1, &[&lying]));
+    let error = setup.poll().await.unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            FollowError::Catalog {
+                source: CatalogError::Inconsistent { .. },
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(setup.current(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn staged_snapshots_are_not_shown_and_expired_ones_are_dropped() {
+    let setup = Setup::new().await;
+    let (first, second) = (setup.master.snapshot(1, 10), setup.master.snapshot(2, 10));
+    let mut staged = head(1, &[&first, &second]);
+    staged.current = Some(first.id);
+    staged.snapshots[1].state = SnapshotState::Staged {
+        release_at: None,
+        when_synced_percent: None,
+    };
+    setup.master.publish(&staged);
+    setup.poll().await.unwrap();
+    let state = setup.follower.state();
+    assert_eq!(state.snapshots.keys().collect::<Vec<_>>(), [&first.id]);
+    setup
+        .publish_while_polling(|master| master.publish(&head(2, &[&second])))
+        .await
+        .unwrap();
+    let state = setup.follower.state();
+    assert_eq!(state.snapshots.keys().collect::<Vec<_>>(), [&second.id]);
+    assert_eq!(setup.store.snapshots(&repository()).await.unwrap(), [second.id]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn current_stays_until_its_successor_is_whole() {
+    let setup = Setup::new().await;
+    let (first, second) = (setup.master.snapshot(1, 10), setup.master.snapshot(2, 2000));
+    setup.master.publish(&head(1, &[&first]));
+    setup.poll().await.unwrap();
+    let mut states = setup.follower.subscribe();
+    states.mark_unchanged();
+    setup.master.spoil(Spoil::Broken);
+    // The master has dropped the first one already.
+    setup
+        .publish_while_polling(|master| master.publish(&head(2, &[&second])))
+        .await
+        .unwrap_err();
+    assert_eq!(setup.current(), Some(first.id));
+    assert!(setup.store.snapshot(&repository(), first.id).await.unwrap().is_some());
+    setup.master.spoil(Spoil::Nothing);
+    setup.poll().await.unwrap();
+    assert_eq!(setup.current(), Some(second.id));
+    assert!(states.has_changed().unwrap());
+    assert_eq!(setup.store.snapshots(&repository()).await.unwrap(), [second.id]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_shows_what_was_whole_and_asks_nobody() {
+    let setup = Setup::new().await;
+    let (first, second) = (setup.master.snapshot(1, 10), setup.master.snapshot(2, 2000));
+    setup.master.publish(&head(1, &[&first]));
+    setup.poll().await.unwrap();
+    setup.master.spoil(Spoil::Holed);
+    setup
+        .publish_while_polling(|master| master.publish(&head(2, &[&first, &second])))
+        .await
+        .unwrap_err();
+    *setup.master.away.lock().unwrap() = true;
+    let again = open(&setup.master, &setup.store, &setup.clock).await;
+    let state = again.state();
+    assert_eq!(state.head.as_ref().map(|head| head.head().sequence), Some(2));
+    assert_eq!(state.current, Some(first.id));
+    assert!(again.poll(setup.master.as_ref(), true).await.is_err());
+    assert_eq!(again.state().current, Some(first.id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn running_survives_a_master_that_goes_and_comes_back() {
+    let setup = Setup::new().await;
+    let first = setup.master.snapshot(1, 10);
+    setup.master.publish(&head(1, &[&first]));
+    let mut states = setup.follower.subscribe();
+    let follower = Arc::clone(&setup.follower);
+    let running = tokio::spawn(async move { follower.run().await });
+    states.wait_for(|state| state.current == Some(first.id)).await.unwrap();
+    *setup.master.away.lock().unwrap() = true;
+    setup.master.head.send_modify(|_| {});
+    tokio::time::sleep(HOUR).await;
+    let status = setup.follower.status();
+    assert!(status.last_error.is_some_and(|text| text.contains("nobody answers")));
+    assert_eq!(setup.current(), Some(first.id));
+    let second = setup.master.snapshot(2, 10);
+    setup.master.publish(&head(2, &[&first, &second]));
+    *setup.master.away.lock().unwrap() = false;
+    let shown = tokio::time::timeout(
+        RETRY_PAUSE * 400,
+        states.wait_for(|state| state.current == Some(second.id)),
+    );
+    drop(shown.await.expect("it came back within the longest pause").unwrap());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let status = setup.follower.status();
+    assert_eq!((status.last_error, status.upstream.as_str()), (None, "fake master"));
+    running.abort();
+}
+
+/// A store whose records have rotted, until they are written again.
+#[derive(Debug)]
+struct RottenStore(MemoryStore, Mutex<bool>);
+
+impl NodeSource for RottenStore {
+    fn node(&self, id: &NodeId) -> Result<Option<Bytes>, StoreError> {
+        self.0.node(id)
+    }
+}
+
+#[async_trait]
+impl SnapshotStore for RottenStore {
+    async fn put_nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError> {
+        self.0.put_nodes(nodes).await
+    }
+
+    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<RecordId, StoreError> {
+        *self.1.lock().unwrap() = false;
+        self.0.put_snapshot(snapshot).await
+    }
+
+    async fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Option<Snapshot>, StoreError> {
+        if *self.1.lock().unwrap() {
+            return Err(StoreError::Damaged("a record file is damaged".to_owned()));
+        }
+        self.0.snapshot(repository, id).await
+    }
+
+    async fn snapshots(&self, repository: &RepoName) -> Result<Vec<SnapshotId>, StoreError> {
+        self.0.snapshots(repository).await
+    }
+
+    async fn put_head(&self, head: &SignedHead) -> Result<(), StoreError> {
+        self.0.put_head(head).await
+    }
+
+    async fn head(&self, repository: &RepoName, trusted: &[PublicKey]) -> Result<Option<SignedHead>, StoreError> {
+        self.0.head(repository, trusted).await
+    }
+
+    async fn remove_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<(), StoreError> {
+        self.0.remove_snapshot(repository, id).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_record_keeps_nobody_from_starting_and_is_fetched_again() {
+    let (master, clock) = (FakeMaster::new(), Arc::new(TestClock(Mutex::new(START))));
+    let first = master.snapshot(1, 10);
+    master.publish(&head(1, &[&first]));
+    let store = Arc::new(RottenStore(MemoryStore::new(), Mutex::new(false)));
+    let open = || {
+        let upstreams: Vec<Arc<dyn Upstream>> = vec![master.clone()];
+        Follower::open(
+            repository(),
+            upstreams,
+            store.clone(),
+            vec![key(1).public()],
+            clock.clone(),
+        )
+    };
+    let follower = open().await.unwrap();
+    follower.poll(master.as_ref(), true).await.unwrap();
+    drop(follower);
+    *store.1.lock().unwrap() = true;
+    let follower = open().await.unwrap();
+    assert_eq!(follower.state().current, None);
+    follower.poll(master.as_ref(), true).await.unwrap();
+    assert_eq!(follower.state().current, Some(first.id));
+    assert_eq!(store.snapshot(&repository(), first.id).await.unwrap(), Some(first));
+}
