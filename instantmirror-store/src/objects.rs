@@ -183,10 +183,16 @@ impl ObjectStore {
             return Ok(ImportMethod::Present);
         }
         let path = object_path(&object);
-        if let Some(dir) = path.parent() {
-            self.disk.create_dir_all(dir)?;
+        match self.disk.rename(tmp, &path) {
+            // Its directory is missing for the first of many thousand objects only: made then, not asked for each time.
+            Err(error) if error.is_not_found() => {
+                if let Some(dir) = path.parent() {
+                    self.disk.create_dir_all(dir)?;
+                }
+                self.disk.rename(tmp, &path)?;
+            }
+            renamed => renamed?,
         }
-        self.disk.rename(tmp, &path)?;
         Ok(method)
     }
 
@@ -214,6 +220,13 @@ impl ObjectStore {
     }
 }
 
+/// No larger than a file of this size needs: clearing the largest one for each of many small files costs more than
+/// hashing them. One byte more, so that a file that has grown is noticed by the read that would have ended it.
+fn read_buffer(size: u64) -> Vec<u8> {
+    let wanted = usize::try_from(size).map_or(READ_BYTES, |size| size.saturating_add(1));
+    vec![0; wanted.min(READ_BYTES)]
+}
+
 /// Reads the source once: hashes it, and writes it to `target` if there is one.
 fn copy(
     source: &mut SourceFile,
@@ -221,7 +234,7 @@ fn copy(
     hasher: &mut ContentHasher,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = read_buffer(source.stamp().size);
     let mut position = 0;
     loop {
         let read = match source.read(&mut buffer) {
@@ -240,8 +253,8 @@ fn copy(
 }
 
 fn read_all(file: &dyn DiskFile, path: &Path, hasher: &mut ContentHasher, progress: &mut dyn FnMut(u64)) -> Result<()> {
-    let mut buffer = vec![0; READ_BYTES];
     let (mut position, len) = (0, file.len()?);
+    let mut buffer = read_buffer(len);
     while position < len {
         let read = file.read_at(&mut buffer, position)?;
         if read == 0 {

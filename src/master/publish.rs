@@ -150,7 +150,7 @@ impl Master {
         head.expires = now.plus(HEAD_VALIDITY_MAX);
         let signed = head.sign(&[&self.key])?;
         block_on(writer.snapshots.put_head(&signed))?;
-        tracing::info!(repository = %head.repository, sequence = head.sequence, current = ?head.current, "head signed");
+        tracing::info!(repository = %head.repository, sequence = head.sequence, current = head.current.map(tracing::field::display), "head signed");
         Ok(head.sequence)
     }
 
