@@ -6,7 +6,7 @@ mod support;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use instantmirror_core::catalog::{CatalogError, NodeSource};
+use instantmirror_core::catalog::CatalogError;
 use instantmirror_core::head::SnapshotState;
 use instantmirror_core::memory::MemoryStore;
 use instantmirror_core::traits::{SnapshotStore, Upstream};
