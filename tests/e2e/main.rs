@@ -5,6 +5,7 @@
 mod bad_input;
 mod command_line;
 mod debian;
+mod kill;
 mod restart;
 mod tree;
 mod world;

@@ -1,0 +1,131 @@
+//! kill -9 at every syscall with which a publish changes the disk: no acknowledged snapshot is lost, no half one is
+//! visible, nothing stays behind.
+
+use std::path::Path;
+
+use instantmirror::config::ServerConfig;
+use instantmirror::core::catalog::{Catalog, check_closure};
+use instantmirror::core::traits::Publication as _;
+use instantmirror::core::{Directory, Kind, RepoName, Snapshot};
+use instantmirror::master::MasterPublication;
+use instantmirror_testkit::command::{clean_command, run_any};
+use instantmirror_testkit::process::{TestDir, binary};
+
+use crate::world::{LIMIT, Master};
+
+/// Every syscall with which the programs write, name, remove and sync.
+const CHANGES: &str = "write,pwrite64,writev,pwritev,ftruncate,fallocate,rename,renameat,renameat2,link,linkat,unlink,\
+                       unlinkat,mkdir,mkdirat,fsync,fdatasync,syncfs,copy_file_range,ioctl,fchmod,fchmodat";
+
+/// Publishes under strace, killed at the nth such call of a thread. Returns whether it came to its end.
+fn publish_killed_at(master: &Master, n: usize) -> bool {
+    let mut command = clean_command("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={CHANGES}")]);
+    command
+        .args(["-e", &format!("inject={CHANGES}:signal=KILL:when={n}")])
+        .arg(binary("imserver").unwrap());
+    command.arg("--config").arg(&master.config).args(["publish", "r"]);
+    run_any(&mut command, LIMIT).unwrap().status.success()
+}
+
+/// Reads everything that the store shows as an embedder would: every snapshot, every node, every byte.
+async fn snapshots_that_are_whole(master: &Master) -> Vec<Snapshot> {
+    let name: RepoName = "r".parse().unwrap();
+    let store = instantmirror::Master::open(ServerConfig::load(&master.config).unwrap()).unwrap();
+    let publication = MasterPublication::new(store)
+        .await
+        .expect("what the head names is readable");
+    let state = publication.state(&name).unwrap();
+    let nodes = publication.nodes();
+    for snapshot in state.snapshots.values() {
+        let root = Directory {
+            node: snapshot.root.node,
+            files: snapshot.root.files,
+            bytes: snapshot.root.bytes,
+        };
+        check_closure(&nodes, None, &root).expect("a visible snapshot is whole");
+        let catalog = Catalog::new(&nodes, snapshot.root.meta());
+        let mut open = vec![root];
+        while let Some(directory) = open.pop() {
+            for entry in catalog.list(&directory, None) {
+                match entry.unwrap().meta.kind {
+                    Kind::Directory(below) => open.push(below),
+                    Kind::File(file) => {
+                        let intent = instantmirror::core::traits::ReadIntent { range: 0..file.size };
+                        let reader = publication
+                            .objects()
+                            .open(&name, &file, intent)
+                            .await
+                            .expect("its objects are there");
+                        let content = reader.read(0..file.size).expect("and right");
+                        assert_eq!(instantmirror::core::ObjectId::of(&content), file.object);
+                    }
+                    Kind::Symlink(_) => {}
+                }
+            }
+        }
+    }
+    let current = state.current.map(|id| state.snapshots[&id].as_ref().clone());
+    current.into_iter().collect()
+}
+
+fn litter(master: &Master) -> Vec<String> {
+    fn walk(dir: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type().unwrap().is_dir() {
+                walk(&entry.path(), found);
+            } else if name.ends_with(".tmp") || dir.ends_with("tmp") {
+                found.push(entry.path().display().to_string());
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&master.dir.join("store"), &mut found);
+    found
+}
+
+#[tokio::test]
+async fn a_publish_killed_at_any_syscall_leaves_the_old_snapshot_or_the_new_one() {
+    let dir = TestDir::new("e2e-kill").unwrap();
+    let source = dir.folder("source").unwrap();
+    for i in 0..4 {
+        std::fs::create_dir_all(source.join(format!("d{i}"))).unwrap();
+        std::fs::write(source.join(format!("d{i}/file")), vec![i; 70_000 * usize::from(i)]).unwrap();
+    }
+    let master = Master::new(&dir, &[("r", &source)]);
+    master.publish("r");
+    let mut acknowledged = snapshots_that_are_whole(&master)
+        .await
+        .pop()
+        .expect("the first snapshot");
+    let mut kills = 0;
+    for n in 1.. {
+        assert!(n < 400, "it never comes to its end");
+        std::fs::write(source.join("d1/changing"), format!("version {n}")).unwrap();
+        let finished = publish_killed_at(&master, n);
+        let current = snapshots_that_are_whole(&master)
+            .await
+            .pop()
+            .expect("a snapshot stays current");
+        let is_new = current.id != acknowledged.id;
+        assert!(!finished || is_new, "kill {n}: an acknowledged snapshot was lost");
+        assert!(
+            !is_new || current.parent == Some(acknowledged.id),
+            "kill {n}: a snapshot went missing between"
+        );
+        acknowledged = current;
+        if finished {
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills > 10, "only {kills} points: strace did not kill");
+    // The next publish works at once and clears up.
+    std::fs::write(source.join("d1/changing"), "after all").unwrap();
+    master.publish("r");
+    let current = snapshots_that_are_whole(&master).await.pop().unwrap();
+    assert_eq!(current.parent, Some(acknowledged.id));
+    assert_eq!(litter(&master), Vec::<String>::new());
+}
