@@ -187,13 +187,13 @@ fn not_found(text: &str) -> Response {
     response
 }
 
-fn respond_redirect(request: &Request<'_>, mut location: String, lasting: bool) -> Response {
+pub(crate) fn respond_redirect(request: &Request<'_>, mut location: String, lasting: bool) -> Response {
     // A query that cannot stand in a header is left behind: the directory is more than its order.
     if !request.query.is_empty() && request.query.is_ascii() {
         location.push('?');
         location.push_str(request.query);
     }
-    let mut response = Response::text(StatusCode::MOVED_PERMANENTLY, &format!("a directory: {location}"));
+    let mut response = Response::text(StatusCode::MOVED_PERMANENTLY, &format!("it is at {location}"));
     response.set(header::LOCATION, &location);
     response.set(header::CACHE_CONTROL, if lasting { CACHE_FOREVER } else { CACHE_ASK });
     response

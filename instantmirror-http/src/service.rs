@@ -14,8 +14,8 @@ use crate::api::{self, Answer, Api};
 use crate::body::{self, ServeBody};
 use crate::gate;
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT, Stopping};
-use crate::request::{Request, RequestPath, decode_path};
-use crate::respond::{Body, Response, respond, respond_to_method};
+use crate::request::{Request, RequestPath, canonical_path, decode_path, encode_path_into};
+use crate::respond::{Body, Response, respond, respond_redirect, respond_to_method};
 use crate::routing::{Mounts, Route, route};
 use crate::stats::{Counters, Stats};
 
@@ -133,6 +133,9 @@ impl Service {
         let path = match decode_path(request.path) {
             Ok(path) => path,
             Err(error) => {
+                if let Some(location) = elsewhere(request) {
+                    return self.finish(request, respond_redirect(request, location, true)).await;
+                }
                 let status = if error.is_only_too_long() {
                     StatusCode::NOT_FOUND
                 } else {
@@ -208,6 +211,18 @@ impl Service {
         *answer.headers_mut() = headers;
         answer
     }
+}
+
+/// The one spelling of a path with idle segments, if it is a good path otherwise and somebody wants to read it.
+fn elsewhere(request: &Request<'_>) -> Option<String> {
+    let is_read = request.method == Method::GET || request.method == Method::HEAD;
+    let decoded = decode_path(&canonical_path(request.path).filter(|_| is_read)?).ok()?;
+    let mut location = String::from("/");
+    encode_path_into(&mut location, decoded.path.as_str());
+    if decoded.directory && !decoded.path.is_root() {
+        location.push('/');
+    }
+    Some(location)
 }
 
 async fn answer_extra(

@@ -11,7 +11,7 @@ use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, Uri};
 
 pub use conditional::{Validators, Verdict, evaluate, http_date, http_seconds, range_counts};
-pub use path::{PathError, RequestPath, decode_path, encode_path, encode_path_into};
+pub use path::{PathError, RequestPath, canonical_path, decode_path, encode_path, encode_path_into};
 pub use range::{RANGE_GAP_JOINED, RANGES_MAX, Selection, is_worth_parting, select_ranges};
 
 /// The head of one request.

@@ -75,6 +75,37 @@ pub fn decode_path(raw: &str) -> Result<RequestPath, PathError> {
     Ok(RequestPath { path, directory })
 }
 
+/// Where a client should look that asked for a path with `.` or empty segments, as apt does for flat
+/// repositories (`URL/./Release`) and others that join URLs with a slash too many. `None` if there are none.
+/// It is told the one spelling there is; the path it asked for is not served under two. Only plain segments
+/// count: an encoded dot is hostile, and `..` always is.
+///
+/// ```
+/// use instantmirror_http::request::canonical_path;
+/// assert_eq!(canonical_path("/a/./b//c/").as_deref(), Some("/a/b/c/"));
+/// assert_eq!(canonical_path("/a/b/c/"), None);
+/// // A leading empty segment looks like a host to some: refused, not repaired.
+/// assert_eq!(canonical_path("//host/x"), None);
+/// ```
+#[must_use]
+pub fn canonical_path(raw: &str) -> Option<String> {
+    let rest = raw.strip_prefix('/').filter(|rest| !rest.starts_with('/'))?;
+    let (names, slash) = match rest.strip_suffix('/') {
+        Some(names) => (names, "/"),
+        None => (rest, if rest == "." || rest.ends_with("/.") { "/" } else { "" }),
+    };
+    let is_idle = |name: &&str| name.is_empty() || *name == ".";
+    if rest.is_empty() || !names.split('/').any(|name| is_idle(&name)) {
+        return None;
+    }
+    let kept: Vec<&str> = names.split('/').filter(|name| !is_idle(name)).collect();
+    Some(if kept.is_empty() {
+        "/".to_owned()
+    } else {
+        format!("/{}{slash}", kept.join("/"))
+    })
+}
+
 fn unescape(text: &str) -> Result<Vec<u8>, PathError> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();

@@ -349,7 +349,18 @@ pub(crate) async fn start(service: Service) -> Running {
     start_on(Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap(), service)
 }
 
+/// A subscriber for everybody, who throws everything away: without one, tracing may remember of a line that
+/// nobody wants it just when the test that reads the log begins.
+fn everybody_logs() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let subscriber = tracing_subscriber::fmt().with_writer(std::io::sink).finish();
+        let _ = tracing::subscriber::set_global_default(subscriber);
+    });
+}
+
 pub(crate) fn start_on(server: Server, service: Service) -> Running {
+    everybody_logs();
     let service = Arc::new(service);
     let address = server.addresses()[0];
     let (stop, stopped) = oneshot::channel();
