@@ -259,7 +259,8 @@ class Bench:
         renamed.close()
 
     def cold(self, config, source, key):
-        """A large file nobody has read: through the node, again from its cache, and straight from the master."""
+        """A large file nobody has read: through the node, again from its cache, and straight from the master; CPU is
+        that of curl and both daemons."""
         for i in range(self.sizes.rounds):
             write_noise(source / f"cold-{i}", self.sizes.cold_bytes, 1000 + i)
         self.publish(config)
@@ -267,33 +268,39 @@ class Bench:
         node_config = self.node_config("node", master, key)
         node, address = self.daemon([self.imnode, "--config", node_config, "run"], self.place / "node.log")
         poll_until(address, "/b/snap/current/cold-0", None, [])
-        kinds = {"cold": [], "warm": [], "master": []}
+        kinds = {"cold": [], "warm": [], "master": [], "file": []}
         for i in range(self.sizes.rounds):
             path = f"/b/snap/current/cold-{i}"
-            for kind, host in (("cold", address), ("master", master), ("warm", address), ("master", master)):
+            for kind, host in (("cold", address), ("master", master), ("warm", address), ("file", master)):
+                target = self.place / "fetched" if kind == "file" else pathlib.Path(os.devnull)
                 before = cpu_of(server) + cpu_of(node)
-                first, total = self.curl(f"http://{host}{path}")
-                kinds[kind].append((first, total, cpu_of(server) + cpu_of(node) - before))
-        first = lambda kind: [run[0] * 1000 for run in kinds[kind]]
-        total = lambda kind: [run[1] for run in kinds[kind]]
-        used = lambda kind: [run[2] for run in kinds[kind]]
-        name = f"{self.sizes.cold_bytes // MIB} MiB file"
-        for kind in ("cold", "warm"):
-            ours, peer = statistics.median(total(kind)), statistics.median(total("master"))
-            self.table.add(
-                f"{name} through the node, {kind}",
-                f"first byte {span(first(kind), '{:.1f}')} ms, all {span(total(kind))} s, CPU of both daemons {span(used(kind))} s",
-                f"`curl` from the master: {span(first('master'), '{:.1f}')} ms, {span(total('master'))} s, CPU {span(used('master'))} s",
-                f"all {ours / peer:.2f}",
-            )
+                first, total, own = self.curl(f"http://{host}{path}", target)
+                kinds[kind].append((first, total, own + cpu_of(server) + cpu_of(node) - before))
+            (self.place / "fetched").unlink()
+        column = lambda kind, at: [run[at] for run in kinds[kind]]
+        show = lambda kind: (
+            f"first byte {span([first * 1000 for first in column(kind, 0)], '{:.1f}')} ms, "
+            f"all {span(column(kind, 1))} s, CPU {span(column(kind, 2))} s"
+        )
+        name = f"{self.sizes.cold_bytes // MIB} MiB file through the node"
+        for kind, peer, said in (
+            ("cold", "master", "`curl` from the master, thrown away"),
+            ("cold", "file", "`curl` from the master into a file"),
+            ("warm", "master", "`curl` from the master, thrown away"),
+        ):
+            pairs = list(zip(kinds[kind], kinds[peer]))
+            ratio = [statistics.median(our[at] / theirs[at] for our, theirs in pairs) for at in (1, 2)]
+            self.table.add(f"{name}, {kind}", show(kind), f"{said}: {show(peer)}", "wall {:.2f}, CPU {:.2f}".format(*ratio))
         return server, node, node_config, address
 
-    def curl(self, url):
+    def curl(self, url, target):
+        """Fetches a file; returns seconds to the first byte, to the last, and of curl's own CPU."""
         form = "%{http_code} %{size_download} %{time_starttransfer} %{time_total}"
-        said = run(["curl", "--silent", "--noproxy", "*", "--output", "/dev/null", "--write-out", form, url])[1].split()
-        if said[0] != "200" or int(float(said[1])) != self.sizes.cold_bytes:
+        cost, said = run(["curl", "--silent", "--noproxy", "*", "--output", target, "--write-out", form, url])
+        status, size, first, total = said.split()
+        if status != "200" or int(float(size)) != self.sizes.cold_bytes:
             raise RuntimeError(f"{url}: {said}")
-        return float(said[2]), float(said[3])
+        return float(first), float(total), cost.cpu
 
     def starts(self, node, config, address):
         """From exec to the first whole answer, with everything in place."""
