@@ -84,7 +84,8 @@ impl Follower {
     /// Takes up what the store holds: the last head and every snapshot that is whole. Asks nobody.
     ///
     /// # Errors
-    /// [`StoreError`] if the store cannot be read, or holds a head that no key of `trusted` has signed.
+    /// [`StoreError`] if the store cannot be read. A head in it that is damaged, or that no key of `trusted` has
+    /// signed, is no error: nothing is shown then until a good one comes.
     pub async fn open(
         repository: RepoName,
         upstreams: Vec<Arc<dyn Upstream>>,
@@ -93,7 +94,17 @@ impl Follower {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let mut state = RepositoryState::empty(repository.clone());
-        if let Some(head) = store.head(&repository, &trusted).await? {
+        let mut status = FollowStatus::default();
+        let stored = match store.head(&repository, &trusted).await {
+            Err(StoreError::Damaged(text)) => {
+                // One repository's trouble: the others go on, and a new head may come.
+                tracing::error!(%repository, "nothing of it is shown until a trusted head comes: {text}");
+                status.last_error = Some(text);
+                None
+            }
+            stored => stored?,
+        };
+        if let Some(head) = stored {
             let head = Arc::new(head);
             for live in head.head().snapshots.iter().filter(|live| live.state.is_released()) {
                 if let Some(snapshot) = whole_here(store.as_ref(), &repository, live.id).await? {
@@ -111,7 +122,7 @@ impl Follower {
             trusted,
             clock,
             state,
-            status: Mutex::default(),
+            status: Mutex::new(status),
         })
     }
 

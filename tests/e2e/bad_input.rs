@@ -208,6 +208,39 @@ fn a_wrong_key_shows_nothing_and_says_why() {
 }
 
 #[test]
+fn a_damaged_head_on_the_node_is_said_and_fetched_again_and_other_repositories_go_on() {
+    let dir = TestDir::new("e2e-head").unwrap();
+    let (one, two) = (dir.folder("one").unwrap(), dir.folder("two").unwrap());
+    std::fs::write(one.join("shared"), "the same content").unwrap();
+    std::fs::write(two.join("shared"), "the same content").unwrap();
+    let mut master = Master::new(&dir, &[("one", &one), ("two", &two)]);
+    let snapshots = [master.publish("one"), master.publish("two")];
+    master.serve();
+    let mut node = Node::start(&dir, &master, &["one", "two"]);
+    node.wait_for("one", &snapshots[0]);
+    node.wait_for("two", &snapshots[1]);
+    assert_eq!(node.get("/pub/one/shared"), b"the same content");
+    // Content is stored once, whatever repository it was read through.
+    assert_eq!(node.get("/pub/two/shared"), b"the same content");
+    assert_eq!(node.status()["fetch"]["objects"], 1);
+    node.stop(false);
+    master.stop(false);
+    std::fs::write(node.dir.join("cache/snapshots/heads/one.head"), "rubbish").unwrap();
+    node.run();
+    assert_eq!(node.get("/pub/two/shared"), b"the same content");
+    assert_eq!(
+        http::get(&format!("{}/pub/one/shared", node.url())).unwrap().status,
+        404
+    );
+    node.daemon()
+        .wait_for_line("nothing of it is shown until a trusted head comes", LIMIT)
+        .unwrap();
+    master.serve();
+    node.wait_for("one", &snapshots[0]);
+    assert_eq!(node.get("/pub/one/shared"), b"the same content");
+}
+
+#[test]
 fn an_older_head_is_refused_as_a_rollback() {
     let (dir, mut master, mut node, _) = world("e2e-rollback");
     let head = master.dir.join("store/heads/r.head");
