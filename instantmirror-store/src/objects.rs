@@ -6,11 +6,12 @@
 //!
 //! Invariant: a reader gets bytes that match the object's outboard, or an error; never rotten bytes in silence.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,6 +28,10 @@ use crate::tree::{FileStamp, SourceFile};
 const OBJECTS: &str = "objects";
 const TMP: &str = "tmp";
 const ADVICE: &str = "restore the file from a backup, or publish the source file again";
+
+/// Up to so many new objects are synced one by one. Beyond that the whole file system is, which is cheaper for many
+/// but waits for whatever else is being written there.
+const SYNC_EACH_MAX: usize = 64;
 
 /// A file of a source tree that is now an object.
 #[derive(Debug, Clone)]
@@ -48,6 +53,8 @@ pub struct ObjectStore {
     /// The file system said that it cannot: not asked again for every file.
     no_reflink: AtomicBool,
     no_hardlink: AtomicBool,
+    /// Named and not [committed](Self::commit), so not durable yet.
+    fresh: Mutex<HashSet<ObjectId>>,
 }
 
 fn object_path(object: &ObjectId) -> PathBuf {
@@ -71,6 +78,7 @@ impl ObjectStore {
             serial: AtomicU64::new(0),
             no_reflink,
             no_hardlink,
+            fresh: Mutex::default(),
         })
     }
 
@@ -95,7 +103,7 @@ impl ObjectStore {
         }
     }
 
-    /// Reads a source file once, hashes it, and keeps it. Not durable before [`sync`](Self::sync).
+    /// Reads a source file once, hashes it, and keeps it. Not durable before [`commit`](Self::commit).
     ///
     /// Errors: [`StoreError::SourceChanged`] if the file changed meanwhile (nothing is kept; try again),
     /// [`StoreError::NoSpace`], [`StoreError::Io`] naming source or store.
@@ -178,7 +186,7 @@ impl ObjectStore {
 
     fn name(&self, tmp: &Path, digest: &ContentDigest, method: ImportMethod) -> Result<ImportMethod> {
         let object = digest.object();
-        if self.contains(&object, digest.size())? {
+        if self.is_good(&object, digest.size())? {
             self.disk.remove(tmp)?;
             return Ok(ImportMethod::Present);
         }
@@ -193,14 +201,56 @@ impl ObjectStore {
             }
             renamed => renamed?,
         }
+        if method == ImportMethod::Hardlink {
+            // Two names of one file: a rename between them does nothing and leaves both.
+            match self.disk.remove(tmp) {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+        self.fresh().insert(object);
         Ok(method)
     }
 
-    /// Makes every object imported so far durable.
+    // Every change under the lock is one insertion or a whole replacement.
+    fn fresh(&self) -> MutexGuard<'_, HashSet<ObjectId>> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an object is here and its content need not be doubted. One that a publish left that never came to
+    /// its sync may have lost its content in a power cut: only those of this publish, and those with a digest
+    /// (which is stored after the sync), are good.
+    fn is_good(&self, object: &ObjectId, size: u64) -> Result<bool> {
+        Ok(self.contains(object, size)? && (self.fresh().contains(object) || self.digests.digest(object)?.is_some()))
+    }
+
+    /// Makes imported objects durable, then their digests: from then on they are good for ever.
     ///
-    /// Errors: [`StoreError::Io`]; then none of them may be relied on.
-    pub fn sync(&self) -> Result<()> {
-        self.disk.sync_all()
+    /// Errors: [`StoreError::Io`] or [`StoreError::NoSpace`]; none of them may be relied on then.
+    pub fn commit(&self, digests: &[ContentDigest]) -> Result<()> {
+        if digests.is_empty() {
+            return Ok(());
+        }
+        let fresh: Vec<ObjectId> = self.fresh().iter().copied().collect();
+        self.sync(&fresh)?;
+        self.digests.put(digests)?;
+        // Not before: a second file with this content must not replace the one that was synced.
+        let mut held = self.fresh();
+        digests.iter().for_each(|digest| _ = held.remove(&digest.object()));
+        Ok(())
+    }
+
+    fn sync(&self, fresh: &[ObjectId]) -> Result<()> {
+        if fresh.len() > SYNC_EACH_MAX {
+            return self.disk.sync_all();
+        }
+        let mut dirs = HashSet::new();
+        for object in fresh {
+            let path = object_path(object);
+            self.disk.open(&path)?.sync()?;
+            dirs.extend(path.parent().map(Path::to_path_buf));
+        }
+        dirs.iter().try_for_each(|dir| self.disk.sync_dir(dir))
     }
 
     fn open_object(&self, object: &ObjectId) -> Result<Option<StoredObject>> {

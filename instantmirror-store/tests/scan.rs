@@ -12,7 +12,7 @@ use instantmirror_core::catalog::{Catalog, CatalogNode, check_closure};
 use instantmirror_core::traits::ObjectCache as _;
 use instantmirror_core::{CacheError, Directory, Kind, Meta, ObjectId, RepoPath};
 use instantmirror_store::StoreError;
-use instantmirror_store::digest::{ContentDigest, DigestTable};
+use instantmirror_store::digest::DigestTable;
 use instantmirror_store::disk::{Disk, RealDisk};
 use instantmirror_store::import::ImportOptions;
 use instantmirror_store::objects::ObjectStore;
@@ -40,7 +40,6 @@ struct World {
 /// The store, open for one scan.
 struct Open {
     snapshots: DiskSnapshotStore,
-    digests: Arc<DigestTable>,
     objects: ObjectStore,
     read_bytes: AtomicU64,
 }
@@ -48,10 +47,6 @@ struct Open {
 impl ScanSink for Open {
     fn nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError> {
         self.snapshots.put_nodes_now(&nodes)
-    }
-
-    fn digests(&self, digests: Vec<ContentDigest>) -> Result<(), StoreError> {
-        self.digests.put(&digests)
     }
 
     fn read(&self, bytes: u64) {
@@ -85,8 +80,7 @@ impl World {
         let digests = Arc::new(DigestTable::open(Arc::clone(&self.disk), "digests").unwrap());
         Open {
             snapshots: DiskSnapshotStore::open(Arc::clone(&self.disk), "").unwrap(),
-            objects: ObjectStore::open(Arc::clone(&self.disk), Arc::clone(&digests)).unwrap(),
-            digests,
+            objects: ObjectStore::open(Arc::clone(&self.disk), digests).unwrap(),
             read_bytes: AtomicU64::new(0),
         }
     }
@@ -103,7 +97,7 @@ impl World {
             nodes: &open.snapshots,
             book: &book,
             pieces: &pieces,
-            previous: previous.map(|scanned| directory(scanned)),
+            previous: previous.map(directory),
             import,
             now: i64::try_from(now).unwrap() + later,
         };
@@ -394,4 +388,23 @@ fn what_a_killed_publisher_left_is_removed_before_the_next_publish() {
         std::fs::read_dir(world.dir.path().join("store/tmp")).unwrap().count(),
         0
     );
+}
+
+#[test]
+fn an_object_that_a_cut_off_publish_left_without_content_is_written_again() {
+    let world = World::new();
+    let content = vec![b'p'; 100_000];
+    world.write("f", &content);
+    // What a power cut may leave of a file that was renamed and never synced: its length, and nothing in it.
+    let path = world.object_file(&content);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, vec![0; content.len()]).unwrap();
+    for import in [COPY, LINK] {
+        world.try_scan(None, import, 3600).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), content, "{import:?}");
+        assert_eq!(
+            std::fs::read_dir(world.dir.path().join("store/tmp")).unwrap().count(),
+            0
+        );
+    }
 }

@@ -10,7 +10,7 @@ use instantmirror_core::head::{HEAD_VALIDITY_MAX, LiveSnapshot, SnapshotState};
 use instantmirror_core::traits::SnapshotStore;
 use instantmirror_core::{Clock as _, Directory, Head, RepoName, SignedHead, Snapshot, SnapshotId, Timestamp};
 use instantmirror_store::StoreError;
-use instantmirror_store::digest::{ContentDigest, DigestTable};
+use instantmirror_store::digest::DigestTable;
 use instantmirror_store::import::ImportOptions;
 use instantmirror_store::objects::ObjectStore;
 use instantmirror_store::scan::{PieceSpace, ScanParts, ScanSink, Scanned, StampBook, scan};
@@ -225,7 +225,6 @@ fn import_options(kind: ImportKind) -> ImportOptions {
 /// The store, open for writing: there is one at a time, in all processes.
 struct Writer {
     snapshots: Arc<DiskSnapshotStore>,
-    digests: Arc<DigestTable>,
     objects: ObjectStore,
 }
 
@@ -233,13 +232,9 @@ impl Writer {
     fn open(master: &Master) -> Result<Self, StoreError> {
         let snapshots = Arc::new(DiskSnapshotStore::open(Arc::clone(&master.disk), "")?);
         let digests = Arc::new(DigestTable::open(Arc::clone(&master.disk), DIGESTS)?);
-        let objects = ObjectStore::open(Arc::clone(&master.disk), Arc::clone(&digests))?;
+        let objects = ObjectStore::open(Arc::clone(&master.disk), digests)?;
         objects.remove_leftovers()?;
-        Ok(Self {
-            snapshots,
-            digests,
-            objects,
-        })
+        Ok(Self { snapshots, objects })
     }
 }
 
@@ -251,10 +246,6 @@ struct Sink<'a> {
 impl ScanSink for Sink<'_> {
     fn nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError> {
         self.writer.snapshots.put_nodes_now(&nodes)
-    }
-
-    fn digests(&self, digests: Vec<ContentDigest>) -> Result<(), StoreError> {
-        self.writer.digests.put(&digests)
     }
 
     fn listed(&self, files: u64) {

@@ -63,12 +63,6 @@ pub trait ScanSink: Sync {
     /// Any; it ends the scan.
     fn nodes(&self, nodes: Vec<CatalogNode>) -> Result<()>;
 
-    /// Digests of imported objects. Durable when it returns.
-    ///
-    /// # Errors
-    /// Any; it ends the scan.
-    fn digests(&self, digests: Vec<ContentDigest>) -> Result<()>;
-
     /// So many more files were listed.
     fn listed(&self, files: u64) {
         let _ = files;
@@ -256,10 +250,7 @@ impl Scan<'_> {
                 std::mem::take(&mut gathered.stamps),
             )
         };
-        if !digests.is_empty() {
-            self.parts.objects.sync()?;
-            self.sink.digests(digests)?;
-        }
+        self.parts.objects.commit(&digests)?;
         self.parts.pieces.commit()?;
         self.sink.nodes(nodes)?;
         self.parts.book.put(stamps)
