@@ -34,3 +34,44 @@ pub async fn told_to_stop() {
     }
     tracing::info!("stopping: requests that run are finished");
 }
+
+/// An error with its causes, for a person: a cause that its effect has told already is not told again.
+#[must_use]
+pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::ConfigError;
+    use crate::store::StoreError;
+
+    #[test]
+    fn every_cause_is_told_once() {
+        let source = || Error::new(ErrorKind::NotFound, "not there");
+        let told = ConfigError::Unreadable {
+            file: PathBuf::from("f"),
+            source: source(),
+        };
+        assert_eq!(explain(&told), "f: cannot be read: not there");
+        let chained = StoreError::Io {
+            op: "open",
+            path: PathBuf::from("f"),
+            source: source(),
+        };
+        assert_eq!(explain(&chained), "cannot open f: not there");
+    }
+}

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("imnode: {error:#}");
+            eprintln!("imnode: {}", daemon::explain(error.as_ref()));
             ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
         }
     }

@@ -41,6 +41,7 @@ pub(crate) fn init(file: &Path, repositories: &[String]) -> anyhow::Result<()> {
         );
         println!("master = \"http://{listen}\"\ntrust = [\"{}\"]", master.public_key());
     }
+    println!("\n(with the address under which nodes reach this machine, if that is another)");
     println!("\nnext: `imserver publish`, then `imserver serve`");
     Ok(())
 }

@@ -100,7 +100,7 @@ fn main() -> ExitCode {
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("imserver: {error:#}");
+            eprintln!("imserver: {}", daemon::explain(error.as_ref()));
             ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
         }
     }
