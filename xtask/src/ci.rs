@@ -22,8 +22,13 @@ const STEPS: &[Step] = &[
     ("licences, bans, sources", deny),
     ("advisories", advisories),
     ("oldest supported toolchain", oldest_toolchain),
-    ("fuzz targets compile", fuzz_targets),
+    ("format documents", format_documents),
+    ("benches run", benches),
+    ("fuzz targets", fuzz_targets),
 ];
+
+/// Inputs tried per fuzz target.
+const FUZZ_RUNS: &str = "500000";
 
 /// What cargo-deny says when it has no advisory database, as opposed to having found something in it.
 const NO_DATABASE: &[&str] = &["failed to fetch advisory database", "failed to load advisory database"];
@@ -173,17 +178,34 @@ fn is_same_release(rustc: &str, version: &Version) -> bool {
     Version::parse(word).is_ok_and(|found| (found.major, found.minor) == (version.major, version.minor))
 }
 
-/// Fuzz targets live outside the workspace; they must compile at every commit although they run elsewhere.
-fn fuzz_targets(root: &Path) -> Result<()> {
-    if !root.join("fuzz/Cargo.toml").is_file() {
-        println!("no fuzz/Cargo.toml");
-        return Ok(());
-    }
-    // The sanitizer flags that cargo-fuzz sets belong to nightly; RUSTC_BOOTSTRAP lets the stable compiler take them.
+/// A program that knows only docs/formats rebuilds the test vectors: the documents say enough.
+fn format_documents(root: &Path) -> Result<()> {
     run_command(
-        cargo(root)
-            .args(["check", "--manifest-path", "fuzz/Cargo.toml"])
-            .env("RUSTC_BOOTSTRAP", "1"),
+        Command::new("python3")
+            .arg("docs/formats/vectors/check.py")
+            .current_dir(root)
+            .stdin(Stdio::null()),
+    )
+}
+
+/// The benches' smoke test; its figures mean nothing.
+fn benches(root: &Path) -> Result<()> {
+    run_command(cargo(root).args(["build", "--package", "imserver", "--package", "imnode"]))?;
+    let arguments = ["benches/run.py", "--quick", "--bin", "target/debug"];
+    run_command(
+        Command::new("python3")
+            .args(arguments)
+            .current_dir(root)
+            .stdin(Stdio::null()),
+    )
+}
+
+fn fuzz_targets(root: &Path) -> Result<()> {
+    run_command(
+        Command::new("fuzz/run")
+            .args(["-n", FUZZ_RUNS])
+            .current_dir(root)
+            .stdin(Stdio::null()),
     )
 }
 

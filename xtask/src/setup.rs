@@ -21,6 +21,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("dnf-plugins-core", "dnf download and dnf repoquery"),
     ("dpkg", "dpkg-deb takes packages apart and builds newer ones"),
     ("fakeroot", "file owners in built packages"),
+    ("g++", "libFuzzer, which the fuzz targets are linked with"),
     ("gcc", "C parts of zstd and blake3, and the linker"),
     ("git", "list of tracked files for tidy"),
     ("iproute2", "network namespaces and socket states"),
