@@ -5,7 +5,7 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use instantmirror_core::catalog::{Catalog, CatalogNode, check_closure};
@@ -35,6 +35,7 @@ struct World {
     dir: tempfile::TempDir,
     disk: Arc<dyn Disk>,
     read_bytes: AtomicU64,
+    skips: AtomicBool,
 }
 
 /// The store, open for one scan.
@@ -63,6 +64,7 @@ impl World {
             dir,
             disk,
             read_bytes: AtomicU64::new(0),
+            skips: AtomicBool::new(false),
         }
     }
 
@@ -99,6 +101,7 @@ impl World {
             pieces: &pieces,
             previous: previous.map(directory),
             import,
+            skip_unpublishable: self.skips.load(Ordering::Relaxed),
             now: i64::try_from(now).unwrap() + later,
         };
         let scanned = scan(&parts, &open);
@@ -331,6 +334,15 @@ fn everything_unpublishable_is_listed_and_special_files_are_left_out() {
             "{part} in {problems:?}"
         );
     }
+    world.skips.store(true, Ordering::Relaxed);
+    let scanned = world.scan(None);
+    assert_eq!(
+        (scanned.counts.files, scanned.skipped.len()),
+        (1, 4),
+        "{:?}",
+        scanned.skipped
+    );
+    world.skips.store(false, Ordering::Relaxed);
     std::fs::remove_dir_all(world.path("dir")).unwrap();
     for entry in std::fs::read_dir(world.path("")).unwrap() {
         let path = entry.unwrap().path();
@@ -342,7 +354,7 @@ fn everything_unpublishable_is_listed_and_special_files_are_left_out() {
     assert_eq!(scanned.counts.files, 1);
     assert_eq!(
         scanned.skipped,
-        [("socket".to_owned(), "not a file, directory or symlink")]
+        [("socket".to_owned(), "not a file, directory or symlink".to_owned())]
     );
 }
 

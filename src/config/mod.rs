@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 pub use node::{CacheConfig, NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, HttpConfig, LogConfig, MountConfig};
-pub use server::{ImportKind, ServerConfig, ServerRepository, StoreConfig};
+pub use server::{ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};
 pub use units::{ByteSize, TimeSpan};
 
 /// Why a configuration cannot be used. Programs exit with code 2.

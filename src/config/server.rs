@@ -40,6 +40,9 @@ pub struct ServerRepository {
     /// How files come into the store.
     #[serde(default)]
     pub import: ImportKind,
+    /// What to do with names that no snapshot can hold.
+    #[serde(default)]
+    pub unpublishable: UnpublishableKind,
     /// BitTorrent piece length; a power of two, fixed once the repository has a snapshot.
     #[serde(default = "default_piece_length")]
     pub piece_length: ByteSize,
@@ -63,6 +66,17 @@ pub enum ImportKind {
     Hardlink,
     /// Copy, always.
     Copy,
+}
+
+/// What to do with names and symlink targets that no snapshot can hold: not UTF-8, or with control characters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnpublishableKind {
+    /// Refuse the publish and list them.
+    #[default]
+    Refuse,
+    /// Leave them out, and say so each time.
+    Skip,
 }
 
 /// `[store]`: where the master keeps objects, catalogs and its key.

@@ -20,7 +20,7 @@ use instantmirror_store::tree::SourceTree;
 use super::key::random;
 use super::{DIGESTS, Master, MasterError};
 use crate::clock::SystemClock;
-use crate::config::{ImportKind, ServerRepository};
+use crate::config::{ImportKind, ServerRepository, UnpublishableKind};
 
 /// A head is signed anew when it is older than this, so that it never comes near its expiry.
 pub(super) const HEAD_RENEWAL: Duration = Duration::from_secs(24 * 3600);
@@ -179,6 +179,7 @@ impl Master {
                 bytes: root.bytes,
             }),
             import: import_options(repository.import),
+            skip_unpublishable: repository.unpublishable == UnpublishableKind::Skip,
             now: SystemClock.now().as_millis() / 1000,
         };
         Ok(scan(&parts, &Sink { writer, progress })?)

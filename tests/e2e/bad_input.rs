@@ -53,6 +53,11 @@ fn unpublishable_paths_are_listed_all_at_once() {
         assert!(said.contains(part), "{part} is not in:\n{said}");
     }
     node.wait_for("r", &snapshot);
+    // The operator may say that they do not matter.
+    let text = std::fs::read_to_string(&master.config).unwrap();
+    std::fs::write(&master.config, text + "unpublishable = \"skip\"\n").unwrap();
+    let said = master.run(&["publish", "r"]).transcript();
+    assert!(said.contains("2 files") && said.contains("left out"), "{said}");
 }
 
 #[test]

@@ -51,6 +51,9 @@ pub struct ScanParts<'a> {
     pub previous: Option<Directory>,
     /// How files are imported.
     pub import: ImportOptions,
+    /// Leave out names and symlink targets that no snapshot can hold, instead of refusing the whole tree. A file that
+    /// cannot be read is never left out.
+    pub skip_unpublishable: bool,
     /// The time now, seconds since 1970 by the clock of the tree's file system.
     pub now: i64,
 }
@@ -85,7 +88,7 @@ pub struct Scanned {
     /// Counts.
     pub counts: ScanCounts,
     /// What was left out, with the reason: fifos, sockets, devices, files that vanished.
-    pub skipped: Vec<(String, &'static str)>,
+    pub skipped: Vec<(String, String)>,
 }
 
 /// Counts of a scan.
@@ -109,7 +112,7 @@ type Linked = Arc<Mutex<Option<(ObjectId, FileStamp)>>>;
 #[derive(Default)]
 struct Gathered {
     counts: ScanCounts,
-    skipped: Vec<(String, &'static str)>,
+    skipped: Vec<(String, String)>,
     problems: Vec<String>,
     problem_count: usize,
     nodes: Vec<CatalogNode>,
@@ -183,10 +186,19 @@ impl Scan<'_> {
         None
     }
 
-    fn skip(&self, path: String, reason: &'static str) -> Seen {
+    fn skip(&self, path: String, reason: impl std::fmt::Display) -> Seen {
         tracing::warn!(path, "left out of the snapshot: {reason}");
-        self.gathered().skipped.push((path, reason));
+        self.gathered().skipped.push((path, reason.to_string()));
         None
+    }
+
+    /// What no snapshot can hold: left out or a reason to refuse, as the operator wants it.
+    fn unpublishable(&self, path: String, reason: impl std::fmt::Display) -> Seen {
+        if self.parts.skip_unpublishable {
+            self.skip(path, reason)
+        } else {
+            self.problem(&path, reason)
+        }
     }
 
     fn directory(&self, path: &RepoPath, previous: Option<Directory>) -> Result<Directory> {
@@ -290,20 +302,20 @@ impl Scan<'_> {
         );
         let name = match Name::new(&raw.name) {
             Ok(name) => name,
-            Err(error) => return Ok(self.problem(&shown, error)),
+            Err(error) => return Ok(self.unpublishable(shown, error)),
         };
         let path = match dir.join(&name) {
             Ok(path) => path,
-            Err(error) => return Ok(self.problem(&shown, error)),
+            Err(error) => return Ok(self.unpublishable(shown, error)),
         };
         if !MTIME_RANGE.contains(&raw.stamp.mtime) {
-            return Ok(self.problem(&shown, "its modification time is out of range"));
+            return Ok(self.unpublishable(shown, "its modification time is out of range"));
         }
         let kind = match raw.kind {
             RawKind::Special => return Ok(self.skip(shown, "not a file, directory or symlink")),
             RawKind::Symlink(target) => match check_target(&target) {
                 Ok(target) => Kind::Symlink(target.into()),
-                Err(error) => return Ok(self.problem(&shown, format_args!("its target has {error}"))),
+                Err(error) => return Ok(self.unpublishable(shown, format_args!("its target has {error}"))),
             },
             RawKind::Dir => {
                 let previous = known
