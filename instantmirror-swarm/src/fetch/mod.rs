@@ -96,7 +96,7 @@ impl ObjectSource for FetchEngine {
         }
         let engine = &self.0;
         // A fill in progress goes first: its readers share one handle and see bytes as they come.
-        if let Some(reader) = engine.join(file, &intent) {
+        if let Some(reader) = engine.join(repository, file, &intent) {
             return Ok(Arc::new(reader));
         }
         match engine.cache.open(&file.object).await {
@@ -115,14 +115,22 @@ impl ObjectSource for FetchEngine {
 }
 
 impl Engine {
+    fn sources_of(&self, repository: &RepoName) -> &[Arc<dyn PeerTransport>] {
+        self.sources.get(repository).map_or(&[], Vec::as_slice)
+    }
+
     /// Attaches a reader to the fill of this object, if there is one.
-    fn join(&self, file: &FileMeta, intent: &ReadIntent) -> Option<FillReader> {
+    fn join(&self, repository: &RepoName, file: &FileMeta, intent: &ReadIntent) -> Option<FillReader> {
         let fills = lock(&self.fills);
         // Attaching under the lock: a fill leaves the table under it, and only without readers.
         fills
             .get(&(file.object, file.size))
             .filter(|fill| fill.accepts_readers())
-            .map(|fill| FillReader::attach(fill, intent))
+            .map(|fill| {
+                // Another repository may have the object where the first one's sources lack it.
+                fill.add_sources(repository, self.sources_of(repository));
+                FillReader::attach(fill, intent)
+            })
     }
 
     fn start_or_join(
@@ -131,8 +139,8 @@ impl Engine {
         file: &FileMeta,
         intent: &ReadIntent,
     ) -> Result<FillReader, FetchError> {
-        let sources = self.sources.get(repository).filter(|sources| !sources.is_empty());
-        let Some(sources) = sources.cloned() else {
+        let sources = self.sources_of(repository);
+        if sources.is_empty() {
             let source = TransportError::NotFound {
                 from: "no source".to_owned(),
                 what: format!("'{repository}'"),
@@ -143,18 +151,20 @@ impl Engine {
                 repository: repository.clone(),
                 source,
             });
-        };
+        }
         let mut fills = lock(&self.fills);
         if let Some(fill) = fills
             .get(&(file.object, file.size))
             .filter(|fill| fill.accepts_readers())
         {
+            fill.add_sources(repository, sources);
             return Ok(FillReader::attach(fill, intent));
         }
         let fill = Arc::new(Fill::new(repository.clone(), file.object, file.size, Class::Demand));
+        fill.add_sources(repository, sources);
         let reader = FillReader::attach(&fill, intent);
         fills.insert((file.object, file.size), Arc::clone(&fill));
-        tokio::spawn(fill::run(Arc::clone(self), fill, sources));
+        tokio::spawn(fill::run(Arc::clone(self), fill));
         Ok(reader)
     }
 
