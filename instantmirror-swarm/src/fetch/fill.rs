@@ -12,6 +12,7 @@ use tokio::sync::{Notify, OnceCell, watch};
 use tokio::task::JoinSet;
 
 use super::flight::{self, Landing};
+use super::passing::has_no_room;
 use super::queue::Place;
 use super::{Engine, Transfer, lock};
 
@@ -112,8 +113,19 @@ impl Fill {
         lock(&self.sources).get(number).cloned()
     }
 
+    /// All that are known.
+    pub(super) fn sources(&self) -> Vec<Source> {
+        lock(&self.sources).clone()
+    }
+
     pub(super) fn accepts_readers(&self) -> bool {
         !lock(&self.state).closed
+    }
+
+    /// Whether readers of a fill that ended so are to go past the cache: it never began. One that did may have given
+    /// its descriptor away, and what is not in the file must not be announced as ready then.
+    pub(super) fn is_passed_by(&self, failure: &FetchError) -> bool {
+        self.handle.get().is_none() && has_no_room(failure)
     }
 
     pub(super) fn attach(&self, range: Range<u64>) -> WantId {
@@ -216,7 +228,11 @@ pub(super) async fn run(engine: Arc<Engine>, fill: Arc<Fill>) {
     // A flight holds the right to fill: it is over before somebody else may begin.
     flights.shutdown().await;
     if let Err(failure) = result {
-        tracing::warn!(repository = %fill.repository, object = %fill.object, "fetch failed: {failure}");
+        if fill.is_passed_by(&failure) {
+            engine.note_passed_by(fill.object, &failure);
+        } else {
+            tracing::warn!(repository = %fill.repository, object = %fill.object, "fetch failed: {failure}");
+        }
         fill.fail(failure);
     }
     engine.remove(&fill);

@@ -60,7 +60,8 @@ pub(super) async fn fly(job: Arc<Job>, flight: FlightId, range: Range<u64>) -> L
                 error: None,
             };
         };
-        job.note(&source, &error);
+        let stats = &job.engine.stats;
+        stats.blame(&job.fill.object, source.transport.label(), &error);
         if matches!(error, FetchError::Cache(_)) {
             // Our own disk, not the source: no other source will do better.
             failure = Some(LandingError { error, is_final: true });
@@ -76,7 +77,7 @@ pub(super) async fn fly(job: Arc<Job>, flight: FlightId, range: Range<u64>) -> L
 }
 
 impl LandingError {
-    fn of(error: FetchError) -> Self {
+    pub(super) fn of(error: FetchError) -> Self {
         let is_final = match &error {
             FetchError::Unavailable { source, .. } => !source.is_transient(),
             _ => true,
@@ -86,7 +87,7 @@ impl LandingError {
 
     /// What to say of two sources that failed: the more telling error, the later one of equals. One source that may
     /// recover is reason enough to come back.
-    fn and(self, before: Option<Self>) -> Self {
+    pub(super) fn and(self, before: Option<Self>) -> Self {
         let Some(before) = before else { return self };
         let is_final = self.is_final && before.is_final;
         let error = if weight(&before.error) > weight(&self.error) {
@@ -100,7 +101,7 @@ impl LandingError {
 
 /// How much an error tells of what is wrong: forged content more than a refusal, that more than silence, and least that
 /// one source lacks the object.
-pub(super) fn weight(error: &FetchError) -> u8 {
+fn weight(error: &FetchError) -> u8 {
     match error {
         FetchError::Cache(_) => 4,
         FetchError::Corrupt { .. } => 3,
@@ -114,17 +115,6 @@ pub(super) fn weight(error: &FetchError) -> u8 {
 }
 
 impl Job {
-    fn note(&self, source: &Source, error: &FetchError) {
-        let (label, stats) = (source.transport.label(), &self.engine.stats);
-        match error {
-            FetchError::Corrupt { .. } => {
-                stats.corrupt(label);
-                tracing::error!(object = %self.fill.object, source = label, "corrupt data was refused: {error}");
-            }
-            _ => stats.failed(label),
-        }
-    }
-
     fn corrupt(&self, from: &Source, source: VerifyError) -> FetchError {
         let (object, repository) = (self.fill.object, from.repository.clone());
         FetchError::Corrupt {
@@ -180,13 +170,7 @@ impl Job {
             match body.next().await {
                 Some(Ok(bytes)) => held.extend_from_slice(&bytes),
                 Some(Err(error)) => return Err(self.unavailable(source, error)),
-                None => {
-                    let (from, reason) = (
-                        source.transport.label().to_owned(),
-                        "the transfer broke off early".to_owned(),
-                    );
-                    return Err(self.unavailable(source, TransportError::Unreachable { from, reason }));
-                }
+                None => return Err(self.unavailable(source, broke_off(source))),
             }
             let take = whole_groups(held.len() as u64, *position, end);
             if take == 0 {
@@ -204,8 +188,16 @@ impl Job {
     }
 }
 
+/// The error of a body that ended before its end.
+pub(super) fn broke_off(source: &Source) -> TransportError {
+    TransportError::Unreachable {
+        from: source.transport.label().to_owned(),
+        reason: "the transfer broke off early".to_owned(),
+    }
+}
+
 /// How many of `held` bytes at `position` are whole groups, where the flight stops at `end`.
-fn whole_groups(held: u64, position: u64, end: u64) -> u64 {
+pub(super) fn whole_groups(held: u64, position: u64, end: u64) -> u64 {
     let until = position + held;
     if until >= end {
         end - position

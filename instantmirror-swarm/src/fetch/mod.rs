@@ -3,15 +3,17 @@
 //! What is fetched when is decided by core's [`Scheduler`], which bytes of an object by core's
 //! [`FillPlan`](instantmirror_core::fill::FillPlan). The engine starts the transfers, hands what arrives to
 //! the cache (which verifies it) and wakes readers. It never trusts a source and never holds more of an
-//! object in memory than the part that is arriving.
+//! object in memory than the part that is arriving. An object that the cache has no room for is streamed past
+//! it, to each reader by itself.
 
 mod fill;
 mod flight;
+mod passing;
 mod queue;
 mod reader;
 mod stats;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -27,6 +29,9 @@ use queue::Queue;
 use reader::FillReader;
 pub use stats::{FetchStats, Transfer};
 
+/// Most objects that are remembered as logged; then all are forgotten, and may be logged again.
+const PASSED_BY_MAX: usize = 4096;
+
 /// Brings objects from [`PeerTransport`]s into an [`ObjectCache`] and to readers. Cheap to clone. Must be
 /// used inside a tokio runtime; dropping the last clone stops nothing that a reader still waits for.
 #[derive(Debug, Clone)]
@@ -40,6 +45,8 @@ struct Engine {
     /// By object and size: repositories may disagree about a size, and only one of them is right.
     fills: Mutex<HashMap<(ObjectId, u64), Arc<Fill>>>,
     stats: stats::Counters,
+    /// Objects of which the log says already that they are streamed past the cache.
+    passed_by: Mutex<HashSet<ObjectId>>,
 }
 
 /// A panic while a lock is held leaves plain data that is still whole: carry on.
@@ -61,6 +68,7 @@ impl FetchEngine {
             queue,
             fills,
             stats,
+            passed_by: Mutex::default(),
         }))
     }
 
@@ -120,7 +128,7 @@ impl Engine {
     }
 
     /// Attaches a reader to the fill of this object, if there is one.
-    fn join(&self, repository: &RepoName, file: &FileMeta, intent: &ReadIntent) -> Option<FillReader> {
+    fn join(self: &Arc<Self>, repository: &RepoName, file: &FileMeta, intent: &ReadIntent) -> Option<FillReader> {
         let fills = lock(&self.fills);
         // Attaching under the lock: a fill leaves the table under it, and only without readers.
         fills
@@ -129,7 +137,7 @@ impl Engine {
             .map(|fill| {
                 // Another repository may have the object where the first one's sources lack it.
                 fill.add_sources(repository, self.sources_of(repository));
-                FillReader::attach(fill, intent)
+                FillReader::attach(self, fill, intent)
             })
     }
 
@@ -158,14 +166,25 @@ impl Engine {
             .filter(|fill| fill.accepts_readers())
         {
             fill.add_sources(repository, sources);
-            return Ok(FillReader::attach(fill, intent));
+            return Ok(FillReader::attach(self, fill, intent));
         }
         let fill = Arc::new(Fill::new(repository.clone(), file.object, file.size, Class::Demand));
         fill.add_sources(repository, sources);
-        let reader = FillReader::attach(&fill, intent);
+        let reader = FillReader::attach(self, &fill, intent);
         fills.insert((file.object, file.size), Arc::clone(&fill));
         tokio::spawn(fill::run(Arc::clone(self), fill));
         Ok(reader)
+    }
+
+    /// Says once of an object that the cache has no room for it.
+    fn note_passed_by(&self, object: ObjectId, reason: &FetchError) {
+        let mut known = lock(&self.passed_by);
+        if known.len() >= PASSED_BY_MAX {
+            known.clear();
+        }
+        if known.insert(object) {
+            tracing::info!(%object, "streamed past the cache: {reason}");
+        }
     }
 
     /// Takes a fill that has nothing to do and no reader out of the table. Returns whether it did.

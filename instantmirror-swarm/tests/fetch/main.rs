@@ -3,6 +3,8 @@
 // A list of one range is meant as that where ranges are compared.
 #![allow(clippy::single_range_in_vec_init)]
 
+mod passing;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -342,31 +344,6 @@ async fn a_range_moves_no_more_than_its_groups() {
     assert_eq!(master.ranges(), [200 * G as u64..202 * G as u64]);
     assert_eq!(master.delivered(), 2 * G as u64);
     assert!(engine.transfers().is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_cache_without_room_is_an_error_of_the_cache() {
-    let (held, data) = (content(1, 3 * G), content(2, 3 * G));
-    let cache = MemoryCache::new(Some(4 * G as u64));
-    let master = source("master", &[&held, &data]);
-    let engine = engine(&cache, &[&master]);
-    assert!(fetch(&engine, &held).await.unwrap() == held);
-    settle().await;
-    let reader = open(&engine, &file(&held), 0..held.len()).await.unwrap();
-    let in_use = cache.open(&ObjectId::of(&held)).await.unwrap();
-    let failure = fetch(&engine, &data).await.unwrap_err();
-    assert!(
-        matches!(failure, FetchError::Cache(CacheError::Full { .. })),
-        "{failure}"
-    );
-    assert!(read(reader.as_ref(), 0..held.len()).await.unwrap() == held);
-    drop((reader, in_use));
-    assert!(fetch(&engine, &data).await.unwrap() == data);
-    let failure = fetch(&engine, &content(3, 5 * G)).await.unwrap_err();
-    assert!(
-        matches!(failure, FetchError::Cache(CacheError::TooLarge { .. })),
-        "{failure}"
-    );
 }
 
 #[tokio::test(start_paused = true)]
