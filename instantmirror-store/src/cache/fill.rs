@@ -16,9 +16,10 @@ use instantmirror_core::{CacheError, ObjectId, RangeSet};
 use super::layout::{object_path, partial_path};
 use super::load::mtime_of;
 use super::partial::{Partial, read_exactly, remove_files, remove_side_files};
+use super::proof::{Proof, publish_outboard, rename_into, take_outboard_back};
 use super::table::Slot;
 use super::{Shared, cache_error};
-use crate::disk::{Disk, DiskFile, parent_of};
+use crate::disk::{Disk, DiskFile};
 use crate::error::Result;
 use crate::import::ImportError;
 
@@ -57,7 +58,12 @@ impl Drop for Lease {
 
 #[derive(Clone, Debug)]
 enum Content {
-    Whole { file: Arc<dyn DiskFile>, size: u64 },
+    Whole {
+        file: Arc<dyn DiskFile>,
+        size: u64,
+        /// Absent if the object is trusted.
+        proof: Option<Arc<Proof>>,
+    },
     Partial(Arc<Partial>),
 }
 
@@ -69,11 +75,12 @@ pub(super) struct DiskHandle {
 }
 
 impl DiskHandle {
-    pub(super) fn of_whole(file: Box<dyn DiskFile>, size: u64, lease: Lease) -> Self {
+    pub(super) fn of_whole(file: Box<dyn DiskFile>, size: u64, proof: Option<Arc<Proof>>, lease: Lease) -> Self {
         Self {
             content: Content::Whole {
                 file: file.into(),
                 size,
+                proof,
             },
             lease: Arc::new(lease),
         }
@@ -90,6 +97,38 @@ impl DiskHandle {
         match &self.content {
             Content::Partial(partial) => Some(partial),
             Content::Whole { .. } => None,
+        }
+    }
+
+    /// How reads are verified, if the object is whole and not trusted.
+    pub(super) fn proof(&self) -> Option<&Arc<Proof>> {
+        match &self.content {
+            Content::Whole { proof, .. } => proof.as_ref(),
+            Content::Partial(_) => None,
+        }
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.lease.generation
+    }
+
+    /// Reads a whole object that is not trusted, and tells the table once nothing of it is left to verify.
+    fn read_verified(&self, file: &dyn DiskFile, proof: &Proof, range: Range<u64>) -> Result<Bytes, CacheError> {
+        let Lease {
+            shared,
+            object,
+            generation,
+        } = self.lease.as_ref();
+        let was_complete = proof.is_complete();
+        match proof.read(file, range) {
+            Err(CacheError::Verify(error)) => Err(shared.put_aside(object, *generation, &error.to_string())),
+            Err(CacheError::Damaged { reason, .. }) => Err(shared.put_aside(object, *generation, &reason)),
+            read => {
+                if !was_complete && proof.is_complete() {
+                    shared.table().set_checked(object, *generation);
+                }
+                read
+            }
         }
     }
 }
@@ -128,11 +167,20 @@ impl ObjectHandle for DiskHandle {
                 object: self.lease.object,
                 range,
             }),
+            Content::Whole {
+                file,
+                proof: Some(proof),
+                ..
+            } => self.read_verified(file.as_ref(), proof, range),
             Content::Whole { file, .. } => read_exactly(file.as_ref(), self.lease.object, range),
         }
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        // Whoever has the descriptor sends bytes that nobody hashes.
+        if self.proof().is_some_and(|proof| !proof.is_complete()) {
+            return None;
+        }
         let file = match &self.content {
             Content::Whole { file, .. } => file.os_file(),
             Content::Partial(partial) => partial.os_file(),
@@ -203,8 +251,12 @@ pub(super) fn begin(shared: &Arc<Shared>, object: &ObjectId, size: u64) -> Resul
     if is_whole(shared, object) {
         match Shared::open_object(shared, object) {
             Ok(Some(handle)) if handle.size() == size => return Ok(Arc::new(DiskFill { handle, right: None })),
-            // The object is verified, so the size that was asked for is wrong.
-            Ok(Some(_)) => return Err(VerifyError::Outboard(*object).into()),
+            Ok(Some(handle)) => match prove_size(&handle) {
+                // The object is as long as the file, so the size that was asked for is wrong.
+                Ok(()) => return Err(VerifyError::Outboard(*object).into()),
+                Err(CacheError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            },
             Ok(None) | Err(CacheError::Damaged { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -220,6 +272,12 @@ pub(super) fn begin(shared: &Arc<Shared>, object: &ObjectId, size: u64) -> Resul
         handle,
         right: Some(right),
     }))
+}
+
+/// The last group, once verified, says where the object ends.
+fn prove_size(handle: &DiskHandle) -> Result<(), CacheError> {
+    let size = handle.size();
+    handle.read(size.saturating_sub(1)..size).map(|_| ())
 }
 
 fn is_whole(shared: &Shared, object: &ObjectId) -> bool {
@@ -360,7 +418,12 @@ fn publish(shared: &Shared, object: &ObjectId, read_only: bool) -> Result<()> {
     if table.slot(object).is_none_or(|slot| slot.whole) {
         return Ok(());
     }
-    rename_into(shared, &partial_path(object), &to)?;
+    // First, so that an object never waits for its outboard; see `Partial::resume` for what ends in between.
+    if table.slot(object).is_some_and(|slot| Outboard::len_for(slot.size) > 0) {
+        publish_outboard(shared.disk(), object);
+    }
+    rename_into(shared.disk(), &partial_path(object), &to)
+        .inspect_err(|_| take_outboard_back(shared.disk(), object))?;
     if read_only && let Err(error) = shared.disk().set_read_only(&to) {
         tracing::warn!(%object, %error, "object stays writable");
     }
@@ -370,15 +433,4 @@ fn publish(shared: &Shared, object: &ObjectId, read_only: bool) -> Result<()> {
     }
     remove_side_files(shared.disk(), object);
     Ok(())
-}
-
-/// Renames, making the directory if it is the first object in it.
-fn rename_into(shared: &Shared, from: &Path, to: &Path) -> Result<()> {
-    match shared.disk().rename(from, to) {
-        Err(error) if error.is_not_found() => {
-            shared.disk().create_dir_all(parent_of(to))?;
-            shared.disk().rename(from, to)
-        }
-        renamed => renamed,
-    }
 }

@@ -6,9 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
+use instantmirror_core::outboard::GROUP_BYTES;
 use instantmirror_core::{CacheError, ObjectId};
 
-use super::layout::{CHECKPOINT, Checkpoint, QUARANTINE, Recorded, TRASH, object_path, partial_path};
+use super::layout::{
+    CHECKPOINT, Checkpoint, QUARANTINE, Recorded, TRASH, kept_outboard_path, object_path, partial_path,
+};
 use super::partial::remove_side_files;
 use super::table::{Shortage, Table};
 use super::{Shared, cache_error};
@@ -102,6 +105,8 @@ impl Shared {
         }
         if !whole {
             remove_side_files(self.disk(), object);
+        } else if table.slot(object).is_some_and(|slot| slot.size > GROUP_BYTES) {
+            discard(self.disk(), &kept_outboard_path(object));
         }
         Ok(Trash {
             path,
@@ -127,25 +132,31 @@ impl Shared {
         }
     }
 
-    /// Moves a damaged whole object out of the way, so that it is never served; returns the error to report.
-    pub(super) fn put_aside(&self, object: &ObjectId, reason: &str) -> CacheError {
-        tracing::error!(%object, reason, "object is damaged: put into quarantine");
+    /// Moves a damaged whole object out of the way, so that it is never served; returns the error to report. Does
+    /// nothing if what the caller has opened is not the object that is here now.
+    pub(super) fn put_aside(&self, object: &ObjectId, generation: u64, reason: &str) -> CacheError {
+        let damaged = CacheError::Damaged {
+            object: *object,
+            reason: reason.to_owned(),
+        };
         {
             let mut table = self.table();
+            if !table.is_current(object, generation) {
+                return damaged;
+            }
+            tracing::error!(%object, reason, "object is damaged: put into quarantine");
             table.damaged += 1;
             // Counted again below, as what it is now.
             table.disown(object);
             table.take_out(object);
             self.quarantine_file(&mut table, &object_path(object), &object.to_string());
+            discard(self.disk(), &kept_outboard_path(object));
         }
         self.bound_quarantine();
         if let Err(error) = self.trim() {
             tracing::warn!(%error, "cannot make room for a damaged object");
         }
-        CacheError::Damaged {
-            object: *object,
-            reason: reason.to_owned(),
-        }
+        damaged
     }
 
     /// Moves a file that has no business in the cache out of the way.

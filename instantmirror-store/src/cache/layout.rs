@@ -2,7 +2,8 @@
 //!
 //! - `format`: the text `instantmirror cache 1`.
 //! - `lock`: held by the one process that owns the directory.
-//! - `objects/ab/<64 hex digits>`: a whole object, read-only.
+//! - `objects/ab/<64 hex digits>`: a whole object, read-only; `<hex>.cvs` beside it is its outboard, if it has more
+//!   than one group.
 //! - `partial/<hex>`: a sparse file with the groups that are present; `<hex>.map` says which (a hint: every group is
 //!   verified again before a new process uses it); `<hex>.cvs` is the outboard.
 //! - `checkpoint`: the objects that were durable at one moment, with their order of use.
@@ -40,6 +41,10 @@ const CHECKPOINT_ADVICE: &str = "nothing is lost: objects are verified again bef
 pub(super) fn object_path(object: &ObjectId) -> PathBuf {
     let name = object.to_string();
     Path::new(OBJECTS).join(name.get(..2).unwrap_or_default()).join(name)
+}
+
+pub(super) fn kept_outboard_path(object: &ObjectId) -> PathBuf {
+    object_path(object).with_extension("cvs")
 }
 
 pub(super) fn partial_path(object: &ObjectId) -> PathBuf {

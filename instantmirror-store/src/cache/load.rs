@@ -11,7 +11,8 @@ use std::sync::{Arc, PoisonError};
 use instantmirror_core::ObjectId;
 
 use super::Shared;
-use super::layout::{Checkpoint, OBJECTS, PARTIAL, QUARANTINE, object_path, partial_path};
+use super::layout::{Checkpoint, OBJECTS, PARTIAL, QUARANTINE, kept_outboard_path, object_path, partial_path};
+use super::proof::take_outboard_back;
 use super::table::Slot;
 use crate::disk::{DirItem, FileKind, FileMeta, discard};
 use crate::error::Result;
@@ -61,16 +62,34 @@ impl Shared {
     }
 
     fn list_objects(&self, dir: &Path, prefix: &str) -> Result<()> {
+        let mut outboards = Vec::new();
+        let belongs = |object: &ObjectId| object.to_string().starts_with(prefix);
         for item in self.disk().list(dir)? {
             let path = dir.join(&item.name);
-            let object = object_of(&item).filter(|object| object.to_string().starts_with(prefix));
+            let object = object_of(&item).filter(belongs);
+            let beside = side_file_of(&item, &[".cvs"]).filter(belongs);
             match (object, item.kind) {
                 (Some(object), FileKind::File) => self.take_in_listed(&object, true, &path)?,
                 (_, FileKind::Dir) => tracing::warn!(path = %path.display(), "foreign directory"),
+                _ if beside.is_some() => outboards.extend(beside),
                 _ => self.put_foreign_aside(&path),
             }
         }
+        outboards.iter().for_each(|object| self.settle_outboard(object));
         Ok(())
+    }
+
+    /// An outboard without its object was published just before the process ended, or could not be removed.
+    fn settle_outboard(&self, object: &ObjectId) {
+        let table = self.table();
+        if table.slot(object).is_some_and(|slot| slot.whole) {
+            return;
+        }
+        if self.disk().metadata(&partial_path(object)).is_ok() {
+            take_outboard_back(self.disk(), object);
+        } else {
+            discard(self.disk(), &kept_outboard_path(object));
+        }
     }
 
     fn list_partials(&self) -> Result<()> {
@@ -80,7 +99,7 @@ impl Shared {
             let path = dir.join(&item.name);
             if let Some(object) = object_of(&item).filter(|_| item.kind == FileKind::File) {
                 self.take_in_listed(&object, false, &path)?;
-            } else if let Some(object) = side_file_of(&item) {
+            } else if let Some(object) = side_file_of(&item, &[".map", ".cvs"]) {
                 side_files.push((object, path));
             } else if item.kind != FileKind::Dir {
                 self.put_foreign_aside(&path);
@@ -150,8 +169,8 @@ fn object_of(item: &DirItem) -> Option<ObjectId> {
     ObjectId::from_str(item.name.to_str()?).ok()
 }
 
-fn side_file_of(item: &DirItem) -> Option<ObjectId> {
+fn side_file_of(item: &DirItem, suffixes: &[&str]) -> Option<ObjectId> {
     let name = item.name.to_str()?;
-    let stem = name.strip_suffix(".map").or_else(|| name.strip_suffix(".cvs"))?;
+    let stem = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix))?;
     ObjectId::from_str(stem).ok().filter(|_| item.kind == FileKind::File)
 }

@@ -2,7 +2,8 @@
 //!
 //! An object is verified before it gets its name under `objects/`, so what has a name is whole. There is no fsync per
 //! object: a checkpoint makes everything durable at once and lists it; whatever a later start finds beyond that list
-//! is hashed before it is served. Partial objects keep their verified groups over a restart.
+//! is verified before it is served, group by group as it is read. Partial objects keep their verified groups over a
+//! restart.
 //!
 //! Invariants: no byte leaves unverified (see [`VerifyWhen`] for what that means at rest); `used + reserved` never
 //! exceeds the limit; open objects are never given up; one process owns the directory; no write per read.
@@ -15,6 +16,7 @@ mod keep;
 mod layout;
 mod load;
 mod partial;
+mod proof;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -38,18 +40,23 @@ pub use table::CacheLimits;
 use fill::DiskHandle;
 use layout::{Checkpoint, FORMAT, FORMAT_BYTES_MAX, LOCK, OBJECTS, PARTIAL, QUARANTINE, TRASH};
 use partial::Partial;
+use proof::{Proof, Verified};
 use table::Table;
 
 /// Bytes read at once when an object is verified.
 const VERIFY_BYTES: u64 = 1 << 20;
+const OTHER_HASH: &str = "its content has another hash";
 
-/// When whole objects at rest are hashed before they are served.
+/// When whole objects at rest are verified before they are served.
+///
+/// An object of up to 1 MiB is hashed by `open`. Of a larger one `open` checks the size and the outboard, and each read
+/// verifies the groups that it covers; it has a descriptor once all of it was verified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum VerifyWhen {
     /// Once per run of the process, at the first use. Finds what rotted while the process was down.
     #[default]
     FirstUse,
-    /// At every open. Costs a read of the whole object each time.
+    /// Anew for every open: no handle gains from what another one has verified.
     Always,
     /// Only objects that a crash may have damaged: for file systems that check content themselves.
     Doubtful,
@@ -60,7 +67,7 @@ pub enum VerifyWhen {
 pub struct CacheOptions {
     /// The hard limits.
     pub limits: CacheLimits,
-    /// When whole objects are hashed before they are served.
+    /// When whole objects are verified before they are served.
     pub verify: VerifyWhen,
 }
 
@@ -209,11 +216,20 @@ impl ObjectCache for DiskCache {
         if !handle.is_complete() {
             return Ok(None);
         }
-        let outboard = hash_handle(&handle)?;
-        if outboard.object() == *object {
+        if let Some(proof) = handle.proof() {
+            return Ok(Some(proof.outboard().clone()));
+        }
+        if let Some(outboard) = self.shared.load_outboard(*object, handle.size()) {
             return Ok(Some(outboard));
         }
-        Err(self.shared.put_aside(object, "its content has another hash"))
+        let outboard = hash_with(handle.size(), |range| handle.read(range))?;
+        if outboard.object() != *object {
+            return Err(self.shared.put_aside(object, handle.generation(), OTHER_HASH));
+        }
+        if handle.partial().is_none() {
+            self.shared.keep_outboard(&outboard, handle.generation());
+        }
+        Ok(Some(outboard))
     }
 
     async fn remove(&self, object: &ObjectId) -> Result<bool, CacheError> {
@@ -301,18 +317,59 @@ impl Shared {
         let len = file.len().map_err(cache_error)?;
         let expected = self.table().slot(&object).map_or(len, |slot| slot.size);
         if len != expected {
-            return Err(self.put_aside(&object, &format!("it has {len} bytes instead of {expected}")));
+            let reason = format!("it has {len} bytes instead of {expected}");
+            return Err(self.put_aside(&object, lease.generation(), &reason));
         }
-        if self.must_verify(&object) {
-            let outboard = hash_file(file.as_ref(), object, len)?;
-            if outboard.object() != object {
-                return Err(self.put_aside(&object, "its content has another hash"));
+        let proof = if self.must_verify(&object) {
+            self.prove(file.as_ref(), len, &lease)?
+        } else {
+            None
+        };
+        Ok(Some(DiskHandle::of_whole(file, len, proof, lease)))
+    }
+
+    /// Verifies a whole object at once (then there is nothing to return), or finds out how its reads are verified.
+    fn prove(&self, file: &dyn DiskFile, size: u64, lease: &fill::Lease) -> Result<Option<Arc<Proof>>, CacheError> {
+        let (object, generation) = (lease.object(), lease.generation());
+        if size > proof::EAGER_BYTES {
+            if let Some(open) = self.shared_proof(&object) {
+                return Ok(Some(open));
             }
-            if let Some(slot) = self.table().slot_mut(&object) {
-                (slot.checked, slot.trusted) = (true, true);
+            if let Some(outboard) = self.load_outboard(object, size) {
+                return Ok(Some(self.begin_proof(outboard, generation)));
             }
         }
-        Ok(Some(DiskHandle::of_whole(file, len, lease)))
+        let outboard = hash_with(size, |range| partial::read_exactly(file, object, range))?;
+        if outboard.object() != object {
+            return Err(self.put_aside(&object, generation, OTHER_HASH));
+        }
+        self.table().set_checked(&object, generation);
+        if size > proof::EAGER_BYTES {
+            // It was not there or of no use, else nothing would have been hashed.
+            self.keep_outboard(&outboard, generation);
+        }
+        Ok(None)
+    }
+
+    fn shared_proof(&self, object: &ObjectId) -> Option<Arc<Proof>> {
+        let table = self.table();
+        let slot = table.slot(object).filter(|_| self.verify != VerifyWhen::Always);
+        slot.and_then(|slot| slot.proof.upgrade())
+    }
+
+    /// What other handles have verified counts, except where every open is to verify anew.
+    fn begin_proof(&self, outboard: Outboard, generation: u64) -> Arc<Proof> {
+        let mut table = self.table();
+        let object = outboard.object();
+        let current = table.is_current(&object, generation) && self.verify != VerifyWhen::Always;
+        match table.slot_mut(&object).filter(|_| current) {
+            Some(slot) => {
+                let proof = Arc::new(Proof::new(outboard, Arc::clone(&slot.verified)));
+                slot.proof = Arc::downgrade(&proof);
+                proof
+            }
+            None => Arc::new(Proof::new(outboard, Verified::default())),
+        }
     }
 
     fn must_verify(&self, object: &ObjectId) -> bool {
@@ -372,15 +429,7 @@ fn open_checkpoint(disk: &dyn Disk) -> Result<Checkpoint> {
     }
 }
 
-/// Hashes a whole file.
-fn hash_file(file: &dyn DiskFile, object: ObjectId, size: u64) -> Result<Outboard, CacheError> {
-    hash_with(size, |range| partial::read_exactly(file, object, range))
-}
-
-fn hash_handle(handle: &DiskHandle) -> Result<Outboard, CacheError> {
-    hash_with(handle.size(), |range| handle.read(range))
-}
-
+/// Hashes content part by part.
 fn hash_with(
     size: u64,
     read: impl Fn(std::ops::Range<u64>) -> Result<bytes::Bytes, CacheError>,

@@ -13,13 +13,14 @@ use instantmirror_core::{CacheError, ObjectId, RangeSet};
 
 use super::cache_error;
 use super::layout::{decode_map, encode_map, map_path, outboard_path, partial_path};
+use super::proof::take_outboard_back;
 use crate::disk::{Disk, DiskFile, discard, read_file, tmp_path};
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 
 /// The map file is written anew after this many groups, or after a 64th of the object if that is more.
 const FLUSH_GROUPS: u64 = 64;
 /// The largest map or outboard that is read back, in bytes: objects of up to 64 TiB.
-const SIDE_FILE_BYTES_MAX: u64 = 32 << 30;
+pub(super) const SIDE_FILE_BYTES_MAX: u64 = 32 << 30;
 
 #[derive(Debug)]
 struct State {
@@ -52,7 +53,12 @@ impl Partial {
     pub(super) fn resume(disk: &dyn Disk, object: ObjectId) -> Result<Self> {
         let file = disk.open_write(&partial_path(&object))?;
         let size = file.len()?;
-        let values = read_file(disk, &outboard_path(&object), SIDE_FILE_BYTES_MAX);
+        let mut values = read_file(disk, &outboard_path(&object), SIDE_FILE_BYTES_MAX);
+        if values.as_ref().is_err_and(StoreError::is_not_found) && Outboard::len_for(size) > 0 {
+            // The process ended between publishing the outboard and publishing the object.
+            take_outboard_back(disk, &object);
+            values = read_file(disk, &outboard_path(&object), SIDE_FILE_BYTES_MAX);
+        }
         let kept = values
             .ok()
             .and_then(|values| Outboard::verify(object, size, values.into()).ok());

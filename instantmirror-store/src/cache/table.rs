@@ -9,6 +9,7 @@ use std::sync::Weak;
 use instantmirror_core::ObjectId;
 
 use super::partial::Partial;
+use super::proof::{Proof, Verified};
 
 /// The hard limits of a cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,10 @@ pub(super) struct Slot {
     pub(super) mtime_ns: i64,
     pub(super) filling: bool,
     pub(super) partial: Weak<Partial>,
+    /// How a whole object that is not trusted is read, while it is open.
+    pub(super) proof: Weak<Proof>,
+    /// What of it was verified so far.
+    pub(super) verified: Verified,
     leases: u32,
     last_use: u64,
     generation: u64,
@@ -241,6 +246,13 @@ impl Table {
             slot.reserved = left;
         }
         slot.held = held;
+    }
+
+    /// Every group of the object was verified by this process.
+    pub(super) fn set_checked(&mut self, object: &ObjectId, generation: u64) {
+        if let Some(slot) = self.slots.get_mut(object).filter(|slot| slot.generation == generation) {
+            (slot.checked, slot.trusted) = (true, true);
+        }
     }
 
     /// Ends a fill: what it did not use is free again.

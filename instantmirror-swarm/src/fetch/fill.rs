@@ -12,6 +12,7 @@ use tokio::sync::{Notify, OnceCell, watch};
 use tokio::task::JoinSet;
 
 use super::flight::{self, Landing};
+use super::passing::has_no_room;
 use super::queue::Place;
 use super::{Engine, Transfer, lock};
 
@@ -22,6 +23,7 @@ pub(super) struct Fill {
     pub(super) object: ObjectId,
     pub(super) size: u64,
     class: Class,
+    sources: Mutex<Vec<Source>>,
     state: Mutex<State>,
     handle: OnceLock<Arc<dyn ObjectHandle>>,
     /// Grows with every change that a reader may wait for.
@@ -32,6 +34,13 @@ pub(super) struct Fill {
     cuts: watch::Sender<u64>,
 }
 
+/// Somebody to ask, and for which repository.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    pub(super) repository: RepoName,
+    pub(super) transport: Arc<dyn PeerTransport>,
+}
+
 #[derive(Debug)]
 struct State {
     plan: FillPlan,
@@ -40,6 +49,8 @@ struct State {
     failure: Option<FetchError>,
     /// No reader may join any more.
     closed: bool,
+    /// Sources have come that flights which wait for a retry have not asked.
+    new_sources: bool,
 }
 
 impl Fill {
@@ -50,6 +61,7 @@ impl Fill {
             readers: 0,
             failure: None,
             closed: false,
+            new_sources: false,
         });
         let (handle, progress, wants_changed) = (OnceLock::new(), watch::Sender::new(0), Notify::new());
         let cuts = watch::Sender::new(0);
@@ -58,6 +70,7 @@ impl Fill {
             object,
             size,
             class,
+            sources: Mutex::default(),
             state,
             handle,
             progress,
@@ -81,8 +94,38 @@ impl Fill {
         self.handle.get()
     }
 
+    /// Adds the sources of a repository that has the object too, to be asked after those that are known.
+    pub(super) fn add_sources(&self, repository: &RepoName, transports: &[Arc<dyn PeerTransport>]) {
+        let mut sources = lock(&self.sources);
+        if transports.is_empty() || sources.iter().any(|source| source.repository == *repository) {
+            return;
+        }
+        sources.extend(transports.iter().map(|transport| Source {
+            repository: repository.clone(),
+            transport: Arc::clone(transport),
+        }));
+        lock(&self.state).new_sources = true;
+        self.wants_changed.notify_one();
+    }
+
+    /// The source to ask after so many others. It may come while they are asked.
+    pub(super) fn source(&self, number: usize) -> Option<Source> {
+        lock(&self.sources).get(number).cloned()
+    }
+
+    /// All that are known.
+    pub(super) fn sources(&self) -> Vec<Source> {
+        lock(&self.sources).clone()
+    }
+
     pub(super) fn accepts_readers(&self) -> bool {
         !lock(&self.state).closed
+    }
+
+    /// Whether readers of a fill that ended so are to go past the cache: it never began. One that did may have given
+    /// its descriptor away, and what is not in the file must not be announced as ready then.
+    pub(super) fn is_passed_by(&self, failure: &FetchError) -> bool {
+        self.handle.get().is_none() && has_no_room(failure)
     }
 
     pub(super) fn attach(&self, range: Range<u64>) -> WantId {
@@ -179,13 +222,17 @@ impl Fill {
 }
 
 /// Drives a fill from its first reader to its end. The fill leaves the engine's table when this returns.
-pub(super) async fn run(engine: Arc<Engine>, fill: Arc<Fill>, sources: Vec<Arc<dyn PeerTransport>>) {
+pub(super) async fn run(engine: Arc<Engine>, fill: Arc<Fill>) {
     let mut flights = JoinSet::new();
-    let result = drive(&engine, &fill, sources, &mut flights).await;
+    let result = drive(&engine, &fill, &mut flights).await;
     // A flight holds the right to fill: it is over before somebody else may begin.
     flights.shutdown().await;
     if let Err(failure) = result {
-        tracing::warn!(repository = %fill.repository, object = %fill.object, "fetch failed: {failure}");
+        if fill.is_passed_by(&failure) {
+            engine.note_passed_by(fill.object, &failure);
+        } else {
+            tracing::warn!(repository = %fill.repository, object = %fill.object, "fetch failed: {failure}");
+        }
         fill.fail(failure);
     }
     engine.remove(&fill);
@@ -202,12 +249,7 @@ async fn begin(engine: &Engine, fill: &Fill, place: &mut Place) -> Result<Sink, 
     }
 }
 
-async fn drive(
-    engine: &Arc<Engine>,
-    fill: &Arc<Fill>,
-    sources: Vec<Arc<dyn PeerTransport>>,
-    flights: &mut JoinSet<Landing>,
-) -> Result<(), FetchError> {
+async fn drive(engine: &Arc<Engine>, fill: &Arc<Fill>, flights: &mut JoinSet<Landing>) -> Result<(), FetchError> {
     let mut place = engine.queue.submit(fill.request(engine));
     let sink = begin(engine, fill, &mut place).await?;
     fill.opened(sink.handle());
@@ -215,28 +257,33 @@ async fn drive(
     let job = Arc::new(flight::Job {
         engine: Arc::clone(engine),
         fill: Arc::clone(fill),
-        sources,
         sink: Arc::clone(&sink),
         outboard,
     });
+    let mut pause = Pause::default();
     loop {
+        pause.end_unwanted(fill);
         start_flights(&job, flights);
         if lock(&fill.state).plan.is_complete() {
             flights.shutdown().await;
             sink.finish().await?;
             engine.stats.object();
-            place.finished(Outcome::Done);
+            pause.leave(place);
             tracing::debug!(repository = %fill.repository, object = %fill.object, size = fill.size, "object fetched");
             return Ok(());
         }
         if flights.is_empty() && engine.retire(fill) {
-            place.finished(Outcome::Done);
+            pause.leave(place);
             return Ok(());
         }
         tokio::select! {
             landed = flights.join_next(), if !flights.is_empty() => {
                 let Some(Ok(landing)) = landed else { continue };
-                land(engine, fill, &mut place, landing).await?;
+                land(engine, fill, &mut place, &mut pause, landing)?;
+            }
+            () = place.turn(), if pause.awaits_turn => {
+                pause.awaits_turn = false;
+                pause.end_all(fill);
             }
             () = fill.wants_changed.notified() => {}
         }
@@ -252,38 +299,79 @@ fn start_flights(job: &Arc<flight::Job>, flights: &mut JoinSet<Landing>) {
     }
 }
 
+/// Flights that failed and wait for another try, while those that are under way go on and new readers start more.
+#[derive(Debug, Default)]
+struct Pause {
+    /// They stay in the plan, so that nothing of them is asked for before the pause is over.
+    flights: Vec<FlightId>,
+    /// The scheduler will give the fill another turn.
+    awaits_turn: bool,
+}
+
+impl Pause {
+    fn end_all(&mut self, fill: &Fill) {
+        let mut state = lock(&fill.state);
+        self.flights.drain(..).for_each(|flight| state.plan.ended(flight));
+    }
+
+    /// Ends the pause of flights that nobody wants any more, and of all if somebody new can be asked.
+    fn end_unwanted(&mut self, fill: &Fill) {
+        if std::mem::take(&mut lock(&fill.state).new_sources) {
+            return self.end_all(fill);
+        }
+        let mut state = lock(&fill.state);
+        self.flights.retain(|&flight| {
+            let wanted = state.plan.flight_end(flight).is_some();
+            if !wanted {
+                state.plan.ended(flight);
+            }
+            wanted
+        });
+    }
+
+    /// The end of a fill that has nothing left to do: a turn that it still awaits is withdrawn.
+    fn leave(&self, mut place: Place) {
+        if !self.awaits_turn {
+            place.finished(Outcome::Done);
+        }
+    }
+}
+
 /// Takes note of a flight that is over. After a failure without progress the scheduler says whether and
 /// when to try again.
-async fn land(engine: &Engine, fill: &Fill, place: &mut Place, landing: Landing) -> Result<(), FetchError> {
+fn land(
+    engine: &Engine,
+    fill: &Fill,
+    place: &mut Place,
+    pause: &mut Pause,
+    landing: Landing,
+) -> Result<(), FetchError> {
     let Some(error) = landing.error else {
         lock(&fill.state).plan.ended(landing.flight);
         return Ok(());
     };
-    let outcome = if error.is_final {
-        Outcome::Failed
-    } else {
-        Outcome::Retry
-    };
-    let again = if landing.progress && outcome == Outcome::Retry {
-        // It got somewhere: the count of tries begins anew.
-        place.finished(Outcome::Done);
-        *place = engine.queue.submit(fill.request(engine));
-        true
-    } else {
-        place.finished(outcome)
-    };
-    if !again {
+    if error.is_final {
         return Err(error.error);
     }
     tracing::debug!(object = %fill.object, "will be tried again: {}", error.error);
-    place.turn().await;
-    lock(&fill.state).plan.ended(landing.flight);
+    pause.flights.push(landing.flight);
+    if pause.awaits_turn {
+        return Ok(());
+    }
+    if landing.progress {
+        // It got somewhere: the count of tries begins anew.
+        place.finished(Outcome::Done);
+        *place = engine.queue.submit(fill.request(engine));
+    } else if !place.finished(Outcome::Retry) {
+        return Err(error.error);
+    }
+    pause.awaits_turn = true;
     Ok(())
 }
 
 /// The error of an object that nobody delivered.
-pub(super) fn unavailable(fill: &Fill, error: TransportError) -> FetchError {
-    let (object, repository) = (fill.object, fill.repository.clone());
+pub(super) fn unavailable(object: ObjectId, repository: &RepoName, error: TransportError) -> FetchError {
+    let repository = repository.clone();
     FetchError::Unavailable {
         object,
         repository,

@@ -7,18 +7,17 @@ use bytes::BytesMut;
 use futures_util::StreamExt as _;
 use instantmirror_core::fill::FlightId;
 use instantmirror_core::outboard::{GROUP_BYTES, Outboard, VerifyError};
-use instantmirror_core::traits::{ByteStream, CacheError, FetchError, PeerTransport, TransportError};
+use instantmirror_core::traits::{ByteStream, CacheError, FetchError, TransportError};
 use tokio::sync::OnceCell;
 
 use super::Engine;
-use super::fill::{Fill, Sink, unavailable};
+use super::fill::{Fill, Sink, Source, unavailable};
 
 /// What all flights of a fill share.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) engine: Arc<Engine>,
     pub(super) fill: Arc<Fill>,
-    pub(super) sources: Vec<Arc<dyn PeerTransport>>,
     pub(super) sink: Sink,
     /// Set once the sink can verify.
     pub(super) outboard: OnceCell<()>,
@@ -45,11 +44,13 @@ pub(super) struct LandingError {
 pub(super) async fn fly(job: Arc<Job>, flight: FlightId, range: Range<u64>) -> Landing {
     let start = range.start;
     let mut position = start;
-    let mut last = None;
-    for source in &job.sources {
+    let mut failure: Option<LandingError> = None;
+    let mut number = 0;
+    while let Some(source) = job.fill.source(number) {
+        number += 1;
         let flown = tokio::select! {
             biased;
-            flown = job.fly_from(source, flight, &mut position, range.end) => flown,
+            flown = job.fly_from(&source, flight, &mut position, range.end) => flown,
             () = job.fill.cut(flight) => Ok(()),
         };
         let Err(error) = flown else {
@@ -59,41 +60,63 @@ pub(super) async fn fly(job: Arc<Job>, flight: FlightId, range: Range<u64>) -> L
                 error: None,
             };
         };
-        job.note(source, &error);
+        let stats = &job.engine.stats;
+        stats.blame(&job.fill.object, source.transport.label(), &error);
         if matches!(error, FetchError::Cache(_)) {
             // Our own disk, not the source: no other source will do better.
-            last = Some(LandingError { error, is_final: true });
+            failure = Some(LandingError { error, is_final: true });
             break;
         }
-        let is_final = match &error {
-            FetchError::Unavailable { source, .. } => !source.is_transient(),
-            _ => true,
-        };
-        // One source that may recover is reason enough to come back.
-        let is_final = is_final && last.as_ref().is_none_or(|before: &LandingError| before.is_final);
-        last = Some(LandingError { error, is_final });
+        failure = Some(LandingError::of(error).and(failure));
     }
     Landing {
         flight,
         progress: position > start,
-        error: last,
+        error: failure,
+    }
+}
+
+impl LandingError {
+    pub(super) fn of(error: FetchError) -> Self {
+        let is_final = match &error {
+            FetchError::Unavailable { source, .. } => !source.is_transient(),
+            _ => true,
+        };
+        Self { error, is_final }
+    }
+
+    /// What to say of two sources that failed: the more telling error, the later one of equals. One source that may
+    /// recover is reason enough to come back.
+    pub(super) fn and(self, before: Option<Self>) -> Self {
+        let Some(before) = before else { return self };
+        let is_final = self.is_final && before.is_final;
+        let error = if weight(&before.error) > weight(&self.error) {
+            before.error
+        } else {
+            self.error
+        };
+        Self { error, is_final }
+    }
+}
+
+/// How much an error tells of what is wrong: forged content more than a refusal, that more than silence, and least that
+/// one source lacks the object.
+fn weight(error: &FetchError) -> u8 {
+    match error {
+        FetchError::Cache(_) => 4,
+        FetchError::Corrupt { .. } => 3,
+        FetchError::Unavailable { source, .. } => match source.as_ref() {
+            TransportError::NotFound { .. } => 0,
+            error if error.is_transient() => 1,
+            _ => 2,
+        },
+        _ => 0,
     }
 }
 
 impl Job {
-    fn note(&self, source: &Arc<dyn PeerTransport>, error: &FetchError) {
-        let (label, stats) = (source.label(), &self.engine.stats);
-        match error {
-            FetchError::Corrupt { .. } => {
-                stats.corrupt(label);
-                tracing::error!(object = %self.fill.object, source = label, "corrupt data was refused: {error}");
-            }
-            _ => stats.failed(label),
-        }
-    }
-
-    fn corrupt(&self, source: VerifyError) -> FetchError {
-        let (object, repository) = (self.fill.object, self.fill.repository.clone());
+    fn corrupt(&self, from: &Source, source: VerifyError) -> FetchError {
+        let (object, repository) = (self.fill.object, from.repository.clone());
         FetchError::Corrupt {
             object,
             repository,
@@ -101,17 +124,21 @@ impl Job {
         }
     }
 
+    fn unavailable(&self, source: &Source, error: TransportError) -> FetchError {
+        unavailable(self.fill.object, &source.repository, error)
+    }
+
     async fn fly_from(
         &self,
-        source: &Arc<dyn PeerTransport>,
+        source: &Source,
         flight: FlightId,
         position: &mut u64,
         end: u64,
     ) -> Result<(), FetchError> {
-        let (repository, object) = (&self.fill.repository, &self.fill.object);
         let body = async {
-            let opened = source.range(repository, object, *position..end).await;
-            opened.map_err(|error| unavailable(&self.fill, error))
+            let range = *position..end;
+            let opened = source.transport.range(&source.repository, &self.fill.object, range);
+            opened.await.map_err(|error| self.unavailable(source, error))
         };
         // The content travels while the outboard does: one round trip, not two.
         let outboard = self.outboard.get_or_try_init(|| self.fetch_outboard(source));
@@ -119,18 +146,18 @@ impl Job {
         self.receive(source, &mut body, flight, position).await
     }
 
-    async fn fetch_outboard(&self, source: &Arc<dyn PeerTransport>) -> Result<(), FetchError> {
+    async fn fetch_outboard(&self, source: &Source) -> Result<(), FetchError> {
         let (object, size) = (self.fill.object, self.fill.size);
-        let values = source.outboard(&self.fill.repository, &object, size).await;
-        let values = values.map_err(|error| unavailable(&self.fill, error))?;
-        let outboard = Outboard::verify(object, size, values).map_err(|error| self.corrupt(error))?;
+        let values = source.transport.outboard(&source.repository, &object, size).await;
+        let values = values.map_err(|error| self.unavailable(source, error))?;
+        let outboard = Outboard::verify(object, size, values).map_err(|error| self.corrupt(source, error))?;
         self.sink.set_outboard(outboard).map_err(FetchError::Cache)
     }
 
     /// Hands whole groups on as they come, until the plan wants no more of this flight.
     async fn receive(
         &self,
-        source: &Arc<dyn PeerTransport>,
+        source: &Source,
         body: &mut ByteStream,
         flight: FlightId,
         position: &mut u64,
@@ -142,11 +169,8 @@ impl Job {
             };
             match body.next().await {
                 Some(Ok(bytes)) => held.extend_from_slice(&bytes),
-                Some(Err(error)) => return Err(unavailable(&self.fill, error)),
-                None => {
-                    let (from, reason) = (source.label().to_owned(), "the transfer broke off early".to_owned());
-                    return Err(unavailable(&self.fill, TransportError::Unreachable { from, reason }));
-                }
+                Some(Err(error)) => return Err(self.unavailable(source, error)),
+                None => return Err(self.unavailable(source, broke_off(source))),
             }
             let take = whole_groups(held.len() as u64, *position, end);
             if take == 0 {
@@ -154,18 +178,26 @@ impl Job {
             }
             let groups = held.split_to(usize::try_from(take).unwrap_or(held.len())).freeze();
             self.sink.write(*position, &groups).map_err(|error| match error {
-                CacheError::Verify(error) => self.corrupt(error),
+                CacheError::Verify(error) => self.corrupt(source, error),
                 other => FetchError::Cache(other),
             })?;
-            self.engine.stats.received(source.label(), take);
+            self.engine.stats.received(source.transport.label(), take);
             self.fill.arrived(flight, *position..*position + take);
             *position += take;
         }
     }
 }
 
+/// The error of a body that ended before its end.
+pub(super) fn broke_off(source: &Source) -> TransportError {
+    TransportError::Unreachable {
+        from: source.transport.label().to_owned(),
+        reason: "the transfer broke off early".to_owned(),
+    }
+}
+
 /// How many of `held` bytes at `position` are whole groups, where the flight stops at `end`.
-fn whole_groups(held: u64, position: u64, end: u64) -> u64 {
+pub(super) fn whole_groups(held: u64, position: u64, end: u64) -> u64 {
     let until = position + held;
     if until >= end {
         end - position

@@ -3,15 +3,17 @@
 //! What is fetched when is decided by core's [`Scheduler`], which bytes of an object by core's
 //! [`FillPlan`](instantmirror_core::fill::FillPlan). The engine starts the transfers, hands what arrives to
 //! the cache (which verifies it) and wakes readers. It never trusts a source and never holds more of an
-//! object in memory than the part that is arriving.
+//! object in memory than the part that is arriving. An object that the cache has no room for is streamed past
+//! it, to each reader by itself.
 
 mod fill;
 mod flight;
+mod passing;
 mod queue;
 mod reader;
 mod stats;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -27,6 +29,9 @@ use queue::Queue;
 use reader::FillReader;
 pub use stats::{FetchStats, Transfer};
 
+/// Most objects that are remembered as logged; then all are forgotten, and may be logged again.
+const PASSED_BY_MAX: usize = 4096;
+
 /// Brings objects from [`PeerTransport`]s into an [`ObjectCache`] and to readers. Cheap to clone. Must be
 /// used inside a tokio runtime; dropping the last clone stops nothing that a reader still waits for.
 #[derive(Debug, Clone)]
@@ -40,6 +45,8 @@ struct Engine {
     /// By object and size: repositories may disagree about a size, and only one of them is right.
     fills: Mutex<HashMap<(ObjectId, u64), Arc<Fill>>>,
     stats: stats::Counters,
+    /// Objects of which the log says already that they are streamed past the cache.
+    passed_by: Mutex<HashSet<ObjectId>>,
 }
 
 /// A panic while a lock is held leaves plain data that is still whole: carry on.
@@ -61,6 +68,7 @@ impl FetchEngine {
             queue,
             fills,
             stats,
+            passed_by: Mutex::default(),
         }))
     }
 
@@ -96,7 +104,7 @@ impl ObjectSource for FetchEngine {
         }
         let engine = &self.0;
         // A fill in progress goes first: its readers share one handle and see bytes as they come.
-        if let Some(reader) = engine.join(file, &intent) {
+        if let Some(reader) = engine.join(repository, file, &intent) {
             return Ok(Arc::new(reader));
         }
         match engine.cache.open(&file.object).await {
@@ -115,14 +123,22 @@ impl ObjectSource for FetchEngine {
 }
 
 impl Engine {
+    fn sources_of(&self, repository: &RepoName) -> &[Arc<dyn PeerTransport>] {
+        self.sources.get(repository).map_or(&[], Vec::as_slice)
+    }
+
     /// Attaches a reader to the fill of this object, if there is one.
-    fn join(&self, file: &FileMeta, intent: &ReadIntent) -> Option<FillReader> {
+    fn join(self: &Arc<Self>, repository: &RepoName, file: &FileMeta, intent: &ReadIntent) -> Option<FillReader> {
         let fills = lock(&self.fills);
         // Attaching under the lock: a fill leaves the table under it, and only without readers.
         fills
             .get(&(file.object, file.size))
             .filter(|fill| fill.accepts_readers())
-            .map(|fill| FillReader::attach(fill, intent))
+            .map(|fill| {
+                // Another repository may have the object where the first one's sources lack it.
+                fill.add_sources(repository, self.sources_of(repository));
+                FillReader::attach(self, fill, intent)
+            })
     }
 
     fn start_or_join(
@@ -131,8 +147,8 @@ impl Engine {
         file: &FileMeta,
         intent: &ReadIntent,
     ) -> Result<FillReader, FetchError> {
-        let sources = self.sources.get(repository).filter(|sources| !sources.is_empty());
-        let Some(sources) = sources.cloned() else {
+        let sources = self.sources_of(repository);
+        if sources.is_empty() {
             let source = TransportError::NotFound {
                 from: "no source".to_owned(),
                 what: format!("'{repository}'"),
@@ -143,19 +159,32 @@ impl Engine {
                 repository: repository.clone(),
                 source,
             });
-        };
+        }
         let mut fills = lock(&self.fills);
         if let Some(fill) = fills
             .get(&(file.object, file.size))
             .filter(|fill| fill.accepts_readers())
         {
-            return Ok(FillReader::attach(fill, intent));
+            fill.add_sources(repository, sources);
+            return Ok(FillReader::attach(self, fill, intent));
         }
         let fill = Arc::new(Fill::new(repository.clone(), file.object, file.size, Class::Demand));
-        let reader = FillReader::attach(&fill, intent);
+        fill.add_sources(repository, sources);
+        let reader = FillReader::attach(self, &fill, intent);
         fills.insert((file.object, file.size), Arc::clone(&fill));
-        tokio::spawn(fill::run(Arc::clone(self), fill, sources));
+        tokio::spawn(fill::run(Arc::clone(self), fill));
         Ok(reader)
+    }
+
+    /// Says once of an object that the cache has no room for it.
+    fn note_passed_by(&self, object: ObjectId, reason: &FetchError) {
+        let mut known = lock(&self.passed_by);
+        if known.len() >= PASSED_BY_MAX {
+            known.clear();
+        }
+        if known.insert(object) {
+            tracing::info!(%object, "streamed past the cache: {reason}");
+        }
     }
 
     /// Takes a fill that has nothing to do and no reader out of the table. Returns whether it did.

@@ -1,8 +1,8 @@
-//! The reader of an object that is being filled.
+//! The reader of an object that is being filled, or streamed past a cache without room.
 
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,20 +10,29 @@ use instantmirror_core::CacheError;
 use instantmirror_core::fill::WantId;
 use instantmirror_core::traits::{FetchError, ObjectReader, ReadIntent};
 
+use super::Engine;
 use super::fill::Fill;
+use super::passing::Passing;
 
 /// Reads an object that is being filled. Dropping it withdraws its interest.
 #[derive(Debug)]
 pub(super) struct FillReader {
+    engine: Arc<Engine>,
     fill: Arc<Fill>,
     want: WantId,
+    range: Range<u64>,
+    /// Set if the cache has no room for the object.
+    passing: OnceLock<Passing>,
 }
 
 impl FillReader {
-    pub(super) fn attach(fill: &Arc<Fill>, intent: &ReadIntent) -> Self {
+    pub(super) fn attach(engine: &Arc<Engine>, fill: &Arc<Fill>, intent: &ReadIntent) -> Self {
         Self {
             want: fill.attach(intent.range.clone()),
             fill: Arc::clone(fill),
+            engine: Arc::clone(engine),
+            range: intent.range.clone(),
+            passing: OnceLock::new(),
         }
     }
 }
@@ -38,10 +47,22 @@ impl ObjectReader for FillReader {
         if offset >= self.fill.size {
             return Ok(self.fill.size);
         }
-        self.fill.ready(self.want, offset).await
+        if let Some(passing) = self.passing.get() {
+            return passing.ready(offset).await;
+        }
+        match self.fill.ready(self.want, offset).await {
+            Err(failure) if self.fill.is_passed_by(&failure) => {
+                let passing = || Passing::new(&self.engine, &self.fill, self.range.clone());
+                self.passing.get_or_init(passing).ready(offset).await
+            }
+            ready => ready,
+        }
     }
 
     fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError> {
+        if let Some(bytes) = self.passing.get().and_then(|passing| passing.read(range.clone())) {
+            return Ok(bytes);
+        }
         match self.fill.handle() {
             Some(handle) => handle.read(range).map_err(FetchError::Cache),
             None => Err(FetchError::Cache(CacheError::Absent {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use instantmirror_core::traits::{Class, QueueStatus};
+use instantmirror_core::traits::{Class, FetchError, QueueStatus};
 use instantmirror_core::{ObjectId, RepoName};
 
 use super::lock;
@@ -19,6 +19,8 @@ pub struct FetchStats {
     pub misses: u64,
     /// Objects fetched whole.
     pub objects: u64,
+    /// Readers that were served past a cache without room.
+    pub passed: u64,
     /// Bytes received and verified, by source.
     pub bytes: BTreeMap<String, u64>,
     /// Transfers that broke off or were refused, by source.
@@ -49,6 +51,7 @@ pub(super) struct Counters {
     hits: AtomicU64,
     misses: AtomicU64,
     objects: AtomicU64,
+    passed: AtomicU64,
     by_source: Mutex<BTreeMap<String, SourceCounts>>,
 }
 
@@ -72,6 +75,10 @@ impl Counters {
         self.objects.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn passed(&self) {
+        self.passed.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn source(&self, label: &str, count: impl FnOnce(&mut SourceCounts)) {
         let mut by_source = lock(&self.by_source);
         if !by_source.contains_key(label) {
@@ -86,12 +93,14 @@ impl Counters {
         self.source(label, |counts| counts.bytes += bytes);
     }
 
-    pub(super) fn failed(&self, label: &str) {
-        self.source(label, |counts| counts.failures += 1);
-    }
-
-    pub(super) fn corrupt(&self, label: &str) {
-        self.source(label, |counts| counts.corrupt += 1);
+    /// Takes note of a transfer that failed.
+    pub(super) fn blame(&self, object: &ObjectId, label: &str, error: &FetchError) {
+        if matches!(error, FetchError::Corrupt { .. }) {
+            self.source(label, |counts| counts.corrupt += 1);
+            tracing::error!(%object, source = label, "corrupt data was refused: {error}");
+        } else {
+            self.source(label, |counts| counts.failures += 1);
+        }
     }
 
     pub(super) fn snapshot(&self, queue: &Queue) -> FetchStats {
@@ -106,6 +115,7 @@ impl Counters {
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
             objects: self.objects.load(Ordering::Relaxed),
+            passed: self.passed.load(Ordering::Relaxed),
             bytes: pick(|counts| counts.bytes),
             failures: pick(|counts| counts.failures),
             corrupt: pick(|counts| counts.corrupt),

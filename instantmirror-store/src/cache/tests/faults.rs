@@ -133,6 +133,24 @@ fn eio_and_enospc_at_every_operation_leave_a_working_cache() {
     }
 }
 
+/// Whoever streams past a full cache tells by the source that the disk is full.
+#[test]
+fn a_full_disk_keeps_its_kind_as_the_source_of_the_error() {
+    let mut seen = 0;
+    for at in 1..30 {
+        let disk = SimDisk::new();
+        let cache = open(&disk, None);
+        cache.load().unwrap();
+        disk.fail_at(at, Fault::Enospc);
+        if let Err(CacheError::Io { source, .. }) = now(cache.fill(&ObjectId::of(&shape(4)), 4 * GROUP_BYTES)) {
+            let kind = source.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            assert_eq!(kind, Some(std::io::ErrorKind::StorageFull));
+            seen += 1;
+        }
+    }
+    assert!(seen > 0);
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Begin(u8),

@@ -3,6 +3,8 @@
 // A list of one range is meant as that where ranges are compared.
 #![allow(clippy::single_range_in_vec_init)]
 
+mod passing;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -345,31 +347,6 @@ async fn a_range_moves_no_more_than_its_groups() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cache_without_room_is_an_error_of_the_cache() {
-    let (held, data) = (content(1, 3 * G), content(2, 3 * G));
-    let cache = MemoryCache::new(Some(4 * G as u64));
-    let master = source("master", &[&held, &data]);
-    let engine = engine(&cache, &[&master]);
-    assert!(fetch(&engine, &held).await.unwrap() == held);
-    settle().await;
-    let reader = open(&engine, &file(&held), 0..held.len()).await.unwrap();
-    let in_use = cache.open(&ObjectId::of(&held)).await.unwrap();
-    let failure = fetch(&engine, &data).await.unwrap_err();
-    assert!(
-        matches!(failure, FetchError::Cache(CacheError::Full { .. })),
-        "{failure}"
-    );
-    assert!(read(reader.as_ref(), 0..held.len()).await.unwrap() == held);
-    drop((reader, in_use));
-    assert!(fetch(&engine, &data).await.unwrap() == data);
-    let failure = fetch(&engine, &content(3, 5 * G)).await.unwrap_err();
-    assert!(
-        matches!(failure, FetchError::Cache(CacheError::TooLarge { .. })),
-        "{failure}"
-    );
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_forged_outboard_is_blamed_on_its_sender() {
     let data = content(1, 3 * G);
     let (cache, liar, master) = (
@@ -435,4 +412,96 @@ async fn readers_of_many_objects_on_many_threads_get_their_own_bytes() {
     }
     let usage = cache.usage();
     assert!(usage.used_bytes + usage.reserved_bytes <= 3_000_000, "{usage:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_reader_does_not_wait_for_the_retry_of_another_ones_flight() {
+    let data = content(1, 200 * G);
+    let (cache, master) = (MemoryCache::new(None), source("master", &[&data]));
+    let engine = engine(&cache, &[&master]);
+    master.fail_next(1);
+    let first = open(&engine, &file(&data), 0..data.len()).await.unwrap();
+    settle().await;
+    assert_eq!(master.ranges().len(), 1, "it failed, and no time has passed");
+    let started = tokio::time::Instant::now();
+    let tail = 150 * G..151 * G;
+    let second = open(&engine, &file(&data), tail.clone()).await.unwrap();
+    assert_eq!(read(second.as_ref(), tail.clone()).await.unwrap(), data[tail]);
+    assert_eq!(started.elapsed(), std::time::Duration::ZERO);
+    assert!(read(first.as_ref(), 0..data.len()).await.unwrap() == data);
+    drop((first, second));
+    settle().await;
+    assert!(
+        engine
+            .stats()
+            .queue
+            .iter()
+            .all(|(_, status)| status.waiting + status.running == 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_leaves_during_the_pause_ends_it() {
+    let data = content(1, 200 * G);
+    let (cache, master) = (MemoryCache::new(None), source("master", &[&data]));
+    let engine = engine(&cache, &[&master]);
+    master.fail_next(u64::MAX);
+    let reader = open(&engine, &file(&data), 0..data.len()).await.unwrap();
+    settle().await;
+    drop(reader);
+    settle().await;
+    assert!(engine.transfers().is_empty());
+    assert_eq!(cache.usage().reserved_bytes, 0);
+    assert!(
+        engine
+            .stats()
+            .queue
+            .iter()
+            .all(|(_, status)| status.waiting + status.running == 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn forged_content_is_what_is_told_of_mixed_failures() {
+    let data = content(1, 3 * G);
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        let cache = MemoryCache::new(None);
+        let (liar, empty, away) = (source("liar", &[&data]), source("empty", &[]), source("away", &[&data]));
+        liar.flip_at(Some(5));
+        away.fail_next(u64::MAX);
+        let all = [&liar, &empty, &away];
+        let engine = engine(&cache, &order.map(|number| all[number]));
+        let failure = fetch(&engine, &data).await.unwrap_err();
+        assert!(matches!(failure, FetchError::Corrupt { .. }), "{order:?}: {failure}");
+        assert!(away.ranges().len() > 1, "one that may come back is asked again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_of_another_repository_brings_its_sources_along() {
+    let data = content(1, 9 * G);
+    let (cache, away, other) = (
+        MemoryCache::new(None),
+        source("away", &[&data]),
+        source("other", &[&data]),
+    );
+    away.fail_next(u64::MAX);
+    let debian: RepoName = "debian".parse().unwrap();
+    let sources = BTreeMap::from([
+        (repository(), vec![Arc::new(away.clone()) as Arc<dyn PeerTransport>]),
+        (debian.clone(), vec![Arc::new(other.clone()) as Arc<dyn PeerTransport>]),
+    ]);
+    let scheduler = Box::new(PriorityScheduler::new(SchedulerLimits::default()));
+    let engine = FetchEngine::new(Arc::new(cache), sources, scheduler);
+    let first = open(&engine, &file(&data), 0..data.len()).await.unwrap();
+    settle().await;
+    let intent = ReadIntent {
+        range: 0..data.len() as u64,
+    };
+    let second = engine.open(&debian, &file(&data), intent).await.unwrap();
+    let started = tokio::time::Instant::now();
+    assert!(read(first.as_ref(), 0..data.len()).await.unwrap() == data);
+    assert!(read(second.as_ref(), 0..data.len()).await.unwrap() == data);
+    assert_eq!(started.elapsed(), std::time::Duration::ZERO, "not after the pause");
+    assert_eq!(other.ranges().len(), 1);
 }

@@ -1,0 +1,150 @@
+//! The HTTP transport against the real API server passes core's suite of transports: what one says the other
+//! understands, on a socket.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::ops::Range;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use instantmirror_core::catalog::NodeSource;
+use instantmirror_core::conformance::{Subject, outboard_of};
+use instantmirror_core::memory::{MemoryCache, MemoryStore};
+use instantmirror_core::traits::{
+    BatchItem, ByteStream, ObjectCache, ObjectReader, ObjectSource, PeerTransport, Publication, ReadIntent,
+    TransportError,
+};
+use instantmirror_core::view::RepositoryState;
+use instantmirror_core::{CacheError, FetchError, FileMeta, ObjectId, RepoName, SignedHead};
+use instantmirror_http::{Api, Server, Service};
+use instantmirror_swarm::HttpOrigin;
+use tokio::runtime::{Handle, Runtime};
+
+/// Shows every repository as there, and empty: the API asks for no more before it hands objects out.
+#[derive(Debug)]
+struct Empty;
+
+#[async_trait]
+impl Publication for Empty {
+    fn repositories(&self) -> Vec<RepoName> {
+        Vec::new()
+    }
+
+    fn state(&self, repository: &RepoName) -> Option<Arc<RepositoryState>> {
+        Some(Arc::new(RepositoryState::empty(repository.clone())))
+    }
+
+    async fn head_after(&self, _: &RepoName, _: u64) -> Option<Arc<SignedHead>> {
+        None
+    }
+
+    fn nodes(&self) -> Arc<dyn NodeSource> {
+        Arc::new(MemoryStore::new())
+    }
+
+    fn objects(&self) -> Arc<dyn ObjectSource> {
+        Arc::new(Self)
+    }
+}
+
+#[async_trait]
+impl ObjectSource for Empty {
+    async fn open(&self, _: &RepoName, file: &FileMeta, _: ReadIntent) -> Result<Arc<dyn ObjectReader>, FetchError> {
+        Err(FetchError::Cache(CacheError::Busy(file.object)))
+    }
+}
+
+/// The suite polls without a runtime; the client's sockets and timers need to know theirs whenever they are polled.
+#[derive(Debug)]
+struct Inside<T> {
+    runtime: Handle,
+    inner: T,
+}
+
+impl<F: Future + Unpin> Future for Inside<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let runtime = self.runtime.clone();
+        let _entered = runtime.enter();
+        Pin::new(&mut self.inner).poll(context)
+    }
+}
+
+impl<S: Stream + Unpin> Stream for Inside<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let runtime = self.runtime.clone();
+        let _entered = runtime.enter();
+        self.inner.poll_next_unpin(context)
+    }
+}
+
+impl<T> Inside<T> {
+    fn with<U>(&self, inner: U) -> Inside<U> {
+        let runtime = self.runtime.clone();
+        Inside { runtime, inner }
+    }
+}
+
+#[async_trait]
+impl PeerTransport for Inside<HttpOrigin> {
+    fn label(&self) -> &str {
+        self.inner.label()
+    }
+
+    async fn range(
+        &self,
+        repository: &RepoName,
+        object: &ObjectId,
+        range: Range<u64>,
+    ) -> Result<ByteStream, TransportError> {
+        let body = self.with(pin!(self.inner.range(repository, object, range))).await?;
+        Ok(Box::pin(self.with(body)))
+    }
+
+    async fn outboard(&self, repository: &RepoName, object: &ObjectId, size: u64) -> Result<Bytes, TransportError> {
+        self.with(pin!(self.inner.outboard(repository, object, size))).await
+    }
+
+    async fn batch(
+        &self,
+        repository: &RepoName,
+        objects: &[(ObjectId, u64)],
+        sink: &mut (dyn FnMut(BatchItem) + Send),
+    ) -> Result<(), TransportError> {
+        self.with(pin!(self.inner.batch(repository, objects, sink))).await
+    }
+}
+
+async fn filled(objects: &[Bytes]) -> MemoryCache {
+    let cache = MemoryCache::new(None);
+    for data in objects {
+        let fill = cache.fill(&ObjectId::of(data), data.len() as u64).await.unwrap();
+        fill.set_outboard(outboard_of(data)).unwrap();
+        fill.write(0, data).unwrap();
+        fill.finish().await.unwrap();
+    }
+    cache
+}
+
+/// The runtime is the ground: it ends, and the server with it, after the transport.
+fn make(objects: &[Bytes]) -> Subject<Inside<HttpOrigin>> {
+    let runtime = Runtime::new().unwrap();
+    let server = runtime.block_on(Server::bind("127.0.0.1:0".parse().unwrap())).unwrap();
+    let base = format!("http://{}", server.addresses()[0]);
+    let cache = runtime.block_on(filled(objects));
+    let service = Service::new(Arc::new(Empty)).with_api(Api::new(Arc::new(cache)));
+    runtime.spawn(server.serve(Arc::new(service), std::future::pending()));
+    let origin = Inside {
+        runtime: runtime.handle().clone(),
+        inner: HttpOrigin::new(&base).unwrap(),
+    };
+    Subject::on(origin, runtime)
+}
+
+instantmirror_core::peer_transport_conformance!(make);
