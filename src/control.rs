@@ -17,7 +17,7 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 #[non_exhaustive]
 pub enum ControlError {
     /// Nobody listens there.
-    #[error("no daemon answers at {}: {source}; is it running, with this configuration?", socket.display())]
+    #[error("no daemon answers at {} (is it running, with this configuration?)", socket.display())]
     NotRunning {
         /// The socket.
         socket: PathBuf,

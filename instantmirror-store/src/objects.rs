@@ -284,9 +284,11 @@ fn copy(
     hasher: &mut ContentHasher,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let mut buffer = read_buffer(source.stamp().size);
+    let expected = source.stamp().size;
+    let mut buffer = read_buffer(expected);
     let mut position = 0;
-    loop {
+    // A file that grows as fast as it is read has no end; one that is longer than it was has changed.
+    while position <= expected {
         let read = match source.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(read) => read,
@@ -300,6 +302,7 @@ fn copy(
         position += read as u64;
         progress(read as u64);
     }
+    Ok(())
 }
 
 fn read_all(file: &dyn DiskFile, path: &Path, hasher: &mut ContentHasher, progress: &mut dyn FnMut(u64)) -> Result<()> {

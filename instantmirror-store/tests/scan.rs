@@ -43,9 +43,17 @@ struct Open {
     snapshots: DiskSnapshotStore,
     objects: ObjectStore,
     read_bytes: AtomicU64,
+    /// Removed as soon as the scan has begun to list.
+    sabotaged: Option<PathBuf>,
 }
 
 impl ScanSink for Open {
+    fn listed(&self, _: u64) {
+        if let Some(path) = &self.sabotaged {
+            std::fs::remove_dir(path).unwrap();
+        }
+    }
+
     fn nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError> {
         self.snapshots.put_nodes_now(&nodes)
     }
@@ -84,11 +92,21 @@ impl World {
             snapshots: DiskSnapshotStore::open(Arc::clone(&self.disk), "").unwrap(),
             objects: ObjectStore::open(Arc::clone(&self.disk), digests).unwrap(),
             read_bytes: AtomicU64::new(0),
+            sabotaged: None,
         }
     }
 
     fn try_scan(&self, previous: Option<&Scanned>, import: ImportOptions, later: i64) -> Result<Scanned, StoreError> {
-        let open = self.open();
+        self.scan_with(self.open(), previous, import, later)
+    }
+
+    fn scan_with(
+        &self,
+        open: Open,
+        previous: Option<&Scanned>,
+        import: ImportOptions,
+        later: i64,
+    ) -> Result<Scanned, StoreError> {
         let tree = SourceTree::open(self.dir.path().join("source")).unwrap();
         let book = StampBook::open(Arc::clone(&self.disk), "stamps").unwrap();
         let pieces = PieceSpace::open(Arc::clone(&self.disk), "pieces", PIECE).unwrap();
@@ -419,4 +437,36 @@ fn an_object_that_a_cut_off_publish_left_without_content_is_written_again() {
             0
         );
     }
+}
+
+#[test]
+fn a_part_of_the_store_that_is_gone_fails_the_scan_and_leaves_no_file_out() {
+    for import in [COPY, ImportOptions::default()] {
+        let world = World::new();
+        world.write("file", "content");
+        let mut open = world.open();
+        open.sabotaged = Some(world.dir.path().join("store/tmp"));
+        let failed = world.scan_with(open, None, import, 3600);
+        assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
+    }
+}
+
+#[test]
+fn a_file_that_grows_as_fast_as_it_is_read_is_given_up() {
+    use std::io::Write as _;
+    let world = World::new();
+    world.write("log", vec![1; 4 << 20]);
+    let mut log = std::fs::File::options().append(true).open(world.path("log")).unwrap();
+    let tree = SourceTree::open(world.dir.path().join("source")).unwrap();
+    let mut source = tree.open_file(&RepoPath::new("log").unwrap()).unwrap();
+    let mut read = 0;
+    let imported = world.open().objects.import(&mut source, PIECE, COPY, &mut |bytes| {
+        read += bytes;
+        assert!(read < 16 << 20, "it reads on and on");
+        log.write_all(&vec![2; usize::try_from(bytes).unwrap()]).unwrap();
+    });
+    assert!(
+        matches!(imported, Err(StoreError::SourceChanged { .. })),
+        "{imported:?}"
+    );
 }

@@ -217,7 +217,10 @@ impl Follower {
             // Sequences begin at 1: a master that has not published yet answers as soon as it has.
             None => Some(0),
         };
+        let asked = tokio::time::Instant::now();
         let Some(bytes) = upstream.head(&self.repository, after).await? else {
+            // "Nothing newer" comes after a wait. From somebody who does not wait it is not asked for in a tight loop.
+            tokio::time::sleep_until(asked + RETRY_PAUSE).await;
             return Ok(false);
         };
         let head = SignedHead::verify(bytes, &self.repository, &self.trusted)?;
@@ -329,8 +332,18 @@ impl Follower {
             self.receive(upstream, None, root.node, live.id).await?;
             self.closure(None, root).await?.map_err(catalog)?;
         }
-        self.store.put_snapshot(&snapshot).await?;
-        Ok(snapshot)
+        self.keep(snapshot).await
+    }
+
+    /// Stores a record, which walks its tree once more: not on the runtime's threads either.
+    async fn keep(&self, snapshot: Snapshot) -> Result<Snapshot, FollowError> {
+        let (store, runtime) = (Arc::clone(&self.store), tokio::runtime::Handle::current());
+        let put = tokio::task::spawn_blocking(move || {
+            runtime.block_on(store.put_snapshot(&snapshot))?;
+            Ok(snapshot)
+        });
+        put.await
+            .map_err(|error| StoreError::Damaged(format!("storing a record failed: {error}")))?
     }
 
     /// Walks nodes on disk: not on the runtime's threads.

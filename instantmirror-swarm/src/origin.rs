@@ -12,7 +12,7 @@ use instantmirror_core::sign::ENVELOPE_BYTES_MAX;
 use instantmirror_core::traits::{BatchItem, ByteStream, PeerTransport, TransportError, Upstream};
 use instantmirror_core::{NodeId, ObjectId, Outboard, RepoName, SnapshotId};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, header};
-use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
 /// How long connecting may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -296,13 +296,22 @@ impl Upstream for HttpOrigin {
             request = request.query(&[("have", have.to_string())]);
         }
         let response = self.send(&format!("catalog {want}"), request, PROGRESS_TIMEOUT).await?;
-        let decoder = Decoder::new().map_err(|error| self.protocol(error))?;
+        let decoder = decoder().map_err(|error| self.protocol(error))?;
         Ok(Box::pin(self.decompress(self.body(response), decoder)))
     }
 }
 
 /// Bytes decompressed at a time: bounds what a small compressed chunk can expand to in memory.
 const DECOMPRESS_STEP: usize = 256 * 1024;
+/// Largest window that a catalog stream may ask for, as a power of two: 8 MiB, which RFC 8878 asks every decoder to
+/// support. Without a limit of ours a few bytes of a frame's header would take 128 MiB.
+const WINDOW_LOG_MAX: u32 = 23;
+
+fn decoder() -> std::io::Result<Decoder<'static>> {
+    let mut decoder = Decoder::new()?;
+    decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
+    Ok(decoder)
+}
 
 impl HttpOrigin {
     /// Decompresses step by step, so that nothing that was not asked for is ever held.
@@ -341,7 +350,8 @@ impl HttpOrigin {
                     frame_done = hint == 0;
                     input = input.slice(read..);
                     let stuck = read == 0 && !full;
-                    full = written == DECOMPRESS_STEP;
+                    // At the end of its frame it holds nothing, and would ask for a next frame.
+                    full = written == DECOMPRESS_STEP && !frame_done;
                     if written > 0 {
                         out.truncate(written);
                         return Ok(Some((
@@ -374,5 +384,45 @@ mod tests {
         let repo = "debian".parse().unwrap();
         let request = origin.request(Method::GET, &repo, "head").build().unwrap();
         assert_eq!(request.url().as_str(), "http://example.org/mirror/.im/v1/debian/head");
+    }
+    fn decompressed(compressed: Vec<u8>) -> Result<Vec<u8>, TransportError> {
+        let origin = HttpOrigin::new("http://example.org/").unwrap();
+        let body = stream::iter([Ok(Bytes::from(compressed))]);
+        let parts = origin.decompress(body, decoder().unwrap()).collect::<Vec<_>>();
+        let mut whole = Vec::new();
+        for part in futures_executor::block_on(parts) {
+            whole.extend_from_slice(&part?);
+        }
+        Ok(whole)
+    }
+
+    #[test]
+    fn a_catalog_stream_of_any_length_comes_out_whole() {
+        for len in [
+            0,
+            1,
+            DECOMPRESS_STEP - 1,
+            DECOMPRESS_STEP,
+            DECOMPRESS_STEP + 1,
+            3 * DECOMPRESS_STEP,
+        ] {
+            let content: Vec<u8> = (0..=250).cycle().take(len).collect();
+            let compressed = zstd::stream::encode_all(content.as_slice(), 3).unwrap();
+            assert_eq!(decompressed(compressed).unwrap(), content, "{len}");
+        }
+    }
+
+    #[test]
+    fn a_catalog_stream_cannot_ask_for_a_huge_window() {
+        let stream_with_window = |log| {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(log).unwrap();
+            std::io::Write::write_all(&mut encoder, b"x").unwrap();
+            std::io::Write::flush(&mut encoder).unwrap();
+            encoder.finish().unwrap()
+        };
+        assert_eq!(decompressed(stream_with_window(WINDOW_LOG_MAX)).unwrap(), b"x");
+        let refused = decompressed(stream_with_window(WINDOW_LOG_MAX + 1));
+        assert!(matches!(refused, Err(TransportError::Protocol { .. })), "{refused:?}");
     }
 }

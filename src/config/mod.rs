@@ -20,7 +20,7 @@ pub use units::{ByteSize, TimeSpan};
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{}: cannot be read: {source}", file.display())]
+    #[error("{}: cannot be read", file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,

@@ -103,6 +103,8 @@ impl NodeConfig {
 
 impl Checked for NodeConfig {
     fn check(&self) -> Result<(), String> {
+        self.http.check()?;
+        self.log.check()?;
         let mut names = BTreeSet::new();
         for NodeRepository {
             name, master, trust, ..

@@ -74,6 +74,30 @@ fn view<'de, D: Deserializer<'de>>(deserializer: D) -> Result<View, D::Error> {
 }
 
 /// Mount paths are absolute, plain and used once.
+/// Most connections that may be allowed: beyond it no machine has descriptors.
+pub(super) const CONNECTIONS_MAX: usize = 1 << 20;
+
+impl HttpConfig {
+    pub(super) fn check(&self) -> Result<(), String> {
+        if (1..=CONNECTIONS_MAX).contains(&self.max_connections) {
+            return Ok(());
+        }
+        let asked = self.max_connections;
+        Err(format!(
+            "[http] max_connections = {asked}: it must be from 1 to {CONNECTIONS_MAX}"
+        ))
+    }
+}
+
+impl LogConfig {
+    pub(super) fn check(&self) -> Result<(), String> {
+        let filter = tracing_subscriber::EnvFilter::try_new(&self.level);
+        filter
+            .map(drop)
+            .map_err(|error| format!("[log] level '{}': {error}", self.level))
+    }
+}
+
 pub(super) fn check_mounts<'a>(mounts: impl Iterator<Item = &'a MountConfig>) -> Result<(), String> {
     let mut seen = std::collections::BTreeSet::new();
     for MountConfig { path, .. } in mounts {

@@ -126,6 +126,8 @@ impl ServerConfig {
 
 impl Checked for ServerConfig {
     fn check(&self) -> Result<(), String> {
+        self.http.check()?;
+        self.log.check()?;
         let mut names = BTreeSet::new();
         for repository in &self.repositories {
             let name = &repository.name;

@@ -90,6 +90,12 @@ fn wrong_values_are_named_with_place_and_what_is_allowed() {
 fn contradictions_are_refused() {
     let repo = |name: &str, more: &str| format!("[[repository]]\nname = \"{name}\"\nsource = \"/x\"\n{more}\n");
     let cases = [
+        ("[log]\nlevel = \"in=fo=x\"\n".to_owned(), "[log] level"),
+        ("[http]\nmax_connections = 0\n".to_owned(), "from 1 to"),
+        (
+            "[http]\nmax_connections = 9223372036854775807\n".to_owned(),
+            "from 1 to",
+        ),
         (repo("a", "") + &repo("a", ""), "twice"),
         (repo("a", "piece_length = \"3 MiB\""), "power of two"),
         (repo("a", "mounts = [{ path = \"x\" }]"), "begin with '/'"),

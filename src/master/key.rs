@@ -20,7 +20,7 @@ pub enum KeyError {
         path: PathBuf,
     },
     /// It cannot be read or written.
-    #[error("signing key {}: {source}", path.display())]
+    #[error("signing key {} cannot be read or written", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -36,7 +36,7 @@ pub enum KeyError {
         mode: u32,
     },
     /// Its content is no key.
-    #[error("signing key {}: {source}", path.display())]
+    #[error("signing key {} is malformed", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -72,19 +72,24 @@ pub fn store_key(path: &Path, key: &SecretKey) -> Result<(), KeyError> {
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir).map_err(io)?;
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(io)?;
-    file.write_all(key.to_secret_text().as_bytes()).map_err(io)?;
-    file.sync_all().map_err(io)?;
+    // Under another name first: a crash or a full disk leaves no half of a key that the next start would take for one.
+    let mut tmp = path.as_os_str().to_owned();
+    tmp.push(format!(".{}.tmp", std::process::id()));
+    let written = write_key(Path::new(&tmp), key).and_then(|()| std::fs::hard_link(&tmp, path));
+    let removed = std::fs::remove_file(&tmp);
+    written.and(removed).map_err(io)?;
     let dir = path
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+}
+
+fn write_key(path: &Path, key: &SecretKey) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(key.to_secret_text().as_bytes())?;
+    file.sync_all()
 }
 
 /// Reads a key.
@@ -127,6 +132,11 @@ mod tests {
         store_key(&path, &key).unwrap();
         assert_eq!(load_key(&path).unwrap().public(), key.public());
         assert!(matches!(store_key(&path, &key), Err(KeyError::Io { .. })));
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("deep")).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(load_key(&path), Err(KeyError::Exposed { mode: 0o640, .. })));
         assert!(matches!(

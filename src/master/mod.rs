@@ -9,6 +9,8 @@ mod key;
 mod publication;
 mod publish;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,6 +75,14 @@ pub enum MasterError {
         held: u32,
         /// What the configuration says.
         asked: u64,
+    },
+    /// The store or its key lies inside a source tree: everybody could read it.
+    #[error("{} lies inside the source tree {} and would be published; move one of them", path.display(), tree.display())]
+    SourceHolds {
+        /// The source tree.
+        tree: PathBuf,
+        /// The store or the key file.
+        path: PathBuf,
     },
     /// No randomness from the system.
     #[error("the system gives no random numbers: {0}")]
@@ -196,6 +206,21 @@ impl Master {
             repository: repository.clone(),
             snapshot: id,
         })
+    }
+
+    /// The record of a snapshot that a head names, `None` if it is lost: removed by somebody, or damaged.
+    async fn kept_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Option<Snapshot>, MasterError> {
+        match self.snapshot(repository, id).await {
+            Ok(snapshot) => Ok(Some(snapshot)),
+            Err(
+                error @ (MasterError::UnknownSnapshot { .. }
+                | MasterError::Snapshots(instantmirror_core::StoreError::Damaged(_))),
+            ) => {
+                tracing::error!(%repository, snapshot = %id, "a snapshot's record is lost; the next publish drops it: {error}");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn repository_dir(name: &RepoName) -> PathBuf {

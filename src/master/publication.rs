@@ -26,11 +26,9 @@ pub struct MasterPublication {
 }
 
 impl MasterPublication {
-    /// Shows what the store holds now. [`refresh`](Self::refresh) takes up what was published since.
-    ///
-    /// # Errors
-    /// [`MasterError`] if a head in the store cannot be read.
-    pub async fn new(master: Master) -> Result<Self, MasterError> {
+    /// Shows what the store holds now, but not repositories whose head cannot be read: that is logged, and tried
+    /// again by [`refresh`](Self::refresh), which also takes up what was published since.
+    pub async fn new(master: Master) -> Self {
         let names = master
             .config()
             .repositories
@@ -43,36 +41,51 @@ impl MasterPublication {
             objects,
             master,
         };
-        publication.refresh().await?;
-        Ok(publication)
+        if let Err(error) = publication.refresh().await {
+            tracing::error!("a repository is not shown: {error}");
+        }
+        publication
     }
 
-    /// Takes up new heads and wakes whoever waits for them.
+    /// Takes up new heads and wakes whoever waits for them. A repository that cannot be read keeps nobody from the
+    /// others.
     ///
     /// # Errors
-    /// [`MasterError`]; what was shown before stays.
+    /// The first [`MasterError`], after all repositories had their turn; what was shown before of those that
+    /// failed stays.
     pub async fn refresh(&self) -> Result<(), MasterError> {
+        let mut first_error = Ok(());
         for (name, state) in &self.states {
-            let Some(head) = self.master.head(name).await? else {
-                continue;
-            };
-            let held = state.borrow().head.as_ref().map(|held| held.head().sequence);
-            if held.is_some_and(|held| held >= head.head().sequence) {
-                continue;
-            }
-            let mut next = RepositoryState::empty(name.clone());
-            let known = state.borrow().snapshots.clone();
-            for live in head.head().snapshots.iter().filter(|live| live.state.is_released()) {
-                let snapshot = match known.get(&live.id) {
-                    Some(snapshot) => Arc::clone(snapshot),
-                    None => Arc::new(self.master.snapshot(name, live.id).await?),
-                };
-                next.snapshots.insert(live.id, snapshot);
-            }
-            next.current = head.head().current;
-            next.head = Some(Arc::new(head));
-            state.send_replace(Arc::new(next));
+            let refreshed = self.refresh_one(name, state).await;
+            first_error = first_error.and(refreshed);
         }
+        first_error
+    }
+
+    async fn refresh_one(
+        &self,
+        name: &RepoName,
+        state: &watch::Sender<Arc<RepositoryState>>,
+    ) -> Result<(), MasterError> {
+        let Some(head) = self.master.head(name).await? else {
+            return Ok(());
+        };
+        let held = state.borrow().head.as_ref().map(|held| held.head().sequence);
+        if held.is_some_and(|held| held >= head.head().sequence) {
+            return Ok(());
+        }
+        let mut next = RepositoryState::empty(name.clone());
+        let known = state.borrow().snapshots.clone();
+        for live in head.head().snapshots.iter().filter(|live| live.state.is_released()) {
+            let snapshot = match known.get(&live.id) {
+                Some(snapshot) => Some(Arc::clone(snapshot)),
+                None => self.master.kept_snapshot(name, live.id).await?.map(Arc::new),
+            };
+            next.snapshots.extend(snapshot.map(|snapshot| (live.id, snapshot)));
+        }
+        next.current = head.head().current.filter(|id| next.snapshots.contains_key(id));
+        next.head = Some(Arc::new(head));
+        state.send_replace(Arc::new(next));
         Ok(())
     }
 }

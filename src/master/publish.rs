@@ -83,11 +83,15 @@ impl Master {
     ) -> Result<Published, MasterError> {
         let started = Instant::now();
         let repository = self.repository(name)?;
+        self.check_source(repository)?;
         let writer = Writer::open(self)?;
         let held = block_on(self.head(name))?;
         check_piece_length(repository, held.as_ref())?;
         let current = held.as_ref().and_then(|held| held.head().current);
-        let current = current.map(|id| block_on(self.snapshot(name, id))).transpose()?;
+        let current = current
+            .map(|id| block_on(self.kept_snapshot(name, id)))
+            .transpose()?
+            .flatten();
         let scanned = self.scan(repository, &writer, current.as_ref(), progress)?;
         if let (Some(current), Some(held)) = (&current, &held)
             && current.root == scanned.root
@@ -106,6 +110,7 @@ impl Master {
         };
         let record = block_on(writer.snapshots.put_snapshot(&snapshot))?;
         let mut head = held.map_or_else(|| first_head(repository, now), |held| held.head().clone());
+        self.drop_lost(&mut head)?;
         head.snapshots.push(LiveSnapshot {
             id: snapshot.id,
             record,
@@ -124,13 +129,23 @@ impl Master {
     /// Signs the heads anew that would otherwise come near their expiry.
     ///
     /// # Errors
-    /// [`MasterError`]; [`StoreError::Locked`] if somebody publishes now (who renews them as well).
+    /// The first [`MasterError`], after all repositories had their turn; [`StoreError::Locked`] if somebody
+    /// publishes now.
     pub fn renew_heads(&self) -> Result<(), MasterError> {
+        let mut first_error = Ok(());
         for repository in &self.config.repositories {
-            if let Some(held) = block_on(self.head(&repository.name))?
-                && is_old(&held)
-            {
-                self.renew_if_old(&Writer::open(self)?, &held)?;
+            let renewed = self.renew(&repository.name);
+            first_error = first_error.and(renewed);
+        }
+        first_error
+    }
+
+    fn renew(&self, name: &RepoName) -> Result<(), MasterError> {
+        if block_on(self.head(name))?.is_some_and(|held| is_old(&held)) {
+            let writer = Writer::open(self)?;
+            // Somebody may have published until the lock was ours: only what is held now has a successor.
+            if let Some(held) = block_on(self.head(name))? {
+                self.renew_if_old(&writer, &held)?;
             }
         }
         Ok(())
@@ -143,6 +158,19 @@ impl Master {
         Ok(())
     }
 
+    /// What cannot be served any more is not promised any longer.
+    fn drop_lost(&self, head: &mut Head) -> Result<(), MasterError> {
+        let mut kept = Vec::with_capacity(head.snapshots.len() + 1);
+        for live in std::mem::take(&mut head.snapshots) {
+            if block_on(self.kept_snapshot(&head.repository, live.id))?.is_some() {
+                kept.push(live);
+            }
+        }
+        head.tags.retain(|_, id| kept.iter().any(|live| live.id == *id));
+        head.snapshots = kept;
+        Ok(())
+    }
+
     /// Signs and stores the successor of a head.
     fn commit(&self, writer: &Writer, mut head: Head, now: Timestamp) -> Result<u64, MasterError> {
         head.sequence += 1;
@@ -152,6 +180,21 @@ impl Master {
         block_on(writer.snapshots.put_head(&signed))?;
         tracing::info!(repository = %head.repository, sequence = head.sequence, current = head.current.map(tracing::field::display), "head signed");
         Ok(head.sequence)
+    }
+
+    /// What nobody may see must not lie in the tree, by whatever name the configuration calls it.
+    fn check_source(&self, repository: &ServerRepository) -> Result<(), MasterError> {
+        // What cannot be resolved is not there, which is told by whoever opens it.
+        let Ok(source) = repository.source.canonicalize() else {
+            return Ok(());
+        };
+        for path in [self.config.store.dir.clone(), self.config.store.key_file()] {
+            if path.canonicalize().is_ok_and(|real| real.starts_with(&source)) {
+                let tree = repository.source.clone();
+                return Err(MasterError::SourceHolds { tree, path });
+            }
+        }
+        Ok(())
     }
 
     fn scan(

@@ -66,7 +66,7 @@ impl MasterServer {
     /// # Errors
     /// [`MasterError::Http`] for an address in use, [`MasterError::Watch`].
     pub async fn bind(master: Master) -> Result<Self, MasterError> {
-        let publication = Arc::new(MasterPublication::new(master.clone()).await?);
+        let publication = Arc::new(MasterPublication::new(master.clone()).await);
         let sockets = Sockets::open(&master.config().http, &master.config().control_socket()).await?;
         let changed = Arc::new(Notify::new());
         let watcher = watch_heads(&master, Arc::clone(&changed))?;
@@ -128,12 +128,16 @@ fn watch_heads(master: &Master, changed: Arc<Notify>) -> Result<notify::Recommen
 
 /// Takes up new heads for ever.
 async fn refresh(publication: &MasterPublication, changed: &Notify) {
+    let mut complained = String::new();
     loop {
         // A time-out is a look of its own: not every file system tells.
         let _ = tokio::time::timeout(REFRESH_INTERVAL, changed.notified()).await;
-        if let Err(error) = publication.refresh().await {
-            tracing::error!("a new head cannot be taken up: {error}; what was shown before stays");
+        let trouble = publication.refresh().await.err().map(|error| error.to_string());
+        let trouble = trouble.unwrap_or_default();
+        if !trouble.is_empty() && trouble != complained {
+            tracing::error!("a new head cannot be taken up: {trouble}; what was shown before stays");
         }
+        complained = trouble;
     }
 }
 

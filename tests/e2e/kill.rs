@@ -32,10 +32,11 @@ fn publish_killed_at(master: &Master, n: usize) -> bool {
 async fn snapshots_that_are_whole(master: &Master) -> Vec<Snapshot> {
     let name: RepoName = "r".parse().unwrap();
     let store = instantmirror::Master::open(ServerConfig::load(&master.config).unwrap()).unwrap();
-    let publication = MasterPublication::new(store)
-        .await
-        .expect("what the head names is readable");
+    let publication = MasterPublication::new(store).await;
+    publication.refresh().await.expect("the head is readable");
     let state = publication.state(&name).unwrap();
+    let named = state.head.as_ref().map_or(0, |head| head.head().snapshots.len());
+    assert_eq!(state.snapshots.len(), named, "what the head names is readable");
     let nodes = publication.nodes();
     for snapshot in state.snapshots.values() {
         let root = Directory {

@@ -324,8 +324,10 @@ impl Scan<'_> {
                     .and_then(|(meta, _)| meta.as_directory().copied());
                 match self.directory(&path, previous.filter(|_| known.trusted)) {
                     Ok(directory) => Kind::Directory(directory),
-                    Err(error) if error.is_not_found() => return Ok(self.skip(shown, "it vanished during the scan")),
-                    Err(error) if concerns_source(&error) => return Ok(self.problem(&shown, with_cause(&error))),
+                    Err(error) if self.has_vanished(&error) => {
+                        return Ok(self.skip(shown, "it vanished during the scan"));
+                    }
+                    Err(error) if self.concerns_source(&error) => return Ok(self.problem(&shown, with_cause(&error))),
                     Err(error) => return Err(error),
                 }
             }
@@ -376,11 +378,11 @@ impl Scan<'_> {
         match imported {
             Ok((object, stamp)) => {
                 let first_piece = self.parts.pieces.assign(&object, stamp.size)?;
-                let group = (raw.nlink > 1).then(|| link_group(raw.stamp.ino));
+                let group = (raw.nlink > 1).then(|| link_group(raw.stamp.ino, &object));
                 Ok(entry(self.settled(stamp), object, first_piece, group))
             }
-            Err(error) if error.is_not_found() => Ok(self.skip(shown, "it vanished during the scan")),
-            Err(error) if concerns_source(&error) => Ok(self.problem(&shown, with_cause(&error))),
+            Err(error) if self.has_vanished(&error) => Ok(self.skip(shown, "it vanished during the scan")),
+            Err(error) if self.concerns_source(&error) => Ok(self.problem(&shown, with_cause(&error))),
             Err(error) => Err(error),
         }
     }
@@ -434,6 +436,20 @@ impl Scan<'_> {
         }
     }
 
+    /// Errors of one source file, which are listed together, as opposed to errors of our own disk.
+    fn concerns_source(&self, error: &StoreError) -> bool {
+        match error {
+            StoreError::SourceChanged { .. } | StoreError::OutsideRoot { .. } => true,
+            StoreError::Io { path, .. } => path.starts_with(self.parts.tree.root()),
+            _ => false,
+        }
+    }
+
+    /// A source file is gone. Something of ours that is gone is no reason to leave a file out.
+    fn has_vanished(&self, error: &StoreError) -> bool {
+        error.is_not_found() && self.concerns_source(error)
+    }
+
     /// A stamp that can be relied on, or one that no file will ever have.
     fn settled(&self, stamp: FileStamp) -> FileStamp {
         let newest = stamp.mtime.max(stamp.ctime);
@@ -453,15 +469,6 @@ struct Known {
     entries: HashMap<Name, (Meta, FileStamp)>,
 }
 
-/// Errors of one source file, which are listed together, as opposed to errors of our own disk.
-fn concerns_source(error: &StoreError) -> bool {
-    match error {
-        StoreError::SourceChanged { .. } | StoreError::OutsideRoot { .. } => true,
-        StoreError::Io { op, .. } => matches!(*op, "open" | "open directory" | "list" | "read" | "stat" | "read link"),
-        _ => false,
-    }
-}
-
 fn with_cause(error: &StoreError) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
@@ -475,8 +482,23 @@ fn clamp_mtime(mtime: i64) -> i64 {
 }
 
 /// Names of one inode share a group. The inode's number is stable from scan to scan, so unchanged directories keep
-/// their nodes; it is hashed because it is nobody's business.
-fn link_group(ino: u64) -> u64 {
-    let hash = blake3::derive_key("InstantMirror 2026 hard link group", &ino.to_le_bytes());
+/// their nodes; it is hashed because it is nobody's business. The content goes in because a tree may span several
+/// file systems, which number alike, and whose own numbers change from boot to boot.
+fn link_group(ino: u64, object: &ObjectId) -> u64 {
+    let seed = [ino.to_le_bytes().as_slice(), object.as_bytes()].concat();
+    let hash = blake3::derive_key("InstantMirror 2026 hard link group", &seed);
     hash.first_chunk().map_or(0, |low| u64::from_le_bytes(*low))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inodes_of_two_file_systems_that_have_one_number_share_no_group() {
+        let (a, b) = (ObjectId::of(b"a"), ObjectId::of(b"b"));
+        assert_eq!(link_group(2, &a), link_group(2, &a));
+        assert_ne!(link_group(2, &a), link_group(2, &b));
+        assert_ne!(link_group(2, &a), link_group(3, &a));
+    }
 }

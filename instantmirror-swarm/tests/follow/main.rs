@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use instantmirror_core::{HeadError, RecordError, SnapshotId};
 use instantmirror_swarm::follow::RETRY_PAUSE;
 use instantmirror_swarm::{FollowError, Follower};
 
-use support::{FakeMaster, HOUR, RottenStore, START, Spoil, TestClock, head, key, repository};
+use support::{FakeMaster, HOUR, Impatient, RottenStore, START, Spoil, TestClock, head, key, repository};
 
 struct Setup {
     master: Arc<FakeMaster>,
@@ -384,4 +385,20 @@ async fn a_damaged_record_keeps_nobody_from_starting_and_is_fetched_again() {
     follower.poll(master.as_ref(), true).await.unwrap();
     assert_eq!(follower.state().current, Some(first.id));
     assert_eq!(store.snapshot(&repository(), first.id).await.unwrap(), Some(first));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_that_does_not_wait_is_not_asked_in_a_tight_loop() {
+    let (master, store) = (Arc::new(Impatient::default()), Arc::new(MemoryStore::new()));
+    let clock = Arc::new(TestClock(Mutex::new(START)));
+    let upstreams: Vec<Arc<dyn Upstream>> = vec![master.clone()];
+    let follower = Follower::open(repository(), upstreams, store, vec![key(1).public()], clock).await;
+    let follower = follower.unwrap();
+    let minute = Duration::from_secs(60);
+    assert!(tokio::time::timeout(minute, follower.run()).await.is_err());
+    let asked = u128::from(master.asked.load(Ordering::Relaxed));
+    assert!(
+        (2..=minute.as_millis() / RETRY_PAUSE.as_millis() + 1).contains(&asked),
+        "{asked}"
+    );
 }

@@ -1,6 +1,7 @@
 //! A master whose answers the test makes, and a store that rots.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -273,5 +274,33 @@ impl SnapshotStore for RottenStore {
 
     async fn remove_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<(), StoreError> {
         self.0.remove_snapshot(repository, id).await
+    }
+}
+
+/// A master, or something in front of it, that says "nothing newer" at once instead of waiting.
+#[derive(Debug, Default)]
+pub(crate) struct Impatient {
+    pub(crate) asked: AtomicU32,
+}
+
+#[async_trait]
+impl Upstream for Impatient {
+    fn label(&self) -> &str {
+        "impatient master"
+    }
+
+    async fn head(&self, _: &RepoName, _: Option<u64>) -> Result<Option<Bytes>, TransportError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        // Lets the test's clock run even if whoever asks never pauses.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        Ok(None)
+    }
+
+    async fn snapshot(&self, _: &RepoName, _: SnapshotId) -> Result<Bytes, TransportError> {
+        unreachable!("it never said that there is one")
+    }
+
+    async fn delta(&self, _: &RepoName, _: Option<NodeId>, _: NodeId) -> Result<ByteStream, TransportError> {
+        unreachable!("it never said that there is one")
     }
 }
