@@ -275,13 +275,9 @@ impl Reading {
     }
 }
 
-/// A reader with a descriptor has its bytes on a disk that may take its time, and the thread that runs this
-/// serves other connections too: such reads go to the blocking pool (some 10 µs for 256 KiB that take more to
-/// copy). A reader without one has them in memory and is read where we are.
+/// Reads come from a disk that may take its time, and may be verified on the way; the thread that runs this serves
+/// other connections too. So they go to the blocking pool: some 10 µs for up to 256 KiB that take more to copy.
 pub(crate) async fn read(reader: &Arc<dyn ObjectReader>, range: Range<u64>) -> Result<Bytes, FetchError> {
-    if reader.descriptor().is_none() {
-        return reader.read(range);
-    }
     let reader = Arc::clone(reader);
     let read = tokio::task::spawn_blocking(move || reader.read(range)).await;
     read.unwrap_or_else(|failed| {
