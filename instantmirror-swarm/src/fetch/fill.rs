@@ -261,32 +261,79 @@ async fn drive(engine: &Arc<Engine>, fill: &Arc<Fill>, flights: &mut JoinSet<Lan
         outboard,
     });
     let mut pause = Pause::default();
+    let mut slot = Slot {
+        place: Some(place),
+        granted: true,
+    };
     loop {
         pause.end_unwanted(fill);
-        start_flights(&job, flights);
+        slot.ask_or_give_back(engine, fill, &pause);
+        if slot.granted {
+            start_flights(&job, flights);
+        }
         if lock(&fill.state).plan.is_complete() {
             flights.shutdown().await;
             sink.finish().await?;
             engine.stats.object();
-            pause.leave(place);
+            slot.leave(&pause);
             tracing::debug!(repository = %fill.repository, object = %fill.object, size = fill.size, "object fetched");
             return Ok(());
         }
         if flights.is_empty() && engine.retire(fill) {
-            pause.leave(place);
+            slot.leave(&pause);
             return Ok(());
         }
         tokio::select! {
             landed = flights.join_next(), if !flights.is_empty() => {
                 let Some(Ok(landing)) = landed else { continue };
-                land(engine, fill, &mut place, &mut pause, landing)?;
+                land(engine, fill, &mut slot, &mut pause, landing)?;
             }
-            () = place.turn(), if pause.awaits_turn => {
+            () = slot.turn(), if !slot.granted || pause.awaits_turn => {
+                slot.granted = true;
                 pause.awaits_turn = false;
                 pause.end_all(fill);
             }
             () = fill.wants_changed.notified() => {}
         }
+    }
+}
+
+/// A fill's place in the queue. One that rests (its readers have all they want for now, but have not left) has none:
+/// slow readers must not hold up what others wait for.
+#[derive(Debug)]
+struct Slot {
+    place: Option<Place>,
+    /// It is the fill's turn. Stays so while a retry is awaited: other flights go on.
+    granted: bool,
+}
+
+impl Slot {
+    fn ask_or_give_back(&mut self, engine: &Engine, fill: &Fill, pause: &Pause) {
+        let rests = lock(&fill.state).plan.is_idle();
+        if !rests && self.place.is_none() {
+            self.place = Some(engine.queue.submit(fill.request(engine)));
+        } else if rests && self.granted {
+            self.leave(pause);
+        }
+    }
+
+    /// Waits for the turn; for ever without a place.
+    async fn turn(&mut self) {
+        match &mut self.place {
+            Some(place) => place.turn().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Gives the place back: a turn that was had is over, one that is still awaited is withdrawn.
+    fn leave(&mut self, pause: &Pause) {
+        self.granted &= !pause.awaits_turn;
+        if let Some(mut place) = self.place.take()
+            && self.granted
+        {
+            place.finished(Outcome::Done);
+        }
+        self.granted = false;
     }
 }
 
@@ -328,24 +375,11 @@ impl Pause {
             wanted
         });
     }
-
-    /// The end of a fill that has nothing left to do: a turn that it still awaits is withdrawn.
-    fn leave(&self, mut place: Place) {
-        if !self.awaits_turn {
-            place.finished(Outcome::Done);
-        }
-    }
 }
 
 /// Takes note of a flight that is over. After a failure without progress the scheduler says whether and
 /// when to try again.
-fn land(
-    engine: &Engine,
-    fill: &Fill,
-    place: &mut Place,
-    pause: &mut Pause,
-    landing: Landing,
-) -> Result<(), FetchError> {
+fn land(engine: &Engine, fill: &Fill, slot: &mut Slot, pause: &mut Pause, landing: Landing) -> Result<(), FetchError> {
     let Some(error) = landing.error else {
         lock(&fill.state).plan.ended(landing.flight);
         return Ok(());
@@ -358,12 +392,19 @@ fn land(
     if pause.awaits_turn {
         return Ok(());
     }
-    if landing.progress {
-        // It got somewhere: the count of tries begins anew.
-        place.finished(Outcome::Done);
-        *place = engine.queue.submit(fill.request(engine));
-    } else if !place.finished(Outcome::Retry) {
-        return Err(error.error);
+    match &mut slot.place {
+        Some(place) if !landing.progress => {
+            if !place.finished(Outcome::Retry) {
+                return Err(error.error);
+            }
+        }
+        place => {
+            // It got somewhere: the count of tries begins anew.
+            if let Some(mut over) = place.take() {
+                over.finished(Outcome::Done);
+            }
+            *place = Some(engine.queue.submit(fill.request(engine)));
+        }
     }
     pause.awaits_turn = true;
     Ok(())

@@ -505,3 +505,31 @@ async fn a_reader_of_another_repository_brings_its_sources_along() {
     assert_eq!(started.elapsed(), std::time::Duration::ZERO, "not after the pause");
     assert_eq!(other.ranges().len(), 1);
 }
+
+/// With one slot only: a reader that has what it wants and does not leave must not keep it from others.
+#[tokio::test(start_paused = true)]
+async fn a_fill_that_rests_holds_up_nobody() {
+    let (first, second) = (content(1, 20 * G), content(2, 3 * G + 1));
+    let source = source("master", &[&first, &second]);
+    let sources = BTreeMap::from([(repository(), vec![Arc::new(source.clone()) as Arc<dyn PeerTransport>])]);
+    let limits = SchedulerLimits {
+        running_max: 1,
+        ..SchedulerLimits::default()
+    };
+    let cache = MemoryCache::new(None);
+    let engine = FetchEngine::new(Arc::new(cache), sources, Box::new(PriorityScheduler::new(limits)));
+    let lingering = open(&engine, &file(&first), 0..10).await.unwrap();
+    assert_eq!(read(lingering.as_ref(), 0..10).await.unwrap(), first[..10]);
+    let hour = std::time::Duration::from_secs(3600);
+    let other = tokio::time::timeout(hour, fetch(&engine, &second))
+        .await
+        .expect("it is not held up");
+    assert_eq!(other.unwrap(), second);
+    // The one that rests is taken up again when somebody wants more of it.
+    let more = open(&engine, &file(&first), 15 * G..20 * G).await.unwrap();
+    let rest = tokio::time::timeout(hour, read(more.as_ref(), 15 * G..20 * G))
+        .await
+        .expect("it gets another turn");
+    assert_eq!(rest.unwrap(), first[15 * G..]);
+    drop(lingering);
+}
