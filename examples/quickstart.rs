@@ -27,14 +27,27 @@ async fn main() -> anyhow::Result<()> {
     let Some(source) = std::env::args_os().nth(1).map(PathBuf::from) else {
         anyhow::bail!("name a directory: cargo run --release --example quickstart -- DIR");
     };
-    let source = source.canonicalize().with_context(|| source.display().to_string())?;
+    let source = source
+        .canonicalize()
+        .with_context(|| format!("cannot publish {}", source.display()))?;
     daemon::start_logging("warn").map_err(anyhow::Error::msg)?;
     let storage = tempfile::tempdir()?;
+    // From the first moment: a first publish may be long, and what it has stored is removed as well.
+    tokio::select! {
+        result = run(storage.path(), &source) => result,
+        () = daemon::told_to_stop() => Ok(()),
+    }
+}
+
+async fn run(storage: &Path, source: &Path) -> anyhow::Result<()> {
     let name: RepoName = "quickstart".parse()?;
 
-    let (master, master_address) = start_master(storage.path(), &source).await?;
-    let (node, node_address) = start_node(storage.path(), &master, master_address).await?;
+    let (master, master_address) = start_master(storage, source).await?;
+    let (node, node_address) = start_node(storage, &master, master_address).await?;
     println!("publishing {} ...", source.display());
+    // Watched before it is read, so that no edit falls between the two.
+    let changed = Arc::new(Notify::new());
+    let _watcher = watch(source, Arc::clone(&changed))?;
     publish(&master, &name, &node).await?;
     println!(
         "\nmaster  http://{master_address}/{name}/snap/current/\n\
@@ -43,12 +56,9 @@ async fn main() -> anyhow::Result<()> {
          \n    curl http://{node_address}/{name}/snap/current/\n\
          \nEdit something in {} and look again. Ctrl-C ends it; storage in {} is removed then.\n",
         source.display(),
-        storage.path().display(),
+        storage.display(),
     );
-    tokio::select! {
-        result = publish_changes(&master, &name, &source, &node) => result,
-        () = daemon::told_to_stop() => Ok(()),
-    }
+    publish_changes(&master, &name, &changed, &node).await
 }
 
 /// A master with temporary storage on a free port, served in the background.
@@ -102,16 +112,19 @@ async fn publish(master: &Master, name: &RepoName, node: &Node) -> anyhow::Resul
     Ok(())
 }
 
-/// Publishes again whenever the tree has changed and come to rest.
-async fn publish_changes(master: &Master, name: &RepoName, source: &Path, node: &Node) -> anyhow::Result<()> {
-    let changed = Arc::new(Notify::new());
-    let told = Arc::clone(&changed);
+/// Tells of every change in the tree.
+fn watch(source: &Path, changed: Arc<Notify>) -> anyhow::Result<notify::RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if event.is_ok_and(|event| !event.kind.is_access()) {
-            told.notify_one();
+            changed.notify_one();
         }
     })?;
     watcher.watch(source, RecursiveMode::Recursive)?;
+    Ok(watcher)
+}
+
+/// Publishes again whenever the tree has changed and come to rest.
+async fn publish_changes(master: &Master, name: &RepoName, changed: &Notify, node: &Node) -> anyhow::Result<()> {
     loop {
         changed.notified().await;
         while tokio::time::timeout(QUIET, changed.notified()).await.is_ok() {}

@@ -161,7 +161,19 @@ impl Head {
         self.check()?;
         // Plain strings, numbers and lists: serialising cannot fail.
         let payload = serde_json::to_vec(self).unwrap_or_default();
-        let bytes = sign::seal(HEAD_TYPE, &payload, keys).into();
+        let bytes: Bytes = sign::seal(HEAD_TYPE, &payload, keys).into();
+        // Nobody would read it: neither a node nor this master.
+        if bytes.len() > sign::ENVELOPE_BYTES_MAX {
+            return Err(HeadError::Malformed {
+                repository: self.repository.clone(),
+                reason: format!(
+                    "it would have {} bytes, the limit is {}: it lists too many snapshots ({})",
+                    bytes.len(),
+                    sign::ENVELOPE_BYTES_MAX,
+                    self.snapshots.len()
+                ),
+            });
+        }
         Ok(SignedHead {
             bytes,
             head: self.clone(),
@@ -400,6 +412,28 @@ mod tests {
                 assert!(error.to_string().contains(word), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn a_head_that_nobody_would_read_is_not_signed() {
+        let mut head = head(1);
+        let live = released(1);
+        head.snapshots = (0..90_000_u128)
+            .map(|number| LiveSnapshot {
+                id: SnapshotId::from_random(number.to_be_bytes()),
+                ..live.clone()
+            })
+            .collect();
+        head.current = None;
+        head.tags.clear();
+        let refused = head.sign(&[&key(1)]);
+        assert!(
+            matches!(&refused, Err(HeadError::Malformed { reason, .. }) if reason.contains("too many snapshots")),
+            "{:?}",
+            refused.err()
+        );
+        head.snapshots.truncate(1000);
+        assert!(head.sign(&[&key(1)]).unwrap().bytes().len() < sign::ENVELOPE_BYTES_MAX);
     }
 
     #[test]

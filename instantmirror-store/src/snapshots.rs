@@ -28,8 +28,8 @@ const RECORDS: &str = "records";
 const HEADS: &str = "heads";
 const RECORD_PREFIX: &str = "instantmirror record 1 ";
 const HEAD_PREFIX: &str = "instantmirror head 1 ";
-/// Longest record or head file, in bytes.
-pub const RECORD_FILE_BYTES_MAX: u64 = 16 << 20;
+/// Longest record or head file, in bytes: the longest envelope, and its first line.
+pub const RECORD_FILE_BYTES_MAX: u64 = (16 << 20) + 256;
 const RECORD_ADVICE: &str = "remove it: a node fetches the snapshot again, a master publishes it again";
 const HEAD_ADVICE: &str = "remove it: a node fetches the head again, a master signs a new one";
 

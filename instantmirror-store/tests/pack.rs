@@ -405,3 +405,38 @@ fn compaction_frees_space_and_drops_what_is_dead() {
         "nothing more to do"
     );
 }
+
+#[test]
+fn readers_that_look_at_the_same_moment_all_see_a_new_batch() {
+    const READERS: usize = 8;
+    const ROUNDS: u64 = 2000;
+    let dir = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path()).unwrap());
+    let writer = PackStore::open_writer(Arc::clone(&disk), "packs", PackOptions::default()).unwrap();
+    let reader = PackStore::open_reader(disk, "packs").unwrap();
+    let together = std::sync::Barrier::new(READERS + 1);
+    std::thread::scope(|scope| {
+        for number in 0..READERS {
+            let (reader, together) = (&reader, &together);
+            scope.spawn(move || {
+                let mut missed = 0;
+                for round in 0..ROUNDS {
+                    together.wait();
+                    let is_there = if number % 2 == 0 {
+                        reader.get(&key(round)).unwrap().is_some()
+                    } else {
+                        reader.contains(&key(round)).unwrap()
+                    };
+                    missed += u32::from(!is_there);
+                    together.wait();
+                }
+                assert_eq!(missed, 0, "values that were there and not seen");
+            });
+        }
+        for round in 0..ROUNDS {
+            writer.put_batch([(key(round), "value")]).unwrap();
+            together.wait();
+            together.wait();
+        }
+    });
+}

@@ -121,6 +121,8 @@ pub struct PackStore {
     segments: Segments,
     /// Keys whose record was found damaged: they count as missing, so that putting them heals.
     broken: Mutex<HashSet<Key>>,
+    /// Held while a reader looks at the disk: what a slower look found must not replace what a later one did.
+    refreshing: Mutex<()>,
     /// Absent in a reader.
     writer: Option<Mutex<Writer>>,
 }
@@ -139,8 +141,8 @@ impl PackStore {
             let view = self.current();
             let found = self.get_in(&view, key);
             let again = match &found {
-                Ok(None) | Err(StoreError::Damaged { .. }) => tries == 1 && self.refresh()?,
-                Err(error) if error.is_not_found() && tries < RETRIES_MAX => self.refresh()? || self.is_replaced(&view),
+                Ok(None) | Err(StoreError::Damaged { .. }) => tries == 1 && self.is_newer_than(&view)?,
+                Err(error) if error.is_not_found() && tries < RETRIES_MAX => self.is_newer_than(&view)?,
                 _ => false,
             };
             if !again {
@@ -157,10 +159,11 @@ impl PackStore {
         if self.is_broken(key) {
             return Ok(false);
         }
-        if find_in(&self.current(), key)?.is_some() {
+        let view = self.current();
+        if find_in(&view, key)?.is_some() {
             return Ok(true);
         }
-        Ok(self.refresh()? && find_in(&self.current(), key)?.is_some())
+        Ok(self.is_newer_than(&view)? && find_in(&self.current(), key)?.is_some())
     }
 
     /// Adds or replaces values. When this returns `Ok` the batch survives any crash; after an error or a crash within
@@ -383,8 +386,10 @@ impl PackStore {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn is_replaced(&self, view: &Arc<View>) -> bool {
-        !Arc::ptr_eq(view, &self.current())
+    /// Whether there is something newer than `view`, after a look at the disk. It may be that another thread has
+    /// looked in between: then there is nothing left to refresh, and still something that `view` lacks.
+    fn is_newer_than(&self, view: &Arc<View>) -> Result<bool> {
+        Ok(self.refresh()? || !Arc::ptr_eq(view, &self.current()))
     }
 
     fn writer(&self) -> Result<MutexGuard<'_, Writer>> {

@@ -62,6 +62,7 @@ impl PackStore {
             segments: Segments::new(disk.clone(), &dir),
             view: RwLock::new(Arc::new(view)),
             broken: Mutex::default(),
+            refreshing: Mutex::default(),
             writer: Some(Mutex::new(writer)),
             disk,
             dir,
@@ -87,6 +88,7 @@ impl PackStore {
             segments: Segments::new(disk.clone(), &dir),
             view: RwLock::default(),
             broken: Mutex::default(),
+            refreshing: Mutex::default(),
             writer: None,
             disk,
             dir,
@@ -102,6 +104,7 @@ impl PackStore {
         if self.writer.is_some() {
             return Ok(false);
         }
+        let _order = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
         for tries in 1.. {
             let known = self.current();
             let listing = list(self.disk.as_ref(), &self.dir)?;
