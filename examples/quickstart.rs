@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use instantmirror::config::{NodeConfig, ServerConfig};
 use instantmirror::core::RepoName;
 use instantmirror::progress::PublishBar;
-use instantmirror::{Master, MasterServer, Node, NodeServer, Published, daemon};
+use instantmirror::{Master, MasterServer, Node, NodeServer, PublishOptions, Published, daemon};
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
@@ -98,7 +98,12 @@ async fn publish(master: &Master, name: &RepoName, node: &Node) -> anyhow::Resul
     let (publisher, repository) = (master.clone(), name.clone());
     let published = tokio::task::spawn_blocking(move || {
         let bar = PublishBar::new();
-        let published = publisher.publish(&repository, "", &bar);
+        // A newcomer may well delete the only file.
+        let options = PublishOptions {
+            allow_empty: true,
+            ..PublishOptions::default()
+        };
+        let published = publisher.publish(&repository, &options, &bar);
         bar.finish();
         published
     });

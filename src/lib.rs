@@ -12,13 +12,13 @@
 //! ```no_run
 //! use std::path::Path;
 //! use instantmirror::config::ServerConfig;
-//! use instantmirror::{Master, NoProgress};
+//! use instantmirror::{Master, NoProgress, PublishOptions};
 //!
 //! let config = ServerConfig::load(Path::new("imserver.toml"))?;
 //! Master::init(&config)?;
 //! let master = Master::open(config)?;
 //! println!("nodes have to trust {}", master.public_key());
-//! println!("{:?}", master.publish(&"debian".parse()?, "first light", &NoProgress)?);
+//! println!("{:?}", master.publish(&"debian".parse()?, &PublishOptions::default(), &NoProgress)?);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -38,5 +38,5 @@ pub use instantmirror_http as httpd;
 pub use instantmirror_store as store;
 pub use instantmirror_swarm as swarm;
 
-pub use master::{Master, MasterError, MasterServer, NoProgress, PublishProgress, Published};
+pub use master::{Master, MasterError, MasterServer, NoProgress, PublishOptions, PublishProgress, Published};
 pub use node::{Node, NodeError, NodeServer};

@@ -28,7 +28,7 @@ use crate::config::{ServerConfig, ServerRepository};
 pub use key::{KeyError, generate_key, load_key, store_key};
 pub use publication::MasterPublication;
 pub(crate) use publication::head_after;
-pub use publish::{NoProgress, PublishProgress, Published, PublishedSnapshot};
+pub use publish::{NoProgress, PublishOptions, PublishProgress, Published, PublishedSnapshot};
 pub use serve::{MasterServer, MasterStatus, RepositoryStatus};
 
 /// Why the master could not do what it was asked.
@@ -83,6 +83,18 @@ pub enum MasterError {
         tree: PathBuf,
         /// The store or the key file.
         path: PathBuf,
+    },
+    /// The source tree has no file any more: a mount that is missing looks just so.
+    #[error(
+        "repository '{repository}': {} has no files any more, but the current snapshot has; is it mounted? \
+         `imserver publish --allow-empty {repository}` publishes it nevertheless",
+        source_tree.display()
+    )]
+    Emptied {
+        /// The repository.
+        repository: RepoName,
+        /// Its source tree.
+        source_tree: PathBuf,
     },
     /// No randomness from the system.
     #[error("the system gives no random numbers: {0}")]

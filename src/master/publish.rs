@@ -47,6 +47,15 @@ pub struct NoProgress;
 
 impl PublishProgress for NoProgress {}
 
+/// How a publish is done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PublishOptions {
+    /// A remark that is kept with the snapshot.
+    pub note: String,
+    /// Publish a tree without any file although the current snapshot has some.
+    pub allow_empty: bool,
+}
+
 /// What a publish did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Published {
@@ -74,11 +83,12 @@ impl Master {
     ///
     /// # Errors
     /// [`MasterError::Store`] with [`StoreError::Locked`] if somebody else publishes into this store now, with
-    /// [`StoreError::Unpublishable`] if the tree holds what cannot be published. The repository is as before then.
+    /// [`StoreError::Unpublishable`] if the tree holds what cannot be published; [`MasterError::Emptied`] if it has
+    /// lost all its files. The repository is as before then.
     pub fn publish(
         &self,
         name: &RepoName,
-        note: &str,
+        options: &PublishOptions,
         progress: &dyn PublishProgress,
     ) -> Result<Published, MasterError> {
         let started = Instant::now();
@@ -99,13 +109,20 @@ impl Master {
             self.renew_if_old(&writer, held)?;
             return Ok(Published::Unchanged(current.id));
         }
+        let had_files = current.as_ref().is_some_and(|current| current.root.files > 0);
+        if had_files && scanned.root.files == 0 && !options.allow_empty {
+            return Err(MasterError::Emptied {
+                repository: name.clone(),
+                source_tree: repository.source.clone(),
+            });
+        }
         let now = SystemClock.now();
         let snapshot = Snapshot {
             id: SnapshotId::from_random(random()?),
             repository: name.clone(),
             created: now,
             parent: current.map(|current| current.id),
-            note: note.to_owned(),
+            note: options.note.clone(),
             root: scanned.root,
         };
         let record = block_on(writer.snapshots.put_snapshot(&snapshot))?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use instantmirror_core::RepoName;
 use instantmirror_core::traits::Publication as _;
 
-use super::{Master, MasterError, MasterPublication, NoProgress, Published, PublishedSnapshot};
+use super::{Master, MasterError, MasterPublication, NoProgress, PublishOptions, Published, PublishedSnapshot};
 use crate::config::ServerConfig;
 
 struct World {
@@ -41,7 +41,11 @@ impl World {
 
     fn publish(&self, repository: &str, content: &str) -> PublishedSnapshot {
         std::fs::write(self.dir.path().join(repository).join("file"), content).unwrap();
-        match self.master.publish(&name(repository), "", &NoProgress).unwrap() {
+        match self
+            .master
+            .publish(&name(repository), &PublishOptions::default(), &NoProgress)
+            .unwrap()
+        {
             Published::Snapshot(snapshot) => *snapshot,
             unchanged => panic!("{unchanged:?}"),
         }
@@ -114,7 +118,9 @@ fn a_store_or_key_inside_the_source_tree_is_not_published_under_whatever_name() 
             key => config.store.key_file.clone_from(key),
         }
         Master::init(&config).unwrap();
-        let refused = Master::open(config).unwrap().publish(&name("a"), "", &NoProgress);
+        let refused = Master::open(config)
+            .unwrap()
+            .publish(&name("a"), &PublishOptions::default(), &NoProgress);
         assert!(matches!(refused, Err(MasterError::SourceHolds { .. })), "{refused:?}");
     }
     // The other repository's tree holds neither.

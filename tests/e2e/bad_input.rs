@@ -35,6 +35,33 @@ fn a_missing_source_is_named_and_the_old_snapshot_stays() {
 }
 
 #[test]
+fn a_tree_that_has_lost_all_its_files_is_not_published_unless_asked_for() {
+    let dir = TestDir::new("e2e-emptied").unwrap();
+    let (gone, other) = (dir.folder("gone").unwrap(), dir.folder("other").unwrap());
+    std::fs::write(gone.join("file"), "x").unwrap();
+    std::fs::write(other.join("file"), "x").unwrap();
+    let master = Master::new(&dir, &[("gone", &gone), ("other", &other)]);
+    let kept = master.publish("gone");
+    std::fs::remove_file(gone.join("file")).unwrap();
+    // One that fails keeps none of the others back.
+    let (code, said) = master.fail(&["publish"]);
+    assert_eq!(code, 1);
+    assert!(
+        said.contains("is it mounted?") && said.contains("other: snapshot"),
+        "{said}"
+    );
+    assert!(said.contains("not published: gone"), "{said}");
+    assert!(master.run(&["snapshot", "show", "gone"]).text().contains(&kept));
+    master.run(&["publish", "--allow-empty", "gone"]);
+    assert!(
+        !master
+            .run(&["snapshot", "show", "gone"])
+            .text()
+            .contains(&format!("snapshot    {kept}"))
+    );
+}
+
+#[test]
 fn unpublishable_paths_are_listed_all_at_once() {
     let (dir, master, node, snapshot) = world("e2e-unpublishable");
     use std::os::unix::ffi::OsStrExt as _;

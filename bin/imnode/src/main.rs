@@ -70,7 +70,11 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     match command {
         _ if check_config => {
             let config = NodeConfig::load(&file)?;
-            println!("{}: good, {} repositories", file.display(), config.repositories.len());
+            println!(
+                "{} is good; repositories: {}",
+                file.display(),
+                config.repositories.len()
+            );
             Ok(())
         }
         Some(command) => with_config(&file, &command),

@@ -11,7 +11,7 @@ use instantmirror::config::{ConfigError, ServerConfig};
 use instantmirror::core::{RepoName, SnapshotId};
 use instantmirror::master::{MasterStatus, generate_key, store_key};
 use instantmirror::progress::PublishBar;
-use instantmirror::{Master, MasterServer, control, daemon};
+use instantmirror::{Master, MasterServer, PublishOptions, control, daemon};
 
 mod init;
 mod show;
@@ -54,6 +54,9 @@ enum Command {
         /// A remark that is kept with the snapshot.
         #[arg(long, default_value = "")]
         note: String,
+        /// Publish a tree that has lost all its files, instead of asking whether it is mounted.
+        #[arg(long)]
+        allow_empty: bool,
     },
     /// Serve the API and the published trees until SIGTERM.
     Serve,
@@ -120,7 +123,11 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     match command {
         _ if check_config => {
             let config = ServerConfig::load(&file)?;
-            println!("{}: good, {} repositories", file.display(), config.repositories.len());
+            println!(
+                "{} is good; repositories: {}",
+                file.display(),
+                config.repositories.len()
+            );
             Ok(())
         }
         Some(Command::Keygen { file }) => {
@@ -145,7 +152,11 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
     }
     let master = Master::open(config)?;
     match command {
-        Command::Publish { repositories, note } => publish(&master, repositories, &note),
+        Command::Publish {
+            repositories,
+            note,
+            allow_empty,
+        } => publish(&master, repositories, &PublishOptions { note, allow_empty }),
         Command::Serve => {
             let server = MasterServer::bind(master).await?;
             for address in server.addresses() {
@@ -164,7 +175,8 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
     }
 }
 
-fn publish(master: &Master, named: Vec<RepoName>, note: &str) -> anyhow::Result<()> {
+/// Publishes the repositories one by one; one that fails keeps none of the others back.
+fn publish(master: &Master, named: Vec<RepoName>, options: &PublishOptions) -> anyhow::Result<()> {
     let all = || {
         master
             .config()
@@ -173,11 +185,21 @@ fn publish(master: &Master, named: Vec<RepoName>, note: &str) -> anyhow::Result<
             .map(|repository| repository.name.clone())
             .collect()
     };
-    for name in if named.is_empty() { all() } else { named } {
+    let names: Vec<RepoName> = if named.is_empty() { all() } else { named };
+    let mut failed = Vec::new();
+    for name in &names {
         let bar = PublishBar::new();
-        let published = tokio::task::block_in_place(|| master.publish(&name, note, &bar));
+        let published = tokio::task::block_in_place(|| master.publish(name, options, &bar));
         bar.finish();
-        println!("{name}: {}", published?);
+        match published {
+            Ok(published) => println!("{name}: {published}"),
+            Err(error) if names.len() == 1 => return Err(error.into()),
+            Err(error) => {
+                eprintln!("imserver: {name}: {}", daemon::explain(&error));
+                failed.push(name.as_str());
+            }
+        }
     }
+    anyhow::ensure!(failed.is_empty(), "not published: {}", failed.join(", "));
     Ok(())
 }
