@@ -29,6 +29,9 @@ use crate::routing::Origin;
 /// Bodies of at most so many bytes are kept in memory: sending them from there costs less than from a file.
 pub const HOT_BODY_BYTES_MAX: u64 = 16 * 1024;
 
+/// Room for the fields that are written anew for each answer.
+const HEAD_TAIL_BYTES: usize = 192;
+
 /// What a [`Service`](crate::Service) keeps ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HotLimits {
@@ -170,7 +173,13 @@ impl HotAnswer {
 
     /// Writes the answer to a GET or HEAD, all of it or up to the body in a file; `None` if it has to be made in
     /// the common way.
-    pub(crate) fn write(&self, method: &Method, fields: &Fields<'_>, behind: wire::Behind, out: &mut Vec<u8>) -> Option<Written> {
+    pub(crate) fn write(
+        &self,
+        method: &Method,
+        fields: &Fields<'_>,
+        behind: wire::Behind,
+        out: &mut Vec<u8>,
+    ) -> Option<Written> {
         let decision = if fields.is_plain() {
             Decision::Whole
         } else {
@@ -189,6 +198,11 @@ impl HotAnswer {
         if range.end > range.start && matches!(self.body, HotBody::Elsewhere) {
             return None;
         }
+        let body_bytes = match &self.body {
+            HotBody::Memory(bytes) => bytes.len(),
+            HotBody::File(_) | HotBody::Elsewhere => 0,
+        };
+        out.reserve(head.len() + HEAD_TAIL_BYTES + body_bytes);
         out.extend_from_slice(head);
         if status == StatusCode::PARTIAL_CONTENT {
             wire::content_range(out, &range, self.size);

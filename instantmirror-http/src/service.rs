@@ -106,6 +106,13 @@ impl Service {
         self
     }
 
+    /// Counts on where the service that it replaces stands.
+    #[must_use]
+    pub fn continuing(mut self, before: &Self) -> Self {
+        self.counters = Arc::clone(&before.counters);
+        self
+    }
+
     /// What was answered so far.
     #[must_use]
     pub fn stats(&self) -> Stats {

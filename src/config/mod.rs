@@ -1,6 +1,7 @@
 //! Configuration: one TOML file per daemon, the same section names everywhere. Unknown keys are errors, and
 //! every error says file, line, column, and the nearest key or what is allowed.
 
+mod http;
 mod node;
 mod parts;
 mod server;
@@ -10,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+pub use http::{HttpConfig, LimitsConfig, TlsConfig};
 pub use node::{CacheConfig, NodeConfig, NodeRepository};
-pub use parts::{ControlConfig, HttpConfig, LogConfig, MountConfig};
+pub use parts::{ControlConfig, LogConfig, MountConfig};
 pub use server::{ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};
 pub use units::{ByteSize, TimeSpan};
 

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use instantmirror_core::traits::Publication as _;
 use instantmirror_core::{SnapshotId, Timestamp};
-use instantmirror_http::{Api, Service};
+use instantmirror_http::{Api, Mounts, Service, Stats};
 use notify::{RecursiveMode, Watcher as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::publish::HEAD_RENEWAL;
 use super::{HEADS, Master, MasterError, MasterPublication};
-use crate::serve::{Sockets, StatusPage, mounts};
+use crate::config::ServerConfig;
+use crate::serve::{Frontend, HttpStatus, Sockets, StatusPage, mounts};
 
 /// Heads are looked at this often where the file system sends no events.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
@@ -27,6 +28,8 @@ pub struct MasterStatus {
     pub pid: u32,
     /// Its repositories, in order of name.
     pub repositories: Vec<RepositoryStatus>,
+    /// What its HTTP server has answered since the start.
+    pub http: HttpStatus,
 }
 
 /// One repository of a master.
@@ -56,6 +59,7 @@ pub struct MasterServer {
     master: Master,
     publication: Arc<MasterPublication>,
     sockets: Sockets,
+    frontend: Frontend,
     changed: Arc<Notify>,
     _watcher: notify::RecommendedWatcher,
 }
@@ -67,13 +71,18 @@ impl MasterServer {
     /// [`MasterError::Http`] for an address in use, [`MasterError::Watch`].
     pub async fn bind(master: Master) -> Result<Self, MasterError> {
         let publication = Arc::new(MasterPublication::new(master.clone()).await);
-        let sockets = Sockets::open(&master.config().http, &master.config().control_socket()).await?;
+        let config = master.config();
+        let sockets = Sockets::open(&config.http, &config.control_socket()).await?;
+        let (shown, objects) = (Arc::clone(&publication), Arc::clone(&master.objects));
+        let make = move || Service::new(shown.clone()).with_api(Api::new(objects.clone()));
+        let frontend = sockets.frontend(&config.http, mounts_of(config), make);
         let changed = Arc::new(Notify::new());
         let watcher = watch_heads(&master, Arc::clone(&changed))?;
         Ok(Self {
             master,
             publication,
             sockets,
+            frontend,
             changed,
             _watcher: watcher,
         })
@@ -85,28 +94,47 @@ impl MasterServer {
         self.sockets.addresses()
     }
 
+    /// The same as URLs.
+    #[must_use]
+    pub fn urls(&self) -> Vec<String> {
+        self.sockets.urls()
+    }
+
+    /// What can be changed while it runs.
+    #[must_use]
+    pub fn frontend(&self) -> Frontend {
+        self.frontend.clone()
+    }
+
     /// Serves until `shutdown` is ready, then finishes what runs.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self {
             master,
             publication,
             sockets,
+            frontend,
             changed,
             _watcher,
         } = self;
-        let repositories = &master.config().repositories;
-        let all = repositories
-            .iter()
-            .flat_map(|one| one.mounts.iter().map(|mount| (&one.name, mount)));
-        let service = Service::new(publication.clone())
-            .with_mounts(mounts(all))
-            .with_api(Api::new(master.objects.clone()));
-        let shown = Arc::clone(&publication);
-        let page = StatusPage::new(move || serde_json::to_vec(&status(&shown)));
+        let (shown, answers) = (Arc::clone(&publication), frontend.clone());
+        let page = StatusPage::new(move || serde_json::to_vec(&status(&shown, &answers.stats())));
         let local = Service::new(publication.clone()).with_extra(Arc::new(page));
         let background = futures_util::future::join(refresh(&publication, &changed), renew(&master));
-        sockets.serve(service, local, background, shutdown).await;
+        sockets.serve(&frontend, local, background, shutdown).await;
     }
+}
+
+impl Frontend {
+    /// Takes up what a changed configuration says about a master's mounts and certificate. What cannot change while
+    /// the master runs is logged by its name.
+    pub fn reload_master(&self, config: &ServerConfig) {
+        self.reload(&config.http, mounts_of(config));
+    }
+}
+
+fn mounts_of(config: &ServerConfig) -> Mounts {
+    let all = config.repositories.iter();
+    mounts(all.flat_map(|one| one.mounts.iter().map(|mount| (&one.name, mount))))
 }
 
 fn watch_heads(master: &Master, changed: Arc<Notify>) -> Result<notify::RecommendedWatcher, MasterError> {
@@ -154,7 +182,7 @@ async fn renew(master: &Master) {
     }
 }
 
-fn status(publication: &MasterPublication) -> MasterStatus {
+fn status(publication: &MasterPublication, answered: &Stats) -> MasterStatus {
     let states = publication
         .repositories()
         .into_iter()
@@ -178,5 +206,6 @@ fn status(publication: &MasterPublication) -> MasterStatus {
         version,
         pid: std::process::id(),
         repositories: repositories.collect(),
+        http: HttpStatus::new(answered),
     }
 }

@@ -159,10 +159,18 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
         } => publish(&master, repositories, &PublishOptions { note, allow_empty }),
         Command::Serve => {
             let server = MasterServer::bind(master).await?;
-            for address in server.addresses() {
-                println!("serving on http://{address}/");
+            for url in server.urls() {
+                println!("serving on {url}");
             }
-            server.run(daemon::told_to_stop()).await;
+            let frontend = server.frontend();
+            let obey = daemon::obey(&frontend, || {
+                frontend.reload_master(&ServerConfig::load(file)?);
+                Ok(())
+            });
+            tokio::select! {
+                () = server.run(daemon::told_to_stop()) => {}
+                () = obey => {}
+            }
             Ok(())
         }
         Command::Snapshot(SnapshotCommand::List { repository, json }) => show::list(&master, &repository, json).await,

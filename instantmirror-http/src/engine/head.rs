@@ -4,6 +4,8 @@
 //! it is lenient about is refused here: lines that end without a carriage return, targets that are no text.
 //! [`Framing`] judges the rest.
 
+use std::mem::MaybeUninit;
+
 use http::{Method, StatusCode, Version};
 use httparse::Status;
 
@@ -54,16 +56,20 @@ impl Head<'_> {
 
     /// The version as the access log has it.
     pub(crate) fn version_text(&self) -> &'static str {
-        if self.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" }
+        if self.version == Version::HTTP_10 {
+            "HTTP/1.0"
+        } else {
+            "HTTP/1.1"
+        }
     }
 }
 
 /// Reads a request head at the beginning of `bytes`.
 pub(crate) fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Parsed<'a> {
-    let mut storage = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut storage = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let fields_max = limits.header_fields_max.min(FIELDS_MAX);
-    let mut raw = httparse::Request::new(storage.get_mut(..fields_max).unwrap_or_default());
-    let taken = match raw.parse(bytes) {
+    let mut raw = httparse::Request::new(&mut []);
+    let taken = match raw.parse_with_uninit_headers(bytes, storage.get_mut(..fields_max).unwrap_or_default()) {
         Ok(Status::Complete(taken)) => taken,
         Ok(Status::Partial) => return incomplete(bytes, limits),
         Err(error) => return refused(error),
@@ -80,7 +86,11 @@ pub(crate) fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Parsed<'a> {
     let Ok(method) = Method::from_bytes(method.as_bytes()) else {
         return malformed("the method is not a word");
     };
-    let version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let version = if version == 0 {
+        Version::HTTP_10
+    } else {
+        Version::HTTP_11
+    };
     let Some((path, query)) = take_apart(target, &method) else {
         return malformed("the target is neither a path nor a URL");
     };
@@ -201,7 +211,8 @@ mod tests {
 
     #[test]
     fn a_request_is_read() {
-        let bytes = b"GET /a%20b?x=y HTTP/1.1\r\nHost: h\r\nRANGE: bytes=0-1\r\nUser-Agent: u\r\nIf-none-match: \"a\"\r\n\
+        let bytes =
+            b"GET /a%20b?x=y HTTP/1.1\r\nHost: h\r\nRANGE: bytes=0-1\r\nUser-Agent: u\r\nIf-none-match: \"a\"\r\n\
                       If-None-Match: \"b\"\r\n\r\nGET /next";
         let Parsed::Head(head) = parse(bytes, &Limits::default()) else {
             panic!("refused")
@@ -219,7 +230,10 @@ mod tests {
         for (head, behind) in [
             ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", Behind::Keep),
             ("GET / HTTP/1.1\r\nHost: h\r\nConnection: Close\r\n\r\n", Behind::Close),
-            ("GET / HTTP/1.1\r\nHost: h\r\nConnection: x, close\r\n\r\n", Behind::Close),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nConnection: x, close\r\n\r\n",
+                Behind::Close,
+            ),
             ("GET / HTTP/1.0\r\n\r\n", Behind::Close),
             ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", Behind::KeepAndSay),
             ("GET / HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n", Behind::Close),

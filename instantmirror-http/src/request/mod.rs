@@ -103,9 +103,16 @@ impl<'a> Fields<'a> {
             if_modified_since,
             if_unmodified_since,
         } = self;
-        [range, if_range, if_match, if_none_match, if_modified_since, if_unmodified_since]
-            .iter()
-            .all(|field| field.is_none())
+        [
+            range,
+            if_range,
+            if_match,
+            if_none_match,
+            if_modified_since,
+            if_unmodified_since,
+        ]
+        .iter()
+        .all(|field| field.is_none())
     }
 }
 

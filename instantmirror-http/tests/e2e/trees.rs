@@ -5,9 +5,10 @@ use instantmirror_core::view::View;
 use instantmirror_core::{ObjectId, RepoPath, Snapshot};
 use instantmirror_http::{Mount, Mounts, Service};
 use std::sync::Arc;
+use tokio::sync::watch;
 
 use crate::client::{get, send};
-use crate::world::{Item, MTIME, Running, Shown, World, name, start};
+use crate::world::{Fault, Item, MTIME, Running, Shown, World, name, start};
 
 const DATE: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
 
@@ -261,6 +262,9 @@ async fn methods() {
 async fn ranges_and_conditions_over_the_wire() {
     let (server, _, world) = world().await;
     let (all, target) = (numbers(), "/pool/numbers.bin");
+    // Not settled, so that it is opened for each request.
+    let (_progress, until) = watch::channel(4000_u64);
+    world.fault(&all, Fault::Until(until));
     let etag = format!("\"{}\"", ObjectId::of(&all));
     let ask = |lines: String| async move { send(server.address, "GET", target, &lines, b"").await };
     for (range, from, to) in [

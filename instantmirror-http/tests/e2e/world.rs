@@ -43,7 +43,7 @@ pub(crate) enum Fault {
     At(u64, FetchError),
     /// Ready as far as this says.
     Until(watch::Receiver<u64>),
-    /// None, but read like one on a disk: it has this descriptor.
+    /// None, and it lies in a file: it has this descriptor.
     Described(Arc<std::fs::File>),
     /// Opened with another size.
     Size(u64),
@@ -325,6 +325,10 @@ impl ObjectReader for Reader {
             Some(Fault::Described(file)) => Some(file.as_fd()),
             _ => None,
         }
+    }
+
+    fn is_settled(&self) -> bool {
+        matches!(self.fault, None | Some(Fault::Described(_)))
     }
 
     fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError> {
