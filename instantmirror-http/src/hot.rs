@@ -23,7 +23,7 @@ use quick_cache::sync::Cache;
 
 use crate::engine::wire;
 use crate::request::{Fields, Validators, http_seconds};
-use crate::respond::{Decision, decide, respond_file_decided, validators};
+use crate::respond::{Decision, Facts, decide, respond_file_decided, validators};
 use crate::routing::Origin;
 
 /// Bodies of at most so many bytes are kept in memory: sending them from there costs less than from a file.
@@ -146,9 +146,9 @@ impl HotAnswers {
 }
 
 impl HotAnswer {
-    pub(crate) fn new(origin: &Origin, file: FileMeta, mtime: i64, body: HotBody) -> Self {
+    pub(crate) fn new(origin: &Origin, facts: &Facts, file: FileMeta, mtime: i64, body: HotBody) -> Self {
         let head = |decision: &Decision, spliced: bool| {
-            let mut response = respond_file_decided(decision, origin, file, mtime);
+            let mut response = respond_file_decided(decision, origin, facts, file, mtime);
             if spliced {
                 response.headers.remove(http::header::CONTENT_LENGTH);
                 response.headers.remove(http::header::CONTENT_RANGE);

@@ -8,6 +8,7 @@ mod debian;
 mod kill;
 mod link;
 mod restart;
+mod tls;
 mod tree;
 mod world;
 mod yum;
