@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("git", "list of tracked files for tidy"),
     ("iproute2", "network namespaces and socket states"),
     ("libc6-dev", "C parts of zstd and blake3"),
+    ("nginx", "oracle of the HTTP server's tests"),
     ("procps", "process states"),
     (
         "python3",
