@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: the Debian packages that the tests use, installed on a machine that lacks them.
+//! `cargo xtask setup`: the Debian packages that tests and benches use, installed on a machine that lacks them.
 //!
 //! Never touches anything when all of them are present, so it is cheap to run before every test run and needs no
 //! network then. On systems without dpkg it only says what it would have installed.
@@ -15,6 +15,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("apt-utils", "apt-ftparchive writes the indices of the Debian archive"),
     ("aria2", "parallel download client"),
     ("ca-certificates", "apt and cargo over TLS"),
+    ("chromium", "browser that reads directory listings"),
     ("createrepo-c", "metadata of the yum repository"),
     ("curl", "HTTP client"),
     ("dnf", "client of the yum repository"),
@@ -26,7 +27,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("git", "list of tracked files for tidy"),
     ("iproute2", "network namespaces and socket states"),
     ("libc6-dev", "C parts of zstd and blake3"),
-    ("nginx", "oracle of the HTTP server's tests"),
+    ("nginx", "oracle of the HTTP server's tests, peer of benches/http"),
     ("procps", "process states"),
     (
         "python3",
@@ -34,8 +35,11 @@ const PACKAGES: &[(&str, &str)] = &[
     ),
     ("rpm", "rpmbuild makes real RPMs"),
     ("rsync", "peer for comparisons of trees and speed"),
+    ("squid", "caching proxy that benches/http compares with"),
     ("strace", "faults at chosen system calls"),
+    ("varnish", "caching proxy that benches/http compares with"),
     ("wget", "recursive download client"),
+    ("wrk", "load of benches/http"),
     ("xz-utils", "Packages.xz"),
 ];
 
