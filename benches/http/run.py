@@ -33,6 +33,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bin", type=pathlib.Path, required=True, help="where imserver and imnode are")
     parser.add_argument("--quick", action="store_true", help="a smoke test: tiny sizes, one round")
+    parser.add_argument("--rounds", type=int, help="rounds of every case, instead of 5 warm and 3 cold ones")
     parser.add_argument("--only", help=f"some of: {','.join(names())}")
     parser.add_argument("--dir", type=pathlib.Path, help="where to work; otherwise the system's temporary directory")
     parser.add_argument("--json", type=pathlib.Path, help="write all figures to this file")
@@ -54,6 +55,8 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     machine.prepare()
     sizes, binaries = Sizes(given.quick), given.bin.resolve()
+    if given.rounds:
+        sizes.rounds = sizes.cold_rounds = given.rounds
     with tempfile.TemporaryDirectory(prefix="instantmirror-http-bench-", dir=given.dir) as folder:
         place = pathlib.Path(folder)
         # Squid and Varnish drop their privileges and have to reach their folders.

@@ -4,6 +4,7 @@
 //! network then. On systems without dpkg it only says what it would have installed.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -43,6 +44,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("xz-utils", "Packages.xz"),
 ];
 
+/// Packages that start a service when they are installed; tests and benches only want the programs.
+const SERVICES: &[&str] = &["nginx", "squid", "varnish"];
+
 /// Installs what is missing.
 pub(crate) fn run() -> Result<()> {
     if !is_installed("dpkg-query", &["--version"]) {
@@ -66,7 +70,20 @@ pub(crate) fn run() -> Result<()> {
             left.join(" ")
         );
     }
+    let started = services_in(&missing);
+    if !started.is_empty() && Path::new("/run/systemd/system").is_dir() {
+        println!("the system may have started services that nothing here needs: systemctl disable --now {started}");
+    }
     Ok(())
+}
+
+fn services_in(packages: &[&str]) -> String {
+    let services: Vec<&str> = SERVICES
+        .iter()
+        .copied()
+        .filter(|name| packages.contains(name))
+        .collect();
+    services.join(" ")
 }
 
 /// The packages of [`PACKAGES`] that dpkg does not know as installed.
@@ -163,6 +180,14 @@ mod tests {
             .collect::<String>()
             + "config-files apt-utils\n";
         assert_eq!(missing_in(&listing), ["apt-utils"]);
+    }
+
+    #[test]
+    fn services_are_named_only_where_they_were_installed() {
+        assert_eq!(services_in(&["curl", "nginx", "varnish"]), "nginx varnish");
+        assert_eq!(services_in(&["curl"]), "");
+        let is_listed = |name: &&str| PACKAGES.iter().any(|(package, _)| package == name);
+        assert!(SERVICES.iter().all(is_listed));
     }
 
     #[test]
