@@ -4,14 +4,42 @@ use std::path::Path;
 use std::process::Command;
 
 use instantmirror_testkit::command::{Finished, clean_command, run, run_any};
-use instantmirror_testkit::process::TestDir;
+use instantmirror_testkit::process::{TestDir, free_port};
 use instantmirror_testkit::tree::noise;
 
+use crate::tls::certify;
 use crate::world::{LIMIT, Master, Node};
 
-/// Ways to reach a node: a name, and what curl is told beside the URL. A transport that is added here goes through
-/// every test of this file.
-const TRANSPORTS: [(&str, &[&str]); 2] = [("HTTP/1.1", &["--http1.1"]), ("HTTP/1.0", &["--http1.0"])];
+/// A way to reach a node.
+struct Transport {
+    name: &'static str,
+    scheme: &'static str,
+    option: &'static str,
+    /// What curl says that it was answered in.
+    version: &'static str,
+}
+
+/// Every test of this file goes through all of them.
+const TRANSPORTS: [Transport; 3] = [
+    Transport {
+        name: "HTTP/1.1",
+        scheme: "http",
+        option: "--http1.1",
+        version: "1.1",
+    },
+    Transport {
+        name: "HTTP/1.0",
+        scheme: "http",
+        option: "--http1.0",
+        version: "1.1",
+    },
+    Transport {
+        name: "HTTP/2",
+        scheme: "https",
+        option: "--http2",
+        version: "2",
+    },
+];
 
 const LARGE_BYTES: usize = 3 << 20;
 
@@ -20,14 +48,6 @@ const CURL_RANGE_ERROR: i32 = 33;
 
 /// Files of the tree that are fetched all at once.
 const MANY: usize = 300;
-
-fn curl(transport: &[&str]) -> Command {
-    let mut command = clean_command("curl");
-    command
-        .args(["--disable", "--silent", "--show-error", "--noproxy", "*"])
-        .args(transport);
-    command
-}
 
 /// Runs curl; it must succeed.
 fn fetched(command: &mut Command) -> Finished {
@@ -38,20 +58,42 @@ struct World {
     dir: TestDir,
     master: Master,
     node: Node,
+    tls_port: u16,
 }
 
 impl World {
-    /// A repository `r` with the file `large`, mirrored.
-    fn new(name: &str, large: &[u8]) -> Self {
+    /// A repository `r` with these files, mirrored by a node that speaks TLS as well.
+    fn new(name: &str, files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
         let dir = TestDir::new(name).unwrap();
         let source = dir.folder("source").unwrap();
-        std::fs::write(source.join("large"), large).unwrap();
+        for (name, content) in files {
+            std::fs::write(source.join(name), content).unwrap();
+        }
         let mut master = Master::new(&dir, &[("r", &source)]);
         let snapshot = master.publish("r");
         master.serve();
-        let node = Node::start(&dir, &master, &["r"]);
+        certify(&dir.path().join(CERTIFICATE), &dir.path().join(KEY));
+        let tls_port = free_port().unwrap();
+        let mut node = Node::configure(&dir, &master.url(), &master.key, &["r"], "10 GiB");
+        let config = std::fs::read_to_string(&node.config).unwrap();
+        let tls = format!(
+            "{config}\n[http.tls]\nlisten = [\"127.0.0.1:{tls_port}\"]\ncertificate = {:?}\nkey = {:?}\n",
+            dir.path().join(CERTIFICATE),
+            dir.path().join(KEY),
+        );
+        std::fs::write(&node.config, tls).unwrap();
+        node.run();
         node.wait_for("r", &snapshot);
-        Self { dir, master, node }
+        Self {
+            dir,
+            master,
+            node,
+            tls_port,
+        }
+    }
+
+    fn with_large(name: &str, content: &[u8]) -> Self {
+        Self::new(name, [("large".to_owned(), content.to_vec())])
     }
 
     fn change(&self, large: &[u8]) {
@@ -60,22 +102,59 @@ impl World {
         self.node.wait_for("r", &snapshot);
     }
 
-    fn url(&self) -> String {
-        format!("{}/pub/r/large", self.node.url())
+    fn url(&self, transport: &Transport, file: &str) -> String {
+        let base = match transport.scheme {
+            "https" => format!("https://127.0.0.1:{}", self.tls_port),
+            _ => self.node.url(),
+        };
+        format!("{base}/pub/r/{file}")
+    }
+
+    /// curl, told how to come to the node and to fail where the node answers with an error.
+    fn curl(&self, transport: &Transport) -> Command {
+        let mut command = clean_command("curl");
+        command.args(["--disable", "--silent", "--show-error", "--fail", "--noproxy", "*"]);
+        command
+            .arg(transport.option)
+            .arg("--cacert")
+            .arg(self.dir.path().join(CERTIFICATE));
+        command
     }
 
     fn etag(&self) -> String {
-        let answer = instantmirror_testkit::http::request("HEAD", &self.url(), &[]).unwrap();
+        let url = self.url(&TRANSPORTS[0], "large");
+        let answer = instantmirror_testkit::http::request("HEAD", &url, &[]).unwrap();
         answer.header("etag").expect("files have entity tags").to_owned()
+    }
+}
+
+const CERTIFICATE: &str = "certificate.pem";
+const KEY: &str = "key.pem";
+
+#[test]
+fn every_transport_is_what_it_says() {
+    let world = World::with_large("e2e-curl-transports", b"content");
+    for transport in &TRANSPORTS {
+        let mut command = world.curl(transport);
+        command
+            .args(["--write-out", " %{http_version}"])
+            .arg(world.url(transport, "large"));
+        assert_eq!(
+            fetched(&mut command).text(),
+            format!("content {}", transport.version),
+            "{}",
+            transport.name
+        );
     }
 }
 
 #[test]
 fn curl_gets_the_ranges_it_asks_for() {
     let content = noise(LARGE_BYTES);
-    for (name, transport) in TRANSPORTS {
+    for transport in &TRANSPORTS {
+        let name = transport.name;
         // A node of its own, so that the first range comes from a file that nobody has read.
-        let world = World::new("e2e-curl-ranges", &content);
+        let world = World::with_large("e2e-curl-ranges", &content);
         let last = LARGE_BYTES - 1;
         for (range, expected) in [
             ("-10".to_owned(), &content[LARGE_BYTES - 10..]),
@@ -85,13 +164,19 @@ fn curl_gets_the_ranges_it_asks_for() {
             (format!("{last}-"), &content[last..]),
             ("0-".to_owned(), &content[..]),
         ] {
-            let got = fetched(curl(transport).args(["--fail", "--range", &range]).arg(world.url()));
+            let got = fetched(
+                world
+                    .curl(transport)
+                    .args(["--range", &range])
+                    .arg(world.url(transport, "large")),
+            );
             assert!(got.stdout == expected, "{name}, {range}: {} bytes", got.stdout.len());
         }
         let several = fetched(
-            curl(transport)
-                .args(["--fail", "--range", "0-9,2000000-2000009"])
-                .arg(world.url()),
+            world
+                .curl(transport)
+                .args(["--range", "0-9,2000000-2000009"])
+                .arg(world.url(transport, "large")),
         );
         for part in [&content[..10], &content[2_000_000..2_000_010]] {
             assert!(
@@ -100,7 +185,10 @@ fn curl_gets_the_ranges_it_asks_for() {
             );
         }
         let beyond = run_any(
-            curl(transport).args(["--fail", "--range", "9999999-"]).arg(world.url()),
+            world
+                .curl(transport)
+                .args(["--range", "9999999-"])
+                .arg(world.url(transport, "large")),
             LIMIT,
         )
         .unwrap();
@@ -115,12 +203,13 @@ fn curl_gets_the_ranges_it_asks_for() {
 #[test]
 fn curl_resumes_where_it_stopped() {
     let content = noise(LARGE_BYTES);
-    let world = World::new("e2e-curl-resume", &content);
-    for (name, transport) in TRANSPORTS {
+    let world = World::with_large("e2e-curl-resume", &content);
+    for transport in &TRANSPORTS {
+        let name = transport.name;
         for had in [0, 1, 65_536, 1_234_567, LARGE_BYTES - 1] {
             let file = world.dir.path().join("copy");
             std::fs::write(&file, &content[..had]).unwrap();
-            let mut command = curl(transport);
+            let mut command = world.curl(transport);
             command.args([
                 "--fail",
                 "--continue-at",
@@ -129,7 +218,7 @@ fn curl_resumes_where_it_stopped() {
                 "%{size_download}",
                 "--output",
             ]);
-            let said = fetched(command.arg(&file).arg(world.url())).text();
+            let said = fetched(command.arg(&file).arg(world.url(transport, "large"))).text();
             assert_eq!(
                 said,
                 (LARGE_BYTES - had).to_string(),
@@ -146,15 +235,16 @@ fn curl_resumes_where_it_stopped() {
 #[test]
 fn curl_never_joins_parts_of_two_versions() {
     let old = noise(LARGE_BYTES);
-    let world = World::new("e2e-curl-changed", &old);
+    let world = World::with_large("e2e-curl-changed", &old);
     let old_tag = world.etag();
     let new: Vec<u8> = old.iter().map(|byte| !byte).collect();
     world.change(&new);
-    for (name, transport) in TRANSPORTS {
+    for transport in &TRANSPORTS {
+        let name = transport.name;
         let file = world.dir.path().join("copy");
         let half = LARGE_BYTES / 2;
         let resume = |tag: &str| {
-            let mut command = curl(transport);
+            let mut command = world.curl(transport);
             command.args([
                 "--fail",
                 "--continue-at",
@@ -163,7 +253,7 @@ fn curl_never_joins_parts_of_two_versions() {
                 &format!("If-Range: {tag}"),
                 "--output",
             ]);
-            run_any(command.arg(&file).arg(world.url()), LIMIT).unwrap()
+            run_any(command.arg(&file).arg(world.url(transport, "large")), LIMIT).unwrap()
         };
         std::fs::write(&file, &old[..half]).unwrap();
         let refused = resume(&old_tag);
@@ -188,14 +278,15 @@ fn curl_never_joins_parts_of_two_versions() {
 #[test]
 fn curl_is_told_when_it_has_the_file() {
     let content = noise(LARGE_BYTES);
-    let world = World::new("e2e-curl-same", &content);
-    for (name, transport) in TRANSPORTS {
-        let dir = world.dir.folder(&name.replace('/', "-")).unwrap();
+    let world = World::with_large("e2e-curl-same", &content);
+    for transport in &TRANSPORTS {
+        let name = transport.name;
+        let dir = world.dir.folder(&name.replace(['/', ' '], "-")).unwrap();
         let (file, tag) = (dir.join("copy"), dir.join("tag"));
         let get = |options: &[&str]| {
-            let mut command = curl(transport);
-            command.args(["--fail", "--remote-time", "--write-out", "%{http_code}", "--output"]);
-            fetched(command.arg(&file).args(options).arg(world.url())).text()
+            let mut command = world.curl(transport);
+            command.args(["--remote-time", "--write-out", "%{http_code}", "--output"]);
+            fetched(command.arg(&file).args(options).arg(world.url(transport, "large"))).text()
         };
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         let (file_text, tag_text) = (text(&file), text(&tag));
@@ -208,29 +299,18 @@ fn curl_is_told_when_it_has_the_file() {
 
 #[test]
 fn curl_fetches_many_files_at_once() {
-    let dir = TestDir::new("e2e-curl-parallel").unwrap();
-    let source = dir.folder("source").unwrap();
     let content = |i: usize| format!("file {i} ").repeat(1 + i * 7).into_bytes();
-    for i in 0..MANY {
-        std::fs::write(source.join(format!("file-{i:03}")), content(i)).unwrap();
-    }
-    let mut master = Master::new(&dir, &[("r", &source)]);
-    let snapshot = master.publish("r");
-    master.serve();
-    let node = Node::start(&dir, &master, &["r"]);
-    node.wait_for("r", &snapshot);
-    for (name, transport) in TRANSPORTS {
-        let copy = dir.folder(&format!("copy-{}", name.replace('/', "-"))).unwrap();
-        let mut command = curl(transport);
-        command
-            .current_dir(&copy)
-            .args(["--fail", "--parallel", "--parallel-max", "50", "--parallel-immediate"]);
-        let last = MANY - 1;
-        fetched(
-            command
-                .args(["--output", "#1"])
-                .arg(format!("{}/pub/r/file-[000-{last}]", node.url())),
-        );
+    let world = World::new(
+        "e2e-curl-parallel",
+        (0..MANY).map(|i| (format!("file-{i:03}"), content(i))),
+    );
+    for transport in &TRANSPORTS {
+        let name = transport.name;
+        let copy = world.dir.folder(&name.replace(['/', ' '], "-")).unwrap();
+        let mut command = world.curl(transport);
+        command.current_dir(&copy).args(["--parallel", "--parallel-max", "50"]);
+        let files = format!("file-[000-{}]", MANY - 1);
+        fetched(command.args(["--output", "#1"]).arg(world.url(transport, &files)));
         for i in 0..MANY {
             assert!(
                 std::fs::read(copy.join(format!("{i:03}"))).unwrap() == content(i),
@@ -242,11 +322,15 @@ fn curl_fetches_many_files_at_once() {
 
 #[test]
 fn curl_keeps_its_connection() {
-    let world = World::new("e2e-curl-kept", &noise(100_000));
-    let mut command = curl(&["--http1.1"]);
-    command.args(["--fail", "--write-out", "%{num_connects} "]);
-    for _ in 0..5 {
-        command.args(["--output", "/dev/null"]).arg(world.url());
+    let world = World::with_large("e2e-curl-kept", &noise(100_000));
+    for transport in TRANSPORTS.iter().filter(|transport| transport.option != "--http1.0") {
+        let mut command = world.curl(transport);
+        command.args(["--write-out", "%{num_connects} "]);
+        for _ in 0..5 {
+            command
+                .args(["--output", "/dev/null"])
+                .arg(world.url(transport, "large"));
+        }
+        assert_eq!(fetched(&mut command).text(), "1 0 0 0 0 ", "{}", transport.name);
     }
-    assert_eq!(fetched(&mut command).text(), "1 0 0 0 0 ");
 }

@@ -29,6 +29,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iproute2", "network namespaces and socket states"),
     ("libc6-dev", "C parts of zstd and blake3"),
     ("nginx", "oracle of the HTTP server's tests, peer of benches/http"),
+    ("openssl", "certificates of the TLS tests"),
     ("procps", "process states"),
     (
         "python3",
