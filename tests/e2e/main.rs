@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod bad_input;
+mod browser;
 mod command_line;
+mod curl;
 mod debian;
 mod kill;
 mod link;

@@ -21,7 +21,7 @@ struct Served {
 }
 
 /// Makes a certificate for 127.0.0.1 that is its own authority.
-fn certify(certificate: &Path, key: &Path) {
+pub(crate) fn certify(certificate: &Path, key: &Path) {
     let mut openssl = clean_command("openssl");
     openssl
         .args([
