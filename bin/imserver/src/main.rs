@@ -158,6 +158,7 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             allow_empty,
         } => publish(&master, repositories, &PublishOptions { note, allow_empty }),
         Command::Serve => {
+            daemon::raise_descriptor_limit(master.config().http.max_connections);
             let server = MasterServer::bind(master).await?;
             for url in server.urls() {
                 println!("serving on {url}");
