@@ -9,7 +9,7 @@ const HEADER_BYTES_MAX: usize = 32 * 1024;
 const FIELDS_MAX: usize = 100;
 
 /// What random bytes never come to by themselves.
-const PARTS: [&[u8]; 48] = [
+const PARTS: [&[u8]; 49] = [
     b"GET ",
     b"HEAD ",
     b"POST ",
@@ -34,7 +34,7 @@ const PARTS: [&[u8]; 48] = [
     b"\r\n\r\n",
     b"Host: h\r\n",
     b"Host:\r\n",
-    b"host: a b\r\n",
+    b"host: a b\r\n", b"Host: [::1]:8\r\n",
     b"Content-Length: ",
     b"content-length:5\r\n",
     b"0",
@@ -137,7 +137,7 @@ fn model(bytes: &[u8]) -> Option<Reading> {
         return None;
     }
     let fits = path.starts_with('/') || (path == "*" && method == "OPTIONS") || method == "CONNECT";
-    let close = said.close || (!is_new && !said.keep);
+    let close = said.close || (!is_new && !said.keep) || method == "CONNECT";
     fits.then(|| {
         Reading::Request(Box::new((
             method.to_owned(),
@@ -149,6 +149,22 @@ fn model(bytes: &[u8]) -> Option<Reading> {
             close,
         )))
     })
+}
+
+fn is_host(host: &str) -> bool {
+    let (name, port) = match host.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        Some(None) => return false,
+        Some(Some((address, rest))) => {
+            let is_address = address.chars().all(|part| part.is_ascii_hexdigit() || part == ':' || part == '.');
+            if address.is_empty() || !is_address || !(rest.is_empty() || rest.starts_with(':')) {
+                return false;
+            }
+            ("", rest.strip_prefix(':').unwrap_or(""))
+        }
+        None => host.split_once(':').unwrap_or((host, "")),
+    };
+    let is_name = name.chars().all(|part| part.is_ascii_alphanumeric() || ".-_~%".contains(part));
+    is_name && !name.contains("..") && port.chars().all(|digit| digit.is_ascii_digit())
 }
 
 fn field(said: &mut Model, line: &[u8]) -> Option<()> {
@@ -166,8 +182,7 @@ fn field(said: &mut Model, line: &[u8]) -> Option<()> {
     match name.to_ascii_lowercase().as_slice() {
         b"host" => {
             said.hosts += 1;
-            let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_:[]~%".contains(byte);
-            value.iter().all(is_part).then_some(())?;
+            is_host(std::str::from_utf8(value).ok()?).then_some(())?;
         }
         b"content-length" => said.lengths.push(value.to_vec()),
         b"transfer-encoding" => return None,

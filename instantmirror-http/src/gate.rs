@@ -109,11 +109,29 @@ fn length(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok().filter(|_| digits)?.parse().ok()
 }
 
-/// A host with or without port; empty is allowed, as it is in RFC 9110.
+/// A name or an address with or without port; empty is allowed, as it is in RFC 9110.
 fn is_host(host: &[u8]) -> bool {
-    host.iter().all(|&byte| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'~' | b'%')
-    })
+    let (name, port) = match host.split_first() {
+        Some((b'[', rest)) => {
+            let Some(end) = rest.iter().position(|&byte| byte == b']') else {
+                return false;
+            };
+            let is_part = |byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
+            if end == 0 || !rest.iter().take(end).all(is_part) {
+                return false;
+            }
+            (&[][..], rest.get(end + 1..).unwrap_or_default())
+        }
+        _ => host.split_at(host.iter().position(|&byte| byte == b':').unwrap_or(host.len())),
+    };
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'~' | b'%');
+    let is_name = name.iter().all(is_part) && !name.windows(2).any(|pair| pair == b"..");
+    let is_port = match port.split_first() {
+        None => true,
+        Some((b':', digits)) => digits.iter().all(u8::is_ascii_digit),
+        Some(_) => false,
+    };
+    is_name && is_port
 }
 
 #[cfg(test)]
@@ -141,6 +159,17 @@ mod tests {
             ("GET", "/", "Host: a/b", false),
             ("GET", "/", "Host: u@h", false),
             ("GET", "/", "Host: a, b", false),
+            ("GET", "/", "Host: [::1]", true),
+            ("GET", "/", "Host: [::1]:", true),
+            ("GET", "/", "Host: h.:8080", true),
+            ("GET", "/", "Host: ::1", false),
+            ("GET", "/", "Host: [::1", false),
+            ("GET", "/", "Host: []", false),
+            ("GET", "/", "Host: [::1]x", false),
+            ("GET", "/", "Host: h:x", false),
+            ("GET", "/", "Host: h:80:80", false),
+            ("GET", "/", "Host: ..", false),
+            ("GET", "/", "Host: a..b", false),
             ("GET", "/", "Host: h\nContent-Length: 5", false),
             ("HEAD", "/", "Host: h\nContent-Length: 5", false),
             ("DELETE", "/", "Host: h\nContent-Length: 5", false),

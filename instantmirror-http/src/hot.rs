@@ -11,6 +11,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,7 +19,6 @@ use http::{Method, StatusCode};
 use instantmirror_core::traits::{ObjectReader, Publication};
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{FileMeta, RepoName};
-use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use crate::engine::wire;
@@ -56,22 +56,22 @@ impl Default for HotLimits {
 /// Kept answers, by the encoded path of their request.
 #[derive(Debug)]
 pub(crate) struct HotAnswers {
-    cache: Cache<Box<str>, Arc<HotAnswer>, Share>,
+    cache: Cache<Box<str>, Arc<HotAnswer>>,
     lifetime: Duration,
+    held: Arc<AtomicU64>,
+    held_bytes_max: u64,
 }
 
-/// An answer counts as the larger of its shares in the number of answers and in the bytes that may be held.
-#[derive(Debug, Clone)]
-struct Share {
-    bytes_per_answer: u64,
+/// Bytes of an object whose file is kept open, counted until it is let go.
+#[derive(Debug)]
+pub(crate) struct Held {
+    held: Arc<AtomicU64>,
+    bytes: u64,
 }
 
-impl Weighter<Box<str>, Arc<HotAnswer>> for Share {
-    fn weight(&self, _: &Box<str>, answer: &Arc<HotAnswer>) -> u64 {
-        match &answer.body {
-            HotBody::File(_) => answer.size.div_ceil(self.bytes_per_answer.max(1)).max(1),
-            HotBody::Memory(_) | HotBody::Elsewhere => 1,
-        }
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -97,7 +97,7 @@ pub(crate) enum HotBody {
     /// All of it here.
     Memory(Bytes),
     /// In the file of this reader, which has a descriptor and is settled.
-    File(Arc<dyn ObjectReader>),
+    File { reader: Arc<dyn ObjectReader>, _held: Held },
     /// Not here: only answers without a body are.
     Elsewhere,
 }
@@ -112,14 +112,23 @@ pub(crate) struct Written {
 
 impl HotAnswers {
     pub(crate) fn new(limits: &HotLimits) -> Self {
-        let answers = limits.answers_max as u64;
-        let share = Share {
-            bytes_per_answer: limits.held_bytes_max / answers.max(1),
-        };
         Self {
-            cache: Cache::with_weighter(limits.answers_max, answers, share),
+            cache: Cache::new(limits.answers_max),
             lifetime: limits.lifetime,
+            held: Arc::default(),
+            held_bytes_max: limits.held_bytes_max,
         }
+    }
+
+    /// Leave to keep an object of so many bytes open. Others who hold too much are let go when their time has come,
+    /// so nobody waits for it for long.
+    pub(crate) fn hold(&self, bytes: u64) -> Option<Held> {
+        let add = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= self.held_bytes_max);
+        let added = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        added.is_ok().then(|| Held {
+            held: Arc::clone(&self.held),
+            bytes,
+        })
     }
 
     /// The answer kept for a path, if it still fits what is published.
@@ -200,7 +209,7 @@ impl HotAnswer {
         }
         let body_bytes = match &self.body {
             HotBody::Memory(bytes) => bytes.len(),
-            HotBody::File(_) | HotBody::Elsewhere => 0,
+            HotBody::File { .. } | HotBody::Elsewhere => 0,
         };
         out.reserve(head.len() + HEAD_TAIL_BYTES + body_bytes);
         out.extend_from_slice(head);
@@ -218,8 +227,8 @@ impl HotAnswer {
                 let place = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
                 out.extend_from_slice(place.and_then(|(start, end)| bytes.get(start..end)).unwrap_or_default());
             }
-            HotBody::File(reader) if range.end > range.start => written.file = Some((Arc::clone(reader), range)),
-            HotBody::File(_) | HotBody::Elsewhere => {}
+            HotBody::File { reader, .. } if range.end > range.start => written.file = Some((Arc::clone(reader), range)),
+            HotBody::File { .. } | HotBody::Elsewhere => {}
         }
         Some(written)
     }

@@ -137,6 +137,12 @@ impl Service {
         self.hot.expire(Instant::now());
     }
 
+    /// Whether somebody here wants the body of this request. If not, it need not be read.
+    pub(crate) fn wants_body(&self, request: &Request<'_>) -> bool {
+        let is_ours = request.path.starts_with("/.im/");
+        request.method == Method::POST && (is_ours || self.extra.is_some())
+    }
+
     /// Answers one request. Waits for the first byte of what is asked for (or for a new head, or until
     /// `stopping`), so the answer's status is true.
     ///
@@ -249,11 +255,26 @@ impl Service {
         let is_answered = answer.status().is_success() || answer.status() == StatusCode::NOT_MODIFIED;
         if request.query.is_empty() && is_answered {
             let reader = answer.body().settled_reader().cloned();
-            let body = hot_body(file, reader).await;
+            let body = self.hot_body(file, reader).await;
             let kept = body.map(|body| HotAnswer::new(&origin, &facts, file, mtime, body));
             kept.into_iter().for_each(|kept| self.hot.keep(request.path, kept));
         }
         answer
+    }
+
+    /// What is kept of a body for the next one who asks; `None`: it cannot be had as it should be.
+    async fn hot_body(&self, file: FileMeta, reader: Option<Arc<dyn ObjectReader>>) -> Option<HotBody> {
+        Some(match reader {
+            Some(reader) if file.size <= HOT_BODY_BYTES_MAX => {
+                let bytes = body::read(&reader, 0..file.size).await.ok()?;
+                HotBody::Memory((bytes.len() as u64 == file.size).then_some(bytes)?)
+            }
+            Some(reader) if reader.descriptor().is_some() => match self.hot.hold(file.size) {
+                Some(held) => HotBody::File { reader, _held: held },
+                None => HotBody::Elsewhere,
+            },
+            _ => HotBody::Elsewhere,
+        })
     }
 
     /// Opens the body of a response; what cannot be had becomes the answer that says so.
@@ -283,18 +304,6 @@ impl Service {
         *answer.headers_mut() = headers;
         answer
     }
-}
-
-/// What is kept of a body for the next one who asks; `None`: it cannot be had as it should be.
-async fn hot_body(file: FileMeta, reader: Option<Arc<dyn ObjectReader>>) -> Option<HotBody> {
-    Some(match reader {
-        Some(reader) if file.size <= HOT_BODY_BYTES_MAX => {
-            let bytes = body::read(&reader, 0..file.size).await.ok()?;
-            HotBody::Memory((bytes.len() as u64 == file.size).then_some(bytes)?)
-        }
-        Some(reader) if reader.descriptor().is_some() => HotBody::File(reader),
-        _ => HotBody::Elsewhere,
-    })
 }
 
 /// The one spelling of a path with idle segments, if it is a good path otherwise and somebody wants to read it.

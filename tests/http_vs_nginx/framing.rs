@@ -1,7 +1,7 @@
 //! Where a request ends when it has a length: every way to give a Content-Length, alone, twice and beside a
 //! Transfer-Encoding, with a whole request hidden in the body.
 
-use crate::case::{Case, Explanation, explained};
+use crate::case::Case;
 
 /// What a smuggler hides: seen as a request of its own, it is answered with this file.
 pub(crate) const HIDDEN: &str = "GET /pub/smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -148,7 +148,7 @@ const BOTH: &[(&str, &str)] = &[
 const METHODS: [&str; 3] = ["POST", "GET", "HEAD"];
 
 pub(crate) fn cases() -> Vec<Case> {
-    explained(table(), EXPLAINED)
+    table()
 }
 
 fn table() -> Vec<Case> {
@@ -240,10 +240,3 @@ fn endings() -> Vec<Case> {
         ),
     ]
 }
-
-/// Where we differ from nginx, and why.
-const EXPLAINED: &[Explanation] = &[(
-    "waiting",
-    "a POST is answered when its body is there, which is bounded in bytes and in time; nginx answers first, and waits then",
-    &["POST, a body longer than the canary"],
-)];

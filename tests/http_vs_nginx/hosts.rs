@@ -74,22 +74,4 @@ const EXPLAINED: &[Explanation] = &[
         "RFC 9110, 7.2 has clients send an empty Host for targets without authority",
         &["host in HTTP/1.0: empty", "host in HTTP/1.0: blanks"],
     ),
-    (
-        "200 kept",
-        "one name space for all hosts: no decision depends on it",
-        &[
-            "host: dots only",
-            "host: two dots inside",
-            "host: IPv6 without brackets",
-        ],
-    ),
-    (
-        "200 closed",
-        "one name space for all hosts: no decision depends on it",
-        &[
-            "host in HTTP/1.0: dots only",
-            "host in HTTP/1.0: two dots inside",
-            "host in HTTP/1.0: IPv6 without brackets",
-        ],
-    ),
 ];

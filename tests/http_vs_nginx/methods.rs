@@ -91,15 +91,8 @@ const EXPLAINED: &[Explanation] = &[
     ),
     (
         "405 kept",
-        "a method that is not there, like any other; nginx closes behind CONNECT and TRACE",
-        &[
-            "CONNECT of a file",
-            "CONNECT of a directory",
-            "CONNECT of a missing",
-            "TRACE of a file",
-            "TRACE of a directory",
-            "TRACE of a missing",
-        ],
+        "a method that is not there, like any other; nginx closes behind TRACE",
+        &["TRACE of a file", "TRACE of a directory", "TRACE of a missing"],
     ),
     (
         "405 kept",
@@ -114,8 +107,8 @@ const EXPLAINED: &[Explanation] = &[
         ],
     ),
     (
-        "4xx kept",
-        "no tunnel is opened and the request has no body, so what follows is a request",
+        "4xx closed",
+        "a target that is no path is malformed here, whatever the method",
         &["CONNECT to a host", "CONNECT to a URL"],
     ),
     (

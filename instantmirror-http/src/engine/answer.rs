@@ -21,7 +21,7 @@ use super::socket::SENDFILE_BYTES_MAX;
 use super::wire::{self, Behind};
 use crate::access_log::Visit;
 use crate::api::Answer;
-use crate::body::{Inner, ObjectBody, Piece, Pieces, read};
+use crate::body::{Inner, ObjectBody, PIECE_BYTES_MAX, Piece, Pieces, read};
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT};
 
 /// Bytes are collected up to so many before they are sent.
@@ -60,12 +60,12 @@ impl Connection {
             return Ok(Behind::Close);
         };
         let (service, shared) = (Arc::clone(&self.service), Arc::clone(&self.shared));
-        let is_too_large = matches!(body, RequestBody::TooLarge(_));
+        let is_unread = matches!(body, RequestBody::Unread(_));
         let answer = self.unless_gone(service.answer(&head.request, body, &shared.stopping));
         let answer = answer.await?;
         let mut visit = self.visit(&head);
         visit.iter_mut().for_each(|visit| visit.answered(answer.status()));
-        let behind = if self.is_stopping || is_too_large || says_close(&answer) {
+        let behind = if self.is_stopping || is_unread || says_close(&answer) {
             Behind::Close
         } else {
             head.behind()
@@ -77,7 +77,14 @@ impl Connection {
     /// Tells the client why it gets no answer.
     pub(super) async fn refuse(&mut self, status: StatusCode, objection: &str) -> io::Result<()> {
         let answer = self.service.refuse(status, objection);
-        self.send(&Method::GET, Version::HTTP_11, answer, Behind::Close, &mut None)
+        // Nobody who has sent a HEAD expects a body, whatever else is wrong with it.
+        let unread = self.input.get(self.consumed..).unwrap_or_default();
+        let method = if unread.starts_with(b"HEAD ") {
+            Method::HEAD
+        } else {
+            Method::GET
+        };
+        self.send(&method, Version::HTTP_11, answer, Behind::Close, &mut None)
             .await?;
         Ok(())
     }
@@ -86,8 +93,9 @@ impl Connection {
     async fn request_body(&mut self, head: &Head<'_>, rest: &[u8]) -> io::Result<Option<RequestBody>> {
         let bytes = head.framing.body_bytes();
         let wanted = match usize::try_from(bytes) {
-            Ok(wanted) if wanted <= REQUEST_BODY_BYTES_MAX => wanted,
-            _ => return Ok(Some(RequestBody::TooLarge(bytes))),
+            Ok(0) => 0,
+            Ok(wanted) if wanted <= REQUEST_BODY_BYTES_MAX && self.service.wants_body(&head.request) => wanted,
+            _ => return Ok(Some(RequestBody::Unread(bytes))),
         };
         self.input.extend_from_slice(rest);
         if self.input.len() < wanted && head.framing.expects_continue && head.version == Version::HTTP_11 {
@@ -236,20 +244,23 @@ impl Connection {
         Err(io::Error::other(error))
     }
 
-    /// Sends a range of a reader's file.
+    /// Sends a range of a reader's file, through this process where the kernel cannot.
     pub(super) async fn send_file(
         &mut self,
         reader: &Arc<dyn ObjectReader>,
         range: Range<u64>,
         visit: &mut Option<Visit>,
     ) -> io::Result<()> {
+        if !self.socket.sends_files() {
+            return Box::pin(self.send_through(reader, range, visit)).await;
+        }
         let mut at = range.start;
         while at < range.end {
             let end = range.end.min(at + SENDFILE_BYTES_MAX);
             if !is_in_memory(reader, at..end) {
                 // The disk takes its time, which must not be that of this thread. The bytes stay in the page
                 // cache; if they cannot be read, sendfile will say so.
-                let _ = read(reader, at..end).await;
+                let _ = Box::pin(read(reader, at..end)).await;
             }
             while at < end {
                 let sent = self.send_chunk(reader, at, end - at).await? as u64;
@@ -266,6 +277,23 @@ impl Connection {
                 visit.iter_mut().for_each(|visit| visit.sent(sent));
                 at += sent;
             }
+        }
+        Ok(())
+    }
+
+    /// Reads a range and sends it.
+    async fn send_through(
+        &mut self,
+        reader: &Arc<dyn ObjectReader>,
+        range: Range<u64>,
+        visit: &mut Option<Visit>,
+    ) -> io::Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min(at + PIECE_BYTES_MAX);
+            let bytes = read(reader, at..end).await.map_err(io::Error::other)?;
+            self.send_bytes(&bytes, visit).await?;
+            at = end;
         }
         Ok(())
     }
@@ -398,8 +426,8 @@ fn is_in_memory(reader: &Arc<dyn ObjectReader>, range: Range<u64>) -> bool {
 /// The body of a request as the service takes it.
 enum RequestBody {
     Whole(Option<Bytes>),
-    /// Not read, because of its length.
-    TooLarge(u64),
+    /// Not read, because of its length, or because nobody wants it.
+    Unread(u64),
 }
 
 impl HttpBody for RequestBody {
@@ -409,14 +437,14 @@ impl HttpBody for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         Poll::Ready(match &mut *self {
             Self::Whole(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            Self::TooLarge(_) => None,
+            Self::Unread(_) => None,
         })
     }
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(match self {
             Self::Whole(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
-            Self::TooLarge(len) => *len,
+            Self::Unread(len) => *len,
         })
     }
 }

@@ -27,7 +27,7 @@ use crate::service::Service;
 /// Answers to pipelined requests are collected up to so many bytes before they are sent.
 const OUTPUT_BYTES: usize = 64 * 1024;
 /// An idle connection keeps no larger buffers than this.
-const IDLE_BUFFER_BYTES: usize = 1024;
+const IDLE_BUFFER_BYTES: usize = 256;
 /// Most bytes that are read at once, and so most that a client can have in flight unread.
 const READ_BYTES: usize = 16 * 1024;
 /// When the server stops, requests that are on their way may still arrive for so long.

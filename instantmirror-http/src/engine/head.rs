@@ -48,6 +48,8 @@ impl Head<'_> {
     pub(crate) fn behind(&self) -> Behind {
         match self.version {
             _ if self.framing.close => Behind::Close,
+            // Who asks for a tunnel may send through it at once, and that is no request.
+            _ if self.request.method == Method::CONNECT => Behind::Close,
             Version::HTTP_10 if self.framing.keep_alive => Behind::KeepAndSay,
             Version::HTTP_10 => Behind::Close,
             _ => Behind::Keep,
