@@ -9,14 +9,16 @@ mod key;
 mod publication;
 mod publish;
 mod serve;
+mod tags;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use instantmirror_core::traits::SnapshotStore as _;
-use instantmirror_core::{CacheError, HeadError, RepoName, SecretKey, SignedHead, Snapshot, SnapshotId};
+use instantmirror_core::{CacheError, HeadError, RepoName, SecretKey, SignedHead, Snapshot, SnapshotId, TagName};
 use instantmirror_store::digest::DigestTable;
 use instantmirror_store::disk::{Disk, RealDisk};
 use instantmirror_store::objects::ObjectStore;
@@ -30,6 +32,7 @@ pub use publication::MasterPublication;
 pub(crate) use publication::head_after;
 pub use publish::{NoProgress, PublishOptions, PublishProgress, Published, PublishedSnapshot};
 pub use serve::{MasterServer, MasterStatus, RepositoryStatus};
+pub use tags::Tagged;
 
 /// Why the master could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -59,12 +62,30 @@ pub enum MasterError {
         known: String,
     },
     /// A snapshot that does not exist.
-    #[error("repository '{repository}' has no snapshot {snapshot}; `imserver snapshot list` shows them")]
+    #[error("repository '{repository}' has no snapshot {snapshot}; {hint} (`imserver snapshot list` shows all)")]
     UnknownSnapshot {
         /// The repository.
         repository: RepoName,
         /// The snapshot asked for.
         snapshot: SnapshotId,
+        /// The one that was probably meant, or those there are.
+        hint: String,
+    },
+    /// A tag that does not exist.
+    #[error("repository '{repository}' has no tag '{tag}'; {hint}")]
+    UnknownTag {
+        /// The repository.
+        repository: RepoName,
+        /// The tag asked for.
+        tag: TagName,
+        /// The one that was probably meant, or those there are.
+        hint: String,
+    },
+    /// A repository without any snapshot.
+    #[error("'{repository}' was never published; `imserver publish {repository}` does it")]
+    NeverPublished {
+        /// The repository.
+        repository: RepoName,
     },
     /// The piece length was changed after the first publish.
     #[error("repository '{repository}' was begun with a piece length of {held} bytes, which cannot change to {asked}")]
@@ -213,11 +234,13 @@ impl Master {
     /// # Errors
     /// [`MasterError::UnknownSnapshot`], [`MasterError::Snapshots`].
     pub async fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Snapshot, MasterError> {
-        let found = self.snapshots.snapshot(repository, id).await?;
-        found.ok_or_else(|| MasterError::UnknownSnapshot {
-            repository: repository.clone(),
-            snapshot: id,
-        })
+        if let Some(found) = self.snapshots.snapshot(repository, id).await? {
+            return Ok(found);
+        }
+        // For the message only: whatever is wrong with the head is told by whoever needs it.
+        let head = self.head(repository).await.ok().flatten();
+        let live = head.iter().flat_map(|head| &head.head().snapshots);
+        Err(tags::unknown_snapshot(repository, id, live.map(|live| live.id)))
     }
 
     /// The record of a snapshot that a head names, `None` if it is lost: removed by somebody, or damaged.

@@ -5,20 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
-use instantmirror_core::catalog::CatalogNode;
-use instantmirror_core::head::{HEAD_VALIDITY_MAX, LiveSnapshot, SnapshotState};
+use instantmirror_core::head::{LiveSnapshot, SnapshotState};
 use instantmirror_core::traits::SnapshotStore;
 use instantmirror_core::{Clock as _, Directory, Head, RepoName, SignedHead, Snapshot, SnapshotId, Timestamp};
-use instantmirror_store::StoreError;
-use instantmirror_store::digest::DigestTable;
 use instantmirror_store::import::ImportOptions;
-use instantmirror_store::objects::ObjectStore;
-use instantmirror_store::scan::{PieceSpace, ScanParts, ScanSink, Scanned, StampBook, scan};
-use instantmirror_store::snapshots::DiskSnapshotStore;
+use instantmirror_store::scan::{PieceSpace, ScanParts, Scanned, StampBook, scan};
 use instantmirror_store::tree::SourceTree;
 
 use super::key::random;
-use super::{DIGESTS, Master, MasterError};
+use super::writer::{Sink, Writer};
+use super::{Master, MasterError};
 use crate::clock::SystemClock;
 use crate::config::{ImportKind, ServerRepository, UnpublishableKind};
 
@@ -82,8 +78,8 @@ impl Master {
     /// Publishes the source tree of a repository and makes it current. Blocks until it is done.
     ///
     /// # Errors
-    /// [`MasterError::Store`] with [`StoreError::Locked`] if somebody else publishes into this store now, with
-    /// [`StoreError::Unpublishable`] if the tree holds what cannot be published; [`MasterError::Emptied`] if it has
+    /// [`MasterError::Store`] with [`Locked`](instantmirror_store::StoreError::Locked) if somebody else publishes into
+    /// this store now, with [`Unpublishable`](instantmirror_store::StoreError::Unpublishable) if the tree holds what cannot be published; [`MasterError::Emptied`] if it has
     /// lost all its files. The repository is as before then.
     pub fn publish(
         &self,
@@ -146,8 +142,8 @@ impl Master {
     /// Signs the heads anew that would otherwise come near their expiry.
     ///
     /// # Errors
-    /// The first [`MasterError`], after all repositories had their turn; [`StoreError::Locked`] if somebody
-    /// publishes now.
+    /// The first [`MasterError`], after all repositories had their turn;
+    /// [`Locked`](instantmirror_store::StoreError::Locked) if somebody publishes now.
     pub fn renew_heads(&self) -> Result<(), MasterError> {
         let mut first_error = Ok(());
         for repository in &self.config.repositories {
@@ -186,17 +182,6 @@ impl Master {
         head.tags.retain(|_, id| kept.iter().any(|live| live.id == *id));
         head.snapshots = kept;
         Ok(())
-    }
-
-    /// Signs and stores the successor of a head.
-    fn commit(&self, writer: &Writer, mut head: Head, now: Timestamp) -> Result<u64, MasterError> {
-        head.sequence += 1;
-        head.issued = now;
-        head.expires = now.plus(HEAD_VALIDITY_MAX);
-        let signed = head.sign(&[&self.key])?;
-        block_on(writer.snapshots.put_head(&signed))?;
-        tracing::info!(repository = %head.repository, sequence = head.sequence, current = head.current.map(tracing::field::display), "head signed");
-        Ok(head.sequence)
     }
 
     /// What nobody may see must not lie in the tree, by whatever name the configuration calls it.
@@ -280,44 +265,5 @@ fn import_options(kind: ImportKind) -> ImportOptions {
     ImportOptions {
         reflink: kind != ImportKind::Copy,
         hardlink: kind == ImportKind::Hardlink,
-    }
-}
-
-/// The store, open for writing: there is one at a time, in all processes.
-struct Writer {
-    snapshots: Arc<DiskSnapshotStore>,
-    objects: ObjectStore,
-}
-
-impl Writer {
-    fn open(master: &Master) -> Result<Self, StoreError> {
-        let snapshots = Arc::new(DiskSnapshotStore::open(Arc::clone(&master.disk), "")?);
-        let digests = Arc::new(DigestTable::open(Arc::clone(&master.disk), DIGESTS)?);
-        let objects = ObjectStore::open(Arc::clone(&master.disk), digests)?;
-        objects.remove_leftovers()?;
-        Ok(Self { snapshots, objects })
-    }
-}
-
-struct Sink<'a> {
-    writer: &'a Writer,
-    progress: &'a dyn PublishProgress,
-}
-
-impl ScanSink for Sink<'_> {
-    fn nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError> {
-        self.writer.snapshots.put_nodes_now(&nodes)
-    }
-
-    fn listed(&self, files: u64) {
-        self.progress.listed(files);
-    }
-
-    fn read(&self, bytes: u64) {
-        self.progress.read(bytes);
-    }
-
-    fn imported(&self) {
-        self.progress.imported();
     }
 }

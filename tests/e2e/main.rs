@@ -6,6 +6,7 @@ mod bad_input;
 mod command_line;
 mod debian;
 mod kill;
+mod lifecycle;
 mod link;
 mod restart;
 mod tree;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use instantmirror::config::{ConfigError, ServerConfig};
-use instantmirror::core::{RepoName, SnapshotId};
+use instantmirror::core::{RepoName, SnapshotId, TagName};
 use instantmirror::master::{MasterStatus, generate_key, store_key};
 use instantmirror::progress::PublishBar;
 use instantmirror::{Master, MasterServer, PublishOptions, control, daemon};
@@ -60,7 +60,7 @@ enum Command {
     },
     /// Serve the API and the published trees until SIGTERM.
     Serve,
-    /// Look at snapshots.
+    /// Look at snapshots and tag them.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
     /// Make a signing key and print its public half.
@@ -95,6 +95,22 @@ enum SnapshotCommand {
         /// As JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Name a snapshot: it shows at master-snap/NAME/ and never expires. A name that is taken moves.
+    Tag {
+        /// The repository.
+        repository: RepoName,
+        /// The name: 1 to 64 of a-z, 0-9, '.', '_' and '-'.
+        name: TagName,
+        /// The snapshot; `snapshot list` shows them.
+        snapshot: SnapshotId,
+    },
+    /// Take a name away.
+    Untag {
+        /// The repository.
+        repository: RepoName,
+        /// The name.
+        name: TagName,
     },
 }
 
@@ -165,14 +181,33 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             server.run(daemon::told_to_stop()).await;
             Ok(())
         }
-        Command::Snapshot(SnapshotCommand::List { repository, json }) => show::list(&master, &repository, json).await,
-        Command::Snapshot(SnapshotCommand::Show {
+        Command::Snapshot(command) => on_snapshots(&master, command).await,
+        Command::Init { .. } | Command::Keygen { .. } | Command::Status { .. } => Ok(()),
+    }
+}
+
+async fn on_snapshots(master: &Master, command: SnapshotCommand) -> anyhow::Result<()> {
+    match command {
+        SnapshotCommand::List { repository, json } => show::list(master, &repository, json).await?,
+        SnapshotCommand::Show {
             repository,
             snapshot,
             json,
-        }) => show::snapshot(&master, &repository, snapshot, json).await,
-        Command::Init { .. } | Command::Keygen { .. } | Command::Status { .. } => Ok(()),
+        } => show::snapshot(master, &repository, snapshot, json).await?,
+        SnapshotCommand::Tag {
+            repository,
+            name,
+            snapshot,
+        } => {
+            let tagged = tokio::task::block_in_place(|| master.tag(&repository, &name, snapshot))?;
+            println!("{repository}: '{name}' is {snapshot}: {tagged}");
+        }
+        SnapshotCommand::Untag { repository, name } => {
+            let snapshot = tokio::task::block_in_place(|| master.untag(&repository, &name))?;
+            println!("{repository}: '{name}' is no longer {snapshot}");
+        }
     }
+    Ok(())
 }
 
 /// Publishes the repositories one by one; one that fails keeps none of the others back.
