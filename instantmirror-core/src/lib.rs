@@ -7,7 +7,7 @@
 //! * What is published: [`Name`], [`RepoPath`], [`Entry`], [`catalog`], [`Snapshot`], [`Head`].
 //! * What proves it: [`ObjectId`], [`outboard`], [`sign`].
 //! * Where parts meet: [`traits`], with [`memory`] implementations and (feature `conformance`) suites.
-//! * What is decided: [`scheduler`], [`fill`], [`view`].
+//! * What is decided: [`scheduler`], [`fill`], [`view`], [`retention`].
 //!
 //! ```
 //! use instantmirror_core::catalog::{Catalog, build_directory};
@@ -44,6 +44,7 @@ pub mod name;
 pub mod outboard;
 pub mod range_set;
 pub mod reader;
+pub mod retention;
 pub mod scheduler;
 pub mod sign;
 pub mod snapshot;
