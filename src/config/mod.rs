@@ -1,6 +1,7 @@
 //! Configuration: one TOML file per daemon, the same section names everywhere. Unknown keys are errors, and
 //! every error says file, line, column, and the nearest key or what is allowed.
 
+mod lifecycle;
 mod node;
 mod parts;
 mod server;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+pub use lifecycle::{MasterSnapshotsConfig, RetentionConfig};
 pub use node::{CacheConfig, NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, HttpConfig, LogConfig, MountConfig};
 pub use server::{ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};

@@ -5,9 +5,12 @@
 //! process or in several: a publisher holds the store's writer lock, readers never wait for it and notice a new head
 //! by themselves.
 
+mod clean_up;
+mod expired;
 mod key;
 mod publication;
 mod publish;
+mod retention;
 mod serve;
 mod tags;
 #[cfg(test)]
@@ -27,6 +30,7 @@ use instantmirror_store::{StoreError, objects};
 
 use crate::config::{ServerConfig, ServerRepository};
 
+pub use clean_up::{CleanUpOptions, CleanedUp};
 pub use key::{KeyError, generate_key, load_key, store_key};
 pub use publication::MasterPublication;
 pub(crate) use publication::head_after;
@@ -44,6 +48,9 @@ pub enum MasterError {
     /// Catalogs, records or heads in the store.
     #[error(transparent)]
     Snapshots(#[from] instantmirror_core::StoreError),
+    /// A catalog in the store.
+    #[error(transparent)]
+    Catalog(instantmirror_core::catalog::CatalogError),
     /// Objects in the store.
     #[error(transparent)]
     Objects(#[from] CacheError),

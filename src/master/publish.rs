@@ -130,6 +130,7 @@ impl Master {
             state: SnapshotState::Released { released: now },
         });
         head.current = Some(snapshot.id);
+        self.prune(repository, &mut head, now);
         let sequence = self.commit(&writer, head, now)?;
         Ok(Published::Snapshot(Box::new(PublishedSnapshot {
             snapshot,

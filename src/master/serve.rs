@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::publish::HEAD_RENEWAL;
-use super::{HEADS, Master, MasterError, MasterPublication};
+use super::{CleanUpOptions, HEADS, Master, MasterError, MasterPublication};
 use crate::serve::{Sockets, StatusPage, mounts};
 
 /// Heads are looked at this often where the file system sends no events.
@@ -104,7 +104,7 @@ impl MasterServer {
         let shown = Arc::clone(&publication);
         let page = StatusPage::new(move || serde_json::to_vec(&status(&shown)));
         let local = Service::new(publication.clone()).with_extra(Arc::new(page));
-        let background = futures_util::future::join(refresh(&publication, &changed), renew(&master));
+        let background = futures_util::future::join(refresh(&publication, &changed), maintain(&master));
         sockets.serve(service, local, background, shutdown).await;
     }
 }
@@ -141,16 +141,31 @@ async fn refresh(publication: &MasterPublication, changed: &Notify) {
     }
 }
 
-/// Keeps heads from coming near their expiry, for ever.
-async fn renew(master: &Master) {
+/// Keeps heads from coming near their expiry, and deletes what has expired, for ever.
+async fn maintain(master: &Master) {
     loop {
-        let publisher = master.clone();
-        match tokio::task::spawn_blocking(move || publisher.renew_heads()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("heads are not renewed now: {error}; it is tried again"),
-            Err(error) => tracing::error!("heads are not renewed now: {error}"),
+        let owner = master.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || maintain_once(&owner)).await {
+            tracing::error!("the hourly work broke off: {error}");
         }
         tokio::time::sleep(HEAD_RENEWAL / 24).await;
+    }
+}
+
+fn maintain_once(master: &Master) {
+    if let Err(error) = master.renew_heads() {
+        tracing::warn!("heads are not renewed now: {error}; it is tried again");
+    }
+    for repository in &master.config().repositories {
+        match master.apply_retention(&repository.name) {
+            Ok(_) | Err(MasterError::NeverPublished { .. }) => {}
+            Err(error) => {
+                tracing::warn!(repository = %repository.name, "retention is not applied now: {error}; it is tried again");
+            }
+        }
+    }
+    if let Err(error) = master.clean_up(CleanUpOptions::default()) {
+        tracing::warn!("expired snapshots are not deleted now: {error}; it is tried again");
     }
 }
 

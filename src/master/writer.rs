@@ -44,8 +44,7 @@ impl Writer {
         }
     }
 
-    /// As [`open`](Self::open), without waiting.
-    pub(super) fn open_now(master: &Master) -> Result<Self, StoreError> {
+    fn open_now(master: &Master) -> Result<Self, StoreError> {
         let snapshots = Arc::new(DiskSnapshotStore::open(Arc::clone(&master.disk), "")?);
         let digests = Arc::new(DigestTable::open(Arc::clone(&master.disk), DIGESTS)?);
         let objects = ObjectStore::open(Arc::clone(&master.disk), Arc::clone(&digests))?;

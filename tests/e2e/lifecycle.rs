@@ -1,5 +1,8 @@
 //! The life of snapshots after they were published: tags, expiry, grace.
 
+use std::path::Path;
+
+use instantmirror::core::ObjectId;
 use instantmirror_testkit::http;
 use instantmirror_testkit::process::{TestDir, poll};
 
@@ -64,4 +67,127 @@ fn a_tag_shows_on_master_and_node_until_it_is_taken_away() {
     );
     let (code, said) = master.fail(&["snapshot", "tag", "r", "Not A Tag", &first]);
     assert!(code == 2 && said.contains("1 to 64 of a-z"), "{said}");
+}
+
+/// Publishes trees that share one file and have one of their own each; returns their ids.
+fn publish_generations(master: &Master, source: &Path, count: usize) -> Vec<String> {
+    std::fs::write(source.join("shared"), "shared").unwrap();
+    let mut ids = Vec::new();
+    for number in 0..count {
+        std::fs::write(source.join("own"), format!("own {number}")).unwrap();
+        ids.push(master.publish("r"));
+    }
+    ids
+}
+
+fn object(content: &str) -> String {
+    ObjectId::of(content.as_bytes()).to_string()
+}
+
+#[test]
+fn retention_deletes_exactly_what_no_kept_snapshot_needs() {
+    let dir = TestDir::new("e2e-retention").unwrap();
+    let source = dir.folder("source").unwrap();
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    let ids = publish_generations(&master, &source, 4);
+    master.run(&["snapshot", "tag", "r", "gold", &ids[0]]);
+    master.serve();
+    let node = Node::start(&dir, &master, &["r"]);
+    node.wait_for("r", &ids[3]);
+    assert_eq!(master.objects().len(), 5);
+
+    // Without rules everything stays; with rules a dry run says what would go and does nothing.
+    assert!(master.run(&["retention", "r"]).text().contains("no rule"));
+    master.configure("[retention]\nkeep_last = 2\n");
+    let said = master.run(&["retention", "r", "--dry-run"]).text();
+    assert!(
+        said.contains("4 snapshots, 0 would go") && said.contains("grace"),
+        "{said}"
+    );
+    master.configure("[snapshots]\ngrace = \"0 s\"\n");
+    let said = master.run(&["retention", "r", "--dry-run"]).text();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].contains("4 snapshots, 1 would go"), "{said}");
+    assert!(
+        lines[1].contains(&ids[0]) && lines[1].contains("stays  tag gold"),
+        "{said}"
+    );
+    assert!(
+        lines[2].contains(&ids[1]) && lines[2].contains("GOES   no rule keeps it"),
+        "{said}"
+    );
+    assert!(
+        lines[3].contains("stays  last") && lines[4].contains("stays  current, last"),
+        "{said}"
+    );
+    assert_eq!(master.live("r").len(), 4);
+
+    // It leaves the head at once, and its data when the readers had time.
+    let said = master.run(&["retention", "r"]).text();
+    assert!(
+        said.contains("deleted 0 objects") && said.contains("1 more wait"),
+        "{said}"
+    );
+    assert_eq!(master.live("r"), [&ids[0], &ids[2], &ids[3]].map(String::clone));
+    assert_eq!(master.objects().len(), 5);
+    for server in [master.url(), node.url()] {
+        wait_for_status(&format!("{server}/r/snap/{}/own", ids[1]), 404);
+        assert_eq!(status(&format!("{server}/r/snap/{}/own", ids[2])), 200);
+    }
+    let said = master.run(&["retention", "r", "--now"]).text();
+    assert!(said.contains("deleted 1 objects (5 B) of 1 expired"), "{said}");
+    let mut left = ["shared", "own 0", "own 2", "own 3"].map(object);
+    left.sort();
+    assert_eq!(master.objects(), left);
+    assert!(
+        master
+            .run(&["retention", "r", "--now"])
+            .text()
+            .contains("deleted 0 objects (0 B) of 0")
+    );
+
+    // What was deleted can be published again, and everything that is live is still served.
+    std::fs::write(source.join("own"), "own 1").unwrap();
+    let again = master.publish("r");
+    node.wait_for("r", &again);
+    assert_eq!(node.get("/r/snap/current/own"), b"own 1");
+    assert_eq!(node.get("/r/master-snap/gold/own"), b"own 0");
+    assert_eq!(
+        master.live("r"),
+        [&ids[0], &ids[3], &again].map(String::clone),
+        "a publish applies the rules"
+    );
+}
+
+#[test]
+fn orphans_of_a_killed_publish_go_when_asked_for() {
+    let dir = TestDir::new("e2e-orphans").unwrap();
+    let source = dir.folder("source").unwrap();
+    let master = Master::new(&dir, &[("r", &source)]);
+    publish_generations(&master, &source, 1);
+    let orphan = master.object_file(b"orphan");
+    std::fs::create_dir_all(orphan.parent().unwrap()).unwrap();
+    std::fs::write(&orphan, "orphan").unwrap();
+    master.run(&["retention", "r", "--now"]);
+    assert!(orphan.exists());
+    assert!(
+        master
+            .run(&["retention", "r", "--orphans"])
+            .text()
+            .contains("deleted 1 objects")
+    );
+    assert!(!orphan.exists());
+    assert_eq!(master.objects().len(), 2);
+}
+
+#[test]
+fn a_byte_limit_lets_the_oldest_go() {
+    let dir = TestDir::new("e2e-max-bytes").unwrap();
+    let source = dir.folder("source").unwrap();
+    let master = Master::new(&dir, &[("r", &source)]);
+    master.configure("[retention]\nmax_bytes = \"17 B\"\ndelete_after = \"0 s\"\n[snapshots]\ngrace = \"0 s\"\n");
+    // 6 bytes of "shared", and 5 for each: two and a bit fit in.
+    let ids = publish_generations(&master, &source, 4);
+    assert_eq!(master.live("r"), ids[2..]);
+    assert_eq!(master.objects().len(), 3);
 }

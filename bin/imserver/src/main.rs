@@ -9,11 +9,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use instantmirror::config::{ConfigError, ServerConfig};
 use instantmirror::core::{RepoName, SnapshotId, TagName};
-use instantmirror::master::{MasterStatus, generate_key, store_key};
+use instantmirror::master::{CleanUpOptions, MasterStatus, generate_key, store_key};
 use instantmirror::progress::PublishBar;
 use instantmirror::{Master, MasterServer, PublishOptions, control, daemon};
 
 mod init;
+mod retention;
 mod show;
 
 const EXAMPLES: &str = "Examples:
@@ -63,6 +64,24 @@ enum Command {
     /// Look at snapshots and tag them.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Let go the snapshots that no rule of the configuration keeps, and say of each why it stays. Also done by every
+    /// publish, and every hour by `serve`.
+    Retention {
+        /// The repositories; all of the configuration if none is named.
+        repositories: Vec<RepoName>,
+        /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Delete at once what has left the head, without waiting for `delete_after`.
+        #[arg(long, conflicts_with = "dry_run")]
+        now: bool,
+        /// Also delete objects that no snapshot refers to, left by publishes that were killed.
+        #[arg(long, conflicts_with = "dry_run")]
+        orphans: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Make a signing key and print its public half.
     Keygen {
         /// The new key file; it is never overwritten.
@@ -173,6 +192,17 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             note,
             allow_empty,
         } => publish(&master, repositories, &PublishOptions { note, allow_empty }),
+        Command::Retention {
+            repositories,
+            dry_run,
+            now,
+            orphans,
+            json,
+        } => {
+            let names = named_or_all(&master, repositories);
+            let clean_up = (!dry_run).then_some(CleanUpOptions { now, orphans });
+            tokio::task::block_in_place(|| retention::run(&master, &names, clean_up, json))
+        }
         Command::Serve => {
             let server = MasterServer::bind(master).await?;
             for address in server.addresses() {
@@ -212,15 +242,7 @@ async fn on_snapshots(master: &Master, command: SnapshotCommand) -> anyhow::Resu
 
 /// Publishes the repositories one by one; one that fails keeps none of the others back.
 fn publish(master: &Master, named: Vec<RepoName>, options: &PublishOptions) -> anyhow::Result<()> {
-    let all = || {
-        master
-            .config()
-            .repositories
-            .iter()
-            .map(|repository| repository.name.clone())
-            .collect()
-    };
-    let names: Vec<RepoName> = if named.is_empty() { all() } else { named };
+    let names = named_or_all(master, named);
     let mut failed = Vec::new();
     for name in &names {
         let bar = PublishBar::new();
@@ -235,6 +257,15 @@ fn publish(master: &Master, named: Vec<RepoName>, options: &PublishOptions) -> a
             }
         }
     }
+    tokio::task::block_in_place(|| retention::after_publish(master, &names));
     anyhow::ensure!(failed.is_empty(), "not published: {}", failed.join(", "));
     Ok(())
+}
+
+fn named_or_all(master: &Master, named: Vec<RepoName>) -> Vec<RepoName> {
+    if !named.is_empty() {
+        return named;
+    }
+    let all = master.config().repositories.iter();
+    all.map(|repository| repository.name.clone()).collect()
 }
