@@ -80,3 +80,38 @@ impl Default for MasterSnapshotsConfig {
         }
     }
 }
+
+/// `[snapshots]` of a node: which of those that the master has are kept here. Without a rule all are.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeSnapshotsConfig {
+    /// The newest so many.
+    pub keep_last: u32,
+    /// Everything released within this time.
+    pub keep_within: Option<TimeSpan>,
+    /// A snapshot stays for so long after another one replaced it, if the master still has it.
+    pub grace: TimeSpan,
+}
+
+impl Default for NodeSnapshotsConfig {
+    fn default() -> Self {
+        Self {
+            keep_last: 0,
+            keep_within: None,
+            grace: TimeSpan(GRACE_DEFAULT),
+        }
+    }
+}
+
+impl NodeSnapshotsConfig {
+    /// The rules as a policy.
+    #[must_use]
+    pub fn policy(&self) -> RetentionPolicy {
+        RetentionPolicy {
+            keep_last: self.keep_last,
+            keep_within: self.keep_within.map(|within| within.0),
+            grace: self.grace.0,
+            ..RetentionPolicy::default()
+        }
+    }
+}

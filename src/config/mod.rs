@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-pub use lifecycle::{MasterSnapshotsConfig, RetentionConfig};
+pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig};
 pub use node::{CacheConfig, NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, HttpConfig, LogConfig, MountConfig};
 pub use server::{ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};

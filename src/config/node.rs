@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use instantmirror_core::{PublicKey, RepoName};
 use serde::{Deserialize, Deserializer};
 
+use super::lifecycle::NodeSnapshotsConfig;
 use super::parts::check_mounts;
 use super::{ByteSize, Checked, ConfigError, ControlConfig, HttpConfig, LogConfig, MountConfig};
 
@@ -18,6 +19,9 @@ pub struct NodeConfig {
     pub repositories: Vec<NodeRepository>,
     /// `[cache]`.
     pub cache: CacheConfig,
+    /// `[snapshots]`.
+    #[serde(default)]
+    pub snapshots: NodeSnapshotsConfig,
     /// `[http]`.
     #[serde(default)]
     pub http: HttpConfig,

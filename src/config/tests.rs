@@ -155,4 +155,5 @@ fn documented_configurations_are_valid_and_state_the_defaults() {
     let node = include_str!("../../docs/config/imnode.toml");
     let node = NodeConfig::parse(Path::new("docs/config/imnode.toml"), node).unwrap();
     assert_eq!(node.repositories[0].master.len(), 1);
+    assert_eq!(node.snapshots, NodeSnapshotsConfig::default());
 }

@@ -7,6 +7,7 @@ mod status;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::{ObjectCache, PeerTransport, SnapshotStore, Upstream};
@@ -15,7 +16,7 @@ use instantmirror_store::StoreError;
 use instantmirror_store::cache::{CacheLimits, CacheOptions, DiskCache, VerifyWhen};
 use instantmirror_store::disk::{Disk, RealDisk};
 use instantmirror_store::snapshots::DiskSnapshotStore;
-use instantmirror_swarm::{FetchEngine, Follower, HttpOrigin};
+use instantmirror_swarm::{FetchEngine, Follower, HttpOrigin, Intake};
 
 use crate::clock::SystemClock;
 use crate::config::{CacheConfig, NodeConfig};
@@ -45,6 +46,10 @@ pub enum NodeError {
 /// Where catalogs and heads lie in the cache directory, beside the objects.
 const SNAPSHOTS: &str = "snapshots";
 const CACHE: &str = "cache";
+/// Catalogs are cleaned up no more often than this, since each time all of them are walked.
+const CATALOG_INTERVAL: Duration = Duration::from_secs(600);
+/// While a snapshot is being taken in, the cleaner looks again after this.
+const CATALOG_RETRY: Duration = Duration::from_secs(1);
 
 /// A node: its cache, its followers and its fetch engine. Nothing runs until it is
 /// [served](NodeServer) or its [followers](Node::follow) are polled. Cheap to clone.
@@ -54,6 +59,7 @@ pub struct Node {
     cache: DiskCache,
     snapshots: Arc<DiskSnapshotStore>,
     followers: Arc<BTreeMap<RepoName, Follower>>,
+    intake: Intake,
     engine: FetchEngine,
 }
 
@@ -68,6 +74,7 @@ impl Node {
         let cache = DiskCache::open(open_disk(&dir.join(CACHE))?, cache_options(&config.cache))?;
         let snapshots = Arc::new(DiskSnapshotStore::open(open_disk(&dir.join(SNAPSHOTS))?, "")?);
         let (mut followers, mut sources) = (BTreeMap::new(), BTreeMap::new());
+        let intake = Intake::default();
         for repository in &config.repositories {
             let origins: Result<Vec<HttpOrigin>, _> =
                 repository.master.iter().map(|url| HttpOrigin::new(url)).collect();
@@ -83,6 +90,7 @@ impl Node {
             let store: Arc<dyn SnapshotStore> = snapshots.clone();
             let (name, trust) = (repository.name.clone(), repository.trust.clone());
             let follower = Follower::open(name.clone(), upstreams, store, trust, Arc::new(SystemClock)).await?;
+            let follower = follower.keeping(config.snapshots.policy()).sharing(intake.clone());
             followers.insert(name.clone(), follower);
             sources.insert(name, transports);
         }
@@ -94,6 +102,7 @@ impl Node {
             cache,
             snapshots,
             followers: Arc::new(followers),
+            intake,
             engine,
         })
     }
@@ -119,7 +128,35 @@ impl Node {
                 tracing::error!("the cache cannot be listed: {error}; it is tried again when an object is fetched");
             }
         });
-        futures_util::future::join_all(self.followers.values().map(Follower::run)).await;
+        let followers = futures_util::future::join_all(self.followers.values().map(Follower::run));
+        futures_util::future::join(followers, self.clean_catalogs()).await;
+    }
+
+    /// Gives the space of dropped snapshots' catalogs back, for ever: soon after the first is dropped, then now and then.
+    async fn clean_catalogs(&self) {
+        loop {
+            self.intake.dropped().await;
+            let pause = loop {
+                if let Some(pause) = self.intake.try_pause() {
+                    break pause;
+                }
+                tokio::time::sleep(CATALOG_RETRY).await;
+            };
+            let store = Arc::clone(&self.snapshots);
+            let cleaned = tokio::task::spawn_blocking(move || {
+                let cleaned = store.collect_garbage();
+                drop(pause);
+                cleaned
+            });
+            match cleaned.await {
+                Ok(Ok(done)) => {
+                    tracing::info!(nodes = done.removed, bytes = done.freed_bytes, "catalogs cleaned up");
+                }
+                Ok(Err(error)) => tracing::error!("the catalogs cannot be cleaned up: {error}"),
+                Err(error) => tracing::error!("the catalogs cannot be cleaned up: {error}"),
+            }
+            tokio::time::sleep(CATALOG_INTERVAL).await;
+        }
     }
 
     /// Waits until `current` of a repository is this snapshot; for ever, if it never is or there is no such

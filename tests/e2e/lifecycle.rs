@@ -191,3 +191,39 @@ fn a_byte_limit_lets_the_oldest_go() {
     assert_eq!(master.live("r"), ids[2..]);
     assert_eq!(master.objects().len(), 3);
 }
+
+#[test]
+fn a_node_keeps_what_its_own_rules_say_and_gives_the_catalogs_of_the_rest_back() {
+    let dir = TestDir::new("e2e-node-snapshots").unwrap();
+    let source = dir.folder("source").unwrap();
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    for number in 0..2000 {
+        std::fs::write(source.join(format!("file-{number}")), "x").unwrap();
+    }
+    let ids = publish_generations(&master, &source, 3);
+    master.serve();
+    let mut node = Node::configure(&dir, &master.url(), &master.key, &["r"], "1 GiB");
+    let text = std::fs::read_to_string(&node.config).unwrap();
+    std::fs::write(
+        &node.config,
+        format!("{text}[snapshots]\nkeep_last = 2\ngrace = \"0 s\"\n"),
+    )
+    .unwrap();
+    node.run();
+    node.wait_for("r", &ids[2]);
+    wait_for_status(&format!("{}/r/snap/{}/own", node.url(), ids[1]), 200);
+    assert_eq!(status(&format!("{}/r/snap/{}/own", node.url(), ids[0])), 404);
+    assert_eq!(status(&format!("{}/r/snap/{}/own", master.url(), ids[0])), 200);
+    assert_eq!(node.get("/r/snap/current/own"), b"own 2");
+
+    std::fs::write(source.join("own"), "own 3").unwrap();
+    let newest = master.publish("r");
+    node.wait_for("r", &newest);
+    wait_for_status(&format!("{}/r/snap/{}/own", node.url(), ids[1]), 404);
+    node.daemon().wait_for_line("catalogs cleaned up", LIMIT).unwrap();
+    assert_eq!(node.get("/r/snap/current/own"), b"own 3");
+    assert_eq!(node.get(&format!("/r/snap/{}/own", ids[2])), b"own 2");
+    node.stop(true);
+    node.run();
+    assert_eq!(node.get(&format!("/r/snap/{}/own", ids[2])), b"own 2");
+}
