@@ -7,7 +7,8 @@
 //! * What is published: [`Name`], [`RepoPath`], [`Entry`], [`catalog`], [`Snapshot`], [`Head`].
 //! * What proves it: [`ObjectId`], [`outboard`], [`sign`].
 //! * Where parts meet: [`traits`], with [`memory`] implementations and (feature `conformance`) suites.
-//! * What is decided: [`scheduler`], [`fill`], [`view`], [`retention`].
+//! * What is decided: [`scheduler`], [`fill`], [`view`], [`grace`],
+//!   [`retention`].
 //!
 //! ```
 //! use instantmirror_core::catalog::{Catalog, build_directory};
@@ -37,6 +38,7 @@ pub mod catalog;
 pub mod conformance;
 pub mod entry;
 pub mod fill;
+pub mod grace;
 pub mod head;
 pub mod id;
 pub mod memory;

@@ -11,11 +11,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use crate::grace::{GRACE_DEFAULT, replaced_within};
 use crate::head::SnapshotState;
 use crate::{Head, SnapshotId, TagName, Timestamp};
-
-/// How long a snapshot that was replaced is kept in any case, unless the operator says otherwise.
-pub const GRACE_DEFAULT: Duration = Duration::from_secs(6 * 3600);
 
 /// What an operator wants to be kept of a repository. Counts of 0 and `None` are rules that are not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -221,18 +219,19 @@ impl RetentionPolicy {
                 }
             })
             .collect();
+        for graced in replaced_within(head, self.grace, now) {
+            if let Some(verdict) = verdicts.iter_mut().find(|verdict| verdict.id == graced) {
+                verdict.reasons.push(KeepReason::Grace);
+            }
+        }
         self.apply_rules(&mut verdicts, now);
         RetentionPlan { verdicts }
     }
 
     fn apply_rules(&self, verdicts: &mut [Verdict], now: Timestamp) {
         let newest_first = newest_first(verdicts);
-        let mut replaced: Option<Timestamp> = None;
         for (rank, &(released, at)) in newest_first.iter().enumerate() {
             let reasons = &mut verdicts[at].reasons;
-            if replaced.is_some_and(|replaced| now.since(replaced) < self.grace) {
-                reasons.push(KeepReason::Grace);
-            }
             if rank < usize::try_from(self.keep_last).unwrap_or(usize::MAX) {
                 reasons.push(KeepReason::Last);
             }
@@ -242,7 +241,6 @@ impl RetentionPolicy {
             if !self.has_rules() {
                 reasons.push(KeepReason::NoRule);
             }
-            replaced = Some(released);
         }
         for (period, count) in self.counts() {
             let mut seen = BTreeSet::new();

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use instantmirror_core::retention::{GRACE_DEFAULT, RetentionPolicy};
+use instantmirror_core::grace::GRACE_DEFAULT;
+use instantmirror_core::retention::RetentionPolicy;
 use serde::Deserialize;
 
 use super::{ByteSize, TimeSpan};
@@ -69,7 +70,7 @@ impl RetentionConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MasterSnapshotsConfig {
-    /// A snapshot stays for so long after another one replaced it.
+    /// For so long after another one replaced it a snapshot stays, and its files are still found under `current`.
     pub grace: TimeSpan,
 }
 
@@ -89,7 +90,8 @@ pub struct NodeSnapshotsConfig {
     pub keep_last: u32,
     /// Everything released within this time.
     pub keep_within: Option<TimeSpan>,
-    /// A snapshot stays for so long after another one replaced it, if the master still has it.
+    /// For so long after another one replaced it a snapshot stays, if the master has it, and its files are still found
+    /// under `current`.
     pub grace: TimeSpan,
 }
 

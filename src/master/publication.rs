@@ -6,16 +6,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::entry::FileMeta;
+use instantmirror_core::grace::fallbacks;
 use instantmirror_core::reader::{EmptyReader, HandleReader};
 use instantmirror_core::traits::{
     FetchError, ObjectCache as _, ObjectReader, ObjectSource, Publication, ReadIntent, TransportError,
 };
 use instantmirror_core::view::RepositoryState;
-use instantmirror_core::{RepoName, SignedHead};
+use instantmirror_core::{Clock as _, RepoName, SignedHead, Snapshot};
 use instantmirror_store::objects::ObjectStore;
 use tokio::sync::watch;
 
 use super::{Master, MasterError};
+use crate::clock::SystemClock;
 
 /// The [`Publication`] of a [`Master`].
 #[derive(Debug)]
@@ -98,6 +100,12 @@ impl Publication for MasterPublication {
 
     fn state(&self, repository: &RepoName) -> Option<Arc<RepositoryState>> {
         self.states.get(repository).map(|state| state.borrow().clone())
+    }
+
+    fn fallbacks(&self, repository: &RepoName) -> Vec<Arc<Snapshot>> {
+        let grace = self.master.config().snapshots.grace.0;
+        let state = self.state(repository);
+        state.map_or_else(Vec::new, |state| fallbacks(&state, grace, SystemClock.now()))
     }
 
     async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use instantmirror::core::ObjectId;
+use instantmirror_testkit::debian::{AptClient, Archive};
 use instantmirror_testkit::http;
 use instantmirror_testkit::process::{TestDir, poll};
 
@@ -226,4 +227,66 @@ fn a_node_keeps_what_its_own_rules_say_and_gives_the_catalogs_of_the_rest_back()
     node.stop(true);
     node.run();
     assert_eq!(node.get(&format!("/r/snap/{}/own", ids[2])), b"own 2");
+}
+
+#[test]
+fn a_client_with_old_metadata_installs_while_the_master_is_three_snapshots_on() {
+    let dir = TestDir::new("e2e-grace").unwrap();
+    let archive = Archive::build(&dir.folder("archive").unwrap()).unwrap();
+    let mut master = Master::new(&dir, &[("debian", archive.root())]);
+    // Without grace both snapshots but the last would go.
+    master.configure("[retention]\nkeep_last = 1\ndelete_after = \"0 s\"\n");
+    let first = master.publish("debian");
+    master.serve();
+    let node = Node::start(&dir, &master, &["debian"]);
+    node.wait_for("debian", &first);
+    let client = AptClient::new(&dir.folder("client").unwrap(), &format!("{}/pub/debian", node.url())).unwrap();
+    client.update().unwrap();
+    let old = archive.version("hello").unwrap();
+    let old_file = archive.package_file("hello").unwrap();
+    let old_content = std::fs::read(&old_file).unwrap();
+
+    for _ in 0..3 {
+        archive.upgrade("hello").unwrap();
+        node.wait_for("debian", &master.publish("debian"));
+    }
+    assert_eq!(
+        client.candidate("hello").unwrap().as_deref(),
+        Some(old.as_str()),
+        "it has not updated"
+    );
+    assert_eq!(client.download("hello").unwrap(), old_content);
+
+    // The answer says where it comes from; a listing shows what is there now; what never was is not found.
+    let name = old_file.file_name().unwrap().to_str().unwrap();
+    let folder = old_file
+        .parent()
+        .unwrap()
+        .strip_prefix(archive.root())
+        .unwrap()
+        .to_str()
+        .unwrap();
+    for server in [node.url(), master.url()] {
+        let answer = http::get(&format!("{server}/debian/snap/current/{folder}/{name}")).unwrap();
+        assert_eq!(
+            (answer.status, answer.header("instantmirror-snapshot")),
+            (200, Some(first.as_str()))
+        );
+        let listing = http::get(&format!("{server}/debian/snap/current/{folder}/")).unwrap();
+        assert_eq!(listing.status, 200);
+        assert!(!listing.text().contains(&format!("{name}\"")), "{}", listing.text());
+        assert_eq!(status(&format!("{server}/debian/snap/current/{folder}/never")), 404);
+        assert_eq!(status(&format!("{server}/debian/snap/current/{folder}/{name}/")), 404);
+    }
+    client.update().unwrap();
+    assert_ne!(client.download("hello").unwrap(), old_content);
+
+    // Without grace it ends, on master and node.
+    master.stop(false);
+    master.configure("[snapshots]\ngrace = \"0 s\"\n");
+    master.serve();
+    master.run(&["retention"]);
+    for server in [master.url(), node.url()] {
+        wait_for_status(&format!("{server}/debian/snap/current/{folder}/{name}"), 404);
+    }
 }
