@@ -48,6 +48,10 @@ impl ObjectReader for HandleReader {
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.0.descriptor()
     }
+
+    fn is_settled(&self) -> bool {
+        self.0.is_complete()
+    }
 }
 
 /// An [`ObjectReader`] of an empty object, which needs no storage.

@@ -1,41 +1,112 @@
 //! The strict gate in front of everything: a request whose framing or target could be read in two ways is
 //! refused, and its connection closed, so that nothing behind it can be smuggled.
 //!
-//! hyper's parser refuses bare line feeds, folded fields, unequal lengths and broken chunks itself. This adds
-//! what it lets through: no request may be chunked (none of ours needs to be, and so none can carry both
-//! lengths), only POST has a body, and HTTP/1.1 names exactly one host.
+//! The parsers in front of it refuse folded fields, blanks before a colon and control characters. This adds
+//! what they let through: no request may be chunked (none of ours needs to be, and so none can carry both
+//! lengths), only POST has a body, a length is digits and nothing else, and HTTP/1.1 names exactly one host.
 
-use http::header::{self, HeaderMap};
-use http::{Method, Uri, Version};
+use http::header::HeaderMap;
+use http::{Method, Version};
 
-/// What is wrong with the head of a request, if anything.
-pub(crate) fn objection(method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) -> Option<&'static str> {
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        return Some("requests with a Transfer-Encoding are not taken; send a Content-Length");
+/// What the header fields of a request say about where it ends and what follows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Framing {
+    transfer_encoding: bool,
+    lengths: usize,
+    length: Option<u64>,
+    hosts: usize,
+    host_is_malformed: bool,
+    /// The client will close, or wants us to.
+    pub(crate) close: bool,
+    /// The client of HTTP/1.0 wants the connection kept.
+    pub(crate) keep_alive: bool,
+    /// The client waits for a 100 before it sends the body.
+    pub(crate) expects_continue: bool,
+    expects_other: bool,
+}
+
+impl Framing {
+    /// Of all fields of a header map.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let mut framing = Self::default();
+        for (name, value) in headers {
+            framing.note(name.as_str(), value.as_bytes());
+        }
+        framing
     }
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let length = lengths.next();
-    if lengths.next().is_some() {
-        return Some("more than one Content-Length");
+
+    /// Takes one field into account. Returns whether it is one of those that count here.
+    pub(crate) fn note(&mut self, name: &str, value: &[u8]) -> bool {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        match name.len() {
+            4 if is("host") => {
+                self.hosts += 1;
+                self.host_is_malformed |= !is_host(value);
+            }
+            6 if is("expect") => {
+                let is_continue = value.eq_ignore_ascii_case(b"100-continue");
+                self.expects_continue |= is_continue;
+                self.expects_other |= !is_continue;
+            }
+            10 if is("connection") => {
+                for token in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                    self.close |= token.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            14 if is("content-length") => {
+                self.lengths += 1;
+                self.length = length(value);
+            }
+            17 if is("transfer-encoding") => self.transfer_encoding = true,
+            _ => return false,
+        }
+        true
     }
-    if length.is_some_and(|length| length != "0") && *method != Method::POST {
-        return Some("only a POST has a body");
+
+    /// Bytes of the body that follows the head.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        self.length.unwrap_or(0)
     }
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
-        return Some("more than one Host");
+
+    /// What is wrong with a request that has these fields, if anything. `path`: its target without the query.
+    pub(crate) fn objection(&self, method: &Method, path: &str, version: Version) -> Option<&'static str> {
+        if self.transfer_encoding {
+            return Some("requests with a Transfer-Encoding are not taken; send a Content-Length");
+        }
+        if self.lengths > 1 {
+            return Some("more than one Content-Length");
+        }
+        if self.lengths == 1 && self.length.is_none() {
+            return Some("the Content-Length is not a number");
+        }
+        if self.body_bytes() > 0 && *method != Method::POST {
+            return Some("only a POST has a body");
+        }
+        if self.hosts > 1 {
+            return Some("more than one Host");
+        }
+        if self.host_is_malformed {
+            return Some("the Host is malformed");
+        }
+        if self.hosts == 0 && version == Version::HTTP_11 {
+            return Some("HTTP/1.1 needs a Host");
+        }
+        if self.expects_other {
+            return Some("nothing can be expected but 100-continue");
+        }
+        let server_wide = path == "*" && *method == Method::OPTIONS;
+        if !path.starts_with('/') && !server_wide && *method != Method::CONNECT {
+            return Some("the target is neither a path nor a URL");
+        }
+        None
     }
-    match host {
-        Some(host) if !is_host(host.as_bytes()) => return Some("the Host is malformed"),
-        None if version == Version::HTTP_11 => return Some("HTTP/1.1 needs a Host"),
-        _ => {}
-    }
-    let server_wide = uri.path() == "*" && *method == Method::OPTIONS;
-    if !uri.path().starts_with('/') && !server_wide && *method != Method::CONNECT {
-        return Some("the target is neither a path nor a URL");
-    }
-    None
+}
+
+/// A Content-Length that nobody can read in another way.
+fn length(value: &[u8]) -> Option<u64> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(value).ok().filter(|_| digits)?.parse().ok()
 }
 
 /// A host with or without port; empty is allowed, as it is in RFC 9110.
@@ -47,6 +118,9 @@ fn is_host(host: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::Uri;
+    use http::header::HeaderName;
+
     use super::*;
 
     #[test]
@@ -71,6 +145,12 @@ mod tests {
             ("HEAD", "/", "Host: h\nContent-Length: 5", false),
             ("DELETE", "/", "Host: h\nContent-Length: 5", false),
             ("POST", "/", "Host: h\nContent-Length: 5\nContent-Length: 5", false),
+            ("POST", "/", "Host: h\nContent-Length: +5", false),
+            ("POST", "/", "Host: h\nContent-Length: 5, 5", false),
+            ("POST", "/", "Host: h\nContent-Length: 0x5", false),
+            ("POST", "/", "Host: h\nContent-Length: 99999999999999999999", false),
+            ("POST", "/", "Host: h\nExpect: 100-continue\nContent-Length: 5", true),
+            ("GET", "/", "Host: h\nExpect: 200-ok", false),
             ("POST", "/", "Host: h\nTransfer-Encoding: chunked", false),
             ("POST", "/", "Host: h\nTransfer-Encoding: identity", false),
             (
@@ -85,17 +165,15 @@ mod tests {
             let mut headers = HeaderMap::new();
             for line in lines.lines() {
                 let (name, value) = line.split_once(": ").unwrap();
-                let name: header::HeaderName = name.parse().unwrap();
+                let name: HeaderName = name.parse().unwrap();
                 headers.append(name, value.parse().unwrap());
             }
             let method = method.parse().unwrap();
-            let objection = objection(&method, &target.parse().unwrap(), Version::HTTP_11, &headers);
+            let target: Uri = target.parse().unwrap();
+            let objection = Framing::of(&headers).objection(&method, target.path(), Version::HTTP_11);
             assert_eq!(objection.is_none(), fine, "{method} {target} {lines:?}: {objection:?}");
         }
-        let nothing = HeaderMap::new();
-        assert_eq!(
-            objection(&Method::GET, &Uri::from_static("/"), Version::HTTP_10, &nothing),
-            None
-        );
+        let nothing = Framing::default();
+        assert_eq!(nothing.objection(&Method::GET, "/", Version::HTTP_10), None);
     }
 }

@@ -60,9 +60,12 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod access_log;
 mod api;
 pub mod body;
+mod engine;
 mod gate;
+mod hot;
 pub mod limits;
 pub mod listing;
 mod mime;
@@ -73,11 +76,15 @@ mod server;
 mod service;
 mod stats;
 mod stream;
+mod tls;
 
+pub use access_log::{AccessLog, AccessLogError};
 pub use api::Api;
 pub use body::ServeBody;
+pub use hot::{HOT_BODY_BYTES_MAX, HotLimits};
 pub use limits::{Limits, Stopping};
 pub use routing::{Mount, MountError, Mounts};
 pub use server::{ServeError, Server};
 pub use service::{Extra, ExtraRequest, Service};
 pub use stats::Stats;
+pub use tls::{Tls, TlsError};

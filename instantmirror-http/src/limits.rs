@@ -17,14 +17,22 @@ pub const REQUEST_BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Limits {
     /// Connections open at once; more wait to be accepted.
     pub connections_max: usize,
-    /// Time for the whole header of a request, and for the next one on an idle connection.
+    /// Time for the whole header of a request from its first byte on; for the first one, and for the handshake of
+    /// an encrypted connection, from the connection's beginning on.
     pub header_timeout: Duration,
+    /// A connection on which nothing is asked for so long after an answer is closed.
+    pub idle_timeout: Duration,
     /// Bytes of a request's header, at least 8,192.
     pub header_bytes_max: usize,
-    /// Header fields of a request.
+    /// Header fields of a request, at most 128.
     pub header_fields_max: usize,
     /// A connection that takes no byte of an answer for so long is cut.
     pub write_timeout: Duration,
+    /// A client that has made us wait for longer than `write_timeout` in one answer must have taken so many bytes a
+    /// second meanwhile, or is cut.
+    pub send_rate_min: u64,
+    /// Requests at a time on one connection of HTTP/2.
+    pub streams_max: u32,
     /// How long requests may go on after the server was told to stop.
     pub shutdown_grace: Duration,
 }
@@ -36,7 +44,10 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(30),
             header_bytes_max: 32 * 1024,
             header_fields_max: 100,
+            idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(60),
+            send_rate_min: 128,
+            streams_max: 100,
             shutdown_grace: Duration::from_secs(20),
         }
     }

@@ -11,7 +11,7 @@ use instantmirror_core::{FileMeta, RepoName, RepoPath};
 use crate::listing::{Format, Listing, Order, Subject};
 use crate::mime::media_type;
 use crate::request::{
-    Request, RequestPath, Selection, Validators, Verdict, evaluate, http_date, http_seconds, is_worth_parting,
+    Fields, Request, RequestPath, Selection, Validators, Verdict, evaluate, http_date, http_seconds, is_worth_parting,
     query_value, range_counts, select_ranges,
 };
 use crate::routing::{Origin, Route};
@@ -239,22 +239,79 @@ fn describe(response: &mut Response, origin: &Origin) {
 }
 
 fn respond_file(request: &Request<'_>, origin: &Origin, file: FileMeta, mtime: i64) -> Response {
-    let content = Content {
+    let content = content(origin, file);
+    let media = media_type(name_of(origin));
+    let mut response = respond_object(request, content, http_seconds(mtime), media, true);
+    describe_file(&mut response, origin);
+    response
+}
+
+/// What [`respond`] answers about a file after this decision. For those who keep answers.
+pub(crate) fn respond_file_decided(decision: &Decision, origin: &Origin, file: FileMeta, mtime: i64) -> Response {
+    let validators = validators(&file, http_seconds(mtime));
+    let media = media_type(name_of(origin));
+    let mut response = respond_decided(decision, content(origin, file), &validators, media, true);
+    describe_file(&mut response, origin);
+    response
+}
+
+fn content(origin: &Origin, file: FileMeta) -> Content {
+    Content {
         repository: origin.repository.clone(),
         path: origin.path.clone(),
         file,
-    };
-    let name = origin
-        .path
-        .split_last()
-        .map_or(String::new(), |(_, name)| name.to_owned());
-    let mut response = respond_object(request, content, http_seconds(mtime), media_type(&name), true);
-    response.set(
-        header::CACHE_CONTROL,
-        if origin.fixed { CACHE_FOREVER } else { CACHE_ASK },
-    );
-    describe(&mut response, origin);
-    response
+    }
+}
+
+fn name_of(origin: &Origin) -> &str {
+    origin.path.split_last().map_or("", |(_, name)| name)
+}
+
+fn describe_file(response: &mut Response, origin: &Origin) {
+    let cache = if origin.fixed { CACHE_FOREVER } else { CACHE_ASK };
+    response.set(header::CACHE_CONTROL, cache);
+    describe(response, origin);
+}
+
+/// What conditions and ranges of a request come to, before anything is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// 304.
+    NotModified,
+    /// 412.
+    Failed,
+    /// 200.
+    Whole,
+    /// 206 with these ranges.
+    Parts(Vec<Range<u64>>),
+    /// 416.
+    Unsatisfiable,
+}
+
+/// Decides about a GET or HEAD of an object of `size` bytes.
+pub(crate) fn decide(method: &Method, fields: &Fields<'_>, validators: &Validators, size: u64) -> Decision {
+    match evaluate(fields, validators) {
+        Verdict::NotModified => return Decision::NotModified,
+        Verdict::Failed => return Decision::Failed,
+        Verdict::Proceed => {}
+    }
+    match fields.range.as_deref() {
+        // Ranges are defined for GET only.
+        Some(range) if *method == Method::GET && range_counts(fields, validators) => match select_ranges(range, size) {
+            Selection::Whole => Decision::Whole,
+            Selection::Unsatisfiable => Decision::Unsatisfiable,
+            Selection::Parts(parts) => Decision::Parts(parts),
+        },
+        _ => Decision::Whole,
+    }
+}
+
+/// What an object is known by: its id is its tag.
+pub(crate) fn validators(file: &FileMeta, modified: Option<u64>) -> Validators {
+    Validators {
+        etag: format!("\"{}\"", file.object),
+        modified,
+    }
 }
 
 /// Answers a GET or HEAD of one object: conditions, ranges, length. `several`: whether an answer may have
@@ -266,49 +323,46 @@ pub(crate) fn respond_object(
     media: &'static str,
     several: bool,
 ) -> Response {
-    let validators = Validators {
-        etag: format!("\"{}\"", content.file.object),
-        modified,
-    };
-    let size = content.file.size;
-    let mut response = match evaluate(&request.fields, &validators) {
-        Verdict::NotModified => Response::empty(StatusCode::NOT_MODIFIED),
-        Verdict::Failed => Response::text(
-            StatusCode::PRECONDITION_FAILED,
-            "the file is not the one the request is about",
-        ),
-        Verdict::Proceed => match selection(request, &validators, size) {
-            Selection::Parts(parts) => respond_parts(content, &parts, media, several),
-            Selection::Whole => respond_whole(content, media),
-            Selection::Unsatisfiable => {
-                let text = format!("the file has {size} bytes; none of them was asked for");
-                let mut response = Response::text(StatusCode::RANGE_NOT_SATISFIABLE, &text);
-                response.set(header::CONTENT_RANGE, &format!("bytes */{size}"));
-                response
-            }
-        },
-    };
-    response.set(header::ACCEPT_RANGES, "bytes");
-    if response.status != StatusCode::PRECONDITION_FAILED && response.status != StatusCode::RANGE_NOT_SATISFIABLE {
-        response.set(header::ETAG, &validators.etag);
-        if let Some(modified) = modified {
-            response.set(header::LAST_MODIFIED, &http_date(modified));
-        }
-    }
+    let validators = validators(&content.file, modified);
+    let decision = decide(&request.method, &request.fields, &validators, content.file.size);
+    let mut response = respond_decided(&decision, content, &validators, media, several);
     if request.method == Method::HEAD {
         response.body = Body::Empty;
     }
     response
 }
 
-fn selection(request: &Request<'_>, validators: &Validators, size: u64) -> Selection {
-    match request.fields.range.as_deref() {
-        // Ranges are defined for GET only.
-        Some(range) if request.method == Method::GET && range_counts(&request.fields, validators) => {
-            select_ranges(range, size)
+fn respond_decided(
+    decision: &Decision,
+    content: Content,
+    validators: &Validators,
+    media: &'static str,
+    several: bool,
+) -> Response {
+    let size = content.file.size;
+    let mut response = match decision {
+        Decision::NotModified => Response::empty(StatusCode::NOT_MODIFIED),
+        Decision::Failed => Response::text(
+            StatusCode::PRECONDITION_FAILED,
+            "the file is not the one the request is about",
+        ),
+        Decision::Parts(parts) => respond_parts(content, parts, media, several),
+        Decision::Whole => respond_whole(content, media),
+        Decision::Unsatisfiable => {
+            let text = format!("the file has {size} bytes; none of them was asked for");
+            let mut response = Response::text(StatusCode::RANGE_NOT_SATISFIABLE, &text);
+            response.set(header::CONTENT_RANGE, &format!("bytes */{size}"));
+            response
         }
-        _ => Selection::Whole,
+    };
+    response.set(header::ACCEPT_RANGES, "bytes");
+    if !matches!(decision, Decision::Failed | Decision::Unsatisfiable) {
+        response.set(header::ETAG, &validators.etag);
+        if let Some(modified) = validators.modified {
+            response.set(header::LAST_MODIFIED, &http_date(modified));
+        }
     }
+    response
 }
 
 fn respond_whole(content: Content, media: &str) -> Response {

@@ -91,10 +91,12 @@ fn below(path: &RepoPath, prefix: &RepoPath) -> Option<RepoPath> {
 }
 
 /// Which snapshot something was found in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Origin {
     /// The repository.
     pub repository: RepoName,
+    /// What was published of it at that moment.
+    pub state: Arc<RepositoryState>,
     /// The snapshot.
     pub snapshot: SnapshotId,
     /// Whether the URL names the snapshot, so that its content can never change.
@@ -288,7 +290,7 @@ fn with_slash(path: &RepoPath) -> String {
 fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, request: &RequestPath) -> Route {
     let (repository, view) = (&tree.repository, &tree.view);
     let state = publication.state(repository);
-    let Some(snapshot) = state.as_ref().and_then(|state| state.snapshot(view)) else {
+    let Some((state, snapshot)) = state.as_ref().and_then(|state| Some((state, state.snapshot(view)?))) else {
         return Route::NotFound(format!("'{view}' of repository '{repository}' is not visible here"));
     };
     let nodes = publication.nodes();
@@ -298,6 +300,7 @@ fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, reque
         let permanent = (!fixed).then(|| permanent_path(mounts, repository, snapshot, &path, directory));
         Origin {
             repository: repository.clone(),
+            state: Arc::clone(state),
             snapshot,
             fixed,
             path,

@@ -1,29 +1,33 @@
-//! Listening and carrying connections: HTTP/1.1 over TCP and Unix sockets, through hyper.
+//! Listening: plain and encrypted TCP, and Unix sockets. Connections are carried by the [engine](crate::engine)
+//! or, for HTTP/2, by hyper ([`tls`]).
 //!
 //! The server decides nothing about requests ([`Service`] does) and ends in order: it stops accepting, idle
 //! connections are closed, running requests may finish within the grace, the rest is cut.
 
-use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use futures_util::FutureExt as _;
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::engine::{Connection, Shared, Socket};
 use crate::limits::{Limits, Stopping};
 use crate::service::Service;
-use crate::stream::Watched;
+use crate::tls::{self, Tls};
 
+/// Connections that may wait to be accepted; the system may allow fewer.
+const BACKLOG: u32 = 4096;
+/// Bytes that a socket holds and has not sent, beyond which it takes no more.
+const UNSENT_BYTES: u32 = 256 * 1024;
+/// Answers kept ready are looked through this often.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long accepting pauses when the system has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -60,6 +64,7 @@ pub struct Server {
 #[derive(Debug)]
 enum Listener {
     Tcp(TcpListener),
+    Tls(TcpListener, Arc<Tls>),
     Unix {
         listener: UnixListener,
         /// Held for its drop.
@@ -79,8 +84,8 @@ impl Drop for SocketFile {
 }
 
 enum Accepted {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+    Plain(Socket, Option<IpAddr>),
+    Encrypted(TcpStream, Arc<Tls>, IpAddr),
 }
 
 impl Server {
@@ -108,10 +113,18 @@ impl Server {
     /// # Errors
     /// [`ServeError`].
     pub async fn listen(&mut self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
-        let failed = |source| bind_error(address.to_string(), source);
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let bound = listener.local_addr().map_err(failed)?;
+        let (listener, bound) = open(address).map_err(|source| bind_error(address.to_string(), source))?;
         self.listeners.push(Listener::Tcp(listener));
+        Ok(bound)
+    }
+
+    /// Listens on one more TCP address for encrypted connections, which may speak HTTP/1.1 or HTTP/2.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub async fn listen_tls(&mut self, address: SocketAddr, tls: Arc<Tls>) -> Result<SocketAddr, ServeError> {
+        let (listener, bound) = open(address).map_err(|source| bind_error(address.to_string(), source))?;
+        self.listeners.push(Listener::Tls(listener, tls));
         Ok(bound)
     }
 
@@ -140,7 +153,7 @@ impl Server {
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let tcp = self.listeners.iter().filter_map(|listener| match listener {
-            Listener::Tcp(listener) => listener.local_addr().ok(),
+            Listener::Tcp(listener) | Listener::Tls(listener, _) => listener.local_addr().ok(),
             Listener::Unix { .. } => None,
         });
         tcp.collect()
@@ -149,21 +162,67 @@ impl Server {
     /// Serves until `shutdown` is ready, then ends in order. Needs a tokio runtime; dropping the future cuts
     /// everything at once.
     pub async fn serve(self, service: Arc<Service>, shutdown: impl Future<Output = ()>) {
+        let (sender, services) = watch::channel(service);
+        self.serve_newest(services, shutdown).await;
+        drop(sender);
+    }
+
+    /// The same with a service that may be replaced: a request that was begun is answered by the one that was
+    /// there, the next one on the same connection by the new one. Nothing is closed.
+    pub async fn serve_newest(self, services: watch::Receiver<Arc<Service>>, shutdown: impl Future<Output = ()>) {
         let (stop, stopping) = Stopping::channel();
+        let permits = Arc::new(Semaphore::new(self.limits.connections_max));
         let shared = Arc::new(Shared {
-            service,
-            permits: Arc::new(Semaphore::new(self.limits.connections_max)),
+            services,
             limits: self.limits,
             stopping,
         });
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
-            accepting.spawn(accept(listener, Arc::clone(&shared)));
+            accepting.spawn(accept(listener, Arc::clone(&permits), Arc::clone(&shared)));
         }
+        let upkeep = tokio::spawn(let_go(Arc::clone(&shared)));
+        let _upkeep = AbortOnDrop(upkeep.abort_handle());
         shutdown.await;
         let _ = stop.send(true);
         while accepting.join_next().await.is_some() {}
     }
+}
+
+/// Ends a task with its owner.
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Lets go of answers that are kept ready and were not asked for lately.
+async fn let_go(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(UPKEEP_INTERVAL).await;
+        let service = Arc::clone(&shared.services.borrow());
+        service.expire_hot_answers();
+    }
+}
+
+/// A listening socket whose connections inherit what every one of them wants.
+fn open(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_reuseaddr(true)?;
+    // Answers are written whole; Nagle would only make the last piece wait.
+    socket.set_nodelay(true)?;
+    // Bytes wait in their file, not in the socket: that takes a quarter off the cost of long answers.
+    SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    socket.bind(address)?;
+    let listener = socket.listen(BACKLOG)?;
+    let bound = listener.local_addr()?;
+    Ok((listener, bound))
 }
 
 fn bind_error(address: String, source: io::Error) -> ServeError {
@@ -174,44 +233,35 @@ fn bind_error(address: String, source: io::Error) -> ServeError {
     }
 }
 
-/// What all connections of a server have in common.
-struct Shared {
-    service: Arc<Service>,
-    permits: Arc<Semaphore>,
-    limits: Limits,
-    stopping: Stopping,
-}
-
 impl Listener {
     /// One connection, and its place among those that may be open. Cancellation safe.
     async fn accept(&self, permits: &Arc<Semaphore>) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
         let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
         let accepted = match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                // Answers are written whole; Nagle would only make the last piece wait.
-                stream.set_nodelay(true)?;
-                Accepted::Tcp(stream)
+                let (stream, address) = listener.accept().await?;
+                Accepted::Plain(Socket::Tcp(stream), Some(address.ip()))
             }
-            Self::Unix { listener, .. } => Accepted::Unix(listener.accept().await?.0),
+            Self::Tls(listener, tls) => {
+                let (stream, address) = listener.accept().await?;
+                Accepted::Encrypted(stream, Arc::clone(tls), address.ip())
+            }
+            Self::Unix { listener, .. } => Accepted::Plain(Socket::Unix(listener.accept().await?.0), None),
         };
         Ok((accepted, permit))
     }
 }
 
 /// Accepts until the server stops, then waits for the connections.
-async fn accept(listener: Listener, shared: Arc<Shared>) {
+async fn accept(listener: Listener, permits: Arc<Semaphore>, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = shared.stopping.stopped() => break,
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept(&shared.permits) => match accepted {
-                Ok((Accepted::Tcp(stream), permit)) => {
-                    connections.spawn(carry(stream, Arc::clone(&shared), permit));
-                }
-                Ok((Accepted::Unix(stream), permit)) => {
-                    connections.spawn(carry(stream, Arc::clone(&shared), permit));
+            accepted = listener.accept(&permits) => match accepted {
+                Ok((accepted, permit)) => {
+                    connections.spawn(carry(accepted, permit, Arc::clone(&shared)));
                 }
                 // The client went away before we came to it.
                 Err(error) if is_of_one_client(&error) => {}
@@ -222,6 +272,10 @@ async fn accept(listener: Listener, shared: Arc<Shared>) {
             },
         }
     }
+    // Who is in the queue has a connection already, as far as he knows: he is answered too.
+    while let Some(Ok((accepted, permit))) = listener.accept(&permits).now_or_never() {
+        connections.spawn(carry(accepted, permit, Arc::clone(&shared)));
+    }
     drop(listener);
     let finish = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(shared.limits.shutdown_grace, finish)
@@ -230,6 +284,14 @@ async fn accept(listener: Listener, shared: Arc<Shared>) {
     {
         tracing::warn!(cut = connections.len(), "connections did not end within the grace");
         connections.shutdown().await;
+    }
+}
+
+/// Carries one connection to its end.
+async fn carry(accepted: Accepted, _permit: OwnedSemaphorePermit, shared: Arc<Shared>) {
+    match accepted {
+        Accepted::Plain(socket, address) => Connection::new(socket, address, shared).carry().await,
+        Accepted::Encrypted(stream, tls, address) => tls::carry(stream, &tls, address, shared).await,
     }
 }
 
@@ -243,41 +305,3 @@ fn is_of_one_client(error: &io::Error) -> bool {
     )
 }
 
-/// Carries one connection to its end.
-async fn carry<S>(stream: S, shared: Arc<Shared>, _permit: OwnedSemaphorePermit)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let Shared {
-        service,
-        limits,
-        stopping,
-        ..
-    } = shared.as_ref();
-    let _open = service.counters().count_connection();
-    let stream = Watched::new(stream, limits.write_timeout);
-    let used = stream.used();
-    let answer = service_fn(|request| async { Ok::<_, Infallible>(service.handle(request, stopping).await) });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        .max_buf_size(limits.header_bytes_max.max(8192))
-        .max_headers(limits.header_fields_max)
-        .serve_connection(TokioIo::new(stream), answer);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopping.stopped() => {
-            if !used.load(Ordering::Relaxed) {
-                // Opened in advance and never used; hyper would wait for its first request.
-                return;
-            }
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        // Clients come and go; what matters was logged where it happened.
-        tracing::debug!(%error, "a connection ended early");
-    }
-}

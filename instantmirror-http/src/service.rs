@@ -1,6 +1,7 @@
 //! From one request to one answer, over whatever transport: gate, path, API, extras, published trees.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -8,15 +9,18 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt as _, Limited};
-use instantmirror_core::traits::Publication;
+use instantmirror_core::FileMeta;
+use instantmirror_core::traits::{ObjectReader, Publication};
 
+use crate::access_log::AccessLog;
 use crate::api::{self, Answer, Api};
 use crate::body::{self, ServeBody};
-use crate::gate;
+use crate::gate::Framing;
+use crate::hot::{HOT_BODY_BYTES_MAX, HotAnswer, HotAnswers, HotBody, HotLimits};
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT, Stopping};
 use crate::request::{Request, RequestPath, canonical_path, decode_path, encode_path_into};
 use crate::respond::{Body, Response, respond, respond_redirect, respond_to_method};
-use crate::routing::{Mounts, Route, route};
+use crate::routing::{Mounts, Origin, Route, route};
 use crate::stats::{Counters, Stats};
 
 /// Routes of the embedder: status, metrics, control. Asked for what belongs neither to the API nor to a
@@ -47,6 +51,8 @@ pub struct Service {
     mounts: Mounts,
     api: Option<Api>,
     extra: Option<Arc<dyn Extra>>,
+    hot: HotAnswers,
+    access_log: Option<Arc<AccessLog>>,
     counters: Arc<Counters>,
 }
 
@@ -59,6 +65,8 @@ impl Service {
             mounts: Mounts::default(),
             api: None,
             extra: None,
+            hot: HotAnswers::new(&HotLimits::default()),
+            access_log: None,
             counters: Arc::default(),
         }
     }
@@ -84,14 +92,42 @@ impl Service {
         self
     }
 
+    /// Keeps answers ready within these limits instead of the default ones.
+    #[must_use]
+    pub fn with_hot_limits(mut self, limits: &HotLimits) -> Self {
+        self.hot = HotAnswers::new(limits);
+        self
+    }
+
+    /// Writes a line for every request to this log.
+    #[must_use]
+    pub fn with_access_log(mut self, log: Arc<AccessLog>) -> Self {
+        self.access_log = Some(log);
+        self
+    }
+
     /// What was answered so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.counters.read()
     }
 
-    pub(crate) fn counters(&self) -> &Counters {
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    pub(crate) fn access_log(&self) -> Option<&Arc<AccessLog>> {
+        self.access_log.as_ref()
+    }
+
+    /// The answer that is kept ready for this path, if there is one.
+    pub(crate) fn hot_answer(&self, path: &str, now: Instant) -> Option<Arc<HotAnswer>> {
+        self.hot.get(path, self.publication.as_ref(), now)
+    }
+
+    /// Lets go of kept answers that nobody asked for lately. Called every few seconds by servers.
+    pub(crate) fn expire_hot_answers(&self) {
+        self.hot.expire(Instant::now());
     }
 
     /// Answers one request. Waits for the first byte of what is asked for (or for a new head, or until
@@ -103,22 +139,36 @@ impl Service {
         B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
         let (head, body) = request.into_parts();
-        let mut answer = match gate::objection(&head.method, &head.uri, head.version, &head.headers) {
-            Some(objection) => refused(objection),
+        let framing = Framing::of(&head.headers);
+        let answer = match framing.objection(&head.method, head.uri.path(), head.version) {
+            Some(objection) => self.refuse(StatusCode::BAD_REQUEST, objection),
             None => {
                 let request = Request::new(&head.method, &head.uri, &head.headers);
-                self.dispatch(&request, body, stopping).await
+                self.answer(&request, body, stopping).await
             }
         };
-        let common = [
-            (header::SERVER, "InstantMirror"),
-            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        ];
-        for (name, value) in common {
-            set(&mut answer, name, value);
-        }
-        self.counters.count_answer(answer.status());
         answer.map(|body| body.counted(Arc::clone(&self.counters)))
+    }
+
+    /// The same for a request that has passed the gate. What goes through its body is not counted.
+    pub(crate) async fn answer<B>(&self, request: &Request<'_>, body: B, stopping: &Stopping) -> Answer
+    where
+        B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        let answer = self.dispatch(request, body, stopping).await;
+        self.counters.count_answer(answer.status());
+        common(answer)
+    }
+
+    /// The answer to what is no request; the connection is to be closed behind it.
+    pub(crate) fn refuse(&self, status: StatusCode, objection: &str) -> Answer {
+        self.counters.count_answer(status);
+        self.counters.count_malformed();
+        let body = Bytes::from(format!("{}: {objection}\n", status.as_u16()));
+        let mut answer = http::Response::new(ServeBody::whole(body));
+        *answer.status_mut() = status;
+        set(&mut answer, header::CONTENT_TYPE, "text/plain; charset=utf-8");
+        common(closing(answer))
     }
 
     async fn dispatch<B>(&self, request: &Request<'_>, body: B, stopping: &Stopping) -> Answer
@@ -177,11 +227,41 @@ impl Service {
     }
 
     async fn answer_tree(&self, request: &Request<'_>, path: &RequestPath, route: Route) -> Answer {
-        let response = match respond_to_method(&request.method) {
-            Some(response) => response,
-            None => respond(request, path, route),
+        if let Some(response) = respond_to_method(&request.method) {
+            return self.finish(request, response).await;
+        }
+        let Route::File(origin, file, mtime) = route else {
+            return self.finish(request, respond(request, path, route)).await;
         };
-        self.finish(request, response).await
+        let route = Route::File(origin.clone(), file, mtime);
+        let answer = self.finish(request, respond(request, path, route)).await;
+        let is_answered = answer.status().is_success() || answer.status() == StatusCode::NOT_MODIFIED;
+        if request.query.is_empty() && is_answered {
+            let reader = answer.body().settled_reader().cloned();
+            self.keep_hot(request.path, &origin, file, mtime, reader).await;
+        }
+        answer
+    }
+
+    /// Keeps the answer about a file ready for the next one who asks.
+    async fn keep_hot(
+        &self,
+        path: &str,
+        origin: &Origin,
+        file: FileMeta,
+        mtime: i64,
+        reader: Option<Arc<dyn ObjectReader>>,
+    ) {
+        let body = match reader {
+            Some(reader) if file.size <= HOT_BODY_BYTES_MAX => match body::read(&reader, 0..file.size).await {
+                Ok(bytes) if bytes.len() as u64 == file.size => HotBody::Memory(bytes),
+                _ => return,
+            },
+            Some(reader) if reader.descriptor().is_some() => HotBody::File(reader),
+            _ => HotBody::Elsewhere,
+        };
+        let kept = HotAnswer::new(origin, file, mtime, body);
+        self.hot.keep(path, kept);
     }
 
     /// Opens the body of a response; what cannot be had becomes the answer that says so.
@@ -262,13 +342,17 @@ where
     }
 }
 
-/// A 400 behind which the connection is closed.
-fn refused(objection: &str) -> Answer {
-    let body = Bytes::from(format!("400: {objection}\n"));
-    let mut answer = http::Response::new(ServeBody::whole(body));
-    *answer.status_mut() = StatusCode::BAD_REQUEST;
-    set(&mut answer, header::CONTENT_TYPE, "text/plain; charset=utf-8");
-    closing(answer)
+/// Fields of every answer.
+pub(crate) const COMMON: [(HeaderName, &str); 2] = [
+    (header::SERVER, "InstantMirror"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+];
+
+fn common(mut answer: Answer) -> Answer {
+    for (name, value) in COMMON {
+        set(&mut answer, name, value);
+    }
+    answer
 }
 
 fn closing(mut answer: Answer) -> Answer {

@@ -1,63 +1,133 @@
 //! Counters of what was answered, for metrics and the status page.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a service has answered since it was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Answers by class of status: `[1xx, 2xx, 3xx, 4xx, 5xx]`.
     pub answers: [u64; 5],
+    /// Answers by status; those that never occurred are left out.
+    pub by_status: BTreeMap<u16, u64>,
+    /// Answers about files that were ready in memory, body or not.
+    pub answers_hot: u64,
     /// Bytes of bodies handed to connections.
     pub body_bytes: u64,
+    /// How many of these the kernel took from a file by itself.
+    pub sendfile_bytes: u64,
     /// Bodies that broke off before their end.
     pub bodies_broken: u64,
     /// Connections accepted.
     pub connections_accepted: u64,
     /// Connections open now.
     pub connections_open: u64,
+    /// Connections cut because the client was too slow.
+    pub connections_timed_out: u64,
+    /// Requests that could be read in two ways, or not at all.
+    pub requests_malformed: u64,
 }
 
+/// Statuses are numbers below this.
+const STATUS_MAX: usize = 600;
+
 /// The counters behind [`Stats`]. Relaxed: each is right by itself, and nothing depends on their order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
-    answers: [AtomicU64; 5],
+    by_status: Box<[AtomicU64]>,
+    hot: AtomicU64,
     body_bytes: AtomicU64,
+    sendfile_bytes: AtomicU64,
     bodies_broken: AtomicU64,
     accepted: AtomicU64,
     open: AtomicU64,
+    timed_out: AtomicU64,
+    malformed: AtomicU64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            by_status: (0..STATUS_MAX).map(|_| AtomicU64::new(0)).collect(),
+            hot: AtomicU64::new(0),
+            body_bytes: AtomicU64::new(0),
+            sendfile_bytes: AtomicU64::new(0),
+            bodies_broken: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            timed_out: AtomicU64::new(0),
+            malformed: AtomicU64::new(0),
+        }
+    }
+}
+
+fn add(counter: &AtomicU64, number: u64) {
+    counter.fetch_add(number, Ordering::Relaxed);
 }
 
 impl Counters {
     pub(crate) fn count_answer(&self, status: http::StatusCode) {
-        let class = usize::from(status.as_u16() / 100).saturating_sub(1);
-        if let Some(counter) = self.answers.get(class) {
-            counter.fetch_add(1, Ordering::Relaxed);
+        if let Some(counter) = self.by_status.get(usize::from(status.as_u16())) {
+            add(counter, 1);
         }
     }
 
+    pub(crate) fn count_hot(&self) {
+        add(&self.hot, 1);
+    }
+
     pub(crate) fn count_body(&self, bytes: u64) {
-        self.body_bytes.fetch_add(bytes, Ordering::Relaxed);
+        add(&self.body_bytes, bytes);
+    }
+
+    /// Bytes of a body that never came through this process.
+    pub(crate) fn count_sendfile(&self, bytes: u64) {
+        add(&self.body_bytes, bytes);
+        add(&self.sendfile_bytes, bytes);
     }
 
     pub(crate) fn count_broken(&self) {
-        self.bodies_broken.fetch_add(1, Ordering::Relaxed);
+        add(&self.bodies_broken, 1);
+    }
+
+    pub(crate) fn count_timed_out(&self) {
+        add(&self.timed_out, 1);
+    }
+
+    pub(crate) fn count_malformed(&self) {
+        add(&self.malformed, 1);
     }
 
     /// Counts a connection until the guard is dropped.
     pub(crate) fn count_connection(&self) -> OpenConnection<'_> {
-        self.accepted.fetch_add(1, Ordering::Relaxed);
-        self.open.fetch_add(1, Ordering::Relaxed);
+        add(&self.accepted, 1);
+        add(&self.open, 1);
         OpenConnection(self)
     }
 
     pub(crate) fn read(&self) -> Stats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut answers = [0; 5];
+        let mut by_status = BTreeMap::new();
+        for (status, counter) in (0..).zip(&self.by_status) {
+            let count = load(counter);
+            if count > 0 {
+                by_status.insert(status, count);
+                let class = usize::from(status / 100).saturating_sub(1);
+                answers.iter_mut().skip(class).take(1).for_each(|sum| *sum += count);
+            }
+        }
         Stats {
-            answers: [0, 1, 2, 3, 4].map(|class| load(&self.answers[class])),
+            answers,
+            by_status,
+            answers_hot: load(&self.hot),
             body_bytes: load(&self.body_bytes),
+            sendfile_bytes: load(&self.sendfile_bytes),
             bodies_broken: load(&self.bodies_broken),
             connections_accepted: load(&self.accepted),
             connections_open: load(&self.open),
+            connections_timed_out: load(&self.timed_out),
+            requests_malformed: load(&self.malformed),
         }
     }
 }

@@ -1,10 +1,7 @@
-//! A connection that is cut when its other side takes nothing for too long, and that knows whether it was
-//! ever used.
+//! A connection of HTTP/2 that is cut when its other side takes nothing for too long.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,7 +14,6 @@ pub(crate) struct Watched<S> {
     write_timeout: Duration,
     /// Runs while a write is pending.
     stalled: Option<Pin<Box<Sleep>>>,
-    used: Arc<AtomicBool>,
 }
 
 impl<S> Watched<S> {
@@ -26,13 +22,7 @@ impl<S> Watched<S> {
             stream,
             write_timeout,
             stalled: None,
-            used: Arc::default(),
         }
-    }
-
-    /// Becomes true with the first byte from the other side.
-    pub(crate) fn used(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.used)
     }
 
     /// Turns a write that is pending for too long into an error.
@@ -53,12 +43,7 @@ impl<S> Watched<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            self.used.store(true, Ordering::Relaxed);
-        }
-        polled
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
@@ -121,6 +106,5 @@ mod tests {
         };
         let (written, ()) = tokio::join!(watched.write_all(&[0; 64]), reading);
         written.unwrap();
-        assert!(!watched.used().load(Ordering::Relaxed));
     }
 }

@@ -66,6 +66,13 @@ pub trait ObjectReader: Debug + Send + Sync {
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    /// Whether the whole object is here to stay: [`ready`](Self::ready) will wait for nothing, and the reader
+    /// is not part of a fetch. A frontend may keep such a reader and answer later requests from it, for as
+    /// long as it likes to hold the object's bytes.
+    fn is_settled(&self) -> bool {
+        false
+    }
 }
 
 /// What a daemon shows: repositories, their visible snapshots, and the means to read them.

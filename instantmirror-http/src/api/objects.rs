@@ -1,56 +1,23 @@
 //! Objects, outboards and batches straight from the cache: what is held whole, and nothing else. Asking a
 //! node for an object never makes it fetch one.
 
-use std::ops::Range;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::{BufMut as _, Bytes, BytesMut};
-use futures_util::{StreamExt as _, stream};
+use futures_util::stream;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use instantmirror_core::batch::{BATCH_OBJECT_BYTES_MAX, MISSING_ITEM, decode_request, found_header};
+use instantmirror_core::reader::HandleReader;
 use instantmirror_core::traits::{ObjectCache, ObjectHandle, ObjectReader};
-use instantmirror_core::{CacheError, FetchError, FileMeta, ObjectId, RepoName, RepoPath};
+use instantmirror_core::{CacheError, FileMeta, ObjectId, RepoName, RepoPath};
 
 use super::{Answer, FOREVER, error, typed, whole};
-use crate::body::{PIECE_BYTES_MAX, Reading, ServeBody, read, refuse};
+use crate::body::{ObjectBody, PIECE_BYTES_MAX, ServeBody, read};
 use crate::request::Request;
 use crate::respond::{Body, Content, respond_object};
 
 const MEDIA: &str = "application/octet-stream";
-
-/// An open cache object as a reader.
-#[derive(Debug)]
-struct Opened(Arc<dyn ObjectHandle>);
-
-#[async_trait]
-impl ObjectReader for Opened {
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-
-    async fn ready(&self, offset: u64) -> Result<u64, FetchError> {
-        let size = self.0.size();
-        let end = self.0.present().run_from(offset);
-        if end > offset || offset >= size {
-            return Ok(end);
-        }
-        Err(FetchError::Cache(CacheError::Absent {
-            object: self.0.object(),
-            range: offset..size,
-        }))
-    }
-
-    fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError> {
-        Ok(self.0.read(range)?)
-    }
-
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.0.descriptor()
-    }
-}
 
 /// An object that is here as a whole.
 async fn open(cache: &Arc<dyn ObjectCache>, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
@@ -97,16 +64,10 @@ pub(super) async fn object(
     let response = respond_object(request, content, None, MEDIA, false);
     let body = match response.body {
         Body::Object(content, range) => {
-            let len = range.end - range.start;
-            match Reading::of(Arc::new(Opened(handle)), &content, range).await {
-                Ok((first, reading)) => {
-                    let rest = reading.pieces(content);
-                    ServeBody::pieces(stream::iter([Ok(first)]).chain(rest), Some(len))
-                }
-                Err(failed) => {
-                    let refusal = refuse(&content, &failed);
-                    return error(refusal.status, &failed.to_string());
-                }
+            let reader = Arc::new(HandleReader::new(handle));
+            match ObjectBody::of_reader(content, reader, range).await {
+                Ok(body) => ServeBody::object(body),
+                Err(refusal) => return error(refusal.status, &refusal.text),
             }
         }
         Body::Bytes(_) if response.status.is_client_error() => {
@@ -171,7 +132,7 @@ async fn item(cache: &Arc<dyn ObjectCache>, object: &ObjectId) -> Option<Bytes> 
     if size > BATCH_OBJECT_BYTES_MAX {
         return None;
     }
-    let reader: Arc<dyn ObjectReader> = Arc::new(Opened(handle));
+    let reader: Arc<dyn ObjectReader> = Arc::new(HandleReader::new(handle));
     let content = read(&reader, 0..size).await.inspect_err(|error| failed(error)).ok()?;
     (content.len() as u64 == size).then_some(content)
 }

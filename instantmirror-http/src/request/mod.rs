@@ -1,5 +1,5 @@
 //! What a request asks, as plain data: no socket, no header map, no allocation where it can be avoided.
-//! Every transport (hyper today, the native engine next to it) fills in the same [`Request`].
+//! Every transport (the native engine, hyper for HTTP/2) fills in the same [`Request`].
 
 mod conditional;
 mod path;
@@ -7,7 +7,7 @@ mod range;
 
 use std::borrow::Cow;
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::HeaderMap;
 use http::{Method, Uri};
 
 pub use conditional::{Validators, Verdict, evaluate, http_date, http_seconds, range_counts};
@@ -64,26 +64,49 @@ impl<'a> Fields<'a> {
     /// Picks the fields out of a header map.
     #[must_use]
     pub fn new(headers: &'a HeaderMap) -> Self {
-        let field = |name| joined(headers, name);
-        Self {
-            accept: field(header::ACCEPT),
-            range: field(header::RANGE),
-            if_range: field(header::IF_RANGE),
-            if_match: field(header::IF_MATCH),
-            if_none_match: field(header::IF_NONE_MATCH),
-            if_modified_since: field(header::IF_MODIFIED_SINCE),
-            if_unmodified_since: field(header::IF_UNMODIFIED_SINCE),
+        let mut fields = Self::default();
+        for (name, value) in headers {
+            fields.note(name.as_str(), value.as_bytes());
         }
+        fields
     }
-}
 
-fn joined(headers: &HeaderMap, name: HeaderName) -> Option<Cow<'_, str>> {
-    let mut values = headers
-        .get_all(name)
-        .iter()
-        .map(|value| String::from_utf8_lossy(value.as_bytes()));
-    let first = values.next()?;
-    Some(values.fold(first, |all, value| Cow::Owned(format!("{all}, {value}"))))
+    /// Takes one line of a header into account.
+    pub fn note(&mut self, name: &str, value: &'a [u8]) {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        let field = match name.len() {
+            5 if is("range") => &mut self.range,
+            6 if is("accept") => &mut self.accept,
+            8 if is("if-range") => &mut self.if_range,
+            8 if is("if-match") => &mut self.if_match,
+            13 if is("if-none-match") => &mut self.if_none_match,
+            17 if is("if-modified-since") => &mut self.if_modified_since,
+            19 if is("if-unmodified-since") => &mut self.if_unmodified_since,
+            _ => return,
+        };
+        let value = String::from_utf8_lossy(value);
+        *field = Some(match field.take() {
+            None => value,
+            Some(before) => Cow::Owned(format!("{before}, {value}")),
+        });
+    }
+
+    /// Whether there is no condition and no range: the answer is the same for everybody.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let Self {
+            accept: _,
+            range,
+            if_range,
+            if_match,
+            if_none_match,
+            if_modified_since,
+            if_unmodified_since,
+        } = self;
+        [range, if_range, if_match, if_none_match, if_modified_since, if_unmodified_since]
+            .iter()
+            .all(|field| field.is_none())
+    }
 }
 
 /// The value of `key` in a query, as it stands there; `""` for a key without value. Pairs are separated by
@@ -98,6 +121,8 @@ pub fn query_value<'a>(query: &'a str, key: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use http::header;
+
     use super::*;
 
     #[test]

@@ -1,0 +1,214 @@
+//! What goes behind a header, for every transport alike: bytes, pages that make themselves, and objects.
+//!
+//! hyper pulls a [`ServeBody`] as a stream of pieces of at most [`PIECE_BYTES_MAX`]; the native engine takes
+//! the [`ObjectBody`] out of it and sends from descriptors. Either way the connection pulls, so a slow client
+//! holds one piece and nobody else.
+//!
+//! Invariants: the first byte is ready before a header is sent, so what cannot be had is answered with a
+//! status that says so. Whatever fails later ends the body early, on which the transport breaks the
+//! connection off: a short answer never looks like a whole one. Dropping a body drops its reader.
+
+mod object;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use http::StatusCode;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use instantmirror_core::traits::{ObjectReader, ObjectSource};
+
+use crate::access_log::Visit;
+use crate::respond::Body;
+use crate::stats::Counters;
+use crate::tls::Running;
+
+pub(crate) use object::{ObjectBody, Piece, Refusal, read};
+
+/// Most bytes read and handed to the transport at once.
+pub const PIECE_BYTES_MAX: u64 = 256 * 1024;
+
+/// Why a body ended early. The client sees a broken connection, the log this text.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BodyError(pub(crate) String);
+
+pub(crate) type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
+
+/// The body of an answer.
+pub struct ServeBody {
+    inner: Inner,
+    counters: Option<Arc<Counters>>,
+    visit: Option<Box<Visit>>,
+    _running: Option<Running>,
+}
+
+/// A body in the form in which it is carried best.
+pub(crate) enum Inner {
+    /// Bytes, `None` once they were taken.
+    Whole(Option<Bytes>),
+    /// Pieces, and how many bytes they still come to, if that is known.
+    Pieces(Pieces, Option<u64>),
+    /// Ranges of an object.
+    Object(Box<ObjectBody>),
+}
+
+impl std::fmt::Debug for ServeBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.inner {
+            Inner::Whole(_) => "ServeBody::Whole",
+            Inner::Pieces(..) => "ServeBody::Pieces",
+            Inner::Object(_) => "ServeBody::Object",
+        })
+    }
+}
+
+impl ServeBody {
+    fn new(inner: Inner) -> Self {
+        Self {
+            inner,
+            counters: None,
+            visit: None,
+            _running: None,
+        }
+    }
+
+    /// The same, with what a stream of it yields counted.
+    pub(crate) fn counted(mut self, counters: Arc<Counters>) -> Self {
+        self.counters = Some(counters);
+        self
+    }
+
+    /// The same, with a line in the access log once it was dropped.
+    pub(crate) fn logged(mut self, visit: Visit) -> Self {
+        self.visit = Some(Box::new(visit));
+        self
+    }
+
+    /// The same, with its request counted as running until it was dropped.
+    pub(crate) fn until_end(mut self, running: Running) -> Self {
+        self._running = Some(running);
+        self
+    }
+
+    /// A body of these bytes.
+    #[must_use]
+    pub fn whole(bytes: Bytes) -> Self {
+        Self::new(Inner::Whole((!bytes.is_empty()).then_some(bytes)))
+    }
+
+    /// A body of pieces that come to `len` bytes, if that is known. Empty pieces are left out.
+    pub(crate) fn pieces(
+        pieces: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
+        len: Option<u64>,
+    ) -> Self {
+        let pieces = pieces.try_filter(|piece| std::future::ready(!piece.is_empty()));
+        Self::new(Inner::Pieces(pieces.boxed(), len))
+    }
+
+    pub(crate) fn object(body: ObjectBody) -> Self {
+        Self::new(Inner::Object(Box::new(body)))
+    }
+
+    /// Its length in bytes, if that is known.
+    pub(crate) fn len(&self) -> Option<u64> {
+        match &self.inner {
+            Inner::Whole(bytes) => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Inner::Pieces(_, left) => *left,
+            Inner::Object(body) => Some(body.left()),
+        }
+    }
+
+    /// The reader of an object's body, if it may be kept.
+    pub(crate) fn settled_reader(&self) -> Option<&Arc<dyn ObjectReader>> {
+        match &self.inner {
+            Inner::Object(body) => body.reader().filter(|reader| reader.is_settled()),
+            _ => None,
+        }
+    }
+
+    /// What is to be carried, for a transport that counts by itself.
+    pub(crate) fn into_inner(self) -> Inner {
+        self.inner
+    }
+}
+
+impl HttpBody for ServeBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Inner::Object(_) = self.inner
+            && let Inner::Object(body) = std::mem::replace(&mut self.inner, Inner::Whole(None))
+        {
+            let left = body.left();
+            self.inner = Inner::Pieces(body.into_pieces(), Some(left));
+        }
+        let next = match &mut self.inner {
+            Inner::Whole(bytes) => bytes.take().map(Ok),
+            Inner::Pieces(pieces, left) => {
+                let next = std::task::ready!(pieces.as_mut().poll_next(cx));
+                if let (Some(Ok(piece)), Some(left)) = (&next, left) {
+                    *left = left.saturating_sub(piece.len() as u64);
+                }
+                next
+            }
+            Inner::Object(_) => None,
+        };
+        let this = &mut *self;
+        match &next {
+            Some(Ok(piece)) => {
+                let bytes = piece.len() as u64;
+                this.counters.iter().for_each(|counters| counters.count_body(bytes));
+                this.visit.iter_mut().for_each(|visit| visit.sent(bytes));
+            }
+            Some(Err(_)) => this.counters.iter().for_each(|counters| counters.count_broken()),
+            None => {}
+        }
+        Poll::Ready(next.map(|piece| piece.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.len() == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.len().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// Opens what a response describes.
+pub(crate) async fn open(body: Body, objects: &Arc<dyn ObjectSource>) -> Result<ServeBody, Refusal> {
+    match body {
+        Body::Empty => Ok(ServeBody::whole(Bytes::new())),
+        Body::Bytes(bytes) => Ok(ServeBody::whole(bytes)),
+        Body::Object(content, range) => Ok(ServeBody::object(ObjectBody::one(content, range, objects).await?)),
+        Body::Multipart(content, parts) => Ok(ServeBody::object(ObjectBody::several(content, parts, objects).await?)),
+        Body::Listing(listing) => {
+            let pieces = stream::try_unfold(listing, |mut listing| async move {
+                let piece = listing.next_piece().map_err(|error| {
+                    tracing::warn!(%error, "a listing broke off");
+                    BodyError(error.to_string())
+                })?;
+                Ok(piece.map(|piece| (piece, listing)))
+            });
+            first_then_rest(pieces, None).await.map_err(|error| Refusal {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                text: format!("the directory cannot be read: {error}"),
+            })
+        }
+    }
+}
+
+/// Makes the first piece before the body is returned.
+async fn first_then_rest(
+    pieces: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
+    len: Option<u64>,
+) -> Result<ServeBody, BodyError> {
+    let mut pieces = Box::pin(pieces);
+    let first = pieces.try_next().await?;
+    Ok(ServeBody::pieces(stream::iter(first.map(Ok)).chain(pieces), len))
+}

@@ -1,0 +1,287 @@
+//! Ranges of one object on their way out: opened, waited for, and handed over as bytes or as a range of a file.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::StatusCode;
+use instantmirror_core::traits::{ObjectReader, ObjectSource, ReadIntent};
+use instantmirror_core::{CacheError, FetchError};
+
+use super::{BodyError, PIECE_BYTES_MAX, Pieces};
+use crate::respond::{Content, Multipart};
+
+/// Why a body could not even begin: the status to answer with, and the text for a person.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) text: String,
+}
+
+/// What a transport is to send next.
+pub(crate) enum Piece {
+    /// These bytes.
+    Bytes(Bytes),
+    /// This range of the descriptor of this reader, which has one. All of it is ready.
+    File(Arc<dyn ObjectReader>, Range<u64>),
+}
+
+/// One or several ranges of an object, each with what stands before it, and an end.
+pub(crate) struct ObjectBody {
+    content: Content,
+    /// For parts to come: each reader is opened when its turn comes, so that it asks for its range and for
+    /// nothing else.
+    objects: Option<Arc<dyn ObjectSource>>,
+    parts: std::vec::IntoIter<(Bytes, Range<u64>)>,
+    end: Option<Bytes>,
+    /// Bytes that go before what `reading` gives.
+    before: Option<Bytes>,
+    reading: Option<Reading>,
+    left: u64,
+}
+
+impl ObjectBody {
+    /// Opens an object and waits for the first byte of `range`, which is not empty.
+    pub(super) async fn one(
+        content: Content,
+        range: Range<u64>,
+        objects: &Arc<dyn ObjectSource>,
+    ) -> Result<Self, Refusal> {
+        let reading = Reading::begin(&content, range, objects).await;
+        let reading = reading.map_err(|error| refuse(&content, &error))?;
+        Ok(Self::of(content, reading))
+    }
+
+    /// The same with a reader that is open already.
+    pub(crate) async fn of_reader(
+        content: Content,
+        reader: Arc<dyn ObjectReader>,
+        range: Range<u64>,
+    ) -> Result<Self, Refusal> {
+        let reading = Reading::of(reader, &content, range).await;
+        let reading = reading.map_err(|error| refuse(&content, &error))?;
+        Ok(Self::of(content, reading))
+    }
+
+    fn of(content: Content, reading: Reading) -> Self {
+        Self {
+            left: reading.end - reading.at,
+            content,
+            objects: None,
+            parts: Vec::new().into_iter(),
+            end: None,
+            before: None,
+            reading: Some(reading),
+        }
+    }
+
+    /// Opens an object for the parts of a multipart body and waits for the first byte of the first.
+    pub(super) async fn several(
+        content: Content,
+        multipart: Multipart,
+        objects: &Arc<dyn ObjectSource>,
+    ) -> Result<Self, Refusal> {
+        let left = multipart.len();
+        let mut parts = multipart.parts.into_iter();
+        let (mut before, mut reading) = (None, None);
+        if let Some((head, range)) = parts.next() {
+            let begun = Reading::begin(&content, range, objects).await;
+            (before, reading) = (Some(head), Some(begun.map_err(|error| refuse(&content, &error))?));
+        }
+        Ok(Self {
+            content,
+            objects: Some(Arc::clone(objects)),
+            parts,
+            end: Some(multipart.end),
+            before,
+            reading,
+            left,
+        })
+    }
+
+    /// Bytes that were not handed over yet.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// The reader of the first range, as it was opened.
+    pub(crate) fn reader(&self) -> Option<&Arc<dyn ObjectReader>> {
+        self.reading.as_ref().map(|reading| &reading.reader)
+    }
+
+    /// What comes next, `None` behind the last; as a range of a file only if `files` and where there is a
+    /// descriptor. An error is in the log already, and the body at its end.
+    pub(crate) async fn next(&mut self, files: bool) -> Result<Option<Piece>, BodyError> {
+        let next = self.advance(files).await;
+        if let Ok(Some(piece)) = &next {
+            self.left = self.left.saturating_sub(match piece {
+                Piece::Bytes(bytes) => bytes.len() as u64,
+                Piece::File(_, range) => range.end - range.start,
+            });
+        }
+        next.map_err(|error| broken_off(&self.content, &error))
+    }
+
+    async fn advance(&mut self, files: bool) -> Result<Option<Piece>, FetchError> {
+        loop {
+            if let Some(before) = self.before.take() {
+                return Ok(Some(Piece::Bytes(before)));
+            }
+            if let Some(reading) = &mut self.reading
+                && let Some(piece) = reading.next(&self.content, files).await?
+            {
+                return Ok(Some(piece));
+            }
+            self.reading = None;
+            let Some((head, range)) = self.parts.next() else {
+                return Ok(self.end.take().map(Piece::Bytes));
+            };
+            if let Some(objects) = &self.objects {
+                self.reading = Some(Reading::begin(&self.content, range, objects).await?);
+            }
+            self.before = Some(head);
+        }
+    }
+
+    /// The body as a stream of bytes.
+    pub(super) fn into_pieces(self: Box<Self>) -> Pieces {
+        let pieces = stream::try_unfold(self, |mut body| async move {
+            match body.next(false).await {
+                Ok(Some(Piece::Bytes(bytes))) => Ok(Some((bytes, body))),
+                Ok(_) => Ok(None),
+                Err(error) => {
+                    // hyper throws away what it has not flushed when a body fails, and flushes when a body is
+                    // not ready: the verified bytes before the failure may still be of use.
+                    tokio::task::yield_now().await;
+                    Err(error)
+                }
+            }
+        });
+        pieces.boxed()
+    }
+}
+
+/// One reader on its way through a range.
+struct Reading {
+    reader: Arc<dyn ObjectReader>,
+    /// Next byte to hand over.
+    at: u64,
+    end: u64,
+    /// Bytes from `at` up to here are ready.
+    ready: u64,
+    /// Read ahead of time, where only reading tells whether the disk has it.
+    first: Option<Bytes>,
+}
+
+impl Reading {
+    async fn begin(
+        content: &Content,
+        range: Range<u64>,
+        objects: &Arc<dyn ObjectSource>,
+    ) -> Result<Self, FetchError> {
+        let intent = ReadIntent { range: range.clone() };
+        let reader = objects.open(&content.repository, &content.file, intent).await?;
+        Self::of(reader, content, range).await
+    }
+
+    async fn of(reader: Arc<dyn ObjectReader>, content: &Content, range: Range<u64>) -> Result<Self, FetchError> {
+        if reader.size() != content.file.size {
+            // The catalog is signed and says the size: what was opened cannot be that object.
+            return Err(FetchError::Cache(CacheError::Damaged {
+                object: content.file.object,
+                reason: format!("it has {} bytes, its catalog says {}", reader.size(), content.file.size),
+            }));
+        }
+        let mut reading = Self {
+            ready: reader.ready(range.start).await?,
+            reader,
+            at: range.start,
+            end: range.end,
+            first: None,
+        };
+        // What has a descriptor was verified as a whole. Everything else is verified when it is read.
+        if reading.reader.descriptor().is_none() {
+            reading.first = Some(reading.read(content).await?);
+        }
+        Ok(reading)
+    }
+
+    async fn next(&mut self, content: &Content, files: bool) -> Result<Option<Piece>, FetchError> {
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        if let Some(first) = self.first.take() {
+            self.at += first.len() as u64;
+            return Ok(Some(Piece::Bytes(first)));
+        }
+        if self.at >= self.ready {
+            self.ready = self.reader.ready(self.at).await?;
+        }
+        if files && self.reader.descriptor().is_some() && self.ready > self.at {
+            let range = self.at..self.end.min(self.ready);
+            self.at = range.end;
+            return Ok(Some(Piece::File(Arc::clone(&self.reader), range)));
+        }
+        let piece = self.read(content).await?;
+        self.at += piece.len() as u64;
+        Ok(Some(Piece::Bytes(piece)))
+    }
+
+    /// Reads the next piece, which is ready.
+    async fn read(&self, content: &Content) -> Result<Bytes, FetchError> {
+        let end = self.end.min(self.ready).min(self.at.saturating_add(PIECE_BYTES_MAX));
+        let piece = read(&self.reader, self.at..end).await?;
+        if piece.is_empty() || piece.len() as u64 != end.saturating_sub(self.at) {
+            let (object, range) = (content.file.object, self.at..self.end);
+            return Err(FetchError::Cache(CacheError::Absent { object, range }));
+        }
+        Ok(piece)
+    }
+}
+
+/// Reads come from a disk that may take its time, and may be verified on the way; the thread that runs this serves
+/// other connections too. So they go to the blocking pool: some 10 µs for up to 256 KiB that take more to copy.
+pub(crate) async fn read(reader: &Arc<dyn ObjectReader>, range: Range<u64>) -> Result<Bytes, FetchError> {
+    let reader = Arc::clone(reader);
+    let read = tokio::task::spawn_blocking(move || reader.read(range)).await;
+    read.unwrap_or_else(|failed| {
+        Err(FetchError::Cache(CacheError::Io {
+            what: "reading an object".to_owned(),
+            source: Arc::new(failed),
+        }))
+    })
+}
+
+/// The end of a body that cannot go on, and its line in the log.
+fn broken_off(content: &Content, error: &FetchError) -> BodyError {
+    let Content { repository, path, file } = content;
+    tracing::warn!(%repository, %path, object = %file.object, %error, "an answer broke off; the connection is closed");
+    BodyError(error.to_string())
+}
+
+/// The answer to a request whose first byte could not be had, and its line in the log.
+fn refuse(content: &Content, error: &FetchError) -> Refusal {
+    let (status, advice) = match error {
+        FetchError::Unavailable { .. } => (StatusCode::GATEWAY_TIMEOUT, "try again later, or from another mirror"),
+        FetchError::Corrupt { .. } => (
+            StatusCode::BAD_GATEWAY,
+            "nobody sends the file that was published; try again later, or from another mirror",
+        ),
+        FetchError::Cache(CacheError::TooLarge { .. }) => (
+            StatusCode::INSUFFICIENT_STORAGE,
+            "this mirror has no room for a file of this size; use another mirror",
+        ),
+        FetchError::Cache(CacheError::Full { .. } | CacheError::Busy(_) | CacheError::Damaged { .. }) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "try again in a moment")
+        }
+        _ => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "this mirror has trouble with its disk; use another mirror",
+        ),
+    };
+    let Content { repository, path, file } = content;
+    tracing::warn!(%repository, %path, object = %file.object, %error, status = status.as_u16(), "cannot serve");
+    let text = format!("/{path} of repository '{repository}' cannot be served now: {error}\n{advice}");
+    Refusal { status, text }
+}

@@ -1,0 +1,413 @@
+//! Answers that have to be made: the request's body is read, the service asked, and what it says sent.
+
+use std::future::poll_fn;
+use std::io;
+use std::ops::Range;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{Method, StatusCode, Version, header};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use instantmirror_core::traits::ObjectReader;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::connection::{Connection, Filled};
+use super::head::{Head, Parsed, parse};
+use super::socket::SENDFILE_BYTES_MAX;
+use super::wire::{self, Behind};
+use crate::access_log::Visit;
+use crate::api::Answer;
+use crate::body::{Inner, ObjectBody, Piece, Pieces, read};
+use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT};
+
+/// Bytes are collected up to so many before they are sent.
+const COLLECT_BYTES: usize = 64 * 1024;
+/// While a client waits for its answer, so many bytes of its next requests are read and no more.
+const AHEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// An answer may take so long to begin or go on after the client has closed its side of the connection.
+const HALF_CLOSED_TIME: Duration = Duration::from_secs(1);
+
+/// How the end of a body is marked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Marked {
+    /// There is no body.
+    Absent,
+    ByLength,
+    ByChunks,
+    /// By the end of the connection, for clients of HTTP/1.0.
+    ByClose,
+}
+
+impl Connection {
+    /// Answers the request at the beginning of what was read.
+    pub(super) async fn answer(&mut self) -> io::Result<Behind> {
+        let input = std::mem::take(&mut self.input);
+        let unread = input.get(self.consumed..).unwrap_or_default();
+        self.consumed = 0;
+        self.is_new = false;
+        let Parsed::Head(head) = parse(unread, &self.shared.limits) else {
+            return Err(io::Error::other("a request has changed while it was read"));
+        };
+        let rest = unread.get(head.bytes..).unwrap_or_default();
+        let Some(body) = self.request_body(&head, rest).await? else {
+            self.refuse(StatusCode::REQUEST_TIMEOUT, "the request's body took too long").await?;
+            return Ok(Behind::Close);
+        };
+        let (service, shared) = (Arc::clone(&self.service), Arc::clone(&self.shared));
+        let is_too_large = matches!(body, RequestBody::TooLarge(_));
+        let answer = self.unless_gone(service.answer(&head.request, body, &shared.stopping));
+        let answer = answer.await?;
+        let mut visit = self.visit(&head);
+        visit.iter_mut().for_each(|visit| visit.answered(answer.status()));
+        let behind = if self.is_stopping || is_too_large || says_close(&answer) {
+            Behind::Close
+        } else {
+            head.behind()
+        };
+        self.send(&head.request.method, head.version, answer, behind, &mut visit)
+            .await
+    }
+
+    /// Tells the client why it gets no answer.
+    pub(super) async fn refuse(&mut self, status: StatusCode, objection: &str) -> io::Result<()> {
+        let answer = self.service.refuse(status, objection);
+        self.send(&Method::GET, Version::HTTP_11, answer, Behind::Close, &mut None)
+            .await?;
+        Ok(())
+    }
+
+    /// Reads the body behind a head; `rest` is what was read with it. `None`: it took too long.
+    async fn request_body(&mut self, head: &Head<'_>, rest: &[u8]) -> io::Result<Option<RequestBody>> {
+        let bytes = head.framing.body_bytes();
+        let wanted = match usize::try_from(bytes) {
+            Ok(wanted) if wanted <= REQUEST_BODY_BYTES_MAX => wanted,
+            _ => return Ok(Some(RequestBody::TooLarge(bytes))),
+        };
+        self.input.extend_from_slice(rest);
+        if self.input.len() < wanted && head.framing.expects_continue && head.version == Version::HTTP_11 {
+            self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.flush(false).await?;
+        }
+        self.patience.lasts(REQUEST_BODY_TIMEOUT);
+        while self.input.len() < wanted {
+            match self.fill().await? {
+                Filled::Bytes => {}
+                Filled::End => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Filled::TimedOut => return Ok(None),
+            }
+        }
+        let behind = self.input.split_off(wanted);
+        let body = std::mem::replace(&mut self.input, behind);
+        Ok(Some(RequestBody::Whole(Some(body.into()))))
+    }
+
+    /// Waits for an answer, but not much longer than the client does: who closes wants nothing fetched. One
+    /// that closes only its own side gets what is there already.
+    async fn unless_gone<T>(&mut self, answer: impl Future<Output = T>) -> io::Result<T> {
+        let mut answer = pin!(answer);
+        let mut is_gone = false;
+        poll_fn(|cx| {
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(Ok(answer));
+            }
+            while !is_gone && self.input.len() < AHEAD_BYTES_MAX {
+                if let Filled::End | Filled::TimedOut = ready!(self.poll_fill(cx))? {
+                    is_gone = true;
+                    self.patience.lasts(HALF_CLOSED_TIME);
+                }
+            }
+            if is_gone {
+                ready!(self.patience.poll_over(cx));
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    async fn send(
+        &mut self,
+        method: &Method,
+        version: Version,
+        answer: Answer,
+        behind: Behind,
+        visit: &mut Option<Visit>,
+    ) -> io::Result<Behind> {
+        self.forgive();
+        let (parts, body) = answer.into_parts();
+        let marked = marked(method, version, parts.status, body.len());
+        let behind = if marked == Marked::ByClose { Behind::Close } else { behind };
+        wire::begin(&mut self.output, parts.status);
+        wire::fields(&mut self.output, &parts.headers);
+        match (marked, body.len()) {
+            (Marked::ByLength, Some(len)) if !parts.headers.contains_key(header::CONTENT_LENGTH) => {
+                wire::content_length(&mut self.output, len);
+            }
+            (Marked::ByChunks, _) => wire::field(&mut self.output, "transfer-encoding", b"chunked"),
+            _ => {}
+        }
+        wire::end(&mut self.output, behind);
+        if marked == Marked::Absent || *method == Method::HEAD {
+            return Ok(behind);
+        }
+        let sent = match body.into_inner() {
+            Inner::Whole(bytes) => self.send_bytes(&bytes.unwrap_or_default(), visit).await,
+            Inner::Pieces(pieces, _) => self.send_pieces(pieces, marked == Marked::ByChunks, visit).await,
+            Inner::Object(body) => self.send_object(body, visit).await,
+        };
+        if sent.is_err() {
+            self.service.counters().count_broken();
+        }
+        sent.map(|()| behind)
+    }
+
+    /// Sends what is collected, or collects some more.
+    async fn send_bytes(&mut self, bytes: &[u8], visit: &mut Option<Visit>) -> io::Result<()> {
+        self.service.counters().count_body(bytes.len() as u64);
+        visit.iter_mut().for_each(|visit| visit.sent(bytes.len() as u64));
+        if self.output.len() + bytes.len() <= COLLECT_BYTES {
+            self.output.extend_from_slice(bytes);
+            return Ok(());
+        }
+        self.flush(true).await?;
+        self.push(bytes, false).await
+    }
+
+    async fn send_pieces(&mut self, mut pieces: Pieces, chunked: bool, visit: &mut Option<Visit>) -> io::Result<()> {
+        while let Some(piece) = self.unless_gone(pieces.next()).await? {
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) => return self.break_off(error).await,
+            };
+            if chunked {
+                self.output
+                    .extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+            }
+            self.send_bytes(&piece, visit).await?;
+            if chunked {
+                self.output.extend_from_slice(b"\r\n");
+            }
+        }
+        if chunked {
+            self.output.extend_from_slice(b"0\r\n\r\n");
+        }
+        Ok(())
+    }
+
+    async fn send_object(&mut self, mut body: Box<ObjectBody>, visit: &mut Option<Visit>) -> io::Result<()> {
+        let files = self.socket.sends_files();
+        loop {
+            let next = {
+                let mut next = pin!(body.next(files));
+                match futures_util::poll!(next.as_mut()) {
+                    Poll::Ready(next) => next,
+                    // What is here already must not wait for what is not.
+                    Poll::Pending => {
+                        self.flush(false).await?;
+                        self.unless_gone(next).await?
+                    }
+                }
+            };
+            match next {
+                Ok(None) => return Ok(()),
+                Ok(Some(Piece::Bytes(bytes))) => self.send_bytes(&bytes, visit).await?,
+                Ok(Some(Piece::File(reader, range))) => {
+                    self.flush(true).await?;
+                    self.send_file(&reader, range, visit).await?;
+                }
+                Err(error) => return self.break_off(error).await,
+            }
+        }
+    }
+
+    /// Ends an answer that cannot go on. The verified bytes before the failure may still be of use.
+    async fn break_off(&mut self, error: crate::body::BodyError) -> io::Result<()> {
+        self.flush(false).await?;
+        Err(io::Error::other(error))
+    }
+
+    /// Sends a range of a reader's file.
+    pub(super) async fn send_file(
+        &mut self,
+        reader: &Arc<dyn ObjectReader>,
+        range: Range<u64>,
+        visit: &mut Option<Visit>,
+    ) -> io::Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min(at + SENDFILE_BYTES_MAX);
+            if !is_in_memory(reader, at..end) {
+                // The disk takes its time, which must not be that of this thread. The bytes stay in the page
+                // cache; if they cannot be read, sendfile will say so.
+                let _ = read(reader, at..end).await;
+            }
+            while at < end {
+                let sent = self.send_chunk(reader, at, end - at).await? as u64;
+                if sent == 0 {
+                    let size = reader.size();
+                    tracing::error!(at, size, "the file of an object has become shorter; an answer broke off");
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                self.service.counters().count_sendfile(sent);
+                visit.iter_mut().for_each(|visit| visit.sent(sent));
+                at += sent;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_chunk(&mut self, reader: &Arc<dyn ObjectReader>, at: u64, count: u64) -> io::Result<usize> {
+        let Some(file) = reader.descriptor() else {
+            return Err(io::Error::other("an object has no file any more"));
+        };
+        let mut since = None;
+        poll_fn(|cx| {
+            let polled = self.socket.poll_send_file(cx, file, at, count);
+            self.poll_patiently(cx, &mut since, polled)
+        })
+        .await
+    }
+
+    /// Sends all that is written. `more`: a body follows at once.
+    pub(super) async fn flush(&mut self, more: bool) -> io::Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let output = std::mem::take(&mut self.output);
+        let sent = self.push(&output, more).await;
+        self.output = output;
+        self.output.clear();
+        sent
+    }
+
+    async fn push(&mut self, bytes: &[u8], more: bool) -> io::Result<()> {
+        let mut unsent = bytes;
+        let mut since = None;
+        while !unsent.is_empty() {
+            let sent = poll_fn(|cx| {
+                let polled = self.socket.poll_send(cx, unsent, more);
+                self.poll_patiently(cx, &mut since, polled)
+            })
+            .await?;
+            if sent == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            since = None;
+            unsent = unsent.get(sent..).unwrap_or_default();
+        }
+        if more || self.socket.sends_files() {
+            return Ok(());
+        }
+        poll_fn(|cx| {
+            let polled = self.socket.poll_flush(cx).map_ok(|()| 0);
+            self.poll_patiently(cx, &mut since, polled)
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Lets a client take its time, within the limits. `since`: when the waiting began.
+    fn poll_patiently(
+        &mut self,
+        cx: &mut Context<'_>,
+        since: &mut Option<tokio::time::Instant>,
+        polled: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(done) = polled {
+            if let (Some(since), Ok(sent)) = (since.take(), &done) {
+                self.blocked += since.elapsed();
+                self.taken += *sent as u64;
+                if self.is_dawdling() {
+                    return Poll::Ready(Err(too_slow("the client takes an answer too slowly")));
+                }
+            }
+            return Poll::Ready(done);
+        }
+        if since.is_none() {
+            *since = Some(tokio::time::Instant::now());
+            self.patience.lasts(self.shared.limits.write_timeout);
+        }
+        ready!(self.patience.poll_over(cx));
+        Poll::Ready(Err(too_slow("the client took nothing for too long")))
+    }
+
+    /// Begins to measure how fast the client takes an answer.
+    pub(super) fn forgive(&mut self) {
+        self.blocked = Duration::ZERO;
+        self.taken = 0;
+    }
+
+    /// Whether the client has made us wait for long and takes less than it has to.
+    fn is_dawdling(&self) -> bool {
+        let limits = &self.shared.limits;
+        let due = limits.send_rate_min.saturating_mul(self.blocked.as_secs());
+        self.blocked > limits.write_timeout && self.taken < due
+    }
+}
+
+fn too_slow(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, text)
+}
+
+fn says_close(answer: &Answer) -> bool {
+    answer
+        .headers()
+        .get(header::CONNECTION)
+        .is_some_and(|value| value == "close")
+}
+
+fn marked(method: &Method, version: Version, status: StatusCode, len: Option<u64>) -> Marked {
+    if status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+        return Marked::Absent;
+    }
+    match len {
+        // What would have been the length of the answer to a GET is known only if the answer says so.
+        Some(0) if *method == Method::HEAD => Marked::Absent,
+        Some(_) => Marked::ByLength,
+        None if version == Version::HTTP_10 => Marked::ByClose,
+        None => Marked::ByChunks,
+    }
+}
+
+/// Whether sending this range will not wait for a disk, as far as its first and last byte tell.
+fn is_in_memory(reader: &Arc<dyn ObjectReader>, range: Range<u64>) -> bool {
+    let Some(file) = reader.descriptor() else { return true };
+    let probe = |at: u64| {
+        let mut byte = [0];
+        let mut buffers = [std::io::IoSliceMut::new(&mut byte)];
+        // File systems that cannot tell are taken to be fast.
+        rustix::io::preadv2(file, &mut buffers, at, ReadWriteFlags::NOWAIT) != Err(Errno::AGAIN)
+    };
+    probe(range.start) && probe(range.end.saturating_sub(1))
+}
+
+/// The body of a request as the service takes it.
+enum RequestBody {
+    Whole(Option<Bytes>),
+    /// Not read, because of its length.
+    TooLarge(u64),
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(match &mut *self {
+            Self::Whole(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
+            Self::TooLarge(_) => None,
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(match self {
+            Self::Whole(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
+            Self::TooLarge(len) => *len,
+        })
+    }
+}

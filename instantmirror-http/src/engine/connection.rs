@@ -1,0 +1,353 @@
+//! One connection from its first byte to its last: reading requests, keeping order, knowing when to end.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use instantmirror_core::traits::ObjectReader;
+use tokio::io::ReadBuf;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::head::{Head, Parsed, parse};
+use super::patience::Patience;
+use super::socket::Socket;
+use super::wire::Behind;
+use crate::access_log::{Visit, Visitor};
+use crate::limits::{Limits, Stopping};
+use crate::service::Service;
+
+/// Answers to pipelined requests are collected up to so many bytes before they are sent.
+const OUTPUT_BYTES: usize = 64 * 1024;
+/// An idle connection keeps no larger buffers than this.
+const IDLE_BUFFER_BYTES: usize = 1024;
+/// Most bytes that are read at once, and so most that a client can have in flight unread.
+const READ_BYTES: usize = 16 * 1024;
+/// When the server stops, requests that are on their way may still arrive for so long.
+const DRAIN_TIME: Duration = Duration::from_millis(200);
+/// How long and how much is read of what a refused client still sends, so that it gets to see the refusal.
+const LINGER_TIME: Duration = Duration::from_secs(5);
+const LINGER_BYTES_MAX: usize = 1 << 20;
+
+thread_local! {
+    /// What a read lands in, so that a connection that waits holds no buffer.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
+
+/// What all connections of a server have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) services: watch::Receiver<Arc<Service>>,
+    pub(crate) limits: Limits,
+    pub(crate) stopping: Stopping,
+}
+
+/// A connection that speaks HTTP/1.1.
+pub(crate) struct Connection {
+    pub(super) socket: Socket,
+    pub(super) shared: Arc<Shared>,
+    pub(super) service: Arc<Service>,
+    services: watch::Receiver<Arc<Service>>,
+    address: Option<IpAddr>,
+    /// What was read, and how much of it is done with.
+    pub(super) input: Vec<u8>,
+    pub(super) consumed: usize,
+    /// What was written and not sent.
+    pub(super) output: Vec<u8>,
+    pub(super) patience: Patience,
+    /// Time that one answer has waited for its client, and bytes that the client took.
+    pub(super) blocked: Duration,
+    pub(super) taken: u64,
+    stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
+    pub(super) is_stopping: bool,
+    /// Nothing was asked yet.
+    pub(super) is_new: bool,
+    /// Since when a header is incomplete.
+    header_begun: Option<Instant>,
+}
+
+/// What is to be done next.
+enum Step {
+    /// Nothing more can be answered from what was read.
+    Read,
+    /// Another request may be there.
+    Again,
+    /// Enough is written.
+    Flush,
+    /// A header is written; this is its body.
+    File(Arc<dyn ObjectReader>, Range<u64>, Behind, Option<Visit>),
+    /// The request has to be answered in the common way.
+    Answer,
+    /// What was read is no request.
+    Refuse(StatusCode, &'static str),
+    /// The last answer is written.
+    Close,
+}
+
+/// What came of reading.
+pub(super) enum Filled {
+    Bytes,
+    End,
+    TimedOut,
+}
+
+impl Connection {
+    pub(crate) fn new(socket: Socket, address: Option<IpAddr>, shared: Arc<Shared>) -> Self {
+        let mut services = shared.services.clone();
+        let service = Arc::clone(&services.borrow_and_update());
+        let stopping = shared.stopping.clone();
+        Self {
+            socket,
+            service,
+            services,
+            address,
+            input: Vec::new(),
+            consumed: 0,
+            output: Vec::new(),
+            patience: Patience::new(),
+            blocked: Duration::ZERO,
+            taken: 0,
+            stopped: Box::pin(async move { stopping.stopped().await }),
+            is_stopping: false,
+            is_new: true,
+            header_begun: None,
+            shared,
+        }
+    }
+
+    /// Answers requests until either side has had enough.
+    pub(crate) async fn carry(mut self) {
+        let service = Arc::clone(&self.service);
+        let _open = service.counters().count_connection();
+        match self.run().await {
+            Ok(()) => {
+                // Nobody is left who could be told.
+                let _ = poll_fn(|cx| self.socket.poll_shutdown(cx)).await;
+            }
+            Err(error) => {
+                if error.kind() == io::ErrorKind::TimedOut {
+                    service.counters().count_timed_out();
+                }
+                // Clients come and go; what matters was logged where it happened.
+                tracing::debug!(%error, "a connection ended early");
+            }
+        }
+    }
+
+    async fn run(&mut self) -> io::Result<()> {
+        loop {
+            match self.step() {
+                Step::Again => {}
+                Step::Flush => self.flush(false).await?,
+                Step::Read => {
+                    self.flush(false).await?;
+                    match self.next_bytes().await? {
+                        Filled::Bytes => {}
+                        Filled::End => return Ok(()),
+                        Filled::TimedOut => return self.time_out().await,
+                    }
+                }
+                Step::File(reader, range, behind, mut visit) => {
+                    self.forgive();
+                    self.flush(true).await?;
+                    self.send_file(&reader, range, &mut visit).await?;
+                    if behind == Behind::Close {
+                        return self.close().await;
+                    }
+                }
+                // Boxed, so that a connection that waits for its next request is small.
+                Step::Answer => {
+                    if Box::pin(self.answer()).await? == Behind::Close {
+                        return self.close().await;
+                    }
+                }
+                Step::Refuse(status, objection) => {
+                    Box::pin(self.refuse(status, objection)).await?;
+                    return self.linger().await;
+                }
+                Step::Close => return self.close().await,
+            }
+        }
+    }
+
+    /// Answers the next request from memory, if it can be.
+    fn step(&mut self) -> Step {
+        let unread = self.input.get(self.consumed..).unwrap_or_default();
+        if unread.is_empty() {
+            return Step::Read;
+        }
+        if self.output.len() >= OUTPUT_BYTES {
+            return Step::Flush;
+        }
+        let head = match parse(unread, &self.shared.limits) {
+            Parsed::Head(head) => head,
+            Parsed::Incomplete => return Step::Read,
+            Parsed::Refused(status, objection) => return Step::Refuse(status, objection),
+        };
+        if self.services.has_changed().unwrap_or(false) {
+            self.service = Arc::clone(&self.services.borrow_and_update());
+        }
+        let is_read = head.request.method == Method::GET || head.request.method == Method::HEAD;
+        if !is_read || !head.request.query.is_empty() {
+            return Step::Answer;
+        }
+        let Some(hot) = self.service.hot_answer(head.request.path, std::time::Instant::now()) else {
+            return Step::Answer;
+        };
+        let behind = if self.is_stopping { Behind::Close } else { head.behind() };
+        let request = &head.request;
+        let Some(written) = hot.write(&request.method, &request.fields, behind, &mut self.output) else {
+            return Step::Answer;
+        };
+        let counters = self.service.counters();
+        counters.count_answer(written.status);
+        counters.count_hot();
+        let mut visit = visit(&self.service, self.address, &head);
+        visit.iter_mut().for_each(|visit| visit.answered(written.status));
+        self.consumed += head.bytes;
+        self.is_new = false;
+        match written.file {
+            Some((reader, range)) => Step::File(reader, range, behind, visit),
+            None => {
+                counters.count_body(written.body_bytes);
+                visit.iter_mut().for_each(|visit| visit.sent(written.body_bytes));
+                if behind == Behind::Close { Step::Close } else { Step::Again }
+            }
+        }
+    }
+
+    /// The line for the access log, if there is one.
+    pub(super) fn visit(&self, head: &Head<'_>) -> Option<Visit> {
+        visit(&self.service, self.address, head)
+    }
+
+    /// Waits for the next bytes of a request, or for a reason to end.
+    async fn next_bytes(&mut self) -> io::Result<Filled> {
+        let Limits {
+            header_timeout,
+            idle_timeout,
+            ..
+        } = self.shared.limits;
+        if self.consumed > 0 {
+            self.input.drain(..self.consumed);
+            self.consumed = 0;
+            self.header_begun = None;
+        }
+        let now = Instant::now();
+        if self.input.is_empty() {
+            self.input.shrink_to(IDLE_BUFFER_BYTES);
+            self.output.shrink_to(IDLE_BUFFER_BYTES);
+            let patience = if self.is_stopping {
+                DRAIN_TIME
+            } else if self.is_new {
+                header_timeout
+            } else {
+                idle_timeout
+            };
+            self.patience.until(now + patience);
+        } else {
+            let begun = *self.header_begun.get_or_insert(now);
+            self.patience.until(begun + header_timeout);
+        }
+        poll_fn(|cx| self.poll_next_bytes(cx)).await
+    }
+
+    fn poll_next_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
+        if let Poll::Ready(filled) = self.poll_fill(cx) {
+            return Poll::Ready(filled);
+        }
+        if !self.is_stopping && self.stopped.as_mut().poll(cx).is_ready() {
+            self.is_stopping = true;
+            if self.input.is_empty() {
+                self.patience.lasts(DRAIN_TIME);
+            }
+        }
+        match self.patience.poll_over(cx) {
+            Poll::Ready(()) => Poll::Ready(Ok(Filled::TimedOut)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Reads what is there into `input`.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            std::task::ready!(self.socket.poll_read(cx, &mut buffer))?;
+            self.input.extend_from_slice(buffer.filled());
+            Poll::Ready(Ok(if buffer.filled().is_empty() {
+                Filled::End
+            } else {
+                Filled::Bytes
+            }))
+        })
+    }
+
+    /// Waits for more bytes of a body until the patience is over.
+    pub(super) async fn fill(&mut self) -> io::Result<Filled> {
+        poll_fn(|cx| {
+            if let Poll::Ready(filled) = self.poll_fill(cx) {
+                return Poll::Ready(filled);
+            }
+            self.patience.poll_over(cx).map(|()| Ok(Filled::TimedOut))
+        })
+        .await
+    }
+
+    /// The client has not sent what it had to.
+    async fn time_out(&mut self) -> io::Result<()> {
+        if self.input.is_empty() {
+            // Nothing is owed to a client that asked for nothing.
+            return Ok(());
+        }
+        let text = "the header of the request took too long";
+        Box::pin(self.refuse(StatusCode::REQUEST_TIMEOUT, text)).await?;
+        self.flush(false).await?;
+        Err(io::Error::new(io::ErrorKind::TimedOut, text))
+    }
+
+    /// Closes behind the last answer.
+    async fn close(&mut self) -> io::Result<()> {
+        self.flush(false).await?;
+        if self.consumed < self.input.len() {
+            self.linger().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Ends the sending side and reads for a while: closing a socket with unread bytes resets it, and the client
+    /// might lose the answer for that.
+    async fn linger(&mut self) -> io::Result<()> {
+        self.flush(false).await?;
+        poll_fn(|cx| self.socket.poll_shutdown(cx)).await?;
+        self.patience.lasts(LINGER_TIME);
+        let mut read = 0;
+        while read < LINGER_BYTES_MAX {
+            self.input.clear();
+            match self.fill().await? {
+                Filled::Bytes => read += self.input.len(),
+                Filled::End | Filled::TimedOut => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn visit(service: &Service, address: Option<IpAddr>, head: &Head<'_>) -> Option<Visit> {
+    let visitor = Visitor {
+        address,
+        method: head.request.method.as_str(),
+        target: head.target,
+        version: head.version_text(),
+        referer: head.referer,
+        agent: head.agent,
+    };
+    Some(Visit::new(service.access_log()?, &visitor))
+}

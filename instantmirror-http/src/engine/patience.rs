@@ -1,0 +1,82 @@
+//! How long a connection may keep us waiting.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+/// A deadline that costs nothing while it moves: the timer behind it is set only when somebody waits, and only
+/// if it would come too late.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    deadline: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    pub(crate) fn new() -> Self {
+        Self {
+            deadline: Instant::now(),
+            timer: None,
+        }
+    }
+
+    /// From now on it ends then.
+    pub(crate) fn until(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
+    pub(crate) fn lasts(&mut self, time: Duration) {
+        self.until(Instant::now() + time);
+    }
+
+    /// Ready once it has ended.
+    pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = self.deadline;
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_when_it_was_said_last() {
+        let begun = Instant::now();
+        let mut patience = Patience::new();
+        for (said, expected) in [(60, 60), (10, 70), (100, 170)] {
+            patience.lasts(Duration::from_secs(said));
+            poll_fn(|cx| patience.poll_over(cx)).await;
+            assert_eq!(begun.elapsed().as_secs(), expected);
+        }
+        // Moved while somebody waits.
+        patience.lasts(Duration::from_secs(10));
+        let mut polled = 0;
+        poll_fn(|cx| {
+            polled += 1;
+            if polled == 1 {
+                assert!(patience.poll_over(cx).is_pending());
+                patience.lasts(Duration::from_secs(30));
+            }
+            patience.poll_over(cx)
+        })
+        .await;
+        assert_eq!(begun.elapsed().as_secs(), 200);
+    }
+}

@@ -1,0 +1,212 @@
+//! Answers about files that are asked for again and again: where the path leads, the header's bytes, and the
+//! body, in memory if it is small and as an open file otherwise.
+//!
+//! Key decision: an answer is kept under the path of its request, together with the state of the repository
+//! that it was made from, and is used only while that is still the state. Reason: nothing has to be told when
+//! a snapshot appears; what was kept before then simply no longer fits.
+//!
+//! A kept file holds its object in the cache, where it counts and cannot be given up. So what is held is
+//! bounded ([`HotLimits`]), and let go after [`HotLimits::lifetime`]: then the object is opened anew, which the
+//! cache takes as a use of it.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use instantmirror_core::traits::{ObjectReader, Publication};
+use instantmirror_core::view::RepositoryState;
+use instantmirror_core::{FileMeta, RepoName};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use crate::engine::wire;
+use crate::request::{Fields, Validators, http_seconds};
+use crate::respond::{Decision, decide, respond_file_decided, validators};
+use crate::routing::Origin;
+
+/// Bodies of at most so many bytes are kept in memory: sending them from there costs less than from a file.
+pub const HOT_BODY_BYTES_MAX: u64 = 16 * 1024;
+
+/// What a [`Service`](crate::Service) keeps ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HotLimits {
+    /// Most answers kept, each with a file open or up to [`HOT_BODY_BYTES_MAX`] in memory; 0: none are.
+    pub answers_max: usize,
+    /// Most bytes of objects whose files are kept open, and which a cache therefore cannot give up.
+    pub held_bytes_max: u64,
+    /// An answer is made anew after this time.
+    pub lifetime: Duration,
+}
+
+impl Default for HotLimits {
+    fn default() -> Self {
+        Self {
+            answers_max: 16_384,
+            held_bytes_max: 16 << 30,
+            lifetime: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Kept answers, by the encoded path of their request.
+#[derive(Debug)]
+pub(crate) struct HotAnswers {
+    cache: Cache<Box<str>, Arc<HotAnswer>, Share>,
+    lifetime: Duration,
+}
+
+/// An answer counts as the larger of its shares in the number of answers and in the bytes that may be held.
+#[derive(Debug, Clone)]
+struct Share {
+    bytes_per_answer: u64,
+}
+
+impl Weighter<Box<str>, Arc<HotAnswer>> for Share {
+    fn weight(&self, _: &Box<str>, answer: &Arc<HotAnswer>) -> u64 {
+        match &answer.body {
+            HotBody::File(_) => answer.size.div_ceil(self.bytes_per_answer.max(1)).max(1),
+            HotBody::Memory(_) | HotBody::Elsewhere => 1,
+        }
+    }
+}
+
+/// What is kept about one file at one path.
+#[derive(Debug)]
+pub(crate) struct HotAnswer {
+    repository: RepoName,
+    state: Arc<RepositoryState>,
+    made: Instant,
+    validators: Validators,
+    size: u64,
+    body: HotBody,
+    /// Headers without Date, Connection and the empty line.
+    whole: Vec<u8>,
+    not_modified: Vec<u8>,
+    /// The same without Content-Length and Content-Range.
+    part: Vec<u8>,
+}
+
+/// Where the body of a kept answer is.
+#[derive(Debug)]
+pub(crate) enum HotBody {
+    /// All of it here.
+    Memory(Bytes),
+    /// In the file of this reader, which has a descriptor and is settled.
+    File(Arc<dyn ObjectReader>),
+    /// Not here: only answers without a body are.
+    Elsewhere,
+}
+
+/// A header that was written, and what is to follow it.
+pub(crate) struct Written {
+    pub(crate) status: StatusCode,
+    /// Range of the file; `None`: there is no body, or it was written too.
+    pub(crate) file: Option<(Arc<dyn ObjectReader>, Range<u64>)>,
+    pub(crate) body_bytes: u64,
+}
+
+impl HotAnswers {
+    pub(crate) fn new(limits: &HotLimits) -> Self {
+        let answers = limits.answers_max as u64;
+        let share = Share {
+            bytes_per_answer: limits.held_bytes_max / answers.max(1),
+        };
+        Self {
+            cache: Cache::with_weighter(limits.answers_max, answers, share),
+            lifetime: limits.lifetime,
+        }
+    }
+
+    /// The answer kept for a path, if it still fits what is published.
+    pub(crate) fn get(&self, path: &str, publication: &dyn Publication, now: Instant) -> Option<Arc<HotAnswer>> {
+        let answer = self.cache.get(path)?;
+        let state = publication.state(&answer.repository);
+        let fits = state.is_some_and(|state| Arc::ptr_eq(&state, &answer.state));
+        if fits && now.saturating_duration_since(answer.made) < self.lifetime {
+            return Some(answer);
+        }
+        self.cache.remove(path);
+        None
+    }
+
+    pub(crate) fn keep(&self, path: &str, answer: HotAnswer) {
+        self.cache.insert(path.into(), Arc::new(answer));
+    }
+
+    /// Lets go of what is too old, so that a path that nobody asks for any more holds nothing.
+    pub(crate) fn expire(&self, now: Instant) {
+        self.cache
+            .retain(|_, answer| now.saturating_duration_since(answer.made) < self.lifetime);
+    }
+}
+
+impl HotAnswer {
+    pub(crate) fn new(origin: &Origin, file: FileMeta, mtime: i64, body: HotBody) -> Self {
+        let head = |decision: &Decision, spliced: bool| {
+            let mut response = respond_file_decided(decision, origin, file, mtime);
+            if spliced {
+                response.headers.remove(http::header::CONTENT_LENGTH);
+                response.headers.remove(http::header::CONTENT_RANGE);
+            }
+            let mut out = Vec::with_capacity(512);
+            wire::begin(&mut out, response.status);
+            wire::fields(&mut out, &response.headers);
+            out
+        };
+        Self {
+            repository: origin.repository.clone(),
+            state: Arc::clone(&origin.state),
+            made: Instant::now(),
+            validators: validators(&file, http_seconds(mtime)),
+            size: file.size,
+            body,
+            whole: head(&Decision::Whole, false),
+            not_modified: head(&Decision::NotModified, false),
+            part: head(&Decision::Parts(std::iter::once(0..1).collect()), true),
+        }
+    }
+
+    /// Writes the answer to a GET or HEAD, all of it or up to the body in a file; `None` if it has to be made in
+    /// the common way.
+    pub(crate) fn write(&self, method: &Method, fields: &Fields<'_>, behind: wire::Behind, out: &mut Vec<u8>) -> Option<Written> {
+        let decision = if fields.is_plain() {
+            Decision::Whole
+        } else {
+            decide(method, fields, &self.validators, self.size)
+        };
+        let (status, head, range) = match &decision {
+            Decision::Whole => (StatusCode::OK, &self.whole, 0..self.size),
+            Decision::NotModified => (StatusCode::NOT_MODIFIED, &self.not_modified, 0..0),
+            Decision::Parts(parts) => match parts.as_slice() {
+                [range] => (StatusCode::PARTIAL_CONTENT, &self.part, range.clone()),
+                _ => return None,
+            },
+            Decision::Failed | Decision::Unsatisfiable => return None,
+        };
+        let range = if *method == Method::HEAD { 0..0 } else { range };
+        if range.end > range.start && matches!(self.body, HotBody::Elsewhere) {
+            return None;
+        }
+        out.extend_from_slice(head);
+        if status == StatusCode::PARTIAL_CONTENT {
+            wire::content_range(out, &range, self.size);
+        }
+        wire::end(out, behind);
+        let mut written = Written {
+            status,
+            file: None,
+            body_bytes: range.end - range.start,
+        };
+        match &self.body {
+            HotBody::Memory(bytes) => {
+                let place = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+                out.extend_from_slice(place.and_then(|(start, end)| bytes.get(start..end)).unwrap_or_default());
+            }
+            HotBody::File(reader) if range.end > range.start => written.file = Some((Arc::clone(reader), range)),
+            HotBody::File(_) | HotBody::Elsewhere => {}
+        }
+        Some(written)
+    }
+}

@@ -1,0 +1,252 @@
+//! Encrypted connections: rustls, certificates that can be replaced while serving, HTTP/2 through hyper.
+//!
+//! What a client may choose is HTTP/2, carried by hyper, or HTTP/1.1, carried by our own engine with the same
+//! strictness as on plain sockets. Either way the same [`Service`](crate::Service) answers.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
+use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::server::TlsStream;
+
+use crate::access_log::{Visit, Visitor};
+use crate::body::ServeBody;
+use crate::engine::{Connection, Shared, Socket};
+use crate::stream::Watched;
+
+const HTTP_2: &[u8] = b"h2";
+const HTTP_1: &[u8] = b"http/1.1";
+
+/// Why encrypted connections cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A file cannot be read, or holds nothing of the kind.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Certificate and key cannot be used together.
+    #[error("the certificate in {} cannot be used with the key in {}: {source}", certificate.display(), key.display())]
+    Pair {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What is wrong.
+        source: rustls::Error,
+    },
+}
+
+/// A certificate with its key, for any number of listeners.
+#[derive(Debug)]
+pub struct Tls {
+    certificate: PathBuf,
+    key: PathBuf,
+    current: Arc<Current>,
+    config: Arc<ServerConfig>,
+}
+
+#[derive(Debug)]
+struct Current(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+impl Tls {
+    /// Reads a certificate chain and its key, both PEM.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn load(certificate: &Path, key: &Path) -> Result<Arc<Self>, TlsError> {
+        let pair = load_pair(certificate, key)?;
+        let current = Arc::new(Current(RwLock::new(Arc::new(pair))));
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider);
+        let unusable = |source| TlsError::Pair {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            source,
+        };
+        let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?;
+        let resolver: Arc<dyn ResolvesServerCert> = current.clone();
+        let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
+        config.alpn_protocols = vec![HTTP_2.to_vec(), HTTP_1.to_vec()];
+        Ok(Arc::new(Self {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            current,
+            config: Arc::new(config),
+        }))
+    }
+
+    /// Reads both files again, for connections that are made from now on.
+    ///
+    /// # Errors
+    /// [`TlsError`]; what was there stays in use.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let pair = load_pair(&self.certificate, &self.key)?;
+        *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pair);
+        Ok(())
+    }
+}
+
+fn load_pair(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
+    let failed = |path: &Path, reason: String| TlsError::File {
+        path: path.to_owned(),
+        reason,
+    };
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate)
+        .map_err(|error| failed(certificate, error.to_string()))?
+        .collect();
+    let chain = chain.map_err(|error| failed(certificate, error.to_string()))?;
+    if chain.is_empty() {
+        return Err(failed(certificate, "it holds no PEM certificate".to_owned()));
+    }
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, error.to_string()))?;
+    let unusable = |source| TlsError::Pair {
+        certificate: certificate.to_owned(),
+        key: key.to_owned(),
+        source,
+    };
+    let private = aws_lc_rs::sign::any_supported_type(&private).map_err(unusable)?;
+    let pair = CertifiedKey::new(chain, private);
+    match pair.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(pair),
+        Err(source) => Err(unusable(source)),
+    }
+}
+
+/// Carries one encrypted connection to its end.
+pub(crate) async fn carry(stream: TcpStream, tls: &Tls, address: IpAddr, shared: Arc<Shared>) {
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.config));
+    let stream = match tokio::time::timeout(shared.limits.header_timeout, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%address, %error, "a handshake failed");
+            return;
+        }
+        Err(_) => {
+            shared.services.borrow().counters().count_timed_out();
+            return;
+        }
+    };
+    if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) {
+        carry_http2(stream, address, shared).await;
+    } else {
+        let socket = Socket::Tls(Box::new(stream));
+        Connection::new(socket, Some(address), shared).carry().await;
+    }
+}
+
+async fn carry_http2(stream: TlsStream<TcpStream>, address: IpAddr, shared: Arc<Shared>) {
+    let limits = &shared.limits;
+    let first = Arc::clone(&shared.services.borrow());
+    let _open = first.counters().count_connection();
+    // Requests so far: whether a connection is idle is whether there were none lately and none run.
+    let (begun, running) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let answer = service_fn(|request: http::Request<hyper::body::Incoming>| {
+        begun.fetch_add(1, Ordering::Relaxed);
+        let running = Running::one_more(&running);
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(answer_http2(request, address, &shared, running).await) }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_max)
+        .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+        .keep_alive_interval(limits.idle_timeout)
+        .keep_alive_timeout(limits.write_timeout)
+        .serve_connection(TokioIo::new(Watched::new(stream, limits.write_timeout)), answer);
+    let mut connection = std::pin::pin!(connection);
+    let mut seen = 0;
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            () = shared.stopping.stopped() => {
+                connection.as_mut().graceful_shutdown();
+                break connection.await;
+            }
+            () = tokio::time::sleep(limits.idle_timeout) => {
+                let now = begun.load(Ordering::Relaxed);
+                if now == seen && running.load(Ordering::Relaxed) == 0 {
+                    connection.as_mut().graceful_shutdown();
+                    break connection.await;
+                }
+                seen = now;
+            }
+        }
+    };
+    if let Err(error) = ended {
+        // Clients come and go; what matters was logged where it happened.
+        tracing::debug!(%address, %error, "a connection ended early");
+    }
+}
+
+/// A request of HTTP/2 that is not answered to its end.
+pub(crate) struct Running(Arc<AtomicUsize>);
+
+impl Running {
+    fn one_more(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn answer_http2(
+    request: http::Request<hyper::body::Incoming>,
+    address: IpAddr,
+    shared: &Shared,
+    running: Running,
+) -> http::Response<ServeBody> {
+    let service = Arc::clone(&shared.services.borrow());
+    let visit = service.access_log().map(|log| {
+        let field = |name| request.headers().get(name).map(http::HeaderValue::as_bytes);
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        let visitor = Visitor {
+            address: Some(address),
+            method: request.method().as_str(),
+            target,
+            version: "HTTP/2.0",
+            referer: field(http::header::REFERER),
+            agent: field(http::header::USER_AGENT),
+        };
+        Visit::new(log, &visitor)
+    });
+    let answer = service.handle(request, &shared.stopping).await;
+    let status = answer.status();
+    answer.map(|body| {
+        let body = body.until_end(running);
+        match visit {
+            Some(mut visit) => {
+                visit.answered(status);
+                body.logged(visit)
+            }
+            None => body,
+        }
+    })
+}
