@@ -8,7 +8,7 @@
 //! * What proves it: [`ObjectId`], [`outboard`], [`sign`].
 //! * Where parts meet: [`traits`], with [`memory`] implementations and (feature `conformance`) suites.
 //! * What is decided: [`scheduler`], [`fill`], [`view`], [`grace`],
-//!   [`retention`].
+//!   [`retention`], [`appearance`].
 //!
 //! ```
 //! use instantmirror_core::catalog::{Catalog, build_directory};
@@ -32,6 +32,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod appearance;
 pub mod batch;
 pub mod catalog;
 #[cfg(feature = "conformance")]
@@ -56,7 +57,7 @@ pub mod view;
 
 pub use entry::{Directory, Entry, FileMeta, Kind, Meta};
 pub use head::{Head, HeadError, SignedHead};
-pub use id::{IdError, NodeId, ObjectId, RecordId, RepoName, SnapshotId, TagName};
+pub use id::{IdError, NodeId, NodeName, ObjectId, RecordId, RepoName, SnapshotId, TagName};
 pub use name::{Name, NameError, RepoPath};
 pub use outboard::Outboard;
 pub use range_set::RangeSet;

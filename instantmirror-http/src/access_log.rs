@@ -139,9 +139,8 @@ impl Shared {
         loop {
             let (ended, left_out) = {
                 let state = self.state();
-                let idle = |state: &mut State| {
-                    state.buffer.len() < WRITE_BYTES && !state.ended && state.reopened.is_none()
-                };
+                let idle =
+                    |state: &mut State| state.buffer.len() < WRITE_BYTES && !state.ended && state.reopened.is_none();
                 let waited = self.wake.wait_timeout_while(state, WRITE_INTERVAL, idle);
                 let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
                 std::mem::swap(&mut state.buffer, &mut lines);

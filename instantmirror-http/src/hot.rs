@@ -170,7 +170,13 @@ impl HotAnswer {
 
     /// Writes the answer to a GET or HEAD, all of it or up to the body in a file; `None` if it has to be made in
     /// the common way.
-    pub(crate) fn write(&self, method: &Method, fields: &Fields<'_>, behind: wire::Behind, out: &mut Vec<u8>) -> Option<Written> {
+    pub(crate) fn write(
+        &self,
+        method: &Method,
+        fields: &Fields<'_>,
+        behind: wire::Behind,
+        out: &mut Vec<u8>,
+    ) -> Option<Written> {
         let decision = if fields.is_plain() {
             Decision::Whole
         } else {

@@ -304,4 +304,3 @@ fn is_of_one_client(error: &io::Error) -> bool {
             | io::ErrorKind::InvalidInput
     )
 }
-

@@ -117,6 +117,12 @@ impl<S: NodeSource + Clone> Garbage<S> {
         result
     }
 
+    /// All nodes of live trees.
+    #[must_use]
+    pub fn live_nodes(&self) -> &HashSet<NodeId> {
+        &self.live
+    }
+
     /// Whether a live tree has this node.
     #[must_use]
     pub fn is_live(&self, node: &NodeId) -> bool {

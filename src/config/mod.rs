@@ -1,6 +1,7 @@
 //! Configuration: one TOML file per daemon, the same section names everywhere. Unknown keys are errors, and
 //! every error says file, line, column, and the nearest key or what is allowed.
 
+mod addresses;
 mod lifecycle;
 mod node;
 mod parts;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+pub use addresses::{AddressBlock, NodesConfig};
 pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig};
 pub use node::{CacheConfig, NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, HttpConfig, LogConfig, MountConfig};

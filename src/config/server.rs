@@ -7,6 +7,7 @@ use instantmirror_core::RepoName;
 use instantmirror_core::retention::RetentionPolicy;
 use serde::Deserialize;
 
+use super::addresses::NodesConfig;
 use super::lifecycle::{MasterSnapshotsConfig, RetentionConfig};
 use super::parts::check_mounts;
 use super::{ByteSize, Checked, ConfigError, ControlConfig, HttpConfig, LogConfig, MountConfig};
@@ -26,6 +27,9 @@ pub struct ServerConfig {
     /// `[snapshots]`.
     #[serde(default)]
     pub snapshots: MasterSnapshotsConfig,
+    /// `[nodes]`.
+    #[serde(default)]
+    pub nodes: NodesConfig,
     /// `[http]`.
     #[serde(default)]
     pub http: HttpConfig,

@@ -6,12 +6,16 @@
 //! by themselves.
 
 mod clean_up;
+mod embargo;
 mod expired;
+mod gate;
 mod key;
+mod nodes;
 mod publication;
 mod publish;
 mod retention;
 mod serve;
+mod staging;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -21,7 +25,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use instantmirror_core::traits::SnapshotStore as _;
-use instantmirror_core::{CacheError, HeadError, RepoName, SecretKey, SignedHead, Snapshot, SnapshotId, TagName};
+use instantmirror_core::{
+    CacheError, HeadError, NodeName, RepoName, SecretKey, SignedHead, Snapshot, SnapshotId, TagName,
+};
 use instantmirror_store::digest::DigestTable;
 use instantmirror_store::disk::{Disk, RealDisk};
 use instantmirror_store::objects::ObjectStore;
@@ -34,7 +40,7 @@ pub use clean_up::{CleanUpOptions, CleanedUp};
 pub use key::{KeyError, generate_key, load_key, store_key};
 pub use publication::MasterPublication;
 pub(crate) use publication::head_after;
-pub use publish::{NoProgress, PublishOptions, PublishProgress, Published, PublishedSnapshot};
+pub use publish::{NoProgress, PublishOptions, PublishProgress, Published, PublishedSnapshot, StageRule};
 pub use serve::{MasterServer, MasterStatus, RepositoryStatus};
 pub use tags::Tagged;
 
@@ -85,6 +91,42 @@ pub enum MasterError {
         repository: RepoName,
         /// The tag asked for.
         tag: TagName,
+        /// The one that was probably meant, or those there are.
+        hint: String,
+    },
+    /// A snapshot that everybody may see already.
+    #[error(
+        "snapshot {snapshot} of '{repository}' is released already; only a staged one can be released or withdrawn"
+    )]
+    NotStaged {
+        /// The repository.
+        repository: RepoName,
+        /// The snapshot asked for.
+        snapshot: SnapshotId,
+    },
+    /// A staged snapshot that is older than a released one.
+    #[error(
+        "snapshot {snapshot} of '{repository}' was overtaken by {by}, which was published after it was staged: releasing          it would take that back. Publish the tree again, or `imserver snapshot release --take-back`"
+    )]
+    Overtaken {
+        /// The repository.
+        repository: RepoName,
+        /// The staged snapshot.
+        snapshot: SnapshotId,
+        /// The released one.
+        by: SnapshotId,
+    },
+    /// A node that has a token already.
+    #[error("node '{node}' has a token already; `imserver node remove {node}` takes it away")]
+    NodeExists {
+        /// The node.
+        node: NodeName,
+    },
+    /// A node that is not registered.
+    #[error("there is no node '{node}'; {hint}")]
+    UnknownNode {
+        /// The node.
+        node: NodeName,
         /// The one that was probably meant, or those there are.
         hint: String,
     },

@@ -50,6 +50,26 @@ pub struct PublishOptions {
     pub note: String,
     /// Publish a tree without any file although the current snapshot has some.
     pub allow_empty: bool,
+    /// Keep the snapshot staged until this rule is met, instead of making it current.
+    pub stage: Option<StageRule>,
+}
+
+/// When a staged snapshot is released: when all of this holds. Without any, by hand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StageRule {
+    /// Not before this time.
+    pub release_at: Option<Timestamp>,
+    /// Not before this share of the registered nodes, in percent, has all of it.
+    pub when_synced_percent: Option<u8>,
+}
+
+impl StageRule {
+    fn state(self) -> SnapshotState {
+        SnapshotState::Staged {
+            release_at: self.release_at,
+            when_synced_percent: self.when_synced_percent,
+        }
+    }
 }
 
 /// What a publish did.
@@ -66,7 +86,7 @@ pub enum Published {
 pub struct PublishedSnapshot {
     /// Its record.
     pub snapshot: Snapshot,
-    /// The head that made it current.
+    /// The head that made it current, or staged it.
     pub sequence: u64,
     /// What the scan saw and did.
     pub scanned: Scanned,
@@ -75,7 +95,8 @@ pub struct PublishedSnapshot {
 }
 
 impl Master {
-    /// Publishes the source tree of a repository and makes it current. Blocks until it is done.
+    /// Publishes the source tree of a repository and makes it current, or [stages](PublishOptions::stage) it. Blocks
+    /// until it is done.
     ///
     /// # Errors
     /// [`MasterError::Store`] with [`Locked`](instantmirror_store::StoreError::Locked) if somebody else publishes into
@@ -124,12 +145,18 @@ impl Master {
         let record = block_on(writer.snapshots.put_snapshot(&snapshot))?;
         let mut head = held.map_or_else(|| first_head(repository, now), |held| held.head().clone());
         self.drop_lost(&mut head)?;
+        let state = match options.stage {
+            Some(rule) => rule.state(),
+            None => {
+                head.current = Some(snapshot.id);
+                SnapshotState::Released { released: now }
+            }
+        };
         head.snapshots.push(LiveSnapshot {
             id: snapshot.id,
             record,
-            state: SnapshotState::Released { released: now },
+            state,
         });
-        head.current = Some(snapshot.id);
         self.prune(repository, &mut head, now);
         let sequence = self.commit(&writer, head, now)?;
         Ok(Published::Snapshot(Box::new(PublishedSnapshot {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use instantmirror_core::appearance::staged;
 use instantmirror_core::traits::Publication as _;
 use instantmirror_core::{SnapshotId, Timestamp};
 use instantmirror_http::{Api, Service};
@@ -11,12 +12,15 @@ use notify::{RecursiveMode, Watcher as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use super::gate::MasterGate;
 use super::publish::HEAD_RENEWAL;
 use super::{CleanUpOptions, HEADS, Master, MasterError, MasterPublication};
 use crate::serve::{Sockets, StatusPage, mounts};
 
 /// Heads are looked at this often where the file system sends no events.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
+/// The rules of staged snapshots are looked at this often.
+const RELEASE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A master at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,13 +102,15 @@ impl MasterServer {
         let all = repositories
             .iter()
             .flat_map(|one| one.mounts.iter().map(|mount| (&one.name, mount)));
+        let gate = Arc::new(MasterGate::new(master.clone(), Arc::clone(&publication)));
         let service = Service::new(publication.clone())
             .with_mounts(mounts(all))
-            .with_api(Api::new(master.objects.clone()));
+            .with_api(Api::new(master.objects.clone()).with_gatekeeper(gate.clone()));
         let shown = Arc::clone(&publication);
         let page = StatusPage::new(move || serde_json::to_vec(&status(&shown)));
         let local = Service::new(publication.clone()).with_extra(Arc::new(page));
-        let background = futures_util::future::join(refresh(&publication, &changed), maintain(&master));
+        let releases = release_due(&master, &publication, &gate);
+        let background = futures_util::future::join3(refresh(&publication, &changed), maintain(&master), releases);
         sockets.serve(service, local, background, shutdown).await;
     }
 }
@@ -166,6 +172,35 @@ fn maintain_once(master: &Master) {
     }
     if let Err(error) = master.clean_up(CleanUpOptions::default()) {
         tracing::warn!("expired snapshots are not deleted now: {error}; it is tried again");
+    }
+}
+
+/// Releases staged snapshots when their time has come, for ever.
+async fn release_due(master: &Master, publication: &MasterPublication, gate: &Arc<MasterGate>) {
+    let mut complained = String::new();
+    loop {
+        tokio::time::sleep(RELEASE_INTERVAL).await;
+        let mut trouble = String::new();
+        for name in publication.repositories() {
+            let head = publication.state(&name).and_then(|state| state.head.clone());
+            let Some(head) = head.filter(|head| staged(head.head()).next().is_some()) else {
+                continue;
+            };
+            let (master, gate) = (master.clone(), Arc::clone(gate));
+            let released = tokio::task::spawn_blocking(move || {
+                let share = |snapshot: &SnapshotId| gate.share(&name, *snapshot);
+                master.release_due(&name, head.head(), share)
+            });
+            match released.await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => trouble += &format!(" {error};"),
+                Err(error) => trouble += &format!(" {error};"),
+            }
+        }
+        if !trouble.is_empty() && trouble != complained {
+            tracing::warn!("a staged snapshot is not released now:{trouble} it is tried again");
+        }
+        complained = trouble;
     }
 }
 

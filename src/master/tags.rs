@@ -105,7 +105,7 @@ pub(super) fn unknown_snapshot(
 }
 
 /// `did you mean X?`, or what there is.
-fn hint(asked: &str, known: Vec<String>) -> String {
+pub(super) fn hint(asked: &str, known: Vec<String>) -> String {
     let nearest = known
         .iter()
         .map(|name| (strsim::damerau_levenshtein(asked, name), name))

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use instantmirror::config::{ConfigError, ServerConfig};
-use instantmirror::core::{RepoName, SnapshotId, TagName};
-use instantmirror::master::{CleanUpOptions, MasterStatus, generate_key, store_key};
+use instantmirror::core::{NodeName, RepoName, SnapshotId, TagName, Timestamp};
+use instantmirror::master::{CleanUpOptions, MasterStatus, StageRule, generate_key, store_key};
 use instantmirror::progress::PublishBar;
 use instantmirror::{Master, MasterServer, PublishOptions, control, daemon};
 
@@ -58,10 +58,19 @@ enum Command {
         /// Publish a tree that has lost all its files, instead of asking whether it is mounted.
         #[arg(long)]
         allow_empty: bool,
+        /// Do not make the snapshot current: only registered nodes get it, and nobody sees it until it is released.
+        #[arg(long)]
+        stage: bool,
+        /// Release it at this time (RFC 3339, like 2026-04-21T14:00:00Z); done by a running `imserver serve`.
+        #[arg(long, value_name = "TIME", requires = "stage")]
+        release_at: Option<Timestamp>,
+        /// Release it when this share of the registered nodes has all of it; with --release-at, not before both.
+        #[arg(long, value_name = "PERCENT", requires = "stage", value_parser = clap::value_parser!(u8).range(0..=100))]
+        when_synced: Option<u8>,
     },
     /// Serve the API and the published trees until SIGTERM.
     Serve,
-    /// Look at snapshots and tag them.
+    /// Look at snapshots, tag, release and withdraw them.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
     /// Let go the snapshots that no rule of the configuration keeps, and say of each why it stays. Also done by every
@@ -82,6 +91,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Register the mirror nodes that may have what is staged.
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Make a signing key and print its public half.
     Keygen {
         /// The new key file; it is never overwritten.
@@ -93,6 +105,22 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Subcommand)]
+enum NodeCommand {
+    /// Register a node and print its token, once: it goes into the file that `token_file` of its imnode.toml names.
+    Add {
+        /// A name for it: 1 to 64 of a-z, 0-9, '.', '_' and '-'.
+        name: NodeName,
+    },
+    /// Take a node's token away.
+    Remove {
+        /// Its name.
+        name: NodeName,
+    },
+    /// List the registered nodes.
+    List,
 }
 
 #[derive(Subcommand)]
@@ -122,6 +150,23 @@ enum SnapshotCommand {
         /// The name: 1 to 64 of a-z, 0-9, '.', '_' and '-'.
         name: TagName,
         /// The snapshot; `snapshot list` shows them.
+        snapshot: SnapshotId,
+    },
+    /// Show a staged snapshot to everybody and make it current, whatever its rule says.
+    Release {
+        /// The repository.
+        repository: RepoName,
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// Even if something was published since it was staged, which this takes back.
+        #[arg(long)]
+        take_back: bool,
+    },
+    /// Drop a staged snapshot.
+    Withdraw {
+        /// The repository.
+        repository: RepoName,
+        /// The snapshot.
         snapshot: SnapshotId,
     },
     /// Take a name away.
@@ -191,7 +236,21 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             repositories,
             note,
             allow_empty,
-        } => publish(&master, repositories, &PublishOptions { note, allow_empty }),
+            stage,
+            release_at,
+            when_synced,
+        } => {
+            let stage = stage.then_some(StageRule {
+                release_at,
+                when_synced_percent: when_synced,
+            });
+            let options = PublishOptions {
+                note,
+                allow_empty,
+                stage,
+            };
+            publish(&master, repositories, &options)
+        }
         Command::Retention {
             repositories,
             dry_run,
@@ -209,6 +268,15 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
                 println!("serving on http://{address}/");
             }
             server.run(daemon::told_to_stop()).await;
+            Ok(())
+        }
+        Command::Node(NodeCommand::Add { name }) => {
+            println!("{}", master.add_node(&name)?);
+            Ok(())
+        }
+        Command::Node(NodeCommand::Remove { name }) => Ok(master.remove_node(&name)?),
+        Command::Node(NodeCommand::List) => {
+            master.nodes()?.iter().for_each(|name| println!("{name}"));
             Ok(())
         }
         Command::Snapshot(command) => on_snapshots(&master, command).await,
@@ -231,6 +299,18 @@ async fn on_snapshots(master: &Master, command: SnapshotCommand) -> anyhow::Resu
         } => {
             let tagged = tokio::task::block_in_place(|| master.tag(&repository, &name, snapshot))?;
             println!("{repository}: '{name}' is {snapshot}: {tagged}");
+        }
+        SnapshotCommand::Release {
+            repository,
+            snapshot,
+            take_back,
+        } => {
+            tokio::task::block_in_place(|| master.release(&repository, snapshot, take_back))?;
+            println!("{repository}: {snapshot} is current");
+        }
+        SnapshotCommand::Withdraw { repository, snapshot } => {
+            tokio::task::block_in_place(|| master.withdraw(&repository, snapshot))?;
+            println!("{repository}: {snapshot} is withdrawn");
         }
         SnapshotCommand::Untag { repository, name } => {
             let snapshot = tokio::task::block_in_place(|| master.untag(&repository, &name))?;

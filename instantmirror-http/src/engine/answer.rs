@@ -50,12 +50,14 @@ impl Connection {
         let unread = input.get(self.consumed..).unwrap_or_default();
         self.consumed = 0;
         self.is_new = false;
-        let Parsed::Head(head) = parse(unread, &self.shared.limits) else {
+        let Parsed::Head(mut head) = parse(unread, &self.shared.limits) else {
             return Err(io::Error::other("a request has changed while it was read"));
         };
+        head.request.client = self.client();
         let rest = unread.get(head.bytes..).unwrap_or_default();
         let Some(body) = self.request_body(&head, rest).await? else {
-            self.refuse(StatusCode::REQUEST_TIMEOUT, "the request's body took too long").await?;
+            self.refuse(StatusCode::REQUEST_TIMEOUT, "the request's body took too long")
+                .await?;
             return Ok(Behind::Close);
         };
         let (service, shared) = (Arc::clone(&self.service), Arc::clone(&self.shared));
@@ -141,7 +143,11 @@ impl Connection {
         self.forgive();
         let (parts, body) = answer.into_parts();
         let marked = marked(method, version, parts.status, body.len());
-        let behind = if marked == Marked::ByClose { Behind::Close } else { behind };
+        let behind = if marked == Marked::ByClose {
+            Behind::Close
+        } else {
+            behind
+        };
         wire::begin(&mut self.output, parts.status);
         wire::fields(&mut self.output, &parts.headers);
         match (marked, body.len()) {
@@ -250,7 +256,11 @@ impl Connection {
                 let sent = self.send_chunk(reader, at, end - at).await? as u64;
                 if sent == 0 {
                     let size = reader.size();
-                    tracing::error!(at, size, "the file of an object has become shorter; an answer broke off");
+                    tracing::error!(
+                        at,
+                        size,
+                        "the file of an object has become shorter; an answer broke off"
+                    );
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
                 self.service.counters().count_sendfile(sent);

@@ -22,6 +22,7 @@ use super::socket::Socket;
 use super::wire::Behind;
 use crate::access_log::{Visit, Visitor};
 use crate::limits::{Limits, Stopping};
+use crate::request::Client;
 use crate::service::Service;
 
 /// Answers to pipelined requests are collected up to so many bytes before they are sent.
@@ -218,8 +219,20 @@ impl Connection {
             None => {
                 counters.count_body(written.body_bytes);
                 visit.iter_mut().for_each(|visit| visit.sent(written.body_bytes));
-                if behind == Behind::Close { Step::Close } else { Step::Again }
+                if behind == Behind::Close {
+                    Step::Close
+                } else {
+                    Step::Again
+                }
             }
+        }
+    }
+
+    /// Who is at the other end.
+    pub(super) fn client(&self) -> Client {
+        Client {
+            address: self.address,
+            is_private: matches!(self.socket, Socket::Tls(_)),
         }
     }
 

@@ -10,7 +10,7 @@ use httparse::Status;
 use super::wire::Behind;
 use crate::gate::Framing;
 use crate::limits::Limits;
-use crate::request::{Fields, Request};
+use crate::request::{Client, Fields, Request};
 
 /// Header fields that a request may have at most, whatever the limits say.
 const FIELDS_MAX: usize = 128;
@@ -54,7 +54,11 @@ impl Head<'_> {
 
     /// The version as the access log has it.
     pub(crate) fn version_text(&self) -> &'static str {
-        if self.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" }
+        if self.version == Version::HTTP_10 {
+            "HTTP/1.0"
+        } else {
+            "HTTP/1.1"
+        }
     }
 }
 
@@ -80,7 +84,11 @@ pub(crate) fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Parsed<'a> {
     let Ok(method) = Method::from_bytes(method.as_bytes()) else {
         return malformed("the method is not a word");
     };
-    let version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let version = if version == 0 {
+        Version::HTTP_10
+    } else {
+        Version::HTTP_11
+    };
     let Some((path, query)) = take_apart(target, &method) else {
         return malformed("the target is neither a path nor a URL");
     };
@@ -105,6 +113,7 @@ pub(crate) fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Parsed<'a> {
             path,
             query,
             fields,
+            client: Client::default(),
         },
         target,
         version,
@@ -201,7 +210,8 @@ mod tests {
 
     #[test]
     fn a_request_is_read() {
-        let bytes = b"GET /a%20b?x=y HTTP/1.1\r\nHost: h\r\nRANGE: bytes=0-1\r\nUser-Agent: u\r\nIf-none-match: \"a\"\r\n\
+        let bytes =
+            b"GET /a%20b?x=y HTTP/1.1\r\nHost: h\r\nRANGE: bytes=0-1\r\nUser-Agent: u\r\nIf-none-match: \"a\"\r\n\
                       If-None-Match: \"b\"\r\n\r\nGET /next";
         let Parsed::Head(head) = parse(bytes, &Limits::default()) else {
             panic!("refused")
@@ -219,7 +229,10 @@ mod tests {
         for (head, behind) in [
             ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", Behind::Keep),
             ("GET / HTTP/1.1\r\nHost: h\r\nConnection: Close\r\n\r\n", Behind::Close),
-            ("GET / HTTP/1.1\r\nHost: h\r\nConnection: x, close\r\n\r\n", Behind::Close),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nConnection: x, close\r\n\r\n",
+                Behind::Close,
+            ),
             ("GET / HTTP/1.0\r\n\r\n", Behind::Close),
             ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", Behind::KeepAndSay),
             ("GET / HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n", Behind::Close),
