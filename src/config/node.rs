@@ -44,6 +44,9 @@ pub struct NodeRepository {
     pub master: Vec<String>,
     /// Public keys of the master; one of them must have signed.
     pub trust: Vec<PublicKey>,
+    /// The file with the token that `imserver node add` printed; with it the master gives us what is staged.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
     /// Extra places at which it appears.
     #[serde(default)]
     pub mounts: Vec<MountConfig>,
@@ -111,7 +114,11 @@ impl Checked for NodeConfig {
         self.log.check()?;
         let mut names = BTreeSet::new();
         for NodeRepository {
-            name, master, trust, ..
+            name,
+            master,
+            trust,
+            token_file,
+            ..
         } in &self.repositories
         {
             if !names.insert(name) {
@@ -121,8 +128,13 @@ impl Checked for NodeConfig {
                 return Err(format!("repository '{name}': master names no URL"));
             }
             for url in master {
-                instantmirror_swarm::HttpOrigin::new(url)
-                    .map_err(|error| format!("repository '{name}': master {error}"))?;
+                let origin = instantmirror_swarm::HttpOrigin::new(url);
+                let origin = origin.and_then(|origin| match token_file {
+                    // Whether a token may be sent there, whatever it is.
+                    Some(_) => origin.with_token("token"),
+                    None => Ok(origin),
+                });
+                origin.map_err(|error| format!("repository '{name}': master {error}"))?;
             }
             if trust.is_empty() {
                 return Err(format!(

@@ -1,8 +1,10 @@
 //! The node: shows the snapshots of its masters whole, and fetches each file when it is first read.
 
+mod preseed;
 mod publication;
 mod serve;
 mod status;
+mod token;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,10 +21,14 @@ use instantmirror_store::snapshots::DiskSnapshotStore;
 use instantmirror_swarm::{FetchEngine, Follower, HttpOrigin, Intake};
 
 use crate::clock::SystemClock;
-use crate::config::{CacheConfig, NodeConfig};
+use crate::config::{CacheConfig, NodeConfig, NodeRepository};
+
+use preseed::Preseed;
 
 pub use publication::NodePublication;
 pub use serve::NodeServer;
+pub use token::TokenError;
+
 pub use status::{CacheStatus, FetchStatus, NodeStatus, RepositoryStatus, TransferStatus};
 
 /// Why a node cannot run.
@@ -35,6 +41,9 @@ pub enum NodeError {
     /// The head or a snapshot record in its store.
     #[error(transparent)]
     Snapshots(#[from] instantmirror_core::StoreError),
+    /// The file with the token for a master.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// A master's URL.
     #[error(transparent)]
     Master(#[from] instantmirror_core::TransportError),
@@ -59,6 +68,8 @@ pub struct Node {
     cache: DiskCache,
     snapshots: Arc<DiskSnapshotStore>,
     followers: Arc<BTreeMap<RepoName, Follower>>,
+    /// The masters that know us, by repository.
+    registered: Arc<BTreeMap<RepoName, Vec<HttpOrigin>>>,
     intake: Intake,
     engine: FetchEngine,
 }
@@ -74,11 +85,12 @@ impl Node {
         let cache = DiskCache::open(open_disk(&dir.join(CACHE))?, cache_options(&config.cache))?;
         let snapshots = Arc::new(DiskSnapshotStore::open(open_disk(&dir.join(SNAPSHOTS))?, "")?);
         let (mut followers, mut sources) = (BTreeMap::new(), BTreeMap::new());
-        let intake = Intake::default();
+        let (intake, mut registered) = (Intake::default(), BTreeMap::new());
         for repository in &config.repositories {
-            let origins: Result<Vec<HttpOrigin>, _> =
-                repository.master.iter().map(|url| HttpOrigin::new(url)).collect();
-            let origins = origins?;
+            let origins = origins_of(repository)?;
+            if repository.token_file.is_some() {
+                registered.insert(repository.name.clone(), origins.clone());
+            }
             let upstreams = origins
                 .iter()
                 .map(|origin| Arc::new(origin.clone()) as Arc<dyn Upstream>)
@@ -90,7 +102,10 @@ impl Node {
             let store: Arc<dyn SnapshotStore> = snapshots.clone();
             let (name, trust) = (repository.name.clone(), repository.trust.clone());
             let follower = Follower::open(name.clone(), upstreams, store, trust, Arc::new(SystemClock)).await?;
-            let follower = follower.keeping(config.snapshots.policy()).sharing(intake.clone());
+            let mut follower = follower.keeping(config.snapshots.policy()).sharing(intake.clone());
+            if repository.token_file.is_some() {
+                follower = follower.registered();
+            }
             followers.insert(name.clone(), follower);
             sources.insert(name, transports);
         }
@@ -102,6 +117,7 @@ impl Node {
             cache,
             snapshots,
             followers: Arc::new(followers),
+            registered: Arc::new(registered),
             intake,
             engine,
         })
@@ -129,7 +145,17 @@ impl Node {
             }
         });
         let followers = futures_util::future::join_all(self.followers.values().map(Follower::run));
-        futures_util::future::join(followers, self.clean_catalogs()).await;
+        futures_util::future::join3(followers, self.clean_catalogs(), self.preseed()).await;
+    }
+
+    /// Fetches what is staged ahead of its release, for ever.
+    async fn preseed(&self) {
+        let all = self.registered.iter().filter_map(|(name, origins)| {
+            let follower = self.followers.get(name)?;
+            let preseed = Preseed::new(self, name.clone(), origins.clone());
+            Some(async move { preseed.run(follower).await })
+        });
+        futures_util::future::join_all(all).await;
     }
 
     /// Gives the space of dropped snapshots' catalogs back, for ever: soon after the first is dropped, then now and then.
@@ -178,6 +204,18 @@ impl Node {
     pub async fn checkpoint(&self) -> Result<(), instantmirror_core::CacheError> {
         self.cache.checkpoint().await
     }
+}
+
+fn origins_of(repository: &NodeRepository) -> Result<Vec<HttpOrigin>, NodeError> {
+    let token = repository.token_file.as_deref().map(token::load).transpose()?;
+    let origins = repository.master.iter().map(|url| {
+        let origin = HttpOrigin::new(url)?;
+        match &token {
+            Some(token) => origin.with_token(token),
+            None => Ok(origin),
+        }
+    });
+    Ok(origins.collect::<Result<_, _>>()?)
 }
 
 fn cache_options(config: &CacheConfig) -> CacheOptions {

@@ -9,6 +9,7 @@ mod kill;
 mod lifecycle;
 mod link;
 mod restart;
+mod staging;
 mod tree;
 mod world;
 mod yum;

@@ -127,6 +127,10 @@ impl Master {
         format!("http://{}", self.address)
     }
 
+    pub(crate) fn daemon(&mut self) -> &mut Daemon {
+        self.daemon.as_mut().expect("the master serves")
+    }
+
     /// Ends it as an operator would, or as a power cut would.
     pub(crate) fn stop(&mut self, kill: bool) {
         let mut daemon = self.daemon.take().expect("the master serves");

@@ -1,7 +1,8 @@
 //! Who may ask, and who sees what is staged.
 //!
 //! What only staged snapshots have is, for everybody who is not a node of the master's, not there: the answer is the one
-//! for what never was. A token that is wrong is refused with 401, so that a node whose token was revoked notices.
+//! for what never was. Who asks for it with a token that is wrong gets 401, so that a node whose token was revoked
+//! notices; what is released it gets like everybody else.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -41,33 +42,39 @@ pub trait Gatekeeper: Debug + Send + Sync + 'static {
 pub(super) struct Sight {
     gatekeeper: Option<Arc<dyn Gatekeeper>>,
     node: Option<NodeName>,
+    /// Why the token that was sent makes nobody a node.
+    objection: Option<&'static str>,
 }
 
 impl Sight {
-    /// What this request may see, or the status and text to refuse it with.
-    pub(super) fn of(
-        gatekeeper: Option<&Arc<dyn Gatekeeper>>,
-        request: &Request<'_>,
-    ) -> Result<Self, (StatusCode, String)> {
+    /// What this request may see; `None` if its client may see nothing.
+    pub(super) fn of(gatekeeper: Option<&Arc<dyn Gatekeeper>>, request: &Request<'_>) -> Option<Self> {
+        let mut sight = Self {
+            gatekeeper: gatekeeper.cloned(),
+            node: None,
+            objection: None,
+        };
         let Some(gatekeeper) = gatekeeper else {
-            return Ok(Self {
-                gatekeeper: None,
-                node: None,
-            });
+            return Some(sight);
         };
-        let client = &request.client;
-        if !gatekeeper.admits(client) {
-            let text = "this address may not use the API of this master";
-            return Err((StatusCode::FORBIDDEN, text.to_owned()));
+        if !gatekeeper.admits(&request.client) {
+            return None;
         }
-        let node = match &request.fields.authorization {
-            None => None,
-            Some(authorization) => Some(identify(gatekeeper.as_ref(), client, authorization)?),
-        };
-        Ok(Self {
-            gatekeeper: Some(Arc::clone(gatekeeper)),
-            node,
-        })
+        if let Some(authorization) = &request.fields.authorization {
+            match identify(gatekeeper.as_ref(), &request.client, authorization) {
+                Ok(node) => sight.node = Some(node),
+                Err(objection) => sight.objection = Some(objection),
+            }
+        }
+        Some(sight)
+    }
+
+    /// The answer to a node that is none, if it said to be one.
+    pub(super) fn unauthorized(&self) -> Option<Answer> {
+        let mut answer = error(StatusCode::UNAUTHORIZED, self.objection?);
+        let scheme = HeaderValue::from_static("Bearer");
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        Some(answer)
     }
 
     /// Whether a node of the master's asks.
@@ -94,33 +101,22 @@ impl Sight {
     }
 }
 
-fn identify(
-    gatekeeper: &dyn Gatekeeper,
-    client: &Client,
-    authorization: &str,
-) -> Result<NodeName, (StatusCode, String)> {
-    let refused = |text: &str| (StatusCode::UNAUTHORIZED, text.to_owned());
+fn identify(gatekeeper: &dyn Gatekeeper, client: &Client, authorization: &str) -> Result<NodeName, &'static str> {
     if !client.may_tell_secrets() {
-        return Err(refused(
+        return Err(
             "tokens are taken over TLS or from this machine only; this one may have been overheard: replace it",
-        ));
+        );
     }
     let scheme = authorization
         .split_once(' ')
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let token = scheme.map(|(_, token)| token.trim());
-    let node = token.and_then(|token| gatekeeper.node(token));
-    node.ok_or_else(|| refused("this token belongs to no node of this master"))
+    let node = scheme.and_then(|(_, token)| gatekeeper.node(token.trim()));
+    node.ok_or("this token belongs to no node of this master")
 }
 
-/// A refusal of who asks.
-pub(super) fn refusal(status: StatusCode, text: &str) -> Answer {
-    let mut answer = error(status, text);
-    if status == StatusCode::UNAUTHORIZED {
-        let scheme = HeaderValue::from_static("Bearer");
-        answer.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
-    }
-    answer
+/// The answer to a client that may see nothing.
+pub(super) fn not_admitted() -> Answer {
+    error(StatusCode::FORBIDDEN, "this address may not use the API of this master")
 }
 
 /// An answer that no cache may keep for others.
@@ -133,7 +129,9 @@ pub(super) fn private(mut answer: Answer) -> Answer {
 /// `POST synced`: the body is the snapshot's id.
 pub(super) fn synced(sight: &Sight, repository: &RepoName, body: &[u8]) -> Answer {
     let (Some(keeper), Some(node)) = (&sight.gatekeeper, &sight.node) else {
-        return refusal(StatusCode::UNAUTHORIZED, "a report needs the token of a node");
+        let text = "a report needs the token of a node";
+        let anonymous = || error(StatusCode::UNAUTHORIZED, text);
+        return sight.unauthorized().unwrap_or_else(anonymous);
     };
     let text = std::str::from_utf8(body)
         .ok()
@@ -148,4 +146,100 @@ pub(super) fn synced(sight: &Sight, repository: &RepoName, body: &[u8]) -> Answe
     let mut answer = http::Response::new(ServeBody::whole(Bytes::new()));
     *answer.status_mut() = StatusCode::NO_CONTENT;
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method, Uri};
+
+    use super::*;
+
+    /// Admits all but one address, and knows one token.
+    #[derive(Debug)]
+    struct Keeper;
+
+    impl Gatekeeper for Keeper {
+        fn admits(&self, client: &Client) -> bool {
+            client.address.is_none_or(|address| address.to_string() != "192.0.2.13")
+        }
+
+        fn node(&self, token: &str) -> Option<NodeName> {
+            (token == "alpha:1").then(|| "alpha".parse().unwrap())
+        }
+
+        fn staged(&self, _: &RepoName, _: SnapshotId) -> Option<Arc<Snapshot>> {
+            None
+        }
+
+        fn is_staged_node(&self, _: &NodeId) -> bool {
+            true
+        }
+
+        fn is_staged_object(&self, _: &ObjectId) -> bool {
+            true
+        }
+
+        fn synced(&self, _: &RepoName, snapshot: SnapshotId, _: &NodeName) -> bool {
+            snapshot == SnapshotId::from_random([1; 16])
+        }
+    }
+
+    fn sight(authorization: Option<&str>, address: Option<&str>, is_private: bool) -> Option<Sight> {
+        let mut headers = HeaderMap::new();
+        if let Some(value) = authorization {
+            headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+        }
+        let uri = Uri::from_static("/");
+        let mut request = Request::new(&Method::GET, &uri, &headers);
+        request.client = Client {
+            address: address.map(|address| address.parse().unwrap()),
+            is_private,
+        };
+        let keeper: Arc<dyn Gatekeeper> = Arc::new(Keeper);
+        Sight::of(Some(&keeper), &request)
+    }
+
+    #[test]
+    fn a_token_counts_where_nobody_could_overhear_it() {
+        for (authorization, address, is_private, is_node) in [
+            ("Bearer alpha:1", Some("127.0.0.1"), false, true),
+            ("bearer  alpha:1 ", Some("::1"), false, true),
+            ("Bearer alpha:1", Some("::ffff:127.0.0.1"), false, true),
+            ("Bearer alpha:1", Some("198.51.100.1"), true, true),
+            ("Bearer alpha:1", Some("198.51.100.1"), false, false),
+            ("Bearer alpha:1", None, false, false),
+            ("Bearer alpha:2", Some("127.0.0.1"), false, false),
+            ("Basic alpha:1", Some("127.0.0.1"), false, false),
+            ("alpha:1", Some("127.0.0.1"), false, false),
+            ("Bearer", Some("127.0.0.1"), false, false),
+        ] {
+            let sight = sight(Some(authorization), address, is_private).unwrap();
+            assert_eq!(sight.is_node(), is_node, "{authorization} {address:?}");
+            assert_eq!(sight.unauthorized().is_some(), !is_node, "{authorization} {address:?}");
+        }
+        let anonymous = sight(None, Some("198.51.100.1"), false).unwrap();
+        assert!(!anonymous.is_node() && anonymous.unauthorized().is_none());
+        assert!(
+            sight(Some("Bearer alpha:1"), Some("192.0.2.13"), true).is_none(),
+            "not admitted at all"
+        );
+    }
+
+    #[test]
+    fn reports_are_taken_from_nodes_about_what_is_staged() {
+        let repository: RepoName = "r".parse().unwrap();
+        let node = sight(Some("Bearer alpha:1"), Some("127.0.0.1"), false).unwrap();
+        let status = |sight: &Sight, body: &str| synced(sight, &repository, body.as_bytes()).status().as_u16();
+        let staged = SnapshotId::from_random([1; 16]).to_string();
+        assert_eq!(status(&node, &staged), 204);
+        assert_eq!(status(&node, &format!("{staged}\n")), 204);
+        assert_eq!(status(&node, &SnapshotId::from_random([2; 16]).to_string()), 404);
+        assert_eq!(status(&node, "nonsense"), 400);
+        assert_eq!(status(&node, &" ".repeat(2000)), 400);
+        assert_eq!(status(&sight(None, Some("127.0.0.1"), false).unwrap(), &staged), 401);
+        assert_eq!(
+            status(&sight(Some("Bearer x"), Some("127.0.0.1"), false).unwrap(), &staged),
+            401
+        );
+    }
 }

@@ -127,9 +127,8 @@ impl Api {
                 &format!("there is no repository '{repository}' here"),
             );
         }
-        let sight = match Sight::of(self.gatekeeper.as_ref(), request) {
-            Ok(sight) => sight,
-            Err((status, text)) => return access::refusal(status, &text),
+        let Some(sight) = Sight::of(self.gatekeeper.as_ref(), request) else {
+            return access::not_admitted();
         };
         let is_staged = match &call {
             Call::Snapshot(id) => publication
@@ -140,6 +139,9 @@ impl Api {
             Call::Head | Call::Batch | Call::Synced => false,
         };
         if is_staged && !sight.is_node() {
+            if let Some(refusal) = sight.unauthorized() {
+                return refusal;
+            }
             return match call {
                 Call::Snapshot(id) => snapshot(publication, &repository, id),
                 Call::Catalog(root) => error(StatusCode::NOT_FOUND, &format!("there is no catalog node {root} here")),

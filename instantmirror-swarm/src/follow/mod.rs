@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use instantmirror_core::appearance;
 use instantmirror_core::catalog::frame::FrameDecoder;
 use instantmirror_core::catalog::{CatalogError, CatalogNode, check_closure};
 use instantmirror_core::head::{LiveSnapshot, Succession};
@@ -87,6 +88,9 @@ pub struct Follower {
     status: Mutex<FollowStatus>,
     policy: RetentionPolicy,
     intake: Intake,
+    /// Whether the master tells us of what is staged.
+    is_registered: bool,
+    staged: watch::Sender<Arc<Vec<Arc<Snapshot>>>>,
 }
 
 impl Follower {
@@ -134,6 +138,8 @@ impl Follower {
             status: Mutex::new(status),
             policy: RetentionPolicy::default(),
             intake: Intake::default(),
+            is_registered: false,
+            staged: watch::Sender::default(),
         })
     }
 
@@ -153,6 +159,19 @@ impl Follower {
     pub fn sharing(mut self, intake: Intake) -> Self {
         self.intake = intake;
         self
+    }
+
+    /// Fetches the catalogs of staged snapshots too, since the master knows us. They are shown to nobody.
+    #[must_use]
+    pub fn registered(mut self) -> Self {
+        self.is_registered = true;
+        self
+    }
+
+    /// Told of every change of the staged snapshots whose catalogs are whole here, oldest first.
+    #[must_use]
+    pub fn staged(&self) -> watch::Receiver<Arc<Vec<Arc<Snapshot>>>> {
+        self.staged.subscribe()
     }
 
     /// What may be shown now.
@@ -250,6 +269,7 @@ impl Follower {
         let Some(bytes) = upstream.head(&self.repository, after).await? else {
             // "Nothing newer" comes after a wait. From somebody who does not wait it is not asked for in a tight loop.
             tokio::time::sleep_until(asked + RETRY_PAUSE).await;
+            self.stage(upstream).await;
             return self.drop_aged().await;
         };
         let head = SignedHead::verify(bytes, &self.repository, &self.trusted)?;
@@ -259,13 +279,45 @@ impl Follower {
                     // The other side did not wait: do not ask in a tight loop.
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
+                self.stage(upstream).await;
                 return self.drop_aged().await;
             }
             Succession::Same => {}
             Succession::Newer => self.store.put_head(&head).await?,
         }
         self.catch_up(Arc::new(head), upstream).await?;
+        self.stage(upstream).await;
         Ok(true)
+    }
+
+    /// Makes the staged snapshots of the head whole here. What fails is logged and tried again in the next round: it
+    /// keeps nobody from what is released.
+    async fn stage(&self, upstream: &dyn Upstream) {
+        let Some(head) = self.state().head.clone().filter(|_| self.is_registered) else {
+            return;
+        };
+        let held = self.staged.borrow().clone();
+        let mut staged = Vec::new();
+        for live in appearance::staged(head.head()) {
+            if let Some(snapshot) = held.iter().find(|snapshot| snapshot.id == live.id) {
+                staged.push(Arc::clone(snapshot));
+                continue;
+            }
+            match self.bring(live, upstream).await {
+                Ok(snapshot) => {
+                    tracing::info!(repository = %self.repository, snapshot = %live.id, "staged snapshot is whole here");
+                    staged.push(Arc::new(snapshot));
+                }
+                Err(error) => {
+                    tracing::warn!(repository = %self.repository, snapshot = %live.id, "staged snapshot: {error}");
+                }
+            }
+        }
+        self.staged.send_if_modified(|known| {
+            let changed = **known != staged;
+            *known = Arc::new(staged);
+            changed
+        });
     }
 
     fn wanted<'a>(&self, head: &'a SignedHead) -> Wanted<'a> {
