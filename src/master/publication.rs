@@ -87,10 +87,14 @@ impl MasterPublication {
         }
         if !news.is_empty() {
             // Before anybody hears of what is staged, it is hidden.
-            self.withhold(&mut embargo, &news).await?;
+            let withheld = self.withhold(&mut embargo, &news).await;
+            // What cannot be hidden is not told of; repositories without anything staged go on.
             for (state, next) in news {
-                state.send_replace(next.state);
+                if withheld.is_ok() || next.staged.is_empty() {
+                    state.send_replace(next.state);
+                }
             }
+            first_error = first_error.and(withheld);
         }
         first_error
     }

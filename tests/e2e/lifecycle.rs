@@ -85,18 +85,8 @@ fn object(content: &str) -> String {
     ObjectId::of(content.as_bytes()).to_string()
 }
 
-#[test]
-fn retention_deletes_exactly_what_no_kept_snapshot_needs() {
-    let dir = TestDir::new("e2e-retention").unwrap();
-    let source = dir.folder("source").unwrap();
-    let mut master = Master::new(&dir, &[("r", &source)]);
-    let ids = publish_generations(&master, &source, 4);
-    master.run(&["snapshot", "tag", "r", "gold", &ids[0]]);
-    master.serve();
-    let node = Node::start(&dir, &master, &["r"]);
-    node.wait_for("r", &ids[3]);
-    assert_eq!(master.objects().len(), 5);
-
+/// Ends with `keep_last = 2` configured and no grace; the first snapshot is tagged.
+fn dry_run_says_what_would_go(master: &Master, ids: &[String]) {
     // Without rules everything stays; with rules a dry run says what would go and does nothing.
     assert!(master.run(&["retention", "r"]).text().contains("no rule"));
     master.configure("[retention]\nkeep_last = 2\n");
@@ -122,6 +112,21 @@ fn retention_deletes_exactly_what_no_kept_snapshot_needs() {
         "{said}"
     );
     assert_eq!(master.live("r").len(), 4);
+}
+
+#[test]
+fn retention_deletes_exactly_what_no_kept_snapshot_needs() {
+    let dir = TestDir::new("e2e-retention").unwrap();
+    let source = dir.folder("source").unwrap();
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    let ids = publish_generations(&master, &source, 4);
+    master.run(&["snapshot", "tag", "r", "gold", &ids[0]]);
+    master.serve();
+    let node = Node::start(&dir, &master, &["r"]);
+    node.wait_for("r", &ids[3]);
+    assert_eq!(master.objects().len(), 5);
+
+    dry_run_says_what_would_go(&master, &ids);
 
     // It leaves the head at once, and its data when the readers had time.
     let said = master.run(&["retention", "r"]).text();

@@ -93,7 +93,14 @@ pub(crate) async fn snapshot(
 fn state(state: Option<&SnapshotState>) -> String {
     match state {
         Some(SnapshotState::Released { released }) => format!("released {released}"),
-        Some(SnapshotState::Staged { .. }) => "staged".to_owned(),
+        Some(SnapshotState::Staged {
+            release_at,
+            when_synced_percent,
+        }) => {
+            let time = release_at.map(|time| format!(", not before {time}"));
+            let share = when_synced_percent.map(|percent| format!(", when {percent} % of the nodes have it"));
+            format!("staged{}{}", time.unwrap_or_default(), share.unwrap_or_default())
+        }
         None => "expired".to_owned(),
     }
 }
