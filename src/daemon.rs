@@ -5,6 +5,9 @@ use std::io::IsTerminal as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::config::ConfigError;
+use crate::serve::Frontend;
+
 /// Logs to standard error from now on. `level` as in `[log]`; the environment variable `RUST_LOG` overrides it.
 ///
 /// # Errors
@@ -35,6 +38,24 @@ pub async fn told_to_stop() {
     tracing::info!("stopping: requests that run are finished");
 }
 
+/// Obeys signals for ever: at SIGHUP `reload` reads the configuration again and applies it, at SIGUSR1 the access log
+/// is opened anew. A configuration that cannot be used is logged, and changes nothing.
+pub async fn obey(frontend: &Frontend, reload: impl Fn() -> Result<(), ConfigError>) {
+    let (Ok(mut hangup), Ok(mut user)) = (signal(SignalKind::hangup()), signal(SignalKind::user_defined1())) else {
+        tracing::error!("no handlers for SIGHUP and SIGUSR1: they end the daemon");
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => match reload() {
+                Ok(()) => tracing::info!("the configuration was read again"),
+                Err(error) => tracing::error!("{}; nothing was changed", explain(&error)),
+            },
+            _ = user.recv() => frontend.reopen_access_log(),
+        }
+    }
+}
+
 /// An error with its causes, for a person: a cause that its effect has told already is not told again.
 #[must_use]
 pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
@@ -56,7 +77,6 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::ConfigError;
     use crate::store::StoreError;
 
     #[test]

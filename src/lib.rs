@@ -40,3 +40,4 @@ pub use instantmirror_swarm as swarm;
 
 pub use master::{Master, MasterError, MasterServer, NoProgress, PublishOptions, PublishProgress, Published};
 pub use node::{Node, NodeError, NodeServer};
+pub use serve::{Frontend, HttpStatus, OpenError};

@@ -1,5 +1,6 @@
 //! What master and node have in common when they serve: sockets, mounts, the status page of the control socket.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -8,44 +9,89 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use instantmirror_core::{RepoName, RepoPath};
-use instantmirror_http::{Extra, ExtraRequest, Limits, Mount, Mounts, ServeError, Server, Service};
+use instantmirror_http::{
+    AccessLog, AccessLogError, Extra, ExtraRequest, Limits, Mount, Mounts, ServeError, Server, Service, Stats, Tls,
+    TlsError,
+};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::config::{HttpConfig, MountConfig};
+use crate::config::{ByteSize, HttpConfig, MountConfig};
 
 /// Path of the status page on the control socket.
 pub(crate) const STATUS_PATH: &str = ".im/status";
 
-/// The open sockets of a daemon.
+/// The open sockets of a daemon, and the files that serving needs.
 #[derive(Debug)]
 pub(crate) struct Sockets {
     http: Server,
     control: Server,
+    files: Files,
+}
+
+/// What may have to be read or opened again while serving.
+#[derive(Debug, Clone)]
+struct Files {
+    tls: Option<Arc<Tls>>,
+    access_log: Option<Arc<AccessLog>>,
 }
 
 impl Sockets {
     /// Opens the public sockets and the control socket.
-    pub(crate) async fn open(config: &HttpConfig, socket: &Path) -> Result<Self, ServeError> {
-        let mut http = Server::new(Limits {
-            connections_max: config.max_connections,
-            ..Limits::default()
-        });
+    pub(crate) async fn open(config: &HttpConfig, socket: &Path) -> Result<Self, OpenError> {
+        let mut http = Server::new(config.limits());
         for address in &config.listen {
             http.listen(*address).await?;
         }
+        let mut tls = None;
+        if let Some(config) = &config.tls {
+            let loaded = Tls::load(&config.certificate, &config.key)?;
+            for address in &config.listen {
+                http.listen_tls(*address, Arc::clone(&loaded)).await?;
+            }
+            tls = Some(loaded);
+        }
+        let access_log = config.access_log.as_deref().map(AccessLog::open).transpose()?;
         let mut control = Server::new(Limits::default());
         control.listen_unix(socket).await?;
-        Ok(Self { http, control })
+        let files = Files { tls, access_log };
+        Ok(Self { http, control, files })
     }
 
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.http.addresses()
     }
 
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.http.urls()
+    }
+
+    /// The public side of it: `make` makes the service that is shown at some mounts.
+    pub(crate) fn frontend(
+        &self,
+        config: &HttpConfig,
+        mounts: Mounts,
+        make: impl Fn() -> Service + Send + Sync + 'static,
+    ) -> Frontend {
+        let make = {
+            let log = self.files.access_log.clone();
+            move |mounts| match log.clone() {
+                Some(log) => make().with_mounts(mounts).with_access_log(log),
+                None => make().with_mounts(mounts),
+            }
+        };
+        Frontend(Arc::new(Shown {
+            services: watch::Sender::new(Arc::new(make(mounts))),
+            make: Box::new(make),
+            files: self.files.clone(),
+            config: config.clone(),
+        }))
+    }
+
     /// Serves, with `background` beside it, until `shutdown` is ready; then finishes what runs.
     pub(crate) async fn serve(
         self,
-        public: Service,
+        public: &Frontend,
         local: Service,
         background: impl Future,
         shutdown: impl Future<Output = ()>,
@@ -58,7 +104,7 @@ impl Sockets {
                 let _ = stopped.wait_for(|stopped| *stopped).await;
             }
         };
-        let public = self.http.serve(Arc::new(public), until_stopped());
+        let public = self.http.serve_newest(public.0.services.subscribe(), until_stopped());
         let local = self.control.serve(Arc::new(local), until_stopped());
         let stopping = async {
             shutdown.await;
@@ -68,6 +114,145 @@ impl Sockets {
             _ = futures_util::future::join3(public, local, stopping) => {}
             _ = background => tracing::error!("the background work ended, so the daemon does"),
         }
+    }
+}
+
+/// Why a daemon cannot begin to serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A socket.
+    #[error(transparent)]
+    Socket(#[from] ServeError),
+    /// Certificate or key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The access log.
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
+}
+
+/// What a daemon shows to the public, in the parts that can change while it runs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Frontend(Arc<Shown>);
+
+struct Shown {
+    services: watch::Sender<Arc<Service>>,
+    make: Box<dyn Fn(Mounts) -> Service + Send + Sync>,
+    files: Files,
+    /// What the sockets were opened with.
+    config: HttpConfig,
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shown")
+    }
+}
+
+impl Frontend {
+    /// What was answered since the start.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.0.services.borrow().stats()
+    }
+
+    /// Opens the access log anew, after a rotation. What goes wrong is logged, and the old file kept.
+    pub fn reopen_access_log(&self) {
+        match self.0.files.access_log.as_ref().map(|log| log.reopen()) {
+            None => {}
+            Some(Ok(())) => tracing::info!("the access log was opened anew"),
+            Some(Err(error)) => tracing::error!("{error}; the old one stays in use"),
+        }
+    }
+
+    /// Shows these mounts from now on and reads the certificate again. No connection is closed and no request
+    /// lost. What cannot change while serving is logged by its name, as is what goes wrong.
+    pub(crate) fn reload(&self, config: &HttpConfig, mounts: Mounts) {
+        let held = &self.0.config;
+        let fixed = [
+            ("[http] listen", held.listen == config.listen),
+            ("[http] max_connections", held.max_connections == config.max_connections),
+            ("[http] access_log", held.access_log == config.access_log),
+            ("[http.tls]", held.tls == config.tls),
+            ("[http.limits]", held.limits == config.limits),
+        ];
+        for (name, _) in fixed.iter().filter(|(_, same)| !same) {
+            tracing::warn!("{name} has changed, which takes a restart; it stays as it was");
+        }
+        self.reopen_access_log();
+        match self.0.files.tls.as_ref().map(|tls| tls.reload()) {
+            None => {}
+            Some(Ok(())) => tracing::info!("the certificate was read again"),
+            Some(Err(error)) => tracing::error!("{error}; the old certificate stays in use"),
+        }
+        let next = (self.0.make)(mounts).continuing(&self.0.services.borrow());
+        self.0.services.send_replace(Arc::new(next));
+    }
+}
+
+/// What an HTTP server has answered since its start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpStatus {
+    /// Answers by status.
+    pub answers: BTreeMap<u16, u64>,
+    /// How many of them were kept ready.
+    pub answers_hot: u64,
+    /// Bytes of bodies.
+    pub body_bytes: u64,
+    /// How many of these the kernel sent from files by itself.
+    pub sendfile_bytes: u64,
+    /// Bodies that broke off.
+    pub bodies_broken: u64,
+    /// Connections open now.
+    pub connections_open: u64,
+    /// Connections so far.
+    pub connections_accepted: u64,
+    /// Connections cut because the client was too slow.
+    pub connections_timed_out: u64,
+    /// Requests that were none.
+    pub requests_malformed: u64,
+}
+
+impl HttpStatus {
+    pub(crate) fn new(stats: &Stats) -> Self {
+        Self {
+            answers: stats.by_status.clone(),
+            answers_hot: stats.answers_hot,
+            body_bytes: stats.body_bytes,
+            sendfile_bytes: stats.sendfile_bytes,
+            bodies_broken: stats.bodies_broken,
+            connections_open: stats.connections_open,
+            connections_accepted: stats.connections_accepted,
+            connections_timed_out: stats.connections_timed_out,
+            requests_malformed: stats.requests_malformed,
+        }
+    }
+}
+
+/// For people: two lines.
+impl fmt::Display for HttpStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts: Vec<String> = self
+            .answers
+            .iter()
+            .map(|(status, n)| format!("{status}: {n}"))
+            .collect();
+        let counts = if counts.is_empty() {
+            "none".to_owned()
+        } else {
+            counts.join(", ")
+        };
+        writeln!(
+            f,
+            "http: {} connections of {} open; {} sent; {} slow clients cut, {} answers broken off",
+            self.connections_open,
+            self.connections_accepted,
+            ByteSize(self.body_bytes),
+            self.connections_timed_out,
+            self.bodies_broken
+        )?;
+        writeln!(f, "answers: {counts} ({} of them kept ready)", self.answers_hot)
     }
 }
 

@@ -23,11 +23,14 @@ use quick_cache::sync::Cache;
 
 use crate::engine::wire;
 use crate::request::{Fields, Validators, http_seconds};
-use crate::respond::{Decision, decide, respond_file_decided, validators};
+use crate::respond::{Decision, Facts, decide, respond_file_decided, validators};
 use crate::routing::Origin;
 
 /// Bodies of at most so many bytes are kept in memory: sending them from there costs less than from a file.
 pub const HOT_BODY_BYTES_MAX: u64 = 16 * 1024;
+
+/// Room for the fields that are written anew for each answer.
+const HEAD_TAIL_BYTES: usize = 192;
 
 /// What a [`Service`](crate::Service) keeps ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,9 +146,9 @@ impl HotAnswers {
 }
 
 impl HotAnswer {
-    pub(crate) fn new(origin: &Origin, file: FileMeta, mtime: i64, body: HotBody) -> Self {
+    pub(crate) fn new(origin: &Origin, facts: &Facts, file: FileMeta, mtime: i64, body: HotBody) -> Self {
         let head = |decision: &Decision, spliced: bool| {
-            let mut response = respond_file_decided(decision, origin, file, mtime);
+            let mut response = respond_file_decided(decision, origin, facts, file, mtime);
             if spliced {
                 response.headers.remove(http::header::CONTENT_LENGTH);
                 response.headers.remove(http::header::CONTENT_RANGE);
@@ -195,6 +198,11 @@ impl HotAnswer {
         if range.end > range.start && matches!(self.body, HotBody::Elsewhere) {
             return None;
         }
+        let body_bytes = match &self.body {
+            HotBody::Memory(bytes) => bytes.len(),
+            HotBody::File(_) | HotBody::Elsewhere => 0,
+        };
+        out.reserve(head.len() + HEAD_TAIL_BYTES + body_bytes);
         out.extend_from_slice(head);
         if status == StatusCode::PARTIAL_CONTENT {
             wire::content_range(out, &range, self.size);

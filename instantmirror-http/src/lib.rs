@@ -64,6 +64,8 @@ mod access_log;
 mod api;
 pub mod body;
 mod engine;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gate;
 mod hot;
 pub mod limits;

@@ -3,10 +3,12 @@
 
 use std::ops::Range;
 
+use base64::Engine as _;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use instantmirror_core::{FileMeta, RepoName, RepoPath};
+use instantmirror_core::traits::Duplicate;
+use instantmirror_core::{Directory, FileMeta, RepoName, RepoPath};
 
 use crate::listing::{Format, Listing, Order, Subject};
 use crate::mime::media_type;
@@ -18,6 +20,13 @@ use crate::routing::{Origin, Route};
 
 /// Names the snapshot that an answer was taken from.
 pub const SNAPSHOT_HEADER: HeaderName = HeaderName::from_static("instantmirror-snapshot");
+
+/// The digest of the whole file, whatever part of it is sent (RFC 9530).
+const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+/// The same for older clients (RFC 3230).
+const DIGEST: HeaderName = HeaderName::from_static("digest");
+/// Most other places that an answer names.
+const DUPLICATES_MAX: usize = 16;
 
 /// For what a URL with a snapshot id shows: it never changes.
 const CACHE_FOREVER: &str = "public, max-age=31536000, immutable";
@@ -144,19 +153,28 @@ pub fn respond_to_method(method: &Method) -> Option<Response> {
     Some(Response::method_not_allowed(ALLOW))
 }
 
+/// What is known of a file besides what its catalog says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Facts {
+    pub(crate) sha256: Option<[u8; 32]>,
+    pub(crate) duplicates: Vec<Duplicate>,
+}
+
 /// Answers a GET or HEAD that leads to `route`. The body of an answer to HEAD is left out, its length stays.
 #[must_use]
 pub fn respond(request: &Request<'_>, path: &RequestPath, route: Route) -> Response {
     match route {
-        Route::File(origin, file, mtime) => respond_file(request, &origin, file, mtime),
+        Route::File(origin, file, mtime) => respond_file(request, &origin, &Facts::default(), file, mtime),
         Route::Directory(origin, directory, nodes) => {
             let subject = Subject {
                 path: path.path.clone(),
                 snapshot: Some((origin.repository.clone(), origin.snapshot)),
             };
             let format = format(request);
-            let page = Listing::of_directory(subject, format, Order::from_query(request.query), directory, nodes);
-            let mut response = respond_page(page, format, if origin.fixed { CACHE_HOUR } else { CACHE_ASK });
+            let order = Order::from_query(request.query);
+            let page = Listing::of_directory(subject, format, order, directory, nodes);
+            let cache = if origin.fixed { CACHE_HOUR } else { CACHE_ASK };
+            let mut response = respond_directory(request, page, page_tag(&origin, &directory, format, order), cache);
             describe(&mut response, &origin);
             response
         }
@@ -212,6 +230,32 @@ fn format(request: &Request<'_>) -> Format {
     }
 }
 
+/// What a page about a directory is known by. Weak: we may come to write the same page otherwise.
+fn page_tag(origin: &Origin, directory: &Directory, format: Format, order: Order) -> Validators {
+    let form = match format {
+        Format::Html => "html",
+        Format::Json => "json",
+    };
+    let etag = format!("W/\"{}-{}-{form}-{order}\"", directory.node, origin.snapshot);
+    Validators { etag, modified: None }
+}
+
+fn respond_directory(request: &Request<'_>, page: Listing, validators: Validators, cache: &str) -> Response {
+    let mut response = match evaluate(&request.fields, &validators) {
+        Verdict::NotModified => {
+            let mut response = Response::empty(StatusCode::NOT_MODIFIED);
+            response.set(header::VARY, "Accept");
+            response.set(header::CACHE_CONTROL, cache);
+            response
+        }
+        // If-Match asks for a strong tag, which a page does not have.
+        Verdict::Failed => return Response::text(StatusCode::PRECONDITION_FAILED, "a page has no strong tag"),
+        Verdict::Proceed => respond_page(page, format(request), cache),
+    };
+    response.set(header::ETAG, &validators.etag);
+    response
+}
+
 fn respond_page(page: Listing, format: Format, cache: &str) -> Response {
     let mut response = Response::empty(StatusCode::OK);
     let media = match format {
@@ -238,20 +282,33 @@ fn describe(response: &mut Response, origin: &Origin) {
     }
 }
 
-fn respond_file(request: &Request<'_>, origin: &Origin, file: FileMeta, mtime: i64) -> Response {
+/// Answers a GET or HEAD of a file.
+pub(crate) fn respond_file(
+    request: &Request<'_>,
+    origin: &Origin,
+    facts: &Facts,
+    file: FileMeta,
+    mtime: i64,
+) -> Response {
     let content = content(origin, file);
     let media = media_type(name_of(origin));
     let mut response = respond_object(request, content, http_seconds(mtime), media, true);
-    describe_file(&mut response, origin);
+    describe_file(&mut response, origin, facts);
     response
 }
 
-/// What [`respond`] answers about a file after this decision. For those who keep answers.
-pub(crate) fn respond_file_decided(decision: &Decision, origin: &Origin, file: FileMeta, mtime: i64) -> Response {
+/// The same for a request of which this is known already. For those who keep answers.
+pub(crate) fn respond_file_decided(
+    decision: &Decision,
+    origin: &Origin,
+    facts: &Facts,
+    file: FileMeta,
+    mtime: i64,
+) -> Response {
     let validators = validators(&file, http_seconds(mtime));
     let media = media_type(name_of(origin));
     let mut response = respond_decided(decision, content(origin, file), &validators, media, true);
-    describe_file(&mut response, origin);
+    describe_file(&mut response, origin, facts);
     response
 }
 
@@ -267,10 +324,38 @@ fn name_of(origin: &Origin) -> &str {
     origin.path.split_last().map_or("", |(_, name)| name)
 }
 
-fn describe_file(response: &mut Response, origin: &Origin) {
+fn describe_file(response: &mut Response, origin: &Origin, facts: &Facts) {
     let cache = if origin.fixed { CACHE_FOREVER } else { CACHE_ASK };
     response.set(header::CACHE_CONTROL, cache);
     describe(response, origin);
+    if !response.status.is_success() {
+        return;
+    }
+    if let Some(sha256) = &facts.sha256 {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(sha256);
+        response.set(REPR_DIGEST, &format!("sha-256=:{encoded}:"));
+        response.set(DIGEST, &format!("SHA-256={encoded}"));
+    }
+    for duplicate in facts.duplicates.iter().take(DUPLICATES_MAX) {
+        if let Ok(value) = HeaderValue::from_str(&link(duplicate)) {
+            response.headers.append(header::LINK, value);
+        }
+    }
+}
+
+/// `<url>; rel=duplicate; pri=1; geo=de` (RFC 6249). What cannot stand in it is encoded in the URL, or left out.
+fn link(duplicate: &Duplicate) -> String {
+    let url = duplicate.url.replace(['<', '>', '"', ' '], "");
+    let mut link = format!("<{url}>; rel=duplicate; pri={}", duplicate.priority);
+    let country = duplicate.country.as_deref().filter(|country| {
+        let is_code = country.len() == 2;
+        is_code && country.bytes().all(|byte| byte.is_ascii_alphabetic())
+    });
+    if let Some(country) = country {
+        link.push_str("; geo=");
+        link.push_str(&country.to_ascii_lowercase());
+    }
+    link
 }
 
 /// What conditions and ranges of a request come to, before anything is written.

@@ -159,6 +159,20 @@ impl Server {
         tcp.collect()
     }
 
+    /// The same as URLs.
+    #[must_use]
+    pub fn urls(&self) -> Vec<String> {
+        let url = |listener: &Listener| {
+            let (scheme, listener) = match listener {
+                Listener::Tcp(listener) => ("http", listener),
+                Listener::Tls(listener, _) => ("https", listener),
+                Listener::Unix { .. } => return None,
+            };
+            Some(format!("{scheme}://{}/", listener.local_addr().ok()?))
+        };
+        self.listeners.iter().filter_map(url).collect()
+    }
+
     /// Serves until `shutdown` is ready, then ends in order. Needs a tokio runtime; dropping the future cuts
     /// everything at once.
     pub async fn serve(self, service: Arc<Service>, shutdown: impl Future<Output = ()>) {

@@ -19,8 +19,8 @@ use crate::gate::Framing;
 use crate::hot::{HOT_BODY_BYTES_MAX, HotAnswer, HotAnswers, HotBody, HotLimits};
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT, Stopping};
 use crate::request::{Request, RequestPath, canonical_path, decode_path, encode_path_into};
-use crate::respond::{Body, Response, respond, respond_redirect, respond_to_method};
-use crate::routing::{Mounts, Origin, Route, route};
+use crate::respond::{Body, Facts, Response, respond, respond_file, respond_redirect, respond_to_method};
+use crate::routing::{Mounts, Route, route};
 use crate::stats::{Counters, Stats};
 
 /// Routes of the embedder: status, metrics, control. Asked for what belongs neither to the API nor to a
@@ -103,6 +103,13 @@ impl Service {
     #[must_use]
     pub fn with_access_log(mut self, log: Arc<AccessLog>) -> Self {
         self.access_log = Some(log);
+        self
+    }
+
+    /// Counts on where the service that it replaces stands.
+    #[must_use]
+    pub fn continuing(mut self, before: &Self) -> Self {
+        self.counters = Arc::clone(&before.counters);
         self
     }
 
@@ -234,35 +241,20 @@ impl Service {
         let Route::File(origin, file, mtime) = route else {
             return self.finish(request, respond(request, path, route)).await;
         };
-        let route = Route::File(origin.clone(), file, mtime);
-        let answer = self.finish(request, respond(request, path, route)).await;
+        let facts = Facts {
+            sha256: self.publication.sha256(&file.object),
+            duplicates: self.publication.duplicates(&origin.repository, &origin.path),
+        };
+        let response = respond_file(request, &origin, &facts, file, mtime);
+        let answer = self.finish(request, response).await;
         let is_answered = answer.status().is_success() || answer.status() == StatusCode::NOT_MODIFIED;
         if request.query.is_empty() && is_answered {
             let reader = answer.body().settled_reader().cloned();
-            self.keep_hot(request.path, &origin, file, mtime, reader).await;
+            let body = hot_body(file, reader).await;
+            let kept = body.map(|body| HotAnswer::new(&origin, &facts, file, mtime, body));
+            kept.into_iter().for_each(|kept| self.hot.keep(request.path, kept));
         }
         answer
-    }
-
-    /// Keeps the answer about a file ready for the next one who asks.
-    async fn keep_hot(
-        &self,
-        path: &str,
-        origin: &Origin,
-        file: FileMeta,
-        mtime: i64,
-        reader: Option<Arc<dyn ObjectReader>>,
-    ) {
-        let body = match reader {
-            Some(reader) if file.size <= HOT_BODY_BYTES_MAX => match body::read(&reader, 0..file.size).await {
-                Ok(bytes) if bytes.len() as u64 == file.size => HotBody::Memory(bytes),
-                _ => return,
-            },
-            Some(reader) if reader.descriptor().is_some() => HotBody::File(reader),
-            _ => HotBody::Elsewhere,
-        };
-        let kept = HotAnswer::new(origin, file, mtime, body);
-        self.hot.keep(path, kept);
     }
 
     /// Opens the body of a response; what cannot be had becomes the answer that says so.
@@ -292,6 +284,18 @@ impl Service {
         *answer.headers_mut() = headers;
         answer
     }
+}
+
+/// What is kept of a body for the next one who asks; `None`: it cannot be had as it should be.
+async fn hot_body(file: FileMeta, reader: Option<Arc<dyn ObjectReader>>) -> Option<HotBody> {
+    Some(match reader {
+        Some(reader) if file.size <= HOT_BODY_BYTES_MAX => {
+            let bytes = body::read(&reader, 0..file.size).await.ok()?;
+            HotBody::Memory((bytes.len() as u64 == file.size).then_some(bytes)?)
+        }
+        Some(reader) if reader.descriptor().is_some() => HotBody::File(reader),
+        _ => HotBody::Elsewhere,
+    })
 }
 
 /// The one spelling of a path with idle segments, if it is a good path otherwise and somebody wants to read it.

@@ -142,6 +142,8 @@ impl ContentDigest {
     }
 }
 
+/// Where an encoded digest has the SHA-256: behind version, piece length and size.
+const SHA256_AT: usize = 1 + 4 + 8;
 /// Where a serialised SHA-1 keeps the bytes that do not fill a block: behind the state and the count of blocks, and
 /// one byte that says how many there are.
 const BUFFER_AT: usize = SHA1_BYTES + 8 + 1;
@@ -342,6 +344,13 @@ impl DigestTable {
             return Ok(None);
         };
         ContentDigest::decode(*object, &bytes, self.packs.dir()).map(Some)
+    }
+
+    /// The SHA-256 of an object, if it is known, without looking at the rest of its digest.
+    pub fn sha256(&self, object: &ObjectId) -> Result<Option<[u8; 32]>> {
+        let bytes = self.packs.get(object.as_bytes())?;
+        let known = bytes.filter(|bytes| bytes.first() == Some(&VERSION));
+        Ok(known.and_then(|bytes| bytes.get(SHA256_AT..SHA256_AT + 32)?.try_into().ok()))
     }
 
     /// Adds digests; durable when it returns.

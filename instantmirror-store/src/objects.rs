@@ -84,6 +84,13 @@ impl ObjectStore {
         })
     }
 
+    /// The SHA-256 of an object, if it is known.
+    ///
+    /// Errors: [`StoreError::Io`], [`StoreError::Damaged`].
+    pub fn sha256(&self, object: &ObjectId) -> Result<Option<[u8; 32]>> {
+        self.digests.sha256(object)
+    }
+
     /// Removes what a publisher left behind when it was killed. For the publisher, before it begins.
     ///
     /// Errors: [`StoreError::Io`].

@@ -2,6 +2,7 @@
 //! every error says file, line, column, and the nearest key or what is allowed.
 
 mod addresses;
+mod http;
 mod lifecycle;
 mod node;
 mod parts;
@@ -13,9 +14,10 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 pub use addresses::{AddressBlock, NodesConfig};
+pub use http::{HttpConfig, LimitsConfig, TlsConfig};
 pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig};
 pub use node::{CacheConfig, NodeConfig, NodeRepository};
-pub use parts::{ControlConfig, HttpConfig, LogConfig, MountConfig};
+pub use parts::{ControlConfig, LogConfig, MountConfig};
 pub use server::{ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};
 pub use units::{ByteSize, TimeSpan};
 

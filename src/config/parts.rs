@@ -1,29 +1,9 @@
 //! Sections that master and node share.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use instantmirror_core::view::View;
 use serde::{Deserialize, Deserializer};
-
-/// `[http]`: where the HTTP server listens.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct HttpConfig {
-    /// Addresses with ports.
-    pub listen: Vec<SocketAddr>,
-    /// Most connections at a time.
-    pub max_connections: usize,
-}
-
-impl Default for HttpConfig {
-    fn default() -> Self {
-        Self {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
-            max_connections: 10_000,
-        }
-    }
-}
 
 /// `[control]`: the socket on which the command line reaches a running daemon.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -73,22 +53,6 @@ fn view<'de, D: Deserializer<'de>>(deserializer: D) -> Result<View, D::Error> {
         .map_err(serde::de::Error::custom)
 }
 
-/// Mount paths are absolute, plain and used once.
-/// Most connections that may be allowed: beyond it no machine has descriptors.
-pub(super) const CONNECTIONS_MAX: usize = 1 << 20;
-
-impl HttpConfig {
-    pub(super) fn check(&self) -> Result<(), String> {
-        if (1..=CONNECTIONS_MAX).contains(&self.max_connections) {
-            return Ok(());
-        }
-        let asked = self.max_connections;
-        Err(format!(
-            "[http] max_connections = {asked}: it must be from 1 to {CONNECTIONS_MAX}"
-        ))
-    }
-}
-
 impl LogConfig {
     pub(super) fn check(&self) -> Result<(), String> {
         let filter = tracing_subscriber::EnvFilter::try_new(&self.level);
@@ -98,6 +62,7 @@ impl LogConfig {
     }
 }
 
+/// Mount paths are absolute, plain and used once.
 pub(super) fn check_mounts<'a>(mounts: impl Iterator<Item = &'a MountConfig>) -> Result<(), String> {
     let mut seen = std::collections::BTreeSet::new();
     for MountConfig { path, .. } in mounts {

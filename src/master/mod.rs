@@ -171,7 +171,7 @@ pub enum MasterError {
     Random(String),
     /// The HTTP server.
     #[error(transparent)]
-    Http(#[from] instantmirror_http::ServeError),
+    Http(#[from] crate::serve::OpenError),
     /// The watch on the store.
     #[error("cannot watch {}: {reason}", path.display())]
     Watch {

@@ -12,7 +12,7 @@ use instantmirror_core::traits::{
     FetchError, ObjectCache as _, ObjectReader, ObjectSource, Publication, ReadIntent, TransportError,
 };
 use instantmirror_core::view::RepositoryState;
-use instantmirror_core::{Clock as _, RepoName, SignedHead, Snapshot, SnapshotId};
+use instantmirror_core::{Clock as _, ObjectId, RepoName, SignedHead, Snapshot, SnapshotId};
 use instantmirror_store::objects::ObjectStore;
 use tokio::sync::watch;
 
@@ -201,6 +201,11 @@ impl Publication for MasterPublication {
 
     fn objects(&self) -> Arc<dyn ObjectSource> {
         self.objects.clone()
+    }
+
+    fn sha256(&self, object: &ObjectId) -> Option<[u8; 32]> {
+        // A digest that cannot be read is reported when the object is opened, which needs it.
+        self.master.objects.sha256(object).ok().flatten()
     }
 }
 

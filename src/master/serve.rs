@@ -7,7 +7,7 @@ use std::time::Duration;
 use instantmirror_core::appearance::staged;
 use instantmirror_core::traits::Publication as _;
 use instantmirror_core::{SnapshotId, Timestamp};
-use instantmirror_http::{Api, Service};
+use instantmirror_http::{Api, Mounts, Service, Stats};
 use notify::{RecursiveMode, Watcher as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -15,7 +15,8 @@ use tokio::sync::Notify;
 use super::gate::MasterGate;
 use super::publish::HEAD_RENEWAL;
 use super::{CleanUpOptions, HEADS, Master, MasterError, MasterPublication};
-use crate::serve::{Sockets, StatusPage, mounts};
+use crate::config::ServerConfig;
+use crate::serve::{Frontend, HttpStatus, Sockets, StatusPage, mounts};
 
 /// Heads are looked at this often where the file system sends no events.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
@@ -31,6 +32,8 @@ pub struct MasterStatus {
     pub pid: u32,
     /// Its repositories, in order of name.
     pub repositories: Vec<RepositoryStatus>,
+    /// What its HTTP server has answered since the start.
+    pub http: HttpStatus,
 }
 
 /// One repository of a master.
@@ -60,6 +63,8 @@ pub struct MasterServer {
     master: Master,
     publication: Arc<MasterPublication>,
     sockets: Sockets,
+    frontend: Frontend,
+    gate: Arc<MasterGate>,
     changed: Arc<Notify>,
     _watcher: notify::RecommendedWatcher,
 }
@@ -71,13 +76,21 @@ impl MasterServer {
     /// [`MasterError::Http`] for an address in use, [`MasterError::Watch`].
     pub async fn bind(master: Master) -> Result<Self, MasterError> {
         let publication = Arc::new(MasterPublication::new(master.clone()).await);
-        let sockets = Sockets::open(&master.config().http, &master.config().control_socket()).await?;
+        let config = master.config();
+        let sockets = Sockets::open(&config.http, &config.control_socket()).await?;
+        let gate = Arc::new(MasterGate::new(master.clone(), Arc::clone(&publication)));
+        let (shown, objects, keeper) = (Arc::clone(&publication), Arc::clone(&master.objects), Arc::clone(&gate));
+        let api = move || Api::new(objects.clone()).with_gatekeeper(keeper.clone());
+        let make = move || Service::new(shown.clone()).with_api(api());
+        let frontend = sockets.frontend(&config.http, mounts_of(config), make);
         let changed = Arc::new(Notify::new());
         let watcher = watch_heads(&master, Arc::clone(&changed))?;
         Ok(Self {
             master,
             publication,
             sockets,
+            frontend,
+            gate,
             changed,
             _watcher: watcher,
         })
@@ -89,30 +102,49 @@ impl MasterServer {
         self.sockets.addresses()
     }
 
+    /// The same as URLs.
+    #[must_use]
+    pub fn urls(&self) -> Vec<String> {
+        self.sockets.urls()
+    }
+
+    /// What can be changed while it runs.
+    #[must_use]
+    pub fn frontend(&self) -> Frontend {
+        self.frontend.clone()
+    }
+
     /// Serves until `shutdown` is ready, then finishes what runs.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self {
             master,
             publication,
             sockets,
+            frontend,
+            gate,
             changed,
             _watcher,
         } = self;
-        let repositories = &master.config().repositories;
-        let all = repositories
-            .iter()
-            .flat_map(|one| one.mounts.iter().map(|mount| (&one.name, mount)));
-        let gate = Arc::new(MasterGate::new(master.clone(), Arc::clone(&publication)));
-        let service = Service::new(publication.clone())
-            .with_mounts(mounts(all))
-            .with_api(Api::new(master.objects.clone()).with_gatekeeper(gate.clone()));
-        let shown = Arc::clone(&publication);
-        let page = StatusPage::new(move || serde_json::to_vec(&status(&shown)));
+        let (shown, answers) = (Arc::clone(&publication), frontend.clone());
+        let page = StatusPage::new(move || serde_json::to_vec(&status(&shown, &answers.stats())));
         let local = Service::new(publication.clone()).with_extra(Arc::new(page));
         let releases = release_due(&master, &publication, &gate);
         let background = futures_util::future::join3(refresh(&publication, &changed), maintain(&master), releases);
-        sockets.serve(service, local, background, shutdown).await;
+        sockets.serve(&frontend, local, background, shutdown).await;
     }
+}
+
+impl Frontend {
+    /// Takes up what a changed configuration says about a master's mounts and certificate. What cannot change while
+    /// the master runs is logged by its name.
+    pub fn reload_master(&self, config: &ServerConfig) {
+        self.reload(&config.http, mounts_of(config));
+    }
+}
+
+fn mounts_of(config: &ServerConfig) -> Mounts {
+    let all = config.repositories.iter();
+    mounts(all.flat_map(|one| one.mounts.iter().map(|mount| (&one.name, mount))))
 }
 
 fn watch_heads(master: &Master, changed: Arc<Notify>) -> Result<notify::RecommendedWatcher, MasterError> {
@@ -204,7 +236,7 @@ async fn release_due(master: &Master, publication: &MasterPublication, gate: &Ar
     }
 }
 
-fn status(publication: &MasterPublication) -> MasterStatus {
+fn status(publication: &MasterPublication, answered: &Stats) -> MasterStatus {
     let states = publication
         .repositories()
         .into_iter()
@@ -228,5 +260,6 @@ fn status(publication: &MasterPublication) -> MasterStatus {
         version,
         pid: std::process::id(),
         repositories: repositories.collect(),
+        http: HttpStatus::new(answered),
     }
 }

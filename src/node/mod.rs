@@ -49,7 +49,7 @@ pub enum NodeError {
     Master(#[from] instantmirror_core::TransportError),
     /// The HTTP server.
     #[error(transparent)]
-    Http(#[from] instantmirror_http::ServeError),
+    Http(#[from] crate::serve::OpenError),
 }
 
 /// Where catalogs and heads lie in the cache directory, beside the objects.

@@ -4,29 +4,46 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use instantmirror_http::Service;
+use instantmirror_http::{HotLimits, Mounts, Service};
 
 use super::{Node, NodeError};
-use crate::serve::{Sockets, StatusPage, mounts};
+use crate::config::NodeConfig;
+use crate::serve::{Frontend, Sockets, StatusPage, mounts};
 
 /// The cache writes down its state this often.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Objects that are kept open for the next request may hold this part of the cache, which cannot give them up.
+const HELD_PART: u64 = 8;
 
 /// A node with its sockets open.
 #[derive(Debug)]
 pub struct NodeServer {
     node: Node,
     sockets: Sockets,
+    frontend: Frontend,
 }
 
 impl NodeServer {
     /// Opens the sockets. Nothing is answered or fetched before [`run`](Self::run).
     ///
     /// # Errors
-    /// [`NodeError::Http`] for an address in use.
+    /// [`NodeError::Http`] for an address in use, or a certificate or access log that cannot be used.
     pub async fn bind(node: Node) -> Result<Self, NodeError> {
-        let sockets = Sockets::open(&node.config().http, &node.config().control_socket()).await?;
-        Ok(Self { node, sockets })
+        let config = node.config();
+        let sockets = Sockets::open(&config.http, &config.control_socket()).await?;
+        let shown = node.publication();
+        let hot = HotLimits {
+            held_bytes_max: config.cache.max_size.0 / HELD_PART,
+            ..HotLimits::default()
+        };
+        let make = move || Service::new(shown.clone()).with_hot_limits(&hot);
+        let frontend = sockets.frontend(&config.http, mounts_of(config), make);
+        Ok(Self {
+            node,
+            sockets,
+            frontend,
+        })
     }
 
     /// The addresses it listens on.
@@ -35,21 +52,45 @@ impl NodeServer {
         self.sockets.addresses()
     }
 
+    /// The same as URLs.
+    #[must_use]
+    pub fn urls(&self) -> Vec<String> {
+        self.sockets.urls()
+    }
+
+    /// What can be changed while it runs.
+    #[must_use]
+    pub fn frontend(&self) -> Frontend {
+        self.frontend.clone()
+    }
+
     /// Follows and serves until `shutdown` is ready, then finishes what runs and writes down the cache's state.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { node, sockets } = self;
-        let repositories = &node.config().repositories;
-        let all = repositories
-            .iter()
-            .flat_map(|one| one.mounts.iter().map(|mount| (&one.name, mount)));
-        let service = Service::new(node.publication()).with_mounts(mounts(all));
-        let shown = node.clone();
-        let page = StatusPage::new(move || serde_json::to_vec(&shown.status()));
+        let Self {
+            node,
+            sockets,
+            frontend,
+        } = self;
+        let (shown, answers) = (node.clone(), frontend.clone());
+        let page = StatusPage::new(move || serde_json::to_vec(&shown.status(&answers.stats())));
         let local = Service::new(node.publication()).with_extra(Arc::new(page));
         let background = futures_util::future::join(node.follow(), checkpoints(&node));
-        sockets.serve(service, local, background, shutdown).await;
+        sockets.serve(&frontend, local, background, shutdown).await;
         write_down(&node).await;
     }
+}
+
+impl Frontend {
+    /// Takes up what a changed configuration says about a node's mounts and certificate. What cannot change while
+    /// the node runs is logged by its name.
+    pub fn reload_node(&self, config: &NodeConfig) {
+        self.reload(&config.http, mounts_of(config));
+    }
+}
+
+fn mounts_of(config: &NodeConfig) -> Mounts {
+    let all = config.repositories.iter();
+    mounts(all.flat_map(|one| one.mounts.iter().map(|mount| (&one.name, mount))))
 }
 
 async fn checkpoints(node: &Node) {

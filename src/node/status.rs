@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use instantmirror_core::traits::ObjectCache as _;
 use instantmirror_core::{Clock as _, SnapshotId, Timestamp};
+use instantmirror_http::Stats;
 use serde::{Deserialize, Serialize};
 
 use super::Node;
 use crate::clock::SystemClock;
 use crate::config::ByteSize;
+use crate::serve::HttpStatus;
 
 /// A node at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,8 @@ pub struct NodeStatus {
     pub fetch: FetchStatus,
     /// Objects being fetched now.
     pub transfers: Vec<TransferStatus>,
+    /// What its HTTP server has answered.
+    pub http: HttpStatus,
 }
 
 /// One repository that a node follows.
@@ -111,9 +115,9 @@ pub struct TransferStatus {
 }
 
 impl Node {
-    /// How the node is now.
+    /// How the node is now; `answered`: by its HTTP server.
     #[must_use]
-    pub fn status(&self) -> NodeStatus {
+    pub fn status(&self, answered: &Stats) -> NodeStatus {
         let usage = self.cache.usage();
         let stats = self.engine.stats();
         NodeStatus {
@@ -137,6 +141,7 @@ impl Node {
                 corrupt: stats.corrupt.values().sum(),
             },
             transfers: self.engine.transfers().iter().map(transfer_status).collect(),
+            http: HttpStatus::new(answered),
         }
     }
 }
@@ -204,6 +209,7 @@ impl fmt::Display for NodeStatus {
                 fetch.failures, fetch.corrupt
             )?;
         }
+        write!(f, "{}", self.http)?;
         for transfer in &self.transfers {
             let percent = transfer.present * 100 / transfer.size.max(1);
             let (size, readers) = (ByteSize(transfer.size), transfer.readers);

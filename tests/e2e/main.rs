@@ -3,13 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod bad_input;
+mod browser;
 mod command_line;
+mod curl;
 mod debian;
 mod kill;
 mod lifecycle;
 mod link;
 mod restart;
 mod staging;
+mod tls;
 mod tree;
 mod world;
 mod yum;

@@ -27,6 +27,9 @@ const STEPS: &[Step] = &[
     ("fuzz targets", fuzz_targets),
 ];
 
+/// Cases of benches/http that CI runs.
+const HTTP_BENCHES: &str = "304,many,1g,cold-crowd,cold-tail";
+
 /// Inputs tried per fuzz target.
 const FUZZ_RUNS: &str = "500000";
 
@@ -191,13 +194,25 @@ fn format_documents(root: &Path) -> Result<()> {
 /// The benches' smoke test; its figures mean nothing.
 fn benches(root: &Path) -> Result<()> {
     run_command(cargo(root).args(["build", "--package", "imserver", "--package", "imnode"]))?;
-    let arguments = ["benches/run.py", "--quick", "--bin", "target/debug"];
-    run_command(
-        Command::new("python3")
-            .args(arguments)
-            .current_dir(root)
-            .stdin(Stdio::null()),
-    )
+    let whole = ["benches/run.py", "--quick", "--bin", "target/debug"];
+    // One case of each kind: every server is started, every client used.
+    let http = [
+        "benches/http/run.py",
+        "--quick",
+        "--bin",
+        "target/debug",
+        "--only",
+        HTTP_BENCHES,
+    ];
+    for arguments in [&whole[..], &http[..]] {
+        run_command(
+            Command::new("python3")
+                .args(arguments)
+                .current_dir(root)
+                .stdin(Stdio::null()),
+        )?;
+    }
+    Ok(())
 }
 
 fn fuzz_targets(root: &Path) -> Result<()> {

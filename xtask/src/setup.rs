@@ -1,9 +1,10 @@
-//! `cargo xtask setup`: the Debian packages that the tests use, installed on a machine that lacks them.
+//! `cargo xtask setup`: the Debian packages that tests and benches use, installed on a machine that lacks them.
 //!
 //! Never touches anything when all of them are present, so it is cheap to run before every test run and needs no
 //! network then. On systems without dpkg it only says what it would have installed.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -15,6 +16,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("apt-utils", "apt-ftparchive writes the indices of the Debian archive"),
     ("aria2", "parallel download client"),
     ("ca-certificates", "apt and cargo over TLS"),
+    ("chromium", "browser that reads directory listings"),
     ("createrepo-c", "metadata of the yum repository"),
     ("curl", "HTTP client"),
     ("dnf", "client of the yum repository"),
@@ -26,6 +28,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("git", "list of tracked files for tidy"),
     ("iproute2", "network namespaces and socket states"),
     ("libc6-dev", "C parts of zstd and blake3"),
+    ("nginx", "oracle of the HTTP server's tests, peer of benches/http"),
+    ("openssl", "certificates of the TLS tests"),
     ("procps", "process states"),
     (
         "python3",
@@ -33,10 +37,16 @@ const PACKAGES: &[(&str, &str)] = &[
     ),
     ("rpm", "rpmbuild makes real RPMs"),
     ("rsync", "peer for comparisons of trees and speed"),
+    ("squid", "caching proxy that benches/http compares with"),
     ("strace", "faults at chosen system calls"),
+    ("varnish", "caching proxy that benches/http compares with"),
     ("wget", "recursive download client"),
+    ("wrk", "load of benches/http"),
     ("xz-utils", "Packages.xz"),
 ];
+
+/// Packages that start a service when they are installed; tests and benches only want the programs.
+const SERVICES: &[&str] = &["nginx", "squid", "varnish"];
 
 /// Installs what is missing.
 pub(crate) fn run() -> Result<()> {
@@ -61,7 +71,20 @@ pub(crate) fn run() -> Result<()> {
             left.join(" ")
         );
     }
+    let started = services_in(&missing);
+    if !started.is_empty() && Path::new("/run/systemd/system").is_dir() {
+        println!("the system may have started services that nothing here needs: systemctl disable --now {started}");
+    }
     Ok(())
+}
+
+fn services_in(packages: &[&str]) -> String {
+    let services: Vec<&str> = SERVICES
+        .iter()
+        .copied()
+        .filter(|name| packages.contains(name))
+        .collect();
+    services.join(" ")
 }
 
 /// The packages of [`PACKAGES`] that dpkg does not know as installed.
@@ -158,6 +181,14 @@ mod tests {
             .collect::<String>()
             + "config-files apt-utils\n";
         assert_eq!(missing_in(&listing), ["apt-utils"]);
+    }
+
+    #[test]
+    fn services_are_named_only_where_they_were_installed() {
+        assert_eq!(services_in(&["curl", "nginx", "varnish"]), "nginx varnish");
+        assert_eq!(services_in(&["curl"]), "");
+        let is_listed = |name: &&str| PACKAGES.iter().any(|(package, _)| package == name);
+        assert!(SERVICES.iter().all(is_listed));
     }
 
     #[test]

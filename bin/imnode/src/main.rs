@@ -89,10 +89,18 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<()> {
         Command::Run => {
             daemon::start_logging(&config.log.level).map_err(anyhow::Error::msg)?;
             let server = NodeServer::bind(Node::open(config).await?).await?;
-            for address in server.addresses() {
-                println!("serving on http://{address}/");
+            for url in server.urls() {
+                println!("serving on {url}");
             }
-            server.run(daemon::told_to_stop()).await;
+            let frontend = server.frontend();
+            let obey = daemon::obey(&frontend, || {
+                frontend.reload_node(&NodeConfig::load(file)?);
+                Ok(())
+            });
+            tokio::select! {
+                () = server.run(daemon::told_to_stop()) => {}
+                () = obey => {}
+            }
         }
         Command::Status { json } => {
             let status: NodeStatus = control::status(&config.control_socket()).await?;

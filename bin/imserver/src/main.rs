@@ -264,10 +264,18 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
         }
         Command::Serve => {
             let server = MasterServer::bind(master).await?;
-            for address in server.addresses() {
-                println!("serving on http://{address}/");
+            for url in server.urls() {
+                println!("serving on {url}");
             }
-            server.run(daemon::told_to_stop()).await;
+            let frontend = server.frontend();
+            let obey = daemon::obey(&frontend, || {
+                frontend.reload_master(&ServerConfig::load(file)?);
+                Ok(())
+            });
+            tokio::select! {
+                () = server.run(daemon::told_to_stop()) => {}
+                () = obey => {}
+            }
             Ok(())
         }
         Command::Node(NodeCommand::Add { name }) => {

@@ -13,7 +13,7 @@ use crate::catalog::NodeSource;
 use crate::entry::FileMeta;
 use crate::head::SignedHead;
 use crate::view::RepositoryState;
-use crate::{RepoName, Snapshot};
+use crate::{ObjectId, RepoName, RepoPath, Snapshot};
 
 /// What a reader is going to read, so that no more is fetched than it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,4 +100,27 @@ pub trait Publication: Debug + Send + Sync + 'static {
 
     /// Where content is read.
     fn objects(&self) -> Arc<dyn ObjectSource>;
+
+    /// The SHA-256 of an object, where it is known without reading the object. May look it up on a disk.
+    fn sha256(&self, object: &ObjectId) -> Option<[u8; 32]> {
+        let _ = object;
+        None
+    }
+
+    /// Other places that have a file, best first: what a tracker knows. Must not wait.
+    fn duplicates(&self, repository: &RepoName, path: &RepoPath) -> Vec<Duplicate> {
+        let _ = (repository, path);
+        Vec::new()
+    }
+}
+
+/// Another place that has a file (RFC 6249).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Duplicate {
+    /// The URL of the file there.
+    pub url: String,
+    /// From 1 (best) to 999,999.
+    pub priority: u32,
+    /// The country it is in, as ISO 3166 has it in two letters, if that is known.
+    pub country: Option<String>,
 }

@@ -253,10 +253,14 @@ impl Connection {
             self.consumed = 0;
             self.header_begun = None;
         }
+        if self.input.is_empty() && self.input.capacity() > IDLE_BUFFER_BYTES {
+            self.input = Vec::new();
+        }
+        if self.output.capacity() > IDLE_BUFFER_BYTES {
+            self.output = Vec::new();
+        }
         let now = Instant::now();
         if self.input.is_empty() {
-            self.input.shrink_to(IDLE_BUFFER_BYTES);
-            self.output.shrink_to(IDLE_BUFFER_BYTES);
             let patience = if self.is_stopping {
                 DRAIN_TIME
             } else if self.is_new {
@@ -282,10 +286,8 @@ impl Connection {
                 self.patience.lasts(DRAIN_TIME);
             }
         }
-        match self.patience.poll_over(cx) {
-            Poll::Ready(()) => Poll::Ready(Ok(Filled::TimedOut)),
-            Poll::Pending => Poll::Pending,
-        }
+        std::task::ready!(self.patience.poll_over(cx));
+        Poll::Ready(Ok(Filled::TimedOut))
     }
 
     /// Reads what is there into `input`.

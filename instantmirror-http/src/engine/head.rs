@@ -4,6 +4,8 @@
 //! it is lenient about is refused here: lines that end without a carriage return, targets that are no text.
 //! [`Framing`] judges the rest.
 
+use std::mem::MaybeUninit;
+
 use http::{Method, StatusCode, Version};
 use httparse::Status;
 
@@ -64,10 +66,10 @@ impl Head<'_> {
 
 /// Reads a request head at the beginning of `bytes`.
 pub(crate) fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Parsed<'a> {
-    let mut storage = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut storage = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let fields_max = limits.header_fields_max.min(FIELDS_MAX);
-    let mut raw = httparse::Request::new(storage.get_mut(..fields_max).unwrap_or_default());
-    let taken = match raw.parse(bytes) {
+    let mut raw = httparse::Request::new(&mut []);
+    let taken = match raw.parse_with_uninit_headers(bytes, storage.get_mut(..fields_max).unwrap_or_default()) {
         Ok(Status::Complete(taken)) => taken,
         Ok(Status::Partial) => return incomplete(bytes, limits),
         Err(error) => return refused(error),

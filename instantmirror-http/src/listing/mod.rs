@@ -141,6 +141,19 @@ pub struct Order {
     pub descending: bool,
 }
 
+/// As in the query that asks for it, in short: `N-A`.
+impl std::fmt::Display for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let column = match self.column {
+            Column::Name => 'N',
+            Column::Date => 'M',
+            Column::Size => 'S',
+            Column::Type => 'T',
+        };
+        write!(f, "{column}-{}", if self.descending { 'D' } else { 'A' })
+    }
+}
+
 impl Order {
     /// Reads `C=N|M|S|T` (name, modified, size, type) and `O=A|D` from a query, as other servers spell it.
     #[must_use]

@@ -82,7 +82,7 @@ pub fn range_counts(fields: &Fields<'_>, validators: &Validators) -> bool {
         return true;
     };
     if validator.starts_with('"') || validator.starts_with("W/") {
-        return validator == validators.etag;
+        return validator == validators.etag && !validator.starts_with("W/");
     }
     parse_date(validator).is_some_and(|date| validators.modified == Some(date))
 }
@@ -99,6 +99,10 @@ fn names(list: &str, etag: &str, comparison: Comparison) -> bool {
     if rest == "*" {
         return true;
     }
+    let (opaque, is_weak) = match etag.strip_prefix("W/") {
+        Some(opaque) => (opaque, true),
+        None => (etag, false),
+    };
     loop {
         rest = rest.trim_start_matches([' ', '\t', ',']);
         let (weak, tag) = match rest.strip_prefix("W/") {
@@ -109,7 +113,7 @@ fn names(list: &str, etag: &str, comparison: Comparison) -> bool {
             return false;
         };
         let (tag, behind) = tag.split_at(end + 2);
-        if tag == etag && !(weak && comparison == Comparison::Strong) {
+        if tag == opaque && !((weak || is_weak) && comparison == Comparison::Strong) {
             return true;
         }
         let behind = behind.trim_start_matches([' ', '\t']);

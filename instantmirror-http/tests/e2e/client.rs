@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 /// An answer as it came.
 #[derive(Debug)]
@@ -105,5 +106,63 @@ fn dechunk(mut rest: &[u8]) -> (Vec<u8>, bool) {
         }
         body.extend_from_slice(&rest[..len]);
         rest = &rest[len + 2..];
+    }
+}
+
+/// A connection that is kept: sends requests and reads each answer to its end, and not beyond.
+pub(crate) struct Kept {
+    input: OwnedReadHalf,
+    pub(crate) output: OwnedWriteHalf,
+    unread: Vec<u8>,
+}
+
+impl Kept {
+    pub(crate) async fn connect(address: SocketAddr) -> std::io::Result<Self> {
+        let (input, output) = TcpStream::connect(address).await?.into_split();
+        let unread = Vec::new();
+        Ok(Self { input, output, unread })
+    }
+
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.output.write_all(bytes).await
+    }
+
+    /// The next answer; `None` if the connection ends before its header did.
+    pub(crate) async fn answer(&mut self, head_only: bool) -> Option<Reply> {
+        let end = loop {
+            if let Some(end) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            if !self.more().await {
+                return None;
+            }
+        };
+        let head = String::from_utf8(self.unread[..end].to_vec()).unwrap().to_lowercase();
+        let length = head
+            .split("content-length: ")
+            .nth(1)
+            .and_then(|rest| rest.split('\r').next());
+        let length: usize = length
+            .filter(|_| !head_only && !head.contains(" 304 "))
+            .map_or(0, |text| text.parse().unwrap());
+        while self.unread.len() < end + length {
+            if !self.more().await {
+                break;
+            }
+        }
+        let rest = self.unread.split_off(self.unread.len().min(end + length));
+        let answer = std::mem::replace(&mut self.unread, rest);
+        Some(parse(&answer, head_only))
+    }
+
+    async fn more(&mut self) -> bool {
+        let mut buffer = vec![0; 64 * 1024];
+        match self.input.read(&mut buffer).await {
+            Ok(read) if read > 0 => {
+                self.unread.extend_from_slice(&buffer[..read]);
+                true
+            }
+            _ => false,
+        }
     }
 }

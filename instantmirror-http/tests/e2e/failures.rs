@@ -143,18 +143,6 @@ async fn a_client_that_leaves_withdraws_its_interest() {
     server.stop().await;
 }
 
-#[tokio::test]
-async fn objects_on_a_disk_are_read_aside() {
-    let file = Arc::new(std::fs::File::open("/dev/null").unwrap());
-    let (server, world) = world(|_| Fault::Described(file)).await;
-    let reply = get(server.address, BAD).await;
-    assert!(reply.status == 200 && reply.whole && reply.body == content());
-    let reply = send(server.address, "GET", BAD, "Range: bytes=1000-600000\r\n", b"").await;
-    assert!(reply.status == 206 && reply.whole && reply.body.len() == 599_001);
-    assert_eq!(world.readers.load(Ordering::SeqCst), 0);
-    server.stop().await;
-}
-
 /// What the log would hold.
 #[derive(Debug, Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);

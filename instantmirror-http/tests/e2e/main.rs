@@ -3,8 +3,10 @@
 
 mod api;
 mod client;
+mod engine;
 mod failures;
 mod hostile;
 mod server;
+mod slow;
 mod trees;
 mod world;

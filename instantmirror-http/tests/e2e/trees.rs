@@ -5,9 +5,10 @@ use instantmirror_core::view::View;
 use instantmirror_core::{ObjectId, RepoPath, Snapshot};
 use instantmirror_http::{Mount, Mounts, Service};
 use std::sync::Arc;
+use tokio::sync::watch;
 
 use crate::client::{get, send};
-use crate::world::{Item, MTIME, Running, Shown, World, name, start};
+use crate::world::{Fault, Item, KNOWN, MTIME, Running, Shown, World, name, start};
 
 const DATE: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
 
@@ -261,6 +262,9 @@ async fn methods() {
 async fn ranges_and_conditions_over_the_wire() {
     let (server, _, world) = world().await;
     let (all, target) = (numbers(), "/pool/numbers.bin");
+    // Not settled, so that it is opened for each request.
+    let (_progress, until) = watch::channel(4000_u64);
+    world.fault(&all, Fault::Until(until));
     let etag = format!("\"{}\"", ObjectId::of(&all));
     let ask = |lines: String| async move { send(server.address, "GET", target, &lines, b"").await };
     for (range, from, to) in [
@@ -343,4 +347,58 @@ fn mounts_are_checked() {
     assert!(Mounts::new(twice).unwrap_err().to_string().contains("'/a'"));
     assert!(Mounts::new(vec![mount(".im/x", View::Current, false)]).is_err());
     assert!(Mounts::new(vec![mount(".imx", View::Current, false)]).is_ok());
+}
+
+#[tokio::test]
+async fn digests_and_other_places_are_named_where_they_are_known() {
+    let world = World::new();
+    let items = vec![("known", Item::File(Bytes::from_static(KNOWN))), ("other", file(b"x"))];
+    world.publish(1, items, true).await;
+    let server = start(Service::new(Arc::new(Shown(world)))).await;
+    for lines in ["", "Range: bytes=0-1\r\n", "", "Range: bytes=0-1\r\n"] {
+        let reply = send(server.address, "GET", "/debian/snap/current/known", lines, b"").await;
+        let encoded = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+        assert_eq!(reply.header("repr-digest"), format!("sha-256=:{encoded}:"));
+        assert_eq!(reply.header("digest"), format!("SHA-256={encoded}"));
+        let links = reply.headers.iter().filter(|(name, _)| name == "link");
+        // What could end the field or the header line is gone.
+        assert_eq!(
+            links.map(|(_, value)| value.as_str()).collect::<Vec<_>>(),
+            [
+                "<https://a.example/known>; rel=duplicate; pri=1; geo=de",
+                "<https://c.example/;rel=x>; rel=duplicate; pri=3",
+            ]
+        );
+    }
+    let reply = get(server.address, "/debian/snap/current/other").await;
+    assert!(reply.find("repr-digest").is_none() && reply.find("link").is_none());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn pages_are_asked_about_and_not_sent_again() {
+    let (server, _, world) = world().await;
+    let target = "/debian/snap/current/pool/";
+    let tag = get(server.address, target).await.header("etag").to_owned();
+    assert!(tag.starts_with("W/\""), "{tag}");
+    let ask = format!("If-None-Match: {tag}\r\n");
+    let reply = send(server.address, "GET", target, &ask, b"").await;
+    assert_eq!((reply.status, reply.header("etag")), (304, tag.as_str()));
+    for (target, lines) in [
+        ("/debian/snap/current/pool/?C=S", ask.clone()),
+        ("/debian/snap/current/pool/?json", ask.clone()),
+        ("/debian/snap/current/", ask.clone()),
+        (target, format!("{ask}Accept: application/json\r\n")),
+    ] {
+        assert_eq!(
+            send(server.address, "GET", target, &lines, b"").await.status,
+            200,
+            "{target}"
+        );
+    }
+    let reply = send(server.address, "GET", target, &format!("If-Match: {tag}\r\n"), b"").await;
+    assert_eq!(reply.status, 412);
+    world.publish(9, vec![("pool/new", file(b"new"))], true).await;
+    assert_eq!(send(server.address, "GET", target, &ask, b"").await.status, 200);
+    server.stop().await;
 }

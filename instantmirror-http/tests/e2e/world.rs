@@ -14,17 +14,19 @@ use instantmirror_core::head::{LiveSnapshot, SnapshotState};
 use instantmirror_core::memory::{MemoryCache, MemoryStore};
 use instantmirror_core::outboard::{ObjectHasher, VerifyError};
 use instantmirror_core::traits::{
-    ObjectCache, ObjectReader, ObjectSource, Publication, ReadIntent, SnapshotStore as _, TransportError,
+    Duplicate, ObjectCache, ObjectReader, ObjectSource, Publication, ReadIntent, SnapshotStore as _, TransportError,
 };
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{
-    CacheError, Directory, Entry, FetchError, FileMeta, Head, Kind, Meta, Name, ObjectId, RepoName, Root, SecretKey,
-    SignedHead, Snapshot, SnapshotId, Timestamp,
+    CacheError, Directory, Entry, FetchError, FileMeta, Head, Kind, Meta, Name, ObjectId, RepoName, RepoPath, Root,
+    SecretKey, SignedHead, Snapshot, SnapshotId, Timestamp,
 };
 use instantmirror_http::{Server, Service};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+/// Content of which a digest is known.
+pub(crate) const KNOWN: &[u8] = b"known content";
 pub(crate) const MTIME: i64 = 1_700_000_000;
 
 /// What a file of a test tree is.
@@ -43,7 +45,7 @@ pub(crate) enum Fault {
     At(u64, FetchError),
     /// Ready as far as this says.
     Until(watch::Receiver<u64>),
-    /// None, but read like one on a disk: it has this descriptor.
+    /// None, and it lies in a file: it has this descriptor.
     Described(Arc<std::fs::File>),
     /// Opened with another size.
     Size(u64),
@@ -263,6 +265,27 @@ impl Publication for Shown {
     fn objects(&self) -> Arc<dyn ObjectSource> {
         Arc::new(self.clone())
     }
+
+    /// Known of one object only.
+    fn sha256(&self, object: &ObjectId) -> Option<[u8; 32]> {
+        (*object == ObjectId::of(KNOWN)).then_some([7; 32])
+    }
+
+    fn duplicates(&self, _: &RepoName, path: &RepoPath) -> Vec<Duplicate> {
+        if path.as_str() != "known" {
+            return Vec::new();
+        }
+        let place = |url: &str, priority, country: Option<&str>| Duplicate {
+            url: url.to_owned(),
+            priority,
+            country: country.map(str::to_owned),
+        };
+        vec![
+            place("https://a.example/known", 1, Some("DE")),
+            place("https://b.example/<\r\n>known", 2, Some("\r\n")),
+            place("https://c.example/\">; rel=\"x", 3, None),
+        ]
+    }
 }
 
 #[async_trait]
@@ -325,6 +348,10 @@ impl ObjectReader for Reader {
             Some(Fault::Described(file)) => Some(file.as_fd()),
             _ => None,
         }
+    }
+
+    fn is_settled(&self) -> bool {
+        matches!(self.fault, None | Some(Fault::Described(_)))
     }
 
     fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError> {

@@ -13,6 +13,7 @@
 //! | Debian | [`debian::Archive`] | [`debian::AptClient`] |
 //! | yum | [`yum::Repository`] | [`yum::DnfClient`] |
 //! | trees of files | [`tree::TreeSpec`] | [`fetch::wget_tree`], [`fetch::aria2`], [`http::get`] |
+//! | pages | | [`browser::Browser`] |
 //! | result | | [`compare::Comparison`] |
 //! | our programs | [`process::binary`] | [`process::Daemon`] |
 //!
@@ -27,6 +28,7 @@
 //! # Ok::<(), anyhow::Error>(())
 //! ```
 
+pub mod browser;
 pub mod command;
 pub mod compare;
 pub mod debian;

@@ -44,7 +44,7 @@ impl Repository {
                 continue; // A symlink, or tracked and deleted in the work tree.
             }
             let bytes = std::fs::read(&absolute).with_context(|| format!("cannot read {path}"))?;
-            if let Some(text) = text_of(bytes) {
+            if let Some(text) = text_of(bytes).filter(|_| !path.starts_with(DATA)) {
                 files.push(SourceFile {
                     path: path.to_owned(),
                     text,
@@ -98,6 +98,9 @@ impl SourceFile {
         tokens.map_err(|error| anyhow::anyhow!("{}: not Rust: {error}", self.path))
     }
 }
+
+/// Inputs for programs, byte for byte as they are: not written for people, whatever they look like.
+const DATA: &str = "fuzz/seeds/";
 
 fn text_of(bytes: Vec<u8>) -> Option<String> {
     if bytes.contains(&0) {

@@ -1,0 +1,122 @@
+//! `[http]`: the HTTP server of master and node.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use instantmirror_http::Limits;
+use serde::Deserialize;
+
+use super::TimeSpan;
+
+/// Most connections that may be allowed: beyond it no machine has descriptors.
+const CONNECTIONS_MAX: usize = 1 << 20;
+
+/// `[http]`: where the HTTP server listens, and what it allows.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Addresses with ports, plain HTTP/1.1.
+    pub listen: Vec<SocketAddr>,
+    /// Most connections at a time, plain and encrypted.
+    pub max_connections: usize,
+    /// A file for a line per request, in the combined format.
+    pub access_log: Option<PathBuf>,
+    /// `[http.tls]`: encrypted connections, HTTP/1.1 and HTTP/2.
+    pub tls: Option<TlsConfig>,
+    /// `[http.limits]`: what is allowed to clients.
+    pub limits: LimitsConfig,
+}
+
+/// `[http.tls]`: encrypted connections.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Addresses with ports.
+    pub listen: Vec<SocketAddr>,
+    /// The certificate with its chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+}
+
+/// `[http.limits]`: what is allowed to clients, by the names of [`Limits`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Time for the header of a request, from its first byte on.
+    pub header_timeout: TimeSpan,
+    /// A connection on which nothing is asked for so long is closed.
+    pub idle_timeout: TimeSpan,
+    /// A client that takes nothing of an answer for so long is cut.
+    pub write_timeout: TimeSpan,
+    /// Fewest bytes a second that a client must take, once it has made us wait for longer than `write_timeout`.
+    pub send_rate_min: u64,
+    /// How long requests may go on after the daemon was told to stop.
+    pub shutdown_grace: TimeSpan,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            max_connections: 10_000,
+            access_log: None,
+            tls: None,
+            limits: LimitsConfig::default(),
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            header_timeout: TimeSpan(limits.header_timeout),
+            idle_timeout: TimeSpan(limits.idle_timeout),
+            write_timeout: TimeSpan(limits.write_timeout),
+            send_rate_min: limits.send_rate_min,
+            shutdown_grace: TimeSpan(limits.shutdown_grace),
+        }
+    }
+}
+
+impl HttpConfig {
+    /// What the server allows.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            connections_max: self.max_connections,
+            header_timeout: self.limits.header_timeout.0,
+            idle_timeout: self.limits.idle_timeout.0,
+            write_timeout: self.limits.write_timeout.0,
+            send_rate_min: self.limits.send_rate_min,
+            shutdown_grace: self.limits.shutdown_grace.0,
+            ..Limits::default()
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        let asked = self.max_connections;
+        if !(1..=CONNECTIONS_MAX).contains(&asked) {
+            return Err(format!(
+                "[http] max_connections = {asked}: it must be from 1 to {CONNECTIONS_MAX}"
+            ));
+        }
+        let times = [
+            ("header_timeout", self.limits.header_timeout),
+            ("idle_timeout", self.limits.idle_timeout),
+            ("write_timeout", self.limits.write_timeout),
+        ];
+        if let Some((name, _)) = times.iter().find(|(_, time)| time.0.is_zero()) {
+            return Err(format!(
+                "[http.limits] {name} = 0: every connection would be cut at once"
+            ));
+        }
+        match &self.tls {
+            Some(tls) if tls.listen.is_empty() => {
+                Err("[http.tls] listen is empty: name an address, or leave the section out".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+}
