@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -22,6 +23,28 @@ pub fn start_logging(level: &str) -> Result<(), String> {
         .with_target(false)
         .try_init()
         .map_err(|error| error.to_string())
+}
+
+/// Descriptors that a daemon needs besides those of its connections: listeners, catalogs, transfers, objects kept open.
+const OTHER_DESCRIPTORS: u64 = 20_000;
+
+/// Raises the soft limit of open files as far as it may go, and says so in the log if that is too little for so many
+/// connections.
+pub fn raise_descriptor_limit(connections: usize) {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let raised = setrlimit(Resource::Nofile, limit).is_ok();
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let wanted = connections as u64 + OTHER_DESCRIPTORS;
+    if allowed < wanted {
+        tracing::warn!(
+            allowed,
+            wanted,
+            raised,
+            "the limit of open files is low for [http] max_connections = {connections}; raise it (`LimitNOFILE=` of the \
+             service, `ulimit -Hn`)"
+        );
+    }
 }
 
 /// Ready at the first SIGTERM or SIGINT.

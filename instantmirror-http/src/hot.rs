@@ -224,3 +224,54 @@ impl HotAnswer {
         Some(written)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use async_trait::async_trait;
+    use instantmirror_core::SignedHead;
+    use instantmirror_core::catalog::NodeSource;
+    use instantmirror_core::memory::MemoryStore;
+    use instantmirror_core::traits::{FetchError, ObjectSource, ReadIntent};
+
+    use super::*;
+
+    /// A publication of nothing.
+    #[derive(Debug)]
+    pub(crate) struct Nothing;
+
+    #[async_trait]
+    impl Publication for Nothing {
+        fn repositories(&self) -> Vec<RepoName> {
+            Vec::new()
+        }
+
+        fn state(&self, _: &RepoName) -> Option<Arc<RepositoryState>> {
+            None
+        }
+
+        async fn head_after(&self, _: &RepoName, _: u64) -> Option<Arc<SignedHead>> {
+            None
+        }
+
+        fn nodes(&self) -> Arc<dyn NodeSource> {
+            Arc::new(MemoryStore::new())
+        }
+
+        fn objects(&self) -> Arc<dyn ObjectSource> {
+            Arc::new(Self)
+        }
+    }
+
+    #[async_trait]
+    impl ObjectSource for Nothing {
+        async fn open(
+            &self,
+            _: &RepoName,
+            file: &FileMeta,
+            _: ReadIntent,
+        ) -> Result<Arc<dyn ObjectReader>, FetchError> {
+            let object = file.object;
+            Err(FetchError::Cache(instantmirror_core::CacheError::Busy(object)))
+        }
+    }
+}

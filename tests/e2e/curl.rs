@@ -20,7 +20,7 @@ struct Transport {
 }
 
 /// Every test of this file goes through all of them.
-const TRANSPORTS: [Transport; 3] = [
+const TRANSPORTS: [Transport; 4] = [
     Transport {
         name: "HTTP/1.1",
         scheme: "http",
@@ -31,6 +31,12 @@ const TRANSPORTS: [Transport; 3] = [
         name: "HTTP/1.0",
         scheme: "http",
         option: "--http1.0",
+        version: "1.1",
+    },
+    Transport {
+        name: "HTTP/1.1 over TLS",
+        scheme: "https",
+        option: "--http1.1",
         version: "1.1",
     },
     Transport {

@@ -145,7 +145,7 @@ const BOTH: &[(&str, &str)] = &[
     ),
 ];
 
-const METHODS: [&str; 2] = ["POST", "GET"];
+const METHODS: [&str; 3] = ["POST", "GET", "HEAD"];
 
 pub(crate) fn cases() -> Vec<Case> {
     explained(table(), EXPLAINED)

@@ -88,6 +88,7 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Run => {
             daemon::start_logging(&config.log.level).map_err(anyhow::Error::msg)?;
+            daemon::raise_descriptor_limit(config.http.max_connections);
             let server = NodeServer::bind(Node::open(config).await?).await?;
             for url in server.urls() {
                 println!("serving on {url}");

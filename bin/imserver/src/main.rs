@@ -263,6 +263,7 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             tokio::task::block_in_place(|| retention::run(&master, &names, clean_up, json))
         }
         Command::Serve => {
+            daemon::raise_descriptor_limit(master.config().http.max_connections);
             let server = MasterServer::bind(master).await?;
             for url in server.urls() {
                 println!("serving on {url}");

@@ -366,3 +366,25 @@ fn visit(service: &Service, address: Option<IpAddr>, head: &Head<'_>) -> Option<
     };
     Some(Visit::new(service.access_log()?, &visitor))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mirrors hold tens of thousands of idle connections.
+    #[tokio::test]
+    async fn a_connection_that_waits_is_small() {
+        let (near, _far) = tokio::net::UnixStream::pair().unwrap();
+        let publication = Arc::new(crate::hot::tests::Nothing);
+        let (_sender, services) = watch::channel(Arc::new(Service::new(publication)));
+        let shared = Arc::new(Shared {
+            services,
+            limits: Limits::default(),
+            stopping: Stopping::never(),
+        });
+        let connection = Connection::new(Socket::Unix(near), None, shared);
+        let own = std::mem::size_of_val(&connection);
+        let carried = std::mem::size_of_val(&connection.carry());
+        assert!(carried <= 1024, "{carried} bytes, {own} of them the connection itself");
+    }
+}
