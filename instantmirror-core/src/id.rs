@@ -235,6 +235,11 @@ label! {
     TagName, "tag name"
 }
 
+label! {
+    /// Names a mirror node at its master, with the alphabet of [`RepoName`].
+    NodeName, "node name"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,8 @@
 //! * What is published: [`Name`], [`RepoPath`], [`Entry`], [`catalog`], [`Snapshot`], [`Head`].
 //! * What proves it: [`ObjectId`], [`outboard`], [`sign`].
 //! * Where parts meet: [`traits`], with [`memory`] implementations and (feature `conformance`) suites.
-//! * What is decided: [`scheduler`], [`fill`], [`view`].
+//! * What is decided: [`scheduler`], [`fill`], [`view`], [`grace`],
+//!   [`retention`], [`appearance`].
 //!
 //! ```
 //! use instantmirror_core::catalog::{Catalog, build_directory};
@@ -31,12 +32,14 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod appearance;
 pub mod batch;
 pub mod catalog;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod entry;
 pub mod fill;
+pub mod grace;
 pub mod head;
 pub mod id;
 pub mod memory;
@@ -44,6 +47,7 @@ pub mod name;
 pub mod outboard;
 pub mod range_set;
 pub mod reader;
+pub mod retention;
 pub mod scheduler;
 pub mod sign;
 pub mod snapshot;
@@ -53,7 +57,7 @@ pub mod view;
 
 pub use entry::{Directory, Entry, FileMeta, Kind, Meta};
 pub use head::{Head, HeadError, SignedHead};
-pub use id::{IdError, NodeId, ObjectId, RecordId, RepoName, SnapshotId, TagName};
+pub use id::{IdError, NodeId, NodeName, ObjectId, RecordId, RepoName, SnapshotId, TagName};
 pub use name::{Name, NameError, RepoPath};
 pub use outboard::Outboard;
 pub use range_set::RangeSet;

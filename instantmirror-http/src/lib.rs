@@ -81,7 +81,7 @@ mod stream;
 mod tls;
 
 pub use access_log::{AccessLog, AccessLogError};
-pub use api::Api;
+pub use api::{Api, Gatekeeper};
 pub use body::ServeBody;
 pub use hot::{HOT_BODY_BYTES_MAX, HotLimits};
 pub use limits::{Limits, Stopping};

@@ -296,12 +296,12 @@ fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, reque
     let nodes = publication.nodes();
     let catalog = Catalog::new(Arc::clone(&nodes), snapshot.root.meta());
     let fixed = tree.by_default && matches!(view, View::Snapshot(_));
-    let origin = |path: RepoPath, directory: bool| {
-        let permanent = (!fixed).then(|| permanent_path(mounts, repository, snapshot.id, &path, directory));
+    let origin = |snapshot: SnapshotId, path: RepoPath, directory: bool| {
+        let permanent = (!fixed).then(|| permanent_path(mounts, repository, snapshot, &path, directory));
         Origin {
             repository: repository.clone(),
             state: Arc::clone(state),
-            snapshot: snapshot.id,
+            snapshot,
             fixed,
             path,
             permanent: permanent.flatten(),
@@ -309,14 +309,43 @@ fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, reque
     };
     match find(&catalog, tree, request) {
         Err(error) => Route::Failed(repository.clone(), error),
-        Ok(Found::File(path, file, mtime)) => Route::File(origin(path, false), file, mtime),
-        Ok(Found::Directory(directory)) => Route::Directory(origin(tree.path.clone(), true), directory, Nodes(nodes)),
+        Ok(Found::File(path, file, mtime)) => Route::File(origin(snapshot.id, path, false), file, mtime),
+        Ok(Found::Directory(directory)) => {
+            Route::Directory(origin(snapshot.id, tree.path.clone(), true), directory, Nodes(nodes))
+        }
         Ok(Found::Slashless) => Route::Redirect(with_slash(&request.path), fixed),
-        Ok(Found::Nothing) => Route::NotFound(format!(
-            "there is no '/{}' in snapshot {} of repository '{repository}'",
-            tree.path, snapshot.id
-        )),
+        Ok(Found::Nothing) => match find_in_grace(publication, &nodes, tree, request) {
+            Some((snapshot, path, file, mtime)) => Route::File(origin(snapshot, path, false), file, mtime),
+            None => Route::NotFound(format!(
+                "there is no '/{}' in snapshot {} of repository '{repository}'",
+                tree.path, snapshot.id
+            )),
+        },
     }
+}
+
+/// A file that `current` lacks, in one of the snapshots that were current a while ago. Files only: a listing tells what
+/// is there now.
+fn find_in_grace(
+    publication: &dyn Publication,
+    nodes: &Arc<dyn NodeSource>,
+    tree: &Tree,
+    request: &RequestPath,
+) -> Option<(SnapshotId, RepoPath, FileMeta, i64)> {
+    if tree.view != View::Current || request.directory {
+        return None;
+    }
+    publication.fallbacks(&tree.repository).iter().find_map(|snapshot| {
+        let catalog = Catalog::new(Arc::clone(nodes), snapshot.root.meta());
+        match find(&catalog, tree, request) {
+            Ok(Found::File(path, file, mtime)) => Some((snapshot.id, path, file, mtime)),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!(repository = %tree.repository, snapshot = %snapshot.id, "its catalog cannot be read: {error}");
+                None
+            }
+        }
+    })
 }
 
 enum Found {

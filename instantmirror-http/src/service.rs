@@ -156,7 +156,8 @@ impl Service {
         let answer = match framing.objection(&head.method, head.uri.path(), head.version) {
             Some(objection) => self.refuse(StatusCode::BAD_REQUEST, objection),
             None => {
-                let request = Request::new(&head.method, &head.uri, &head.headers);
+                let mut request = Request::new(&head.method, &head.uri, &head.headers);
+                request.client = head.extensions.get().copied().unwrap_or_default();
                 self.answer(&request, body, stopping).await
             }
         };

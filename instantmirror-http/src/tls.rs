@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 use crate::access_log::{Visit, Visitor};
 use crate::body::ServeBody;
 use crate::engine::{Connection, Shared, Socket};
+use crate::request::Client;
 use crate::stream::Watched;
 
 const HTTP_2: &[u8] = b"h2";
@@ -218,7 +219,7 @@ impl Drop for Running {
 }
 
 async fn answer_http2(
-    request: http::Request<hyper::body::Incoming>,
+    mut request: http::Request<hyper::body::Incoming>,
     address: IpAddr,
     shared: &Shared,
     running: Running,
@@ -236,6 +237,10 @@ async fn answer_http2(
             agent: field(http::header::USER_AGENT),
         };
         Visit::new(log, &visitor)
+    });
+    request.extensions_mut().insert(Client {
+        address: Some(address),
+        is_private: true,
     });
     let answer = service.handle(request, &shared.stopping).await;
     let status = answer.status();

@@ -362,6 +362,11 @@ impl DigestTable {
         )
     }
 
+    /// How many digests there are; those put several times may count several times.
+    pub fn entries(&self) -> u64 {
+        self.packs.stats().entries
+    }
+
     /// Forgets the digests of objects that `keep` refuses.
     pub fn retain(&self, keep: &dyn Fn(&ObjectId) -> bool) -> Result<()> {
         self.packs.compact(&|key| keep(&ObjectId::from_bytes(*key))).map(|_| ())

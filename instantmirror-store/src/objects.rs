@@ -2,7 +2,8 @@
 //!
 //! Objects get their name by rename after they were hashed, and only what was hashed gets it: the digest is
 //! computed from the very copy that is kept (reflink, copy) or from the very inode (hard link). Many processes
-//! may read while one publishes. There is no limit and no expiry here: retention decides what goes.
+//! may read while one publishes. There is no limit and no expiry here: retention decides what goes,
+//! and calls [`ObjectStore::discard`].
 //!
 //! Invariant: a reader gets bytes that match the object's outboard, or an error; never rotten bytes in silence.
 
@@ -10,6 +11,7 @@ use std::collections::HashSet;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,7 +22,7 @@ use instantmirror_core::traits::{CacheUsage, ObjectCache, ObjectFill, ObjectHand
 use instantmirror_core::{CacheError, ObjectId, RangeSet};
 
 use crate::digest::{ContentDigest, ContentHasher, DigestTable, READ_BYTES};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, FileKind};
 use crate::error::{Result, StoreError};
 use crate::import::{ImportMethod, ImportOptions, hardlink, reflink};
 use crate::tree::{FileStamp, SourceFile};
@@ -105,6 +107,17 @@ impl ObjectStore {
     pub fn contains(&self, object: &ObjectId, size: u64) -> Result<bool> {
         match self.disk.metadata(&object_path(object)) {
             Ok(meta) => Ok(meta.len == size),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether an object is here, of whatever size.
+    ///
+    /// Errors: [`StoreError::Io`].
+    pub fn is_here(&self, object: &ObjectId) -> Result<bool> {
+        match self.disk.metadata(&object_path(object)) {
+            Ok(_) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error),
         }
@@ -244,6 +257,59 @@ impl ObjectStore {
         // Not before: a second file with this content must not replace the one that was synced.
         let mut held = self.fresh();
         digests.iter().for_each(|digest| _ = held.remove(&digest.object()));
+        Ok(())
+    }
+
+    /// Removes objects, and returns how many and how many bytes that were; what is not here is passed over. Open handles
+    /// stay readable. Not durable before [`commit_discarded`](Self::commit_discarded). For the one who holds the lock of
+    /// the [`DigestTable`], and knows that no snapshot refers to them.
+    ///
+    /// Errors: [`StoreError::Io`]; some of them may be gone then.
+    pub fn discard(&self, objects: &[ObjectId]) -> Result<(u64, u64)> {
+        let (mut count, mut bytes) = (0, 0);
+        for object in objects {
+            let path = object_path(object);
+            let len = match self.disk.metadata(&path) {
+                Err(error) if error.is_not_found() => continue,
+                meta => meta?.len,
+            };
+            self.disk.remove(&path)?;
+            self.fresh().remove(object);
+            count += 1;
+            bytes += len;
+        }
+        Ok((count, bytes))
+    }
+
+    /// Makes durable that these objects are gone.
+    ///
+    /// Errors: [`StoreError::Io`].
+    pub fn commit_discarded<'a>(&self, objects: impl IntoIterator<Item = &'a ObjectId>) -> Result<()> {
+        let paths = objects.into_iter().map(object_path);
+        let dirs: HashSet<PathBuf> = paths.filter_map(|path| path.parent().map(Path::to_path_buf)).collect();
+        for dir in dirs {
+            match self.disk.sync_dir(&dir) {
+                Err(error) if error.is_not_found() => {}
+                synced => synced?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Visits the ids of all objects here, directory by directory.
+    ///
+    /// Errors: [`StoreError::Io`].
+    pub fn for_each(&self, mut visit: impl FnMut(ObjectId)) -> Result<()> {
+        for dir in self.disk.list(Path::new(OBJECTS))? {
+            if dir.kind != FileKind::Dir {
+                continue;
+            }
+            for item in self.disk.list(&Path::new(OBJECTS).join(&dir.name))? {
+                if let Some(Ok(object)) = item.name.to_str().map(ObjectId::from_str) {
+                    visit(object);
+                }
+            }
+        }
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use instantmirror_core::catalog::{CatalogNode, Delta, NodeSource, check_closure};
+use instantmirror_core::catalog::{CatalogNode, NodeSource, Reachable, check_closure};
 use instantmirror_core::traits::SnapshotStore;
 use instantmirror_core::{
     Directory, Head, NodeId, PublicKey, RecordId, RepoName, SignedHead, Snapshot, SnapshotId, StoreError as CoreError,
@@ -85,36 +85,53 @@ impl DiskSnapshotStore {
     }
 
     /// Gives the space of catalog nodes back that no snapshot here refers to. Not to be called while a snapshot is
-    /// being taken in: nodes whose record is not here yet would go.
+    /// being taken in: nodes whose record is not here yet would go. Costs one walk of the catalogs, during which heads
+    /// and records can be written.
     pub fn collect_garbage(&self) -> Result<Compaction, CoreError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut live: HashSet<NodeId> = HashSet::new();
-        let mut before = None;
-        for root in self.roots()? {
-            // Only what differs from the snapshot before is walked.
-            for node in Delta::new(self, before, root) {
-                live.insert(node?.id());
+        let mut live = Reachable::new(self, HashSet::new());
+        let mut marked = HashSet::new();
+        loop {
+            let mut grown = false;
+            for (repository, id) in self.records()? {
+                if !marked.insert((repository.clone(), id)) {
+                    continue;
+                }
+                if let Some(snapshot) = self.read_record(&repository, id).map_err(core_error)? {
+                    live.add_root(snapshot.root.node);
+                    grown = true;
+                }
             }
-            before = Some(root);
+            // A record that came during the walk is walked too; the last look finds none.
+            if !grown {
+                break;
+            }
+            for node in live.by_ref() {
+                node?;
+            }
         }
+        let live = live.into_seen();
+        self.compact_nodes(&|id| live.contains(id))
+    }
+
+    /// Gives the space of catalog nodes back that `keep` refuses. For a caller that knows what is in use.
+    pub fn compact_nodes(&self, keep: &dyn Fn(&NodeId) -> bool) -> Result<Compaction, CoreError> {
         self.packs
-            .compact(&|key| live.contains(&NodeId::from_bytes(*key)))
+            .compact(&|key| keep(&NodeId::from_bytes(*key)))
             .map_err(core_error)
     }
 
-    fn roots(&self) -> Result<Vec<NodeId>, CoreError> {
-        let mut roots = Vec::new();
+    /// All snapshots of all repositories that are here, whether or not any head names them, in no order.
+    pub fn records(&self) -> Result<Vec<(RepoName, SnapshotId)>, CoreError> {
+        let mut records = Vec::new();
         for item in self.disk.list(&self.dir.join(RECORDS)).map_err(core_error)? {
             let name = item.name.to_str().and_then(|name| RepoName::from_str(name).ok());
             let Some(repository) = name.filter(|_| item.kind == FileKind::Dir) else {
                 continue;
             };
-            for id in self.list(&repository).map_err(core_error)? {
-                let snapshot = self.read_record(&repository, id).map_err(core_error)?;
-                roots.extend(snapshot.map(|snapshot| snapshot.root.node));
-            }
+            let ids = self.list(&repository).map_err(core_error)?;
+            records.extend(ids.into_iter().map(|id| (repository.clone(), id)));
         }
-        Ok(roots)
+        Ok(records)
     }
 
     fn record_path(&self, repository: &RepoName, id: SnapshotId) -> PathBuf {

@@ -1,6 +1,7 @@
 //! A master over HTTP: [`PeerTransport`] for objects, [`Upstream`] for heads and catalogs
 //! (docs/formats/api.md). Verifies nothing; whoever asks does.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub struct HttpOrigin {
     client: Client,
     base: Url,
     label: String,
+    /// Says who we are.
+    authorization: Option<header::HeaderValue>,
 }
 
 impl HttpOrigin {
@@ -60,14 +63,53 @@ impl HttpOrigin {
             client,
             base: url,
             label: base.trim_end_matches('/').to_owned(),
+            authorization: None,
         })
+    }
+
+    /// Says who we are, with the token that the master gave us: then it tells us of what is staged.
+    ///
+    /// # Errors
+    /// [`TransportError::Refused`] if the way there is neither encrypted nor inside this machine, so that others could
+    /// hear the token, or if it is no token.
+    pub fn with_token(mut self, token: &str) -> Result<Self, TransportError> {
+        let refused = |reason: &str| TransportError::Refused {
+            from: self.label.clone(),
+            reason: reason.to_owned(),
+        };
+        let host = self.base.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        if self.base.scheme() != "https" && !is_here {
+            return Err(refused("a token is sent over https or inside this machine only"));
+        }
+        let value = header::HeaderValue::from_str(&format!("Bearer {token}"));
+        let mut value = value.map_err(|_| refused("its token holds characters that no token has"))?;
+        value.set_sensitive(true);
+        self.authorization = Some(value);
+        Ok(self)
+    }
+
+    /// Tells the master that we have all of a staged snapshot. It wants a [token](Self::with_token).
+    ///
+    /// # Errors
+    /// Any [`TransportError`]; [`TransportError::NotFound`] if it is not staged (any more).
+    pub async fn report_synced(&self, repository: &RepoName, snapshot: SnapshotId) -> Result<(), TransportError> {
+        let request = self
+            .request(Method::POST, repository, "synced")
+            .body(snapshot.to_string());
+        let what = format!("staged snapshot {snapshot}");
+        self.send(&what, request, PROGRESS_TIMEOUT).await.map(drop)
     }
 
     fn request(&self, method: Method, repository: &RepoName, path: &str) -> RequestBuilder {
         let mut url = self.base.clone();
         // Names and hashes are URL safe as they are.
         url.set_path(&format!("{}.im/v1/{repository}/{path}", self.base.path()));
-        self.client.request(method, url)
+        let request = self.client.request(method, url);
+        match &self.authorization {
+            Some(value) => request.header(header::AUTHORIZATION, value.clone()),
+            None => request,
+        }
     }
 
     async fn send(&self, what: &str, request: RequestBuilder, wait: Duration) -> Result<Response, TransportError> {

@@ -1,7 +1,9 @@
 //! Configuration: one TOML file per daemon, the same section names everywhere. Unknown keys are errors, and
 //! every error says file, line, column, and the nearest key or what is allowed.
 
+mod addresses;
 mod http;
+mod lifecycle;
 mod node;
 mod parts;
 mod server;
@@ -11,7 +13,9 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+pub use addresses::{AddressBlock, NodesConfig};
 pub use http::{HttpConfig, LimitsConfig, TlsConfig};
+pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig};
 pub use node::{CacheConfig, NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, LogConfig, MountConfig};
 pub use server::{ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};

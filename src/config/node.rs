@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use instantmirror_core::{PublicKey, RepoName};
 use serde::{Deserialize, Deserializer};
 
+use super::lifecycle::NodeSnapshotsConfig;
 use super::parts::check_mounts;
 use super::{ByteSize, Checked, ConfigError, ControlConfig, HttpConfig, LogConfig, MountConfig};
 
@@ -18,6 +19,9 @@ pub struct NodeConfig {
     pub repositories: Vec<NodeRepository>,
     /// `[cache]`.
     pub cache: CacheConfig,
+    /// `[snapshots]`.
+    #[serde(default)]
+    pub snapshots: NodeSnapshotsConfig,
     /// `[http]`.
     #[serde(default)]
     pub http: HttpConfig,
@@ -40,6 +44,9 @@ pub struct NodeRepository {
     pub master: Vec<String>,
     /// Public keys of the master; one of them must have signed.
     pub trust: Vec<PublicKey>,
+    /// The file with the token that `imserver node add` printed; with it the master gives us what is staged.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
     /// Extra places at which it appears.
     #[serde(default)]
     pub mounts: Vec<MountConfig>,
@@ -107,7 +114,11 @@ impl Checked for NodeConfig {
         self.log.check()?;
         let mut names = BTreeSet::new();
         for NodeRepository {
-            name, master, trust, ..
+            name,
+            master,
+            trust,
+            token_file,
+            ..
         } in &self.repositories
         {
             if !names.insert(name) {
@@ -117,8 +128,13 @@ impl Checked for NodeConfig {
                 return Err(format!("repository '{name}': master names no URL"));
             }
             for url in master {
-                instantmirror_swarm::HttpOrigin::new(url)
-                    .map_err(|error| format!("repository '{name}': master {error}"))?;
+                let origin = instantmirror_swarm::HttpOrigin::new(url);
+                let origin = origin.and_then(|origin| match token_file {
+                    // Whether a token may be sent there, whatever it is.
+                    Some(_) => origin.with_token("token"),
+                    None => Ok(origin),
+                });
+                origin.map_err(|error| format!("repository '{name}': master {error}"))?;
             }
             if trust.is_empty() {
                 return Err(format!(

@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use instantmirror_core::RepoName;
+use instantmirror_core::retention::RetentionPolicy;
 use serde::Deserialize;
 
+use super::addresses::NodesConfig;
+use super::lifecycle::{MasterSnapshotsConfig, RetentionConfig};
 use super::parts::check_mounts;
 use super::{ByteSize, Checked, ConfigError, ControlConfig, HttpConfig, LogConfig, MountConfig};
 
@@ -18,6 +21,15 @@ pub struct ServerConfig {
     pub repositories: Vec<ServerRepository>,
     /// `[store]`.
     pub store: StoreConfig,
+    /// `[retention]`, for repositories that have none of their own.
+    #[serde(default)]
+    pub retention: RetentionConfig,
+    /// `[snapshots]`.
+    #[serde(default)]
+    pub snapshots: MasterSnapshotsConfig,
+    /// `[nodes]`.
+    #[serde(default)]
+    pub nodes: NodesConfig,
     /// `[http]`.
     #[serde(default)]
     pub http: HttpConfig,
@@ -49,6 +61,9 @@ pub struct ServerRepository {
     /// Extra places at which it appears.
     #[serde(default)]
     pub mounts: Vec<MountConfig>,
+    /// Which snapshots stay; instead of `[retention]`, not in addition to it.
+    #[serde(default)]
+    pub retention: Option<RetentionConfig>,
 }
 
 fn default_piece_length() -> ByteSize {
@@ -112,6 +127,18 @@ impl ServerConfig {
     /// [`ConfigError`].
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
         super::parse(file, text)
+    }
+
+    /// Which snapshots of a repository stay.
+    #[must_use]
+    pub fn retention_of<'a>(&'a self, repository: &'a ServerRepository) -> &'a RetentionConfig {
+        repository.retention.as_ref().unwrap_or(&self.retention)
+    }
+
+    /// The same as a policy.
+    #[must_use]
+    pub fn retention_policy(&self, repository: &ServerRepository) -> RetentionPolicy {
+        self.retention_of(repository).policy(self.snapshots.grace)
     }
 
     /// The control socket.

@@ -87,6 +87,23 @@ fn wrong_values_are_named_with_place_and_what_is_allowed() {
 }
 
 #[test]
+fn a_repository_s_own_retention_stands_for_the_general_one() {
+    let text = format!(
+        "{SERVER}[retention]\nkeep_last = 5\nmax_bytes = \"1 TiB\"\n[snapshots]\ngrace = \"2 h\"\n\
+         [[repository]]\nname = \"a\"\nsource = \"/x\"\n\
+         [[repository]]\nname = \"b\"\nsource = \"/y\"\nretention = {{ keep_daily = 7, keep_within = \"3 d\" }}\n"
+    );
+    let config = ServerConfig::parse(Path::new("x"), &text).unwrap();
+    let [a, b] = [0, 1].map(|at| config.retention_policy(&config.repositories[at]));
+    assert_eq!((a.keep_last, a.max_bytes, a.keep_daily), (5, Some(1 << 40), 0));
+    assert_eq!((b.keep_last, b.max_bytes, b.keep_daily), (0, None, 7));
+    assert_eq!(b.keep_within, Some(std::time::Duration::from_secs(3 * 86_400)));
+    assert_eq!(a.grace, std::time::Duration::from_secs(7200));
+    let error = server_error(&format!("{SERVER}[retention]\nkeep_daly = 3\n"));
+    assert!(error.contains("did you mean `keep_daily`?"), "{error}");
+}
+
+#[test]
 fn contradictions_are_refused() {
     let repo = |name: &str, more: &str| format!("[[repository]]\nname = \"{name}\"\nsource = \"/x\"\n{more}\n");
     let cases = [
@@ -131,7 +148,12 @@ fn documented_configurations_are_valid_and_state_the_defaults() {
         (&HttpConfig::default(), &LogConfig::default())
     );
     assert_eq!(server.repositories[0].import, ImportKind::default());
+    assert_eq!(
+        (&server.retention, &server.snapshots),
+        (&RetentionConfig::default(), &MasterSnapshotsConfig::default())
+    );
     let node = include_str!("../../docs/config/imnode.toml");
     let node = NodeConfig::parse(Path::new("docs/config/imnode.toml"), node).unwrap();
     assert_eq!(node.repositories[0].master.len(), 1);
+    assert_eq!(node.snapshots, NodeSnapshotsConfig::default());
 }

@@ -5,18 +5,29 @@
 //! process or in several: a publisher holds the store's writer lock, readers never wait for it and notice a new head
 //! by themselves.
 
+mod clean_up;
+mod embargo;
+mod expired;
+mod gate;
 mod key;
+mod nodes;
 mod publication;
 mod publish;
+mod retention;
 mod serve;
+mod staging;
+mod tags;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use instantmirror_core::traits::SnapshotStore as _;
-use instantmirror_core::{CacheError, HeadError, RepoName, SecretKey, SignedHead, Snapshot, SnapshotId};
+use instantmirror_core::{
+    CacheError, HeadError, NodeName, RepoName, SecretKey, SignedHead, Snapshot, SnapshotId, TagName,
+};
 use instantmirror_store::digest::DigestTable;
 use instantmirror_store::disk::{Disk, RealDisk};
 use instantmirror_store::objects::ObjectStore;
@@ -25,11 +36,13 @@ use instantmirror_store::{StoreError, objects};
 
 use crate::config::{ServerConfig, ServerRepository};
 
+pub use clean_up::{CleanUpOptions, CleanedUp};
 pub use key::{KeyError, generate_key, load_key, store_key};
 pub use publication::MasterPublication;
 pub(crate) use publication::head_after;
-pub use publish::{NoProgress, PublishOptions, PublishProgress, Published, PublishedSnapshot};
+pub use publish::{NoProgress, PublishOptions, PublishProgress, Published, PublishedSnapshot, StageRule};
 pub use serve::{MasterServer, MasterStatus, RepositoryStatus};
+pub use tags::Tagged;
 
 /// Why the master could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +54,9 @@ pub enum MasterError {
     /// Catalogs, records or heads in the store.
     #[error(transparent)]
     Snapshots(#[from] instantmirror_core::StoreError),
+    /// A catalog in the store.
+    #[error(transparent)]
+    Catalog(instantmirror_core::catalog::CatalogError),
     /// Objects in the store.
     #[error(transparent)]
     Objects(#[from] CacheError),
@@ -59,12 +75,66 @@ pub enum MasterError {
         known: String,
     },
     /// A snapshot that does not exist.
-    #[error("repository '{repository}' has no snapshot {snapshot}; `imserver snapshot list` shows them")]
+    #[error("repository '{repository}' has no snapshot {snapshot}; {hint} (`imserver snapshot list` shows all)")]
     UnknownSnapshot {
         /// The repository.
         repository: RepoName,
         /// The snapshot asked for.
         snapshot: SnapshotId,
+        /// The one that was probably meant, or those there are.
+        hint: String,
+    },
+    /// A tag that does not exist.
+    #[error("repository '{repository}' has no tag '{tag}'; {hint}")]
+    UnknownTag {
+        /// The repository.
+        repository: RepoName,
+        /// The tag asked for.
+        tag: TagName,
+        /// The one that was probably meant, or those there are.
+        hint: String,
+    },
+    /// A snapshot that everybody may see already.
+    #[error(
+        "snapshot {snapshot} of '{repository}' is released already; only a staged one can be released or withdrawn"
+    )]
+    NotStaged {
+        /// The repository.
+        repository: RepoName,
+        /// The snapshot asked for.
+        snapshot: SnapshotId,
+    },
+    /// A staged snapshot that is older than a released one.
+    #[error(
+        "snapshot {snapshot} of '{repository}' was overtaken by {by}, which was published after it was staged: releasing          it would take that back. Publish the tree again, or `imserver snapshot release --take-back`"
+    )]
+    Overtaken {
+        /// The repository.
+        repository: RepoName,
+        /// The staged snapshot.
+        snapshot: SnapshotId,
+        /// The released one.
+        by: SnapshotId,
+    },
+    /// A node that has a token already.
+    #[error("node '{node}' has a token already; `imserver node remove {node}` takes it away")]
+    NodeExists {
+        /// The node.
+        node: NodeName,
+    },
+    /// A node that is not registered.
+    #[error("there is no node '{node}'; {hint}")]
+    UnknownNode {
+        /// The node.
+        node: NodeName,
+        /// The one that was probably meant, or those there are.
+        hint: String,
+    },
+    /// A repository without any snapshot.
+    #[error("'{repository}' was never published; `imserver publish {repository}` does it")]
+    NeverPublished {
+        /// The repository.
+        repository: RepoName,
     },
     /// The piece length was changed after the first publish.
     #[error("repository '{repository}' was begun with a piece length of {held} bytes, which cannot change to {asked}")]
@@ -213,11 +283,13 @@ impl Master {
     /// # Errors
     /// [`MasterError::UnknownSnapshot`], [`MasterError::Snapshots`].
     pub async fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Snapshot, MasterError> {
-        let found = self.snapshots.snapshot(repository, id).await?;
-        found.ok_or_else(|| MasterError::UnknownSnapshot {
-            repository: repository.clone(),
-            snapshot: id,
-        })
+        if let Some(found) = self.snapshots.snapshot(repository, id).await? {
+            return Ok(found);
+        }
+        // For the message only: whatever is wrong with the head is told by whoever needs it.
+        let head = self.head(repository).await.ok().flatten();
+        let live = head.iter().flat_map(|head| &head.head().snapshots);
+        Err(tags::unknown_snapshot(repository, id, live.map(|live| live.id)))
     }
 
     /// The record of a snapshot that a head names, `None` if it is lost: removed by somebody, or damaged.

@@ -1,21 +1,24 @@
 //! What a master shows: the released snapshots of its own store, read without a second copy.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use async_trait::async_trait;
 use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::entry::FileMeta;
+use instantmirror_core::grace::fallbacks;
 use instantmirror_core::reader::{EmptyReader, HandleReader};
 use instantmirror_core::traits::{
     FetchError, ObjectCache as _, ObjectReader, ObjectSource, Publication, ReadIntent, TransportError,
 };
 use instantmirror_core::view::RepositoryState;
-use instantmirror_core::{ObjectId, RepoName, SignedHead};
+use instantmirror_core::{Clock as _, ObjectId, RepoName, SignedHead, Snapshot, SnapshotId};
 use instantmirror_store::objects::ObjectStore;
 use tokio::sync::watch;
 
+use super::embargo::{Embargo, Hidden, Roots};
 use super::{Master, MasterError};
+use crate::clock::SystemClock;
 
 /// The [`Publication`] of a [`Master`].
 #[derive(Debug)]
@@ -23,6 +26,22 @@ pub struct MasterPublication {
     master: Master,
     states: BTreeMap<RepoName, watch::Sender<Arc<RepositoryState>>>,
     objects: Arc<StoreSource>,
+    /// Worked on by one refresh at a time.
+    embargo: tokio::sync::Mutex<Embargo>,
+    withheld: RwLock<Withheld>,
+}
+
+/// What is not for everybody.
+#[derive(Debug, Default)]
+struct Withheld {
+    staged: BTreeMap<(RepoName, SnapshotId), Arc<Snapshot>>,
+    hidden: Arc<Hidden>,
+}
+
+/// A repository as it is to be shown next.
+struct Next {
+    state: Arc<RepositoryState>,
+    staged: Vec<Arc<Snapshot>>,
 }
 
 impl MasterPublication {
@@ -40,6 +59,8 @@ impl MasterPublication {
             states: states.collect(),
             objects,
             master,
+            embargo: tokio::sync::Mutex::default(),
+            withheld: RwLock::default(),
         };
         if let Err(error) = publication.refresh().await {
             tracing::error!("a repository is not shown: {error}");
@@ -54,39 +75,103 @@ impl MasterPublication {
     /// The first [`MasterError`], after all repositories had their turn; what was shown before of those that
     /// failed stays.
     pub async fn refresh(&self) -> Result<(), MasterError> {
-        let mut first_error = Ok(());
+        let mut embargo = self.embargo.lock().await;
+        let (mut news, mut first_error) = (Vec::new(), Ok(()));
         for (name, state) in &self.states {
-            let refreshed = self.refresh_one(name, state).await;
-            first_error = first_error.and(refreshed);
+            let held = Arc::clone(&state.borrow());
+            match self.next(name, &held).await {
+                Ok(Some(next)) => news.push((state, next)),
+                Ok(None) => {}
+                Err(error) => first_error = first_error.and(Err(error)),
+            }
+        }
+        if !news.is_empty() {
+            // Before anybody hears of what is staged, it is hidden.
+            let withheld = self.withhold(&mut embargo, &news).await;
+            // What cannot be hidden is not told of; repositories without anything staged go on.
+            for (state, next) in news {
+                if withheld.is_ok() || next.staged.is_empty() {
+                    state.send_replace(next.state);
+                }
+            }
+            first_error = first_error.and(withheld);
         }
         first_error
     }
 
-    async fn refresh_one(
-        &self,
-        name: &RepoName,
-        state: &watch::Sender<Arc<RepositoryState>>,
-    ) -> Result<(), MasterError> {
+    /// What is to be shown of a repository, if that has changed.
+    async fn next(&self, name: &RepoName, held: &RepositoryState) -> Result<Option<Next>, MasterError> {
         let Some(head) = self.master.head(name).await? else {
-            return Ok(());
+            return Ok(None);
         };
-        let held = state.borrow().head.as_ref().map(|held| held.head().sequence);
-        if held.is_some_and(|held| held >= head.head().sequence) {
-            return Ok(());
+        let shown = held.head.as_ref().map(|shown| shown.head().sequence);
+        if shown.is_some_and(|shown| shown >= head.head().sequence) {
+            return Ok(None);
         }
-        let mut next = RepositoryState::empty(name.clone());
-        let known = state.borrow().snapshots.clone();
-        for live in head.head().snapshots.iter().filter(|live| live.state.is_released()) {
-            let snapshot = match known.get(&live.id) {
+        let (mut state, mut staged) = (RepositoryState::empty(name.clone()), Vec::new());
+        for live in &head.head().snapshots {
+            let snapshot = match held.snapshots.get(&live.id) {
                 Some(snapshot) => Some(Arc::clone(snapshot)),
                 None => self.master.kept_snapshot(name, live.id).await?.map(Arc::new),
             };
-            next.snapshots.extend(snapshot.map(|snapshot| (live.id, snapshot)));
+            match snapshot {
+                Some(snapshot) if live.state.is_released() => _ = state.snapshots.insert(live.id, snapshot),
+                snapshot => staged.extend(snapshot),
+            }
         }
-        next.current = head.head().current.filter(|id| next.snapshots.contains_key(id));
-        next.head = Some(Arc::new(head));
-        state.send_replace(Arc::new(next));
+        state.current = head.head().current.filter(|id| state.snapshots.contains_key(id));
+        state.head = Some(Arc::new(head));
+        let state = Arc::new(state);
+        Ok(Some(Next { state, staged }))
+    }
+
+    /// Works out what only staged snapshots have, when `news` are shown, and hides it.
+    async fn withhold(
+        &self,
+        embargo: &mut Embargo,
+        news: &[(&watch::Sender<Arc<RepositoryState>>, Next)],
+    ) -> Result<(), MasterError> {
+        let mut all = self.withheld().staged.clone();
+        for (_, next) in news {
+            all.retain(|(repository, _), _| *repository != next.state.name);
+            let staged = next.staged.iter();
+            all.extend(staged.map(|snapshot| ((next.state.name.clone(), snapshot.id), Arc::clone(snapshot))));
+        }
+        let mut released = Roots::new();
+        for (name, state) in &self.states {
+            let next = news.iter().find(|(_, next)| next.state.name == *name);
+            let state = next.map_or_else(|| Arc::clone(&state.borrow()), |(_, next)| Arc::clone(&next.state));
+            let roots = state.snapshots.values();
+            released.extend(roots.map(|snapshot| ((name.clone(), snapshot.id), snapshot.root.node)));
+        }
+        let roots =
+            |(record, snapshot): (&(RepoName, SnapshotId), &Arc<Snapshot>)| (record.clone(), snapshot.root.node);
+        let staged: Roots = all.iter().map(roots).collect();
+        let (mut worked_on, store) = (std::mem::take(embargo), Arc::clone(&self.master.snapshots));
+        let update = tokio::task::spawn_blocking(move || {
+            let hidden = worked_on.update(&store, staged, released);
+            (worked_on, hidden)
+        });
+        let broke_off = |error: tokio::task::JoinError| instantmirror_core::StoreError::Damaged(error.to_string());
+        let (worked_on, hidden) = update.await.map_err(broke_off)?;
+        *embargo = worked_on;
+        let hidden = hidden.map_err(MasterError::Catalog)?;
+        *self.withheld.write().unwrap_or_else(PoisonError::into_inner) = Withheld { staged: all, hidden };
         Ok(())
+    }
+
+    fn withheld(&self) -> RwLockReadGuard<'_, Withheld> {
+        self.withheld.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The record of a staged snapshot.
+    pub(super) fn staged(&self, repository: &RepoName, snapshot: SnapshotId) -> Option<Arc<Snapshot>> {
+        self.withheld().staged.get(&(repository.clone(), snapshot)).cloned()
+    }
+
+    /// What only staged snapshots have.
+    pub(super) fn hidden(&self) -> Arc<Hidden> {
+        Arc::clone(&self.withheld().hidden)
     }
 }
 
@@ -98,6 +183,12 @@ impl Publication for MasterPublication {
 
     fn state(&self, repository: &RepoName) -> Option<Arc<RepositoryState>> {
         self.states.get(repository).map(|state| state.borrow().clone())
+    }
+
+    fn fallbacks(&self, repository: &RepoName) -> Vec<Arc<Snapshot>> {
+        let grace = self.master.config().snapshots.grace.0;
+        let state = self.state(repository);
+        state.map_or_else(Vec::new, |state| fallbacks(&state, grace, SystemClock.now()))
     }
 
     async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {

@@ -5,20 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
-use instantmirror_core::catalog::CatalogNode;
-use instantmirror_core::head::{HEAD_VALIDITY_MAX, LiveSnapshot, SnapshotState};
+use instantmirror_core::head::{LiveSnapshot, SnapshotState};
 use instantmirror_core::traits::SnapshotStore;
 use instantmirror_core::{Clock as _, Directory, Head, RepoName, SignedHead, Snapshot, SnapshotId, Timestamp};
-use instantmirror_store::StoreError;
-use instantmirror_store::digest::DigestTable;
 use instantmirror_store::import::ImportOptions;
-use instantmirror_store::objects::ObjectStore;
-use instantmirror_store::scan::{PieceSpace, ScanParts, ScanSink, Scanned, StampBook, scan};
-use instantmirror_store::snapshots::DiskSnapshotStore;
+use instantmirror_store::scan::{PieceSpace, ScanParts, Scanned, StampBook, scan};
 use instantmirror_store::tree::SourceTree;
 
 use super::key::random;
-use super::{DIGESTS, Master, MasterError};
+use super::writer::{Sink, Writer};
+use super::{Master, MasterError};
 use crate::clock::SystemClock;
 use crate::config::{ImportKind, ServerRepository, UnpublishableKind};
 
@@ -54,6 +50,26 @@ pub struct PublishOptions {
     pub note: String,
     /// Publish a tree without any file although the current snapshot has some.
     pub allow_empty: bool,
+    /// Keep the snapshot staged until this rule is met, instead of making it current.
+    pub stage: Option<StageRule>,
+}
+
+/// When a staged snapshot is released: when all of this holds. Without any, by hand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StageRule {
+    /// Not before this time.
+    pub release_at: Option<Timestamp>,
+    /// Not before this share of the registered nodes, in percent, has all of it.
+    pub when_synced_percent: Option<u8>,
+}
+
+impl StageRule {
+    fn state(self) -> SnapshotState {
+        SnapshotState::Staged {
+            release_at: self.release_at,
+            when_synced_percent: self.when_synced_percent,
+        }
+    }
 }
 
 /// What a publish did.
@@ -70,7 +86,7 @@ pub enum Published {
 pub struct PublishedSnapshot {
     /// Its record.
     pub snapshot: Snapshot,
-    /// The head that made it current.
+    /// The head that made it current, or staged it.
     pub sequence: u64,
     /// What the scan saw and did.
     pub scanned: Scanned,
@@ -79,11 +95,12 @@ pub struct PublishedSnapshot {
 }
 
 impl Master {
-    /// Publishes the source tree of a repository and makes it current. Blocks until it is done.
+    /// Publishes the source tree of a repository and makes it current, or [stages](PublishOptions::stage) it. Blocks
+    /// until it is done.
     ///
     /// # Errors
-    /// [`MasterError::Store`] with [`StoreError::Locked`] if somebody else publishes into this store now, with
-    /// [`StoreError::Unpublishable`] if the tree holds what cannot be published; [`MasterError::Emptied`] if it has
+    /// [`MasterError::Store`] with [`Locked`](instantmirror_store::StoreError::Locked) if somebody else publishes into
+    /// this store now, with [`Unpublishable`](instantmirror_store::StoreError::Unpublishable) if the tree holds what cannot be published; [`MasterError::Emptied`] if it has
     /// lost all its files. The repository is as before then.
     pub fn publish(
         &self,
@@ -128,12 +145,19 @@ impl Master {
         let record = block_on(writer.snapshots.put_snapshot(&snapshot))?;
         let mut head = held.map_or_else(|| first_head(repository, now), |held| held.head().clone());
         self.drop_lost(&mut head)?;
+        let state = match options.stage {
+            Some(rule) => rule.state(),
+            None => {
+                head.current = Some(snapshot.id);
+                SnapshotState::Released { released: now }
+            }
+        };
         head.snapshots.push(LiveSnapshot {
             id: snapshot.id,
             record,
-            state: SnapshotState::Released { released: now },
+            state,
         });
-        head.current = Some(snapshot.id);
+        self.prune(repository, &mut head, now);
         let sequence = self.commit(&writer, head, now)?;
         Ok(Published::Snapshot(Box::new(PublishedSnapshot {
             snapshot,
@@ -146,8 +170,8 @@ impl Master {
     /// Signs the heads anew that would otherwise come near their expiry.
     ///
     /// # Errors
-    /// The first [`MasterError`], after all repositories had their turn; [`StoreError::Locked`] if somebody
-    /// publishes now.
+    /// The first [`MasterError`], after all repositories had their turn;
+    /// [`Locked`](instantmirror_store::StoreError::Locked) if somebody publishes now.
     pub fn renew_heads(&self) -> Result<(), MasterError> {
         let mut first_error = Ok(());
         for repository in &self.config.repositories {
@@ -186,17 +210,6 @@ impl Master {
         head.tags.retain(|_, id| kept.iter().any(|live| live.id == *id));
         head.snapshots = kept;
         Ok(())
-    }
-
-    /// Signs and stores the successor of a head.
-    fn commit(&self, writer: &Writer, mut head: Head, now: Timestamp) -> Result<u64, MasterError> {
-        head.sequence += 1;
-        head.issued = now;
-        head.expires = now.plus(HEAD_VALIDITY_MAX);
-        let signed = head.sign(&[&self.key])?;
-        block_on(writer.snapshots.put_head(&signed))?;
-        tracing::info!(repository = %head.repository, sequence = head.sequence, current = head.current.map(tracing::field::display), "head signed");
-        Ok(head.sequence)
     }
 
     /// What nobody may see must not lie in the tree, by whatever name the configuration calls it.
@@ -280,44 +293,5 @@ fn import_options(kind: ImportKind) -> ImportOptions {
     ImportOptions {
         reflink: kind != ImportKind::Copy,
         hardlink: kind == ImportKind::Hardlink,
-    }
-}
-
-/// The store, open for writing: there is one at a time, in all processes.
-struct Writer {
-    snapshots: Arc<DiskSnapshotStore>,
-    objects: ObjectStore,
-}
-
-impl Writer {
-    fn open(master: &Master) -> Result<Self, StoreError> {
-        let snapshots = Arc::new(DiskSnapshotStore::open(Arc::clone(&master.disk), "")?);
-        let digests = Arc::new(DigestTable::open(Arc::clone(&master.disk), DIGESTS)?);
-        let objects = ObjectStore::open(Arc::clone(&master.disk), digests)?;
-        objects.remove_leftovers()?;
-        Ok(Self { snapshots, objects })
-    }
-}
-
-struct Sink<'a> {
-    writer: &'a Writer,
-    progress: &'a dyn PublishProgress,
-}
-
-impl ScanSink for Sink<'_> {
-    fn nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError> {
-        self.writer.snapshots.put_nodes_now(&nodes)
-    }
-
-    fn listed(&self, files: u64) {
-        self.progress.listed(files);
-    }
-
-    fn read(&self, bytes: u64) {
-        self.progress.read(bytes);
-    }
-
-    fn imported(&self) {
-        self.progress.imported();
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use instantmirror_core::appearance::staged;
 use instantmirror_core::traits::Publication as _;
 use instantmirror_core::{SnapshotId, Timestamp};
 use instantmirror_http::{Api, Mounts, Service, Stats};
@@ -11,13 +12,16 @@ use notify::{RecursiveMode, Watcher as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use super::gate::MasterGate;
 use super::publish::HEAD_RENEWAL;
-use super::{HEADS, Master, MasterError, MasterPublication};
+use super::{CleanUpOptions, HEADS, Master, MasterError, MasterPublication};
 use crate::config::ServerConfig;
 use crate::serve::{Frontend, HttpStatus, Sockets, StatusPage, mounts};
 
 /// Heads are looked at this often where the file system sends no events.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
+/// The rules of staged snapshots are looked at this often.
+const RELEASE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A master at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +64,7 @@ pub struct MasterServer {
     publication: Arc<MasterPublication>,
     sockets: Sockets,
     frontend: Frontend,
+    gate: Arc<MasterGate>,
     changed: Arc<Notify>,
     _watcher: notify::RecommendedWatcher,
 }
@@ -73,8 +78,10 @@ impl MasterServer {
         let publication = Arc::new(MasterPublication::new(master.clone()).await);
         let config = master.config();
         let sockets = Sockets::open(&config.http, &config.control_socket()).await?;
-        let (shown, objects) = (Arc::clone(&publication), Arc::clone(&master.objects));
-        let make = move || Service::new(shown.clone()).with_api(Api::new(objects.clone()));
+        let gate = Arc::new(MasterGate::new(master.clone(), Arc::clone(&publication)));
+        let (shown, objects, keeper) = (Arc::clone(&publication), Arc::clone(&master.objects), Arc::clone(&gate));
+        let api = move || Api::new(objects.clone()).with_gatekeeper(keeper.clone());
+        let make = move || Service::new(shown.clone()).with_api(api());
         let frontend = sockets.frontend(&config.http, mounts_of(config), make);
         let changed = Arc::new(Notify::new());
         let watcher = watch_heads(&master, Arc::clone(&changed))?;
@@ -83,6 +90,7 @@ impl MasterServer {
             publication,
             sockets,
             frontend,
+            gate,
             changed,
             _watcher: watcher,
         })
@@ -113,13 +121,15 @@ impl MasterServer {
             publication,
             sockets,
             frontend,
+            gate,
             changed,
             _watcher,
         } = self;
         let (shown, answers) = (Arc::clone(&publication), frontend.clone());
         let page = StatusPage::new(move || serde_json::to_vec(&status(&shown, &answers.stats())));
         let local = Service::new(publication.clone()).with_extra(Arc::new(page));
-        let background = futures_util::future::join(refresh(&publication, &changed), renew(&master));
+        let releases = release_due(&master, &publication, &gate);
+        let background = futures_util::future::join3(refresh(&publication, &changed), maintain(&master), releases);
         sockets.serve(&frontend, local, background, shutdown).await;
     }
 }
@@ -169,16 +179,60 @@ async fn refresh(publication: &MasterPublication, changed: &Notify) {
     }
 }
 
-/// Keeps heads from coming near their expiry, for ever.
-async fn renew(master: &Master) {
+/// Keeps heads from coming near their expiry, and deletes what has expired, for ever.
+async fn maintain(master: &Master) {
     loop {
-        let publisher = master.clone();
-        match tokio::task::spawn_blocking(move || publisher.renew_heads()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("heads are not renewed now: {error}; it is tried again"),
-            Err(error) => tracing::error!("heads are not renewed now: {error}"),
+        let owner = master.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || maintain_once(&owner)).await {
+            tracing::error!("the hourly work broke off: {error}");
         }
         tokio::time::sleep(HEAD_RENEWAL / 24).await;
+    }
+}
+
+fn maintain_once(master: &Master) {
+    if let Err(error) = master.renew_heads() {
+        tracing::warn!("heads are not renewed now: {error}; it is tried again");
+    }
+    for repository in &master.config().repositories {
+        match master.apply_retention(&repository.name) {
+            Ok(_) | Err(MasterError::NeverPublished { .. }) => {}
+            Err(error) => {
+                tracing::warn!(repository = %repository.name, "retention is not applied now: {error}; it is tried again");
+            }
+        }
+    }
+    if let Err(error) = master.clean_up(CleanUpOptions::default()) {
+        tracing::warn!("expired snapshots are not deleted now: {error}; it is tried again");
+    }
+}
+
+/// Releases staged snapshots when their time has come, for ever.
+async fn release_due(master: &Master, publication: &MasterPublication, gate: &Arc<MasterGate>) {
+    let mut complained = String::new();
+    loop {
+        tokio::time::sleep(RELEASE_INTERVAL).await;
+        let mut trouble = String::new();
+        for name in publication.repositories() {
+            let head = publication.state(&name).and_then(|state| state.head.clone());
+            let Some(head) = head.filter(|head| staged(head.head()).next().is_some()) else {
+                continue;
+            };
+            let (master, gate) = (master.clone(), Arc::clone(gate));
+            let released = tokio::task::spawn_blocking(move || {
+                let share = |snapshot: &SnapshotId| gate.share(&name, *snapshot);
+                master.release_due(&name, head.head(), share)
+            });
+            match released.await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => trouble += &format!(" {error};"),
+                Err(error) => trouble += &format!(" {error};"),
+            }
+        }
+        if !trouble.is_empty() && trouble != complained {
+            tracing::warn!("a staged snapshot is not released now:{trouble} it is tried again");
+        }
+        complained = trouble;
     }
 }
 

@@ -8,18 +8,23 @@ use instantmirror_core::traits::Publication as _;
 use super::{Master, MasterError, MasterPublication, NoProgress, PublishOptions, Published, PublishedSnapshot};
 use crate::config::ServerConfig;
 
-struct World {
+pub(super) struct World {
     dir: tempfile::TempDir,
-    master: Master,
+    pub(super) master: Master,
 }
 
-fn name(text: &str) -> RepoName {
+pub(super) fn name(text: &str) -> RepoName {
     text.parse().unwrap()
 }
 
 impl World {
     /// The repositories `a` and `b`, not published yet.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
+        Self::with_options("")
+    }
+
+    /// The same, with more sections in the configuration.
+    pub(super) fn with_options(sections: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| {
             let path = dir.path().join(name);
@@ -28,7 +33,7 @@ impl World {
         };
         let text = format!(
             "[store]\ndir = {:?}\n\
-             [[repository]]\nname = \"a\"\nsource = {:?}\n[[repository]]\nname = \"b\"\nsource = {:?}\n",
+             [[repository]]\nname = \"a\"\nsource = {:?}\n[[repository]]\nname = \"b\"\nsource = {:?}\n{sections}",
             path("store"),
             path("a"),
             path("b"),
@@ -39,7 +44,7 @@ impl World {
         Self { dir, master }
     }
 
-    fn publish(&self, repository: &str, content: &str) -> PublishedSnapshot {
+    pub(super) fn publish(&self, repository: &str, content: &str) -> PublishedSnapshot {
         std::fs::write(self.dir.path().join(repository).join("file"), content).unwrap();
         match self
             .master
@@ -51,7 +56,7 @@ impl World {
         }
     }
 
-    fn in_store(&self, path: &str) -> PathBuf {
+    pub(super) fn in_store(&self, path: &str) -> PathBuf {
         self.dir.path().join("store").join(path)
     }
 }

@@ -1,12 +1,15 @@
 //! The node: shows the snapshots of its masters whole, and fetches each file when it is first read.
 
+mod preseed;
 mod publication;
 mod serve;
 mod status;
+mod token;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::{ObjectCache, PeerTransport, SnapshotStore, Upstream};
@@ -15,13 +18,17 @@ use instantmirror_store::StoreError;
 use instantmirror_store::cache::{CacheLimits, CacheOptions, DiskCache, VerifyWhen};
 use instantmirror_store::disk::{Disk, RealDisk};
 use instantmirror_store::snapshots::DiskSnapshotStore;
-use instantmirror_swarm::{FetchEngine, Follower, HttpOrigin};
+use instantmirror_swarm::{FetchEngine, Follower, HttpOrigin, Intake};
 
 use crate::clock::SystemClock;
-use crate::config::{CacheConfig, NodeConfig};
+use crate::config::{CacheConfig, NodeConfig, NodeRepository};
+
+use preseed::Preseed;
 
 pub use publication::NodePublication;
 pub use serve::NodeServer;
+pub use token::TokenError;
+
 pub use status::{CacheStatus, FetchStatus, NodeStatus, RepositoryStatus, TransferStatus};
 
 /// Why a node cannot run.
@@ -34,6 +41,9 @@ pub enum NodeError {
     /// The head or a snapshot record in its store.
     #[error(transparent)]
     Snapshots(#[from] instantmirror_core::StoreError),
+    /// The file with the token for a master.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// A master's URL.
     #[error(transparent)]
     Master(#[from] instantmirror_core::TransportError),
@@ -45,6 +55,10 @@ pub enum NodeError {
 /// Where catalogs and heads lie in the cache directory, beside the objects.
 const SNAPSHOTS: &str = "snapshots";
 const CACHE: &str = "cache";
+/// Catalogs are cleaned up no more often than this, since each time all of them are walked.
+const CATALOG_INTERVAL: Duration = Duration::from_secs(600);
+/// While a snapshot is being taken in, the cleaner looks again after this.
+const CATALOG_RETRY: Duration = Duration::from_secs(1);
 
 /// A node: its cache, its followers and its fetch engine. Nothing runs until it is
 /// [served](NodeServer) or its [followers](Node::follow) are polled. Cheap to clone.
@@ -54,6 +68,9 @@ pub struct Node {
     cache: DiskCache,
     snapshots: Arc<DiskSnapshotStore>,
     followers: Arc<BTreeMap<RepoName, Follower>>,
+    /// The masters that know us, by repository.
+    registered: Arc<BTreeMap<RepoName, Vec<HttpOrigin>>>,
+    intake: Intake,
     engine: FetchEngine,
 }
 
@@ -68,10 +85,12 @@ impl Node {
         let cache = DiskCache::open(open_disk(&dir.join(CACHE))?, cache_options(&config.cache))?;
         let snapshots = Arc::new(DiskSnapshotStore::open(open_disk(&dir.join(SNAPSHOTS))?, "")?);
         let (mut followers, mut sources) = (BTreeMap::new(), BTreeMap::new());
+        let (intake, mut registered) = (Intake::default(), BTreeMap::new());
         for repository in &config.repositories {
-            let origins: Result<Vec<HttpOrigin>, _> =
-                repository.master.iter().map(|url| HttpOrigin::new(url)).collect();
-            let origins = origins?;
+            let origins = origins_of(repository)?;
+            if repository.token_file.is_some() {
+                registered.insert(repository.name.clone(), origins.clone());
+            }
             let upstreams = origins
                 .iter()
                 .map(|origin| Arc::new(origin.clone()) as Arc<dyn Upstream>)
@@ -83,6 +102,10 @@ impl Node {
             let store: Arc<dyn SnapshotStore> = snapshots.clone();
             let (name, trust) = (repository.name.clone(), repository.trust.clone());
             let follower = Follower::open(name.clone(), upstreams, store, trust, Arc::new(SystemClock)).await?;
+            let mut follower = follower.keeping(config.snapshots.policy()).sharing(intake.clone());
+            if repository.token_file.is_some() {
+                follower = follower.registered();
+            }
             followers.insert(name.clone(), follower);
             sources.insert(name, transports);
         }
@@ -94,6 +117,8 @@ impl Node {
             cache,
             snapshots,
             followers: Arc::new(followers),
+            registered: Arc::new(registered),
+            intake,
             engine,
         })
     }
@@ -119,7 +144,45 @@ impl Node {
                 tracing::error!("the cache cannot be listed: {error}; it is tried again when an object is fetched");
             }
         });
-        futures_util::future::join_all(self.followers.values().map(Follower::run)).await;
+        let followers = futures_util::future::join_all(self.followers.values().map(Follower::run));
+        futures_util::future::join3(followers, self.clean_catalogs(), self.preseed()).await;
+    }
+
+    /// Fetches what is staged ahead of its release, for ever.
+    async fn preseed(&self) {
+        let all = self.registered.iter().filter_map(|(name, origins)| {
+            let follower = self.followers.get(name)?;
+            let preseed = Preseed::new(self, name.clone(), origins.clone());
+            Some(async move { preseed.run(follower).await })
+        });
+        futures_util::future::join_all(all).await;
+    }
+
+    /// Gives the space of dropped snapshots' catalogs back, for ever: soon after the first is dropped, then now and then.
+    async fn clean_catalogs(&self) {
+        loop {
+            self.intake.dropped().await;
+            let pause = loop {
+                if let Some(pause) = self.intake.try_pause() {
+                    break pause;
+                }
+                tokio::time::sleep(CATALOG_RETRY).await;
+            };
+            let store = Arc::clone(&self.snapshots);
+            let cleaned = tokio::task::spawn_blocking(move || {
+                let cleaned = store.collect_garbage();
+                drop(pause);
+                cleaned
+            });
+            match cleaned.await {
+                Ok(Ok(done)) => {
+                    tracing::info!(nodes = done.removed, bytes = done.freed_bytes, "catalogs cleaned up");
+                }
+                Ok(Err(error)) => tracing::error!("the catalogs cannot be cleaned up: {error}"),
+                Err(error) => tracing::error!("the catalogs cannot be cleaned up: {error}"),
+            }
+            tokio::time::sleep(CATALOG_INTERVAL).await;
+        }
     }
 
     /// Waits until `current` of a repository is this snapshot; for ever, if it never is or there is no such
@@ -141,6 +204,18 @@ impl Node {
     pub async fn checkpoint(&self) -> Result<(), instantmirror_core::CacheError> {
         self.cache.checkpoint().await
     }
+}
+
+fn origins_of(repository: &NodeRepository) -> Result<Vec<HttpOrigin>, NodeError> {
+    let token = repository.token_file.as_deref().map(token::load).transpose()?;
+    let origins = repository.master.iter().map(|url| {
+        let origin = HttpOrigin::new(url)?;
+        match &token {
+            Some(token) => origin.with_token(token),
+            None => Ok(origin),
+        }
+    });
+    Ok(origins.collect::<Result<_, _>>()?)
 }
 
 fn cache_options(config: &CacheConfig) -> CacheOptions {

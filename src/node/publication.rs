@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use instantmirror_core::catalog::NodeSource;
+use instantmirror_core::grace::fallbacks;
 use instantmirror_core::traits::{ObjectSource, Publication};
 use instantmirror_core::view::RepositoryState;
-use instantmirror_core::{RepoName, SignedHead};
+use instantmirror_core::{Clock as _, RepoName, SignedHead, Snapshot};
 
 use super::Node;
+use crate::clock::SystemClock;
 use crate::master::head_after;
 
 /// The [`Publication`] of a [`Node`].
@@ -32,6 +34,12 @@ impl Publication for NodePublication {
             .followers
             .get(repository)
             .map(instantmirror_swarm::Follower::state)
+    }
+
+    fn fallbacks(&self, repository: &RepoName) -> Vec<Arc<Snapshot>> {
+        let grace = self.0.config().snapshots.grace.0;
+        let state = self.state(repository);
+        state.map_or_else(Vec::new, |state| fallbacks(&state, grace, SystemClock.now()))
     }
 
     async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {

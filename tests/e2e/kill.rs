@@ -1,5 +1,5 @@
-//! kill -9 at every syscall with which a publish changes the disk: no acknowledged snapshot is lost, no half one is
-//! visible, nothing stays behind.
+//! kill -9 at every syscall with which a publish or a clean-up changes the disk: no acknowledged snapshot is lost, no
+//! half one is visible, nothing stays behind.
 
 use std::path::Path;
 
@@ -17,18 +17,19 @@ use crate::world::{LIMIT, Master};
 const CHANGES: &str = "write,pwrite64,writev,pwritev,ftruncate,fallocate,rename,renameat,renameat2,link,linkat,unlink,\
                        unlinkat,mkdir,mkdirat,fsync,fdatasync,syncfs,copy_file_range,ioctl,fchmod,fchmodat";
 
-/// Publishes under strace, killed at the nth such call of a thread. Returns whether it came to its end.
-fn publish_killed_at(master: &Master, n: usize) -> bool {
+/// Runs `imserver` under strace, killed at the nth such call of a thread. Returns whether it came to its end.
+fn killed_at(master: &Master, n: usize, arguments: &[&str]) -> bool {
     let mut command = clean_command("strace");
     command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={CHANGES}")]);
     command
         .args(["-e", &format!("inject={CHANGES}:signal=KILL:when={n}")])
         .arg(binary("imserver").unwrap());
-    command.arg("--config").arg(&master.config).args(["publish", "r"]);
+    command.arg("--config").arg(&master.config).args(arguments);
     run_any(&mut command, LIMIT).unwrap().status.success()
 }
 
-/// Reads everything that the store shows as an embedder would: every snapshot, every node, every byte.
+/// Reads everything that the store shows as an embedder would: every snapshot, every node, every byte. Returns the
+/// current one.
 async fn snapshots_that_are_whole(master: &Master) -> Vec<Snapshot> {
     let name: RepoName = "r".parse().unwrap();
     let store = instantmirror::Master::open(ServerConfig::load(&master.config).unwrap()).unwrap();
@@ -105,7 +106,7 @@ async fn a_publish_killed_at_any_syscall_leaves_the_old_snapshot_or_the_new_one(
     for n in 1.. {
         assert!(n < 400, "it never comes to its end");
         std::fs::write(source.join("d1/changing"), format!("version {n}")).unwrap();
-        let finished = publish_killed_at(&master, n);
+        let finished = killed_at(&master, n, &["publish", "r"]);
         let current = snapshots_that_are_whole(&master)
             .await
             .pop()
@@ -129,4 +130,60 @@ async fn a_publish_killed_at_any_syscall_leaves_the_old_snapshot_or_the_new_one(
     let current = snapshots_that_are_whole(&master).await.pop().unwrap();
     assert_eq!(current.parent, Some(acknowledged.id));
     assert_eq!(litter(&master), Vec::<String>::new());
+}
+
+/// Bytes of catalogs and digests on the disk.
+fn pack_bytes(master: &Master) -> u64 {
+    let dirs = ["catalog", "digests"].map(|dir| master.dir.join("store").join(dir));
+    let files = dirs.iter().flat_map(|dir| std::fs::read_dir(dir).unwrap());
+    files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+}
+
+#[tokio::test]
+async fn a_clean_up_killed_at_any_syscall_loses_nothing_live_and_the_next_one_finishes_it() {
+    let dir = TestDir::new("e2e-kill-clean-up").unwrap();
+    let source = dir.folder("source").unwrap();
+    let master = Master::new(&dir, &[("r", &source)]);
+    let write = |generation: usize| {
+        for i in 0..3 {
+            std::fs::create_dir_all(source.join(format!("d{i}"))).unwrap();
+            std::fs::write(source.join(format!("d{i}/same")), vec![i; 1000]).unwrap();
+            std::fs::write(source.join(format!("d{i}/own")), format!("{i} of {generation}")).unwrap();
+        }
+    };
+    master.configure("[snapshots]\ngrace = \"0 s\"\n[retention]\nkeep_last = 1\n");
+    write(0);
+    let mut current = master.publish("r");
+    master.run(&["retention", "--now"]);
+    let (objects, packs) = (master.objects().len(), pack_bytes(&master));
+    let mut kills = 0;
+    for n in 1.. {
+        assert!(n < 400, "it never comes to its end");
+        // Whatever the last kill left is there, and one more expired snapshot.
+        write(n);
+        current = master.publish("r");
+        let finished = killed_at(&master, n, &["retention", "--now"]);
+        let whole = snapshots_that_are_whole(&master).await.pop().expect("it stays current");
+        assert_eq!(whole.id.to_string(), current, "kill {n}");
+        if finished {
+            break;
+        }
+        kills += 1;
+        // Each kind of mess is cleared up alone, and in every third case together with the next one.
+        if n % 3 != 0 {
+            master.run(&["retention", "--now"]);
+            assert_eq!(master.objects().len(), objects, "kill {n}: objects stay behind");
+            assert_eq!(litter(&master), Vec::<String>::new(), "kill {n}");
+        }
+    }
+    assert!(kills > 20, "only {kills} points: strace did not kill");
+    assert_eq!(master.objects().len(), objects);
+    assert_eq!(master.live("r"), [current]);
+    let records = std::fs::read_dir(master.dir.join("store/records/r")).unwrap().count();
+    assert_eq!(records, 1);
+    assert_eq!(
+        std::fs::read(master.dir.join("store/repositories/r/expired")).unwrap(),
+        b""
+    );
+    assert!(pack_bytes(&master) < packs * 4, "catalogs and digests grow");
 }

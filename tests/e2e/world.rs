@@ -55,6 +55,31 @@ impl Master {
         master
     }
 
+    /// Adds sections to the configuration file.
+    pub(crate) fn configure(&self, sections: &str) {
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        std::fs::write(&self.config, format!("{text}\n{sections}\n")).unwrap();
+    }
+
+    /// Ids of the live snapshots, oldest first.
+    pub(crate) fn live(&self, repository: &str) -> Vec<String> {
+        let listed = self.run(&["snapshot", "list", repository, "--json"]);
+        let rows: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+        let id = |row: &serde_json::Value| row["live"]["id"].as_str().unwrap().to_owned();
+        rows.as_array().unwrap().iter().map(id).collect()
+    }
+
+    /// Names of the objects in the store, in order.
+    pub(crate) fn objects(&self) -> Vec<String> {
+        let dirs = std::fs::read_dir(self.dir.join("store/objects")).unwrap();
+        let files = dirs.flat_map(|dir| std::fs::read_dir(dir.unwrap().path()).unwrap());
+        let mut names: Vec<_> = files
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
     fn command(&self, arguments: &[&str]) -> std::process::Command {
         let mut command = clean_command(binary("imserver").unwrap().to_str().unwrap());
         command.arg("--config").arg(&self.config).args(arguments);
@@ -100,6 +125,10 @@ impl Master {
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    pub(crate) fn daemon(&mut self) -> &mut Daemon {
+        self.daemon.as_mut().expect("the master serves")
     }
 
     /// Ends it as an operator would, or as a power cut would.

@@ -8,12 +8,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use instantmirror::config::{ConfigError, ServerConfig};
-use instantmirror::core::{RepoName, SnapshotId};
-use instantmirror::master::{MasterStatus, generate_key, store_key};
+use instantmirror::core::{NodeName, RepoName, SnapshotId, TagName, Timestamp};
+use instantmirror::master::{CleanUpOptions, MasterStatus, StageRule, generate_key, store_key};
 use instantmirror::progress::PublishBar;
 use instantmirror::{Master, MasterServer, PublishOptions, control, daemon};
 
 mod init;
+mod retention;
 mod show;
 
 const EXAMPLES: &str = "Examples:
@@ -57,12 +58,42 @@ enum Command {
         /// Publish a tree that has lost all its files, instead of asking whether it is mounted.
         #[arg(long)]
         allow_empty: bool,
+        /// Do not make the snapshot current: only registered nodes get it, and nobody sees it until it is released.
+        #[arg(long)]
+        stage: bool,
+        /// Release it at this time (RFC 3339, like 2026-04-21T14:00:00Z); done by a running `imserver serve`.
+        #[arg(long, value_name = "TIME", requires = "stage")]
+        release_at: Option<Timestamp>,
+        /// Release it when this share of the registered nodes has all of it; with --release-at, not before both.
+        #[arg(long, value_name = "PERCENT", requires = "stage", value_parser = clap::value_parser!(u8).range(0..=100))]
+        when_synced: Option<u8>,
     },
     /// Serve the API and the published trees until SIGTERM.
     Serve,
-    /// Look at snapshots.
+    /// Look at snapshots, tag, release and withdraw them.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Let go the snapshots that no rule of the configuration keeps, and say of each why it stays. Also done by every
+    /// publish, and every hour by `serve`.
+    Retention {
+        /// The repositories; all of the configuration if none is named.
+        repositories: Vec<RepoName>,
+        /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Delete at once what has left the head, without waiting for `delete_after`.
+        #[arg(long, conflicts_with = "dry_run")]
+        now: bool,
+        /// Also delete objects that no snapshot refers to, left by publishes that were killed.
+        #[arg(long, conflicts_with = "dry_run")]
+        orphans: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Register the mirror nodes that may have what is staged.
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Make a signing key and print its public half.
     Keygen {
         /// The new key file; it is never overwritten.
@@ -74,6 +105,22 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Subcommand)]
+enum NodeCommand {
+    /// Register a node and print its token, once: it goes into the file that `token_file` of its imnode.toml names.
+    Add {
+        /// A name for it: 1 to 64 of a-z, 0-9, '.', '_' and '-'.
+        name: NodeName,
+    },
+    /// Take a node's token away.
+    Remove {
+        /// Its name.
+        name: NodeName,
+    },
+    /// List the registered nodes.
+    List,
 }
 
 #[derive(Subcommand)]
@@ -95,6 +142,39 @@ enum SnapshotCommand {
         /// As JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Name a snapshot: it shows at master-snap/NAME/ and never expires. A name that is taken moves.
+    Tag {
+        /// The repository.
+        repository: RepoName,
+        /// The name: 1 to 64 of a-z, 0-9, '.', '_' and '-'.
+        name: TagName,
+        /// The snapshot; `snapshot list` shows them.
+        snapshot: SnapshotId,
+    },
+    /// Show a staged snapshot to everybody and make it current, whatever its rule says.
+    Release {
+        /// The repository.
+        repository: RepoName,
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// Even if something was published since it was staged, which this takes back.
+        #[arg(long)]
+        take_back: bool,
+    },
+    /// Drop a staged snapshot.
+    Withdraw {
+        /// The repository.
+        repository: RepoName,
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
+    /// Take a name away.
+    Untag {
+        /// The repository.
+        repository: RepoName,
+        /// The name.
+        name: TagName,
     },
 }
 
@@ -156,7 +236,32 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             repositories,
             note,
             allow_empty,
-        } => publish(&master, repositories, &PublishOptions { note, allow_empty }),
+            stage,
+            release_at,
+            when_synced,
+        } => {
+            let stage = stage.then_some(StageRule {
+                release_at,
+                when_synced_percent: when_synced,
+            });
+            let options = PublishOptions {
+                note,
+                allow_empty,
+                stage,
+            };
+            publish(&master, repositories, &options)
+        }
+        Command::Retention {
+            repositories,
+            dry_run,
+            now,
+            orphans,
+            json,
+        } => {
+            let names = named_or_all(&master, repositories);
+            let clean_up = (!dry_run).then_some(CleanUpOptions { now, orphans });
+            tokio::task::block_in_place(|| retention::run(&master, &names, clean_up, json))
+        }
         Command::Serve => {
             daemon::raise_descriptor_limit(master.config().http.max_connections);
             let server = MasterServer::bind(master).await?;
@@ -174,27 +279,59 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             }
             Ok(())
         }
-        Command::Snapshot(SnapshotCommand::List { repository, json }) => show::list(&master, &repository, json).await,
-        Command::Snapshot(SnapshotCommand::Show {
-            repository,
-            snapshot,
-            json,
-        }) => show::snapshot(&master, &repository, snapshot, json).await,
+        Command::Node(NodeCommand::Add { name }) => {
+            println!("{}", master.add_node(&name)?);
+            Ok(())
+        }
+        Command::Node(NodeCommand::Remove { name }) => Ok(master.remove_node(&name)?),
+        Command::Node(NodeCommand::List) => {
+            master.nodes()?.iter().for_each(|name| println!("{name}"));
+            Ok(())
+        }
+        Command::Snapshot(command) => on_snapshots(&master, command).await,
         Command::Init { .. } | Command::Keygen { .. } | Command::Status { .. } => Ok(()),
     }
 }
 
+async fn on_snapshots(master: &Master, command: SnapshotCommand) -> anyhow::Result<()> {
+    match command {
+        SnapshotCommand::List { repository, json } => show::list(master, &repository, json).await?,
+        SnapshotCommand::Show {
+            repository,
+            snapshot,
+            json,
+        } => show::snapshot(master, &repository, snapshot, json).await?,
+        SnapshotCommand::Tag {
+            repository,
+            name,
+            snapshot,
+        } => {
+            let tagged = tokio::task::block_in_place(|| master.tag(&repository, &name, snapshot))?;
+            println!("{repository}: '{name}' is {snapshot}: {tagged}");
+        }
+        SnapshotCommand::Release {
+            repository,
+            snapshot,
+            take_back,
+        } => {
+            tokio::task::block_in_place(|| master.release(&repository, snapshot, take_back))?;
+            println!("{repository}: {snapshot} is current");
+        }
+        SnapshotCommand::Withdraw { repository, snapshot } => {
+            tokio::task::block_in_place(|| master.withdraw(&repository, snapshot))?;
+            println!("{repository}: {snapshot} is withdrawn");
+        }
+        SnapshotCommand::Untag { repository, name } => {
+            let snapshot = tokio::task::block_in_place(|| master.untag(&repository, &name))?;
+            println!("{repository}: '{name}' is no longer {snapshot}");
+        }
+    }
+    Ok(())
+}
+
 /// Publishes the repositories one by one; one that fails keeps none of the others back.
 fn publish(master: &Master, named: Vec<RepoName>, options: &PublishOptions) -> anyhow::Result<()> {
-    let all = || {
-        master
-            .config()
-            .repositories
-            .iter()
-            .map(|repository| repository.name.clone())
-            .collect()
-    };
-    let names: Vec<RepoName> = if named.is_empty() { all() } else { named };
+    let names = named_or_all(master, named);
     let mut failed = Vec::new();
     for name in &names {
         let bar = PublishBar::new();
@@ -209,6 +346,15 @@ fn publish(master: &Master, named: Vec<RepoName>, options: &PublishOptions) -> a
             }
         }
     }
+    tokio::task::block_in_place(|| retention::after_publish(master, &names));
     anyhow::ensure!(failed.is_empty(), "not published: {}", failed.join(", "));
     Ok(())
+}
+
+fn named_or_all(master: &Master, named: Vec<RepoName>) -> Vec<RepoName> {
+    if !named.is_empty() {
+        return named;
+    }
+    let all = master.config().repositories.iter();
+    all.map(|repository| repository.name.clone()).collect()
 }

@@ -3,7 +3,7 @@
 use instantmirror::Master;
 use instantmirror::config::ByteSize;
 use instantmirror::core::head::SnapshotState;
-use instantmirror::core::{RepoName, SignedHead, Snapshot, SnapshotId};
+use instantmirror::core::{Head, RepoName, SignedHead, Snapshot, SnapshotId};
 use instantmirror::master::MasterStatus;
 
 /// The live snapshots, oldest first.
@@ -18,7 +18,10 @@ pub(crate) async fn list(master: &Master, repository: &RepoName, json: bool) -> 
         rows.push((live, master.snapshot(repository, live.id).await?));
     }
     if json {
-        let row = |(live, snapshot): &(_, Snapshot)| serde_json::json!({ "live": live, "current": head.current == Some(snapshot.id), "snapshot": snapshot });
+        let row = |(live, snapshot): &(_, Snapshot)| {
+            let (current, tags) = (head.current == Some(snapshot.id), tags(head, snapshot.id));
+            serde_json::json!({ "live": live, "current": current, "tags": tags, "snapshot": snapshot })
+        };
         println!("{:#}", serde_json::Value::Array(rows.iter().map(row).collect()));
         return Ok(());
     }
@@ -26,12 +29,19 @@ pub(crate) async fn list(master: &Master, repository: &RepoName, json: bool) -> 
         let current = if head.current == Some(live.id) { "current" } else { "" };
         let state = if live.state.is_released() { "" } else { "staged" };
         let (files, size) = (snapshot.root.files, ByteSize(snapshot.root.bytes).to_string());
+        let tags: String = tags(head, live.id).iter().map(|tag| format!(" [{tag}]")).collect();
         println!(
-            "{}  {}  {files:>9} files  {size:>10}  {current}{state}  {}",
+            "{}  {}  {files:>9} files  {size:>10}  {current}{state}{tags}  {}",
             live.id, snapshot.created, snapshot.note
         );
     }
     Ok(())
+}
+
+/// The tags of a snapshot, in order.
+fn tags(head: &Head, id: SnapshotId) -> Vec<&str> {
+    let named = head.tags.iter().filter(|(_, named)| **named == id);
+    named.map(|(tag, _)| tag.as_str()).collect()
 }
 
 /// One snapshot.
@@ -59,6 +69,11 @@ pub(crate) async fn snapshot(
         "state       {}",
         state(head.and_then(|head| head.snapshot(&id)).map(|live| &live.state))
     );
+    if let Some(head) = head
+        && !tags(head, id).is_empty()
+    {
+        println!("tags        {}", tags(head, id).join(", "));
+    }
     println!(
         "parent      {}",
         snapshot
@@ -78,7 +93,14 @@ pub(crate) async fn snapshot(
 fn state(state: Option<&SnapshotState>) -> String {
     match state {
         Some(SnapshotState::Released { released }) => format!("released {released}"),
-        Some(SnapshotState::Staged { .. }) => "staged".to_owned(),
+        Some(SnapshotState::Staged {
+            release_at,
+            when_synced_percent,
+        }) => {
+            let time = release_at.map(|time| format!(", not before {time}"));
+            let share = when_synced_percent.map(|percent| format!(", when {percent} % of the nodes have it"));
+            format!("staged{}{}", time.unwrap_or_default(), share.unwrap_or_default())
+        }
         None => "expired".to_owned(),
     }
 }

@@ -8,12 +8,14 @@
 //! * [`build`] turns a directory's entries into nodes, cutting large ones at content-defined borders.
 //! * [`read`] looks up paths and lists directories.
 //! * [`delta`] finds the nodes one tree has and another lacks, which is also how closure is checked.
+//! * [`reach`] visits all nodes that many trees use, each once.
 
 pub mod build;
 pub mod delta;
 pub mod frame;
 mod layout;
 pub mod node;
+pub mod reach;
 pub mod read;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ pub use build::build_directory;
 pub use delta::{Closure, Delta, check_closure};
 pub use layout::{LEAF_ENTRIES_MAX, LEAF_ENTRIES_MEAN, NODE_BYTES_MAX};
 pub use node::{CatalogNode, Child, Totals};
+pub use reach::Reachable;
 pub use read::{Catalog, Resolution};
 
 /// Where catalog nodes are read from: a snapshot store, or a map in a test.

@@ -13,7 +13,7 @@ use crate::catalog::NodeSource;
 use crate::entry::FileMeta;
 use crate::head::SignedHead;
 use crate::view::RepositoryState;
-use crate::{ObjectId, RepoName, RepoPath};
+use crate::{ObjectId, RepoName, RepoPath, Snapshot};
 
 /// What a reader is going to read, so that no more is fetched than it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +83,13 @@ pub trait Publication: Debug + Send + Sync + 'static {
 
     /// What is visible of one now.
     fn state(&self, repository: &RepoName) -> Option<Arc<RepositoryState>>;
+
+    /// Where a file is looked for, in this order, that the current snapshot lacks: see [`grace`](crate::grace). Asked for
+    /// when one was not found, so it may cost a little.
+    fn fallbacks(&self, repository: &RepoName) -> Vec<Arc<Snapshot>> {
+        let _ = repository;
+        Vec::new()
+    }
 
     /// Waits for a head with a sequence number above `after` and returns it; `None` if there is no such
     /// repository. Waits for ever if none comes: the caller sets the limit. Cancellation safe.

@@ -1,8 +1,9 @@
 //! The `/.im/v1` routes (docs/formats/api.md): what a node asks a master, or another node.
 //!
-//! Nothing here is secret and nothing is trusted: heads are signed, the rest is named by its hash. A staged
-//! snapshot has no record here; only what the publication shows has.
+//! Nothing that is released is secret and nothing is trusted: heads are signed, the rest is named by its hash. What
+//! belongs to staged snapshots alone is shown to nodes that a [`Gatekeeper`] knows, and to nobody else.
 
+mod access;
 mod delta;
 mod objects;
 
@@ -21,14 +22,21 @@ use crate::body::ServeBody;
 use crate::limits::{LONG_POLL_MAX, Stopping};
 use crate::request::{Request, query_value};
 
+pub use access::Gatekeeper;
+
+use access::Sight;
+
 const FOREVER: &str = "public, max-age=31536000, immutable";
 const ALLOW: &str = "GET, HEAD, OPTIONS";
-const ALLOW_BATCH: &str = "POST, OPTIONS";
+const ALLOW_POST: &str = "POST, OPTIONS";
+/// Longest report of a node.
+const REPORT_BYTES_MAX: usize = 1024;
 
 /// What the API needs besides the publication.
 #[derive(Debug, Clone)]
 pub struct Api {
     cache: Arc<dyn ObjectCache>,
+    gatekeeper: Option<Arc<dyn Gatekeeper>>,
 }
 
 pub(crate) type Answer = Response<ServeBody>;
@@ -42,6 +50,7 @@ pub(crate) enum Call {
     Object(ObjectId),
     Outboard(ObjectId),
     Batch,
+    Synced,
 }
 
 impl Call {
@@ -65,6 +74,7 @@ impl Call {
             [repository, "objects", hash] => (repository, Self::Object(id(hash)?)),
             [repository, "objects", hash, "outboard"] => (repository, Self::Outboard(id(hash)?)),
             [repository, "batch"] => (repository, Self::Batch),
+            [repository, "synced"] => (repository, Self::Synced),
             _ => return Err("there is no such call in version 1 of the API".to_owned()),
         };
         Ok((id(repository)?, call))
@@ -80,7 +90,18 @@ impl Api {
     /// An API that hands out what this cache holds.
     #[must_use]
     pub fn new(cache: Arc<dyn ObjectCache>) -> Self {
-        Self { cache }
+        Self {
+            cache,
+            gatekeeper: None,
+        }
+    }
+
+    /// Lets this one decide who may ask, and who sees what is staged. Without it everybody may ask, and nothing is
+    /// staged.
+    #[must_use]
+    pub fn with_gatekeeper(mut self, gatekeeper: Arc<dyn Gatekeeper>) -> Self {
+        self.gatekeeper = Some(gatekeeper);
+        self
     }
 
     /// Answers one request whose path is one of the API. `body`: what a POST sent.
@@ -106,20 +127,47 @@ impl Api {
                 &format!("there is no repository '{repository}' here"),
             );
         }
-        match call {
+        let Some(sight) = Sight::of(self.gatekeeper.as_ref(), request) else {
+            return access::not_admitted();
+        };
+        let is_staged = match &call {
+            Call::Snapshot(id) => publication
+                .state(&repository)
+                .is_none_or(|state| !state.snapshots.contains_key(id)),
+            Call::Catalog(root) => sight.is_staged_node(root),
+            Call::Object(object) | Call::Outboard(object) => sight.is_staged_object(object),
+            Call::Head | Call::Batch | Call::Synced => false,
+        };
+        if is_staged && !sight.is_node() {
+            if let Some(refusal) = sight.unauthorized() {
+                return refusal;
+            }
+            return match call {
+                Call::Snapshot(id) => snapshot(publication, &repository, id),
+                Call::Catalog(root) => error(StatusCode::NOT_FOUND, &format!("there is no catalog node {root} here")),
+                Call::Object(object) | Call::Outboard(object) => objects::not_here(&object),
+                Call::Head | Call::Batch | Call::Synced => error(StatusCode::NOT_FOUND, "not here"),
+            };
+        }
+        let answer = match call {
             Call::Head => head(publication, &repository, request.query, stopping).await,
-            Call::Snapshot(id) => snapshot(publication, &repository, id),
+            Call::Snapshot(id) => match sight.staged(&repository, id) {
+                Some(staged) => whole("application/json", FOREVER, staged.encode().1.into()),
+                None => snapshot(publication, &repository, id),
+            },
             Call::Catalog(root) => delta::answer(publication, root, request).await,
             Call::Object(object) => objects::object(&self.cache, &repository, object, request).await,
             Call::Outboard(object) => objects::outboard(&self.cache, &object).await,
-            Call::Batch => objects::batch(&self.cache, &body),
-        }
+            Call::Batch => objects::batch(&self.cache, &body, sight),
+            Call::Synced => access::synced(&sight, &repository, &body),
+        };
+        if is_staged { access::private(answer) } else { answer }
     }
 }
 
 fn answer_method(method: &Method, call: &Call) -> Option<Answer> {
-    let batch = *call == Call::Batch;
-    let allow = if batch { ALLOW_BATCH } else { ALLOW };
+    let is_post = matches!(call, Call::Batch | Call::Synced);
+    let allow = if is_post { ALLOW_POST } else { ALLOW };
     let fits = match *method {
         Method::OPTIONS => {
             let mut answer = Response::new(ServeBody::whole(Bytes::new()));
@@ -129,8 +177,8 @@ fn answer_method(method: &Method, call: &Call) -> Option<Answer> {
                 .insert(header::ALLOW, HeaderValue::from_static(allow));
             return Some(answer);
         }
-        Method::POST => batch,
-        Method::GET | Method::HEAD => !batch,
+        Method::POST => is_post,
+        Method::GET | Method::HEAD => !is_post,
         _ => false,
     };
     if fits {
@@ -239,6 +287,7 @@ mod tests {
             (format!("objects/{hash}"), Call::Object(object)),
             (format!("objects/{hash}/outboard"), Call::Outboard(object)),
             ("batch".to_owned(), Call::Batch),
+            ("synced".to_owned(), Call::Synced),
         ] {
             let path = RepoPath::new(format!(".im/v1/debian/{path}")).unwrap();
             assert_eq!(Call::parse(&path), Some(Ok((repository.clone(), call))));

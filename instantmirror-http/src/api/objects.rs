@@ -12,6 +12,7 @@ use instantmirror_core::reader::HandleReader;
 use instantmirror_core::traits::{ObjectCache, ObjectHandle, ObjectReader};
 use instantmirror_core::{CacheError, FileMeta, ObjectId, RepoName, RepoPath};
 
+use super::access::Sight;
 use super::{Answer, FOREVER, error, typed, whole};
 use crate::body::{ObjectBody, PIECE_BYTES_MAX, ServeBody, read};
 use crate::request::Request;
@@ -25,7 +26,7 @@ async fn open(cache: &Arc<dyn ObjectCache>, object: &ObjectId) -> Result<Option<
     Ok(handle.filter(|handle| handle.is_complete()))
 }
 
-fn not_here(object: &ObjectId) -> Answer {
+pub(super) fn not_here(object: &ObjectId) -> Answer {
     error(StatusCode::NOT_FOUND, &format!("object {object} is not here"))
 }
 
@@ -98,17 +99,19 @@ pub(super) async fn outboard(cache: &Arc<dyn ObjectCache>, object: &ObjectId) ->
 }
 
 /// Answers a batch while it is read: memory is that of one object and one piece.
-pub(super) fn batch(cache: &Arc<dyn ObjectCache>, body: &[u8]) -> Answer {
+pub(super) fn batch(cache: &Arc<dyn ObjectCache>, body: &[u8], sight: Sight) -> Answer {
     let objects = match decode_request(body) {
         Ok(objects) => objects,
         Err(malformed) => return error(StatusCode::BAD_REQUEST, &malformed.to_string()),
     };
-    let state = (Arc::clone(cache), objects.into_iter());
-    let pieces = stream::unfold(state, |(cache, mut objects)| async move {
+    let state = (Arc::clone(cache), objects.into_iter(), sight);
+    let pieces = stream::unfold(state, |(cache, mut objects, sight)| async move {
         let mut out = BytesMut::new();
         while (out.len() as u64) < PIECE_BYTES_MAX {
             let Some(object) = objects.next() else { break };
-            match item(&cache, &object).await {
+            let is_hidden = !sight.is_node() && sight.is_staged_object(&object);
+            let found = if is_hidden { None } else { item(&cache, &object).await };
+            match found {
                 Some(content) => {
                     out.put_slice(&found_header(content.len() as u64));
                     out.put_slice(&content);
@@ -116,7 +119,7 @@ pub(super) fn batch(cache: &Arc<dyn ObjectCache>, body: &[u8]) -> Answer {
                 None => out.put_slice(&MISSING_ITEM),
             }
         }
-        (!out.is_empty()).then(|| (Ok(out.freeze()), (cache, objects)))
+        (!out.is_empty()).then(|| (Ok(out.freeze()), (cache, objects, sight)))
     });
     typed(MEDIA, "no-store", ServeBody::pieces(pieces, None))
 }

@@ -50,9 +50,10 @@ impl Connection {
         let unread = input.get(self.consumed..).unwrap_or_default();
         self.consumed = 0;
         self.is_new = false;
-        let Parsed::Head(head) = parse(unread, &self.shared.limits) else {
+        let Parsed::Head(mut head) = parse(unread, &self.shared.limits) else {
             return Err(io::Error::other("a request has changed while it was read"));
         };
+        head.request.client = self.client();
         let rest = unread.get(head.bytes..).unwrap_or_default();
         let Some(body) = self.request_body(&head, rest).await? else {
             self.refuse(StatusCode::REQUEST_TIMEOUT, "the request's body took too long")

@@ -22,6 +22,7 @@ use super::socket::Socket;
 use super::wire::Behind;
 use crate::access_log::{Visit, Visitor};
 use crate::limits::{Limits, Stopping};
+use crate::request::Client;
 use crate::service::Service;
 
 /// Answers to pipelined requests are collected up to so many bytes before they are sent.
@@ -224,6 +225,14 @@ impl Connection {
                     Step::Again
                 }
             }
+        }
+    }
+
+    /// Who is at the other end.
+    pub(super) fn client(&self) -> Client {
+        Client {
+            address: self.address,
+            is_private: matches!(self.socket, Socket::Tls(_)),
         }
     }
 

@@ -12,7 +12,7 @@ use httparse::Status;
 use super::wire::Behind;
 use crate::gate::Framing;
 use crate::limits::Limits;
-use crate::request::{Fields, Request};
+use crate::request::{Client, Fields, Request};
 
 /// Header fields that a request may have at most, whatever the limits say.
 const FIELDS_MAX: usize = 128;
@@ -117,6 +117,7 @@ pub(crate) fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Parsed<'a> {
             path,
             query,
             fields,
+            client: Client::default(),
         },
         target,
         version,

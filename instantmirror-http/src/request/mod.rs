@@ -6,6 +6,7 @@ mod path;
 mod range;
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use http::header::HeaderMap;
 use http::{Method, Uri};
@@ -25,6 +26,25 @@ pub struct Request<'a> {
     pub query: &'a str,
     /// The header fields that decide something.
     pub fields: Fields<'a>,
+    /// Who asks.
+    pub client: Client,
+}
+
+/// Who asks, as far as the connection tells. Whoever made the request may put it among its extensions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Client {
+    /// The other end of the connection; `None` for a Unix socket, or if nobody said.
+    pub address: Option<IpAddr>,
+    /// Whether nobody on the way can read what is said: the connection is encrypted.
+    pub is_private: bool,
+}
+
+impl Client {
+    /// Whether a secret may be taken from this client: nobody else could have heard it.
+    #[must_use]
+    pub fn may_tell_secrets(&self) -> bool {
+        self.is_private || self.address.is_some_and(|address| address.to_canonical().is_loopback())
+    }
 }
 
 /// The header fields that the core looks at. Lines that were sent several times are joined with commas, as
@@ -45,6 +65,8 @@ pub struct Fields<'a> {
     pub if_modified_since: Option<Cow<'a, str>>,
     /// If-Unmodified-Since.
     pub if_unmodified_since: Option<Cow<'a, str>>,
+    /// Authorization.
+    pub authorization: Option<Cow<'a, str>>,
 }
 
 impl<'a> Request<'a> {
@@ -56,6 +78,7 @@ impl<'a> Request<'a> {
             path: uri.path(),
             query: uri.query().unwrap_or_default(),
             fields: Fields::new(headers),
+            client: Client::default(),
         }
     }
 }
@@ -80,6 +103,7 @@ impl<'a> Fields<'a> {
             8 if is("if-range") => &mut self.if_range,
             8 if is("if-match") => &mut self.if_match,
             13 if is("if-none-match") => &mut self.if_none_match,
+            13 if is("authorization") => &mut self.authorization,
             17 if is("if-modified-since") => &mut self.if_modified_since,
             19 if is("if-unmodified-since") => &mut self.if_unmodified_since,
             _ => return,
@@ -96,6 +120,7 @@ impl<'a> Fields<'a> {
     pub fn is_plain(&self) -> bool {
         let Self {
             accept: _,
+            authorization: _,
             range,
             if_range,
             if_match,

@@ -32,6 +32,8 @@ pub(super) struct Fill {
     wants_changed: Notify,
     /// Tells flights that they may have become shorter.
     cuts: watch::Sender<u64>,
+    /// A client waits for it, whatever it was begun for.
+    demanded: watch::Sender<bool>,
 }
 
 /// Somebody to ask, and for which repository.
@@ -76,7 +78,19 @@ impl Fill {
             progress,
             wants_changed,
             cuts,
+            demanded: watch::Sender::new(class == Class::Demand),
         }
+    }
+
+    /// A client waits for it from now on: it need not wait its turn behind others any more.
+    pub(super) fn demand(&self) {
+        self.demanded
+            .send_if_modified(|demanded| !std::mem::replace(demanded, true));
+    }
+
+    async fn demanded(&self) {
+        // The sender lives in self.
+        let _ = self.demanded.subscribe().wait_for(|demanded| *demanded).await;
     }
 
     pub(super) fn transfer(&self) -> Transfer {
@@ -241,7 +255,15 @@ pub(super) async fn run(engine: Arc<Engine>, fill: Arc<Fill>) {
 /// Waits for the turn and for room. Another fill of the object may be ending: that is waited for as a retry.
 async fn begin(engine: &Engine, fill: &Fill, place: &mut Place) -> Result<Sink, FetchError> {
     loop {
-        place.turn().await;
+        let raised = fill.class == Class::Demand;
+        tokio::select! {
+            biased;
+            () = place.turn() => {}
+            () = fill.demanded(), if !raised => {
+                place.raise(Class::Demand);
+                place.turn().await;
+            }
+        }
         match engine.cache.fill(&fill.object, fill.size).await {
             Err(CacheError::Busy(_)) if place.finished(Outcome::Retry) => {}
             begun => return Ok(begun?),

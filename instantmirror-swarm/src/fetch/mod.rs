@@ -84,6 +84,35 @@ impl FetchEngine {
         lock(&self.0.fills).values().map(|fill| fill.transfer()).collect()
     }
 
+    /// Brings all of an object into the cache, at the urgency of `class`. A client that wants it meanwhile makes it
+    /// urgent. Dropping the future withdraws the interest.
+    ///
+    /// # Errors
+    /// [`FetchError`] if it cannot be had, or if the cache has no room for it.
+    pub async fn fetch(&self, repository: &RepoName, file: &FileMeta, class: Class) -> Result<(), FetchError> {
+        if self.holds(file).await? {
+            return Ok(());
+        }
+        let intent = ReadIntent { range: 0..file.size };
+        self.0.start_or_join(repository, file, &intent, class)?.kept().await
+    }
+
+    /// Whether all of a file is in the cache.
+    ///
+    /// # Errors
+    /// [`FetchError::Cache`].
+    pub async fn holds(&self, file: &FileMeta) -> Result<bool, FetchError> {
+        if file.size == 0 {
+            return Ok(true);
+        }
+        match self.0.cache.open(&file.object).await {
+            Ok(handle) => Ok(handle.is_some_and(|handle| handle.size() == file.size && handle.is_complete())),
+            // The cache has put it aside and said so: it is fetched again.
+            Err(instantmirror_core::CacheError::Damaged { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The cache behind it.
     #[must_use]
     pub fn cache(&self) -> &Arc<dyn ObjectCache> {
@@ -118,7 +147,12 @@ impl ObjectSource for FetchEngine {
             Err(error) => return Err(error.into()),
         }
         engine.stats.miss();
-        Ok(Arc::new(engine.start_or_join(repository, file, &intent)?))
+        Ok(Arc::new(engine.start_or_join(
+            repository,
+            file,
+            &intent,
+            Class::Demand,
+        )?))
     }
 }
 
@@ -135,6 +169,7 @@ impl Engine {
             .get(&(file.object, file.size))
             .filter(|fill| fill.accepts_readers())
             .map(|fill| {
+                fill.demand();
                 // Another repository may have the object where the first one's sources lack it.
                 fill.add_sources(repository, self.sources_of(repository));
                 FillReader::attach(self, fill, intent)
@@ -146,6 +181,7 @@ impl Engine {
         repository: &RepoName,
         file: &FileMeta,
         intent: &ReadIntent,
+        class: Class,
     ) -> Result<FillReader, FetchError> {
         let sources = self.sources_of(repository);
         if sources.is_empty() {
@@ -165,10 +201,13 @@ impl Engine {
             .get(&(file.object, file.size))
             .filter(|fill| fill.accepts_readers())
         {
+            if class == Class::Demand {
+                fill.demand();
+            }
             fill.add_sources(repository, sources);
             return Ok(FillReader::attach(self, fill, intent));
         }
-        let fill = Arc::new(Fill::new(repository.clone(), file.object, file.size, Class::Demand));
+        let fill = Arc::new(Fill::new(repository.clone(), file.object, file.size, class));
         fill.add_sources(repository, sources);
         let reader = FillReader::attach(self, &fill, intent);
         fills.insert((file.object, file.size), Arc::clone(&fill));

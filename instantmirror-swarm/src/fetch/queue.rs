@@ -117,6 +117,13 @@ impl Place {
         let _ = (&mut self.turn).await;
     }
 
+    /// Makes it at least as urgent as this, if it still waits.
+    pub(super) fn raise(&self, class: Class) {
+        let now = self.queue.now();
+        lock(&self.queue.0.state).scheduler.raise(self.ticket, class, now);
+        self.queue.pump();
+    }
+
     /// Reports how it went. Returns whether there will be another [`turn`](Self::turn).
     pub(super) fn finished(&mut self, outcome: Outcome) -> bool {
         let again = {

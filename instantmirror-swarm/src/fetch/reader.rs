@@ -37,6 +37,17 @@ impl FillReader {
     }
 }
 
+impl FillReader {
+    /// Waits until all of the object is in the cache; what the cache has no room for is an error here.
+    pub(super) async fn kept(&self) -> Result<(), FetchError> {
+        let mut end = 0;
+        while end < self.fill.size {
+            end = self.fill.ready(self.want, end).await?;
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl ObjectReader for FillReader {
     fn size(&self) -> u64 {

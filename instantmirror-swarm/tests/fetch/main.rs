@@ -3,6 +3,7 @@
 // A list of one range is meant as that where ranges are compared.
 #![allow(clippy::single_range_in_vec_init)]
 
+mod ahead;
 mod passing;
 
 use std::collections::BTreeMap;

@@ -10,10 +10,11 @@ use std::time::Duration;
 use instantmirror_core::catalog::CatalogError;
 use instantmirror_core::head::SnapshotState;
 use instantmirror_core::memory::MemoryStore;
+use instantmirror_core::retention::RetentionPolicy;
 use instantmirror_core::traits::{SnapshotStore, Upstream};
 use instantmirror_core::{HeadError, RecordError, SnapshotId};
 use instantmirror_swarm::follow::RETRY_PAUSE;
-use instantmirror_swarm::{FollowError, Follower};
+use instantmirror_swarm::{FollowError, Follower, Intake};
 
 use support::{FakeMaster, HOUR, Impatient, RottenStore, START, Spoil, TestClock, head, key, repository};
 
@@ -401,4 +402,61 @@ async fn a_master_that_does_not_wait_is_not_asked_in_a_tight_loop() {
         (2..=minute.as_millis() / RETRY_PAUSE.as_millis() + 1).contains(&asked),
         "{asked}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_s_own_policy_keeps_less_than_the_master_has() {
+    let (master, store) = (FakeMaster::new(), Arc::new(MemoryStore::new()));
+    let clock = Arc::new(TestClock(Mutex::new(START)));
+    let snapshots: Vec<_> = (1..=4).map(|seed| master.snapshot(seed, 10)).collect();
+    let mut published = head(1, &snapshots.iter().collect::<Vec<_>>());
+    for (age, live) in published.snapshots.iter_mut().rev().enumerate() {
+        let released = START.plus(HOUR * 10 - HOUR * u32::try_from(age).unwrap());
+        live.state = SnapshotState::Released { released };
+    }
+    published.expires = START.plus(HOUR * 100);
+    published.tags.insert("gold".parse().unwrap(), snapshots[0].id);
+    master.publish(&published);
+    *clock.0.lock().unwrap() = START.plus(HOUR * 10);
+    let policy = RetentionPolicy {
+        keep_last: 1,
+        keep_within: Some(HOUR * 3),
+        grace: Duration::ZERO,
+        ..RetentionPolicy::default()
+    };
+    let intake = Intake::default();
+    let follower = Follower::open(
+        repository(),
+        vec![master.clone() as Arc<dyn Upstream>],
+        store.clone(),
+        vec![key(1).public()],
+        clock.clone(),
+    )
+    .await;
+    let follower = follower.unwrap().keeping(policy).sharing(intake.clone());
+    follower.poll(master.as_ref(), true).await.unwrap();
+    let shown = || follower.state().snapshots.keys().copied().collect::<Vec<_>>();
+    let ids = |numbers: &[usize]| numbers.iter().map(|number| snapshots[*number].id).collect::<Vec<_>>();
+    assert_eq!(
+        shown(),
+        ids(&[0, 1, 2, 3]),
+        "number 1 is two hours old, number 0 is tagged"
+    );
+    assert_eq!(store.snapshots(&repository()).await.unwrap().len(), 4);
+
+    // Time alone makes them go, at the latest when a wait ends without news.
+    *clock.0.lock().unwrap() = START.plus(HOUR * 12);
+    assert!(tokio::time::timeout(HOUR, intake.dropped()).await.is_err());
+    assert!(follower.poll(master.as_ref(), false).await.unwrap());
+    assert_eq!(shown(), ids(&[0, 3]));
+    assert_eq!(store.snapshots(&repository()).await.unwrap().len(), 2);
+    tokio::time::timeout(HOUR, intake.dropped())
+        .await
+        .expect("the cleaner is told");
+    assert!(
+        !follower.poll(master.as_ref(), false).await.unwrap(),
+        "they are not fetched again"
+    );
+    assert_eq!(shown(), ids(&[0, 3]));
+    assert!(intake.try_pause().is_some());
 }

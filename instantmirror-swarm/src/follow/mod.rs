@@ -2,14 +2,18 @@
 //! then shown. A snapshot that is not whole is never shown, and one that is shown stays until its
 //! successor is whole.
 
+mod keep;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use instantmirror_core::appearance;
 use instantmirror_core::catalog::frame::FrameDecoder;
 use instantmirror_core::catalog::{CatalogError, CatalogNode, check_closure};
 use instantmirror_core::head::{LiveSnapshot, Succession};
+use instantmirror_core::retention::RetentionPolicy;
 use instantmirror_core::traits::{SnapshotStore, StoreError, TransportError, Upstream};
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{
@@ -17,6 +21,10 @@ use instantmirror_core::{
     Timestamp,
 };
 use tokio::sync::watch;
+
+pub use keep::Intake;
+
+use keep::Wanted;
 
 /// First pause after a failure; doubles up to [`RETRY_PAUSE_MAX`].
 pub const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -78,6 +86,11 @@ pub struct Follower {
     clock: Arc<dyn Clock>,
     state: watch::Sender<Arc<RepositoryState>>,
     status: Mutex<FollowStatus>,
+    policy: RetentionPolicy,
+    intake: Intake,
+    /// Whether the master tells us of what is staged.
+    is_registered: bool,
+    staged: watch::Sender<Arc<Vec<Arc<Snapshot>>>>,
 }
 
 impl Follower {
@@ -123,7 +136,42 @@ impl Follower {
             clock,
             state,
             status: Mutex::new(status),
+            policy: RetentionPolicy::default(),
+            intake: Intake::default(),
+            is_registered: false,
+            staged: watch::Sender::default(),
         })
+    }
+
+    /// Keeps of the released snapshots that the master has only those that this policy keeps; without it, all.
+    #[must_use]
+    pub fn keeping(mut self, policy: RetentionPolicy) -> Self {
+        self.policy = policy;
+        let head = self.state().head.clone();
+        if let Some(head) = head {
+            self.show(&head, None);
+        }
+        self
+    }
+
+    /// Shares its store with other followers, and with who cleans it up.
+    #[must_use]
+    pub fn sharing(mut self, intake: Intake) -> Self {
+        self.intake = intake;
+        self
+    }
+
+    /// Fetches the catalogs of staged snapshots too, since the master knows us. They are shown to nobody.
+    #[must_use]
+    pub fn registered(mut self) -> Self {
+        self.is_registered = true;
+        self
+    }
+
+    /// Told of every change of the staged snapshots whose catalogs are whole here, oldest first.
+    #[must_use]
+    pub fn staged(&self) -> watch::Receiver<Arc<Vec<Arc<Snapshot>>>> {
+        self.staged.subscribe()
     }
 
     /// What may be shown now.
@@ -221,7 +269,8 @@ impl Follower {
         let Some(bytes) = upstream.head(&self.repository, after).await? else {
             // "Nothing newer" comes after a wait. From somebody who does not wait it is not asked for in a tight loop.
             tokio::time::sleep_until(asked + RETRY_PAUSE).await;
-            return Ok(false);
+            self.stage(upstream).await;
+            return self.drop_aged().await;
         };
         let head = SignedHead::verify(bytes, &self.repository, &self.trusted)?;
         match head.succeeds(held.as_deref(), self.clock.now())? {
@@ -230,22 +279,72 @@ impl Follower {
                     // The other side did not wait: do not ask in a tight loop.
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
-                return Ok(false);
+                self.stage(upstream).await;
+                return self.drop_aged().await;
             }
             Succession::Same => {}
             Succession::Newer => self.store.put_head(&head).await?,
         }
         self.catch_up(Arc::new(head), upstream).await?;
+        self.stage(upstream).await;
         Ok(true)
     }
 
-    /// Released snapshots of a head that are not whole here, `current` first, then the newest.
-    fn missing(&self, head: &SignedHead) -> Vec<LiveSnapshot> {
+    /// Makes the staged snapshots of the head whole here. What fails is logged and tried again in the next round: it
+    /// keeps nobody from what is released.
+    async fn stage(&self, upstream: &dyn Upstream) {
+        let Some(head) = self.state().head.clone().filter(|_| self.is_registered) else {
+            return;
+        };
+        let held = self.staged.borrow().clone();
+        let mut staged = Vec::new();
+        for live in appearance::staged(head.head()) {
+            if let Some(snapshot) = held.iter().find(|snapshot| snapshot.id == live.id) {
+                staged.push(Arc::clone(snapshot));
+                continue;
+            }
+            match self.bring(live, upstream).await {
+                Ok(snapshot) => {
+                    tracing::info!(repository = %self.repository, snapshot = %live.id, "staged snapshot is whole here");
+                    staged.push(Arc::new(snapshot));
+                }
+                Err(error) => {
+                    tracing::warn!(repository = %self.repository, snapshot = %live.id, "staged snapshot: {error}");
+                }
+            }
+        }
+        self.staged.send_if_modified(|known| {
+            let changed = **known != staged;
+            *known = Arc::new(staged);
+            changed
+        });
+    }
+
+    fn wanted<'a>(&self, head: &'a SignedHead) -> Wanted<'a> {
+        Wanted::new(&self.policy, head, self.clock.now())
+    }
+
+    /// Drops what has become too old for our own policy. Returns whether there was any.
+    async fn drop_aged(&self) -> Result<bool, FollowError> {
         let state = self.state();
+        let Some(head) = &state.head else { return Ok(false) };
+        let wanted = self.wanted(head);
+        let is_kept = |id: &SnapshotId| Some(*id) == state.current || wanted.shows(id);
+        if state.snapshots.keys().all(is_kept) {
+            return Ok(false);
+        }
+        self.show(head, None);
+        self.drop_expired(head).await?;
+        Ok(true)
+    }
+
+    /// Released snapshots of a head that are wanted and not whole here, `current` first, then the newest.
+    fn missing(&self, head: &SignedHead) -> Vec<LiveSnapshot> {
+        let (state, wanted) = (self.state(), self.wanted(head));
         let current = head.head().current;
         let live = head.head().snapshots.iter().rev();
         let mut missing: Vec<_> = live
-            .filter(|live| live.state.is_released() && !state.snapshots.contains_key(&live.id))
+            .filter(|live| wanted.shows(&live.id) && !state.snapshots.contains_key(&live.id))
             .cloned()
             .collect();
         missing.sort_by_key(|live| Some(live.id) != current);
@@ -268,6 +367,7 @@ impl Follower {
 
     /// Makes a head, and a snapshot that has become whole, visible.
     fn show(&self, head: &Arc<SignedHead>, snapshot: Option<Arc<Snapshot>>) {
+        let wanted = self.wanted(head);
         self.state.send_modify(|state| {
             let mut next = RepositoryState::clone(state);
             if let Some(snapshot) = snapshot {
@@ -283,20 +383,20 @@ impl Follower {
                 .or(next.current.filter(whole))
                 .or(newest);
             let current = next.current;
-            next.snapshots
-                .retain(|id, _| Some(*id) == current || is_released(head, id));
+            next.snapshots.retain(|id, _| Some(*id) == current || wanted.shows(id));
             next.head = Some(Arc::clone(head));
             *state = Arc::new(next);
         });
     }
 
-    /// Forgets snapshots that the master has dropped, once they are not shown any more.
+    /// Forgets snapshots that the master or our own policy has dropped, once they are not shown any more.
     async fn drop_expired(&self, head: &SignedHead) -> Result<(), FollowError> {
-        let shown = self.state();
+        let (shown, wanted) = (self.state(), self.wanted(head));
         for id in self.store.snapshots(&self.repository).await? {
-            if head.head().snapshot(&id).is_none() && !shown.snapshots.contains_key(&id) {
+            if !wanted.keeps(&id) && !shown.snapshots.contains_key(&id) {
                 self.store.remove_snapshot(&self.repository, id).await?;
-                tracing::info!(repository = %self.repository, snapshot = %id, "snapshot dropped: the master has expired it");
+                self.intake.note_dropped();
+                tracing::info!(repository = %self.repository, snapshot = %id, "snapshot dropped: it has expired");
             }
         }
         Ok(())
@@ -307,6 +407,7 @@ impl Follower {
         if let Some(snapshot) = whole_here(self.store.as_ref(), &self.repository, live.id).await? {
             return Ok(snapshot);
         }
+        let _taking_in = self.intake.taking_in().await;
         let record = upstream.snapshot(&self.repository, live.id).await?;
         let snapshot = Snapshot::decode(&self.repository, live.id, live.record, &record)?;
         let state = self.state();
@@ -417,10 +518,6 @@ fn name_children(node: &CatalogNode, named: &mut HashSet<NodeId>) -> Result<(), 
         }
     }
     Ok(())
-}
-
-fn is_released(head: &SignedHead, id: &SnapshotId) -> bool {
-    head.head().snapshot(id).is_some_and(|live| live.state.is_released())
 }
 
 /// What to show as `current`: the head's, or the newest released one that is whole.

@@ -1,0 +1,127 @@
+//! `imserver retention`: what stays and why, what goes, what was deleted.
+
+use instantmirror::config::ByteSize;
+use instantmirror::core::RepoName;
+use instantmirror::core::retention::{RetentionPlan, Verdict};
+use instantmirror::master::{CleanUpOptions, CleanedUp};
+use instantmirror::{Master, MasterError, daemon};
+use serde_json::{Value, json};
+
+/// Applies the rules and cleans up; without `clean_up`, says what would go.
+pub(crate) fn run(
+    master: &Master,
+    names: &[RepoName],
+    clean_up: Option<CleanUpOptions>,
+    json: bool,
+) -> anyhow::Result<()> {
+    let mut plans = Vec::new();
+    for name in names {
+        let plan = match clean_up {
+            Some(_) => master.apply_retention(name),
+            None => master.retention_plan(name),
+        };
+        match plan {
+            Ok(plan) => plans.push((name, plan)),
+            Err(MasterError::NeverPublished { .. }) if names.len() > 1 => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if !json {
+        plans
+            .iter()
+            .for_each(|(name, plan)| show(name, plan, clean_up.is_none()));
+    }
+    let done = clean_up.map(|options| master.clean_up(options)).transpose()?;
+    if json {
+        let shown: Vec<Value> = plans.iter().map(|(name, plan)| as_json(name, plan)).collect();
+        println!(
+            "{:#}",
+            json!({ "repositories": shown, "deleted": done.as_ref().map(deleted) })
+        );
+    } else if let Some(done) = done {
+        println!("{}", sentence(&done));
+    }
+    Ok(())
+}
+
+/// What every publish ends with. The publish itself is done: what fails here is said, and tried again by the next one.
+pub(crate) fn after_publish(master: &Master, names: &[RepoName]) {
+    for name in names {
+        match master.apply_retention(name) {
+            Ok(_) | Err(MasterError::NeverPublished { .. }) => {}
+            Err(error) => eprintln!(
+                "imserver: {name}: retention was not applied: {}",
+                daemon::explain(&error)
+            ),
+        }
+    }
+    match master.clean_up(CleanUpOptions::default()) {
+        Ok(done)
+            if done
+                == CleanedUp {
+                    waiting: done.waiting,
+                    ..CleanedUp::default()
+                } => {}
+        Ok(done) => println!("{}", sentence(&done)),
+        Err(error) => eprintln!(
+            "imserver: expired snapshots were not deleted: {}",
+            daemon::explain(&error)
+        ),
+    }
+}
+
+fn show(name: &RepoName, plan: &RetentionPlan, dry_run: bool) {
+    let (all, go) = (plan.verdicts().len(), plan.expired().count());
+    let verb = if dry_run { "would go" } else { "went" };
+    println!("{name}: {all} snapshots, {go} {verb}");
+    for verdict in plan.verdicts() {
+        let released = verdict
+            .released
+            .map_or_else(|| "not released".to_owned(), |time| time.to_string());
+        println!("  {}  {released:<24}  {}", verdict.id, fate(verdict));
+    }
+}
+
+fn fate(verdict: &Verdict) -> String {
+    let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
+    match (verdict.over_limit, verdict.is_kept()) {
+        (true, _) => format!("GOES   max_bytes is reached (else kept: {})", reasons.join(", ")),
+        (false, true) => format!("stays  {}", reasons.join(", ")),
+        (false, false) => "GOES   no rule keeps it".to_owned(),
+    }
+}
+
+fn as_json(name: &RepoName, plan: &RetentionPlan) -> Value {
+    let verdict = |verdict: &Verdict| {
+        let reasons: Vec<String> = verdict.reasons.iter().map(ToString::to_string).collect();
+        json!({
+            "snapshot": verdict.id,
+            "released": verdict.released,
+            "kept": verdict.is_kept(),
+            "reasons": reasons,
+            "over_limit": verdict.over_limit,
+        })
+    };
+    json!({ "repository": name, "snapshots": plan.verdicts().iter().map(verdict).collect::<Vec<_>>() })
+}
+
+fn deleted(done: &CleanedUp) -> Value {
+    json!({
+        "snapshots": done.snapshots,
+        "objects": done.objects,
+        "bytes": done.bytes,
+        "waiting": done.waiting,
+    })
+}
+
+fn sentence(done: &CleanedUp) -> String {
+    let size = ByteSize(done.bytes);
+    let mut text = format!(
+        "deleted {} objects ({size}) of {} expired snapshots",
+        done.objects, done.snapshots
+    );
+    if done.waiting > 0 {
+        text += &format!("; {} more wait for delete_after", done.waiting);
+    }
+    text
+}

@@ -1,0 +1,119 @@
+//! Sections about the life of snapshots: how long they stay, on master and node.
+
+use std::time::Duration;
+
+use instantmirror_core::grace::GRACE_DEFAULT;
+use instantmirror_core::retention::RetentionPolicy;
+use serde::Deserialize;
+
+use super::{ByteSize, TimeSpan};
+
+/// `[retention]`: which snapshots of a master stay. Without any rule all do.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    /// The newest so many stay.
+    pub keep_last: u32,
+    /// Everything released within this time stays.
+    pub keep_within: Option<TimeSpan>,
+    /// The newest of each of the last so many hours that have a snapshot stays.
+    pub keep_hourly: u32,
+    /// Likewise days, in UTC.
+    pub keep_daily: u32,
+    /// Likewise weeks, from Monday on.
+    pub keep_weekly: u32,
+    /// Likewise months.
+    pub keep_monthly: u32,
+    /// Likewise years.
+    pub keep_yearly: u32,
+    /// The oldest ones go until the distinct content of the rest fits in.
+    pub max_bytes: Option<ByteSize>,
+    /// Data is deleted so long after its last snapshot went: for those who still read it.
+    pub delete_after: TimeSpan,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self {
+            keep_last: 0,
+            keep_within: None,
+            keep_hourly: 0,
+            keep_daily: 0,
+            keep_weekly: 0,
+            keep_monthly: 0,
+            keep_yearly: 0,
+            max_bytes: None,
+            delete_after: TimeSpan(Duration::from_secs(3600)),
+        }
+    }
+}
+
+impl RetentionConfig {
+    /// The rules as a policy.
+    #[must_use]
+    pub fn policy(&self, grace: TimeSpan) -> RetentionPolicy {
+        RetentionPolicy {
+            keep_last: self.keep_last,
+            keep_within: self.keep_within.map(|within| within.0),
+            keep_hourly: self.keep_hourly,
+            keep_daily: self.keep_daily,
+            keep_weekly: self.keep_weekly,
+            keep_monthly: self.keep_monthly,
+            keep_yearly: self.keep_yearly,
+            max_bytes: self.max_bytes.map(|size| size.0),
+            grace: grace.0,
+        }
+    }
+}
+
+/// `[snapshots]` of a master.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MasterSnapshotsConfig {
+    /// For so long after another one replaced it a snapshot stays, and its files are still found under `current`.
+    pub grace: TimeSpan,
+}
+
+impl Default for MasterSnapshotsConfig {
+    fn default() -> Self {
+        Self {
+            grace: TimeSpan(GRACE_DEFAULT),
+        }
+    }
+}
+
+/// `[snapshots]` of a node: which of those that the master has are kept here. Without a rule all are.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeSnapshotsConfig {
+    /// The newest so many.
+    pub keep_last: u32,
+    /// Everything released within this time.
+    pub keep_within: Option<TimeSpan>,
+    /// For so long after another one replaced it a snapshot stays, if the master has it, and its files are still found
+    /// under `current`.
+    pub grace: TimeSpan,
+}
+
+impl Default for NodeSnapshotsConfig {
+    fn default() -> Self {
+        Self {
+            keep_last: 0,
+            keep_within: None,
+            grace: TimeSpan(GRACE_DEFAULT),
+        }
+    }
+}
+
+impl NodeSnapshotsConfig {
+    /// The rules as a policy.
+    #[must_use]
+    pub fn policy(&self) -> RetentionPolicy {
+        RetentionPolicy {
+            keep_last: self.keep_last,
+            keep_within: self.keep_within.map(|within| within.0),
+            grace: self.grace.0,
+            ..RetentionPolicy::default()
+        }
+    }
+}

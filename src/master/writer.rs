@@ -1,0 +1,108 @@
+//! The store, open for writing: who publishes, tags or cleans up holds it, one process at a time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_executor::block_on;
+use instantmirror_core::catalog::CatalogNode;
+use instantmirror_core::head::HEAD_VALIDITY_MAX;
+use instantmirror_core::traits::SnapshotStore as _;
+use instantmirror_core::{Head, RepoName, Timestamp};
+use instantmirror_store::StoreError;
+use instantmirror_store::digest::DigestTable;
+use instantmirror_store::objects::ObjectStore;
+use instantmirror_store::scan::ScanSink;
+use instantmirror_store::snapshots::DiskSnapshotStore;
+
+use super::publish::PublishProgress;
+use super::{DIGESTS, Master, MasterError};
+
+/// How long a writer waits for another one before it gives up. Everything but a publish is done much sooner.
+const WRITER_WAIT: Duration = Duration::from_secs(10);
+/// How often a waiting writer looks. Whoever yields the store stays away for longer than this.
+pub(super) const WRITER_POLL: Duration = Duration::from_millis(20);
+
+/// The store, open for writing: there is one at a time, in all processes.
+pub(super) struct Writer {
+    pub(super) snapshots: Arc<DiskSnapshotStore>,
+    pub(super) digests: Arc<DigestTable>,
+    pub(super) objects: ObjectStore,
+}
+
+impl Writer {
+    /// Waits for whoever writes now, but not for long.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] if that one is still there after [`WRITER_WAIT`].
+    pub(super) fn open(master: &Master) -> Result<Self, StoreError> {
+        let begun = Instant::now();
+        loop {
+            match Self::open_now(master) {
+                Err(StoreError::Locked { .. }) if begun.elapsed() < WRITER_WAIT => std::thread::sleep(WRITER_POLL),
+                opened => return opened,
+            }
+        }
+    }
+
+    fn open_now(master: &Master) -> Result<Self, StoreError> {
+        let snapshots = Arc::new(DiskSnapshotStore::open(Arc::clone(&master.disk), "")?);
+        let digests = Arc::new(DigestTable::open(Arc::clone(&master.disk), DIGESTS)?);
+        let objects = ObjectStore::open(Arc::clone(&master.disk), Arc::clone(&digests))?;
+        objects.remove_leftovers()?;
+        Ok(Self {
+            snapshots,
+            digests,
+            objects,
+        })
+    }
+}
+
+impl Master {
+    /// Signs and stores the successor of a head.
+    pub(super) fn commit(&self, writer: &Writer, mut head: Head, now: Timestamp) -> Result<u64, MasterError> {
+        head.sequence += 1;
+        head.issued = now;
+        head.expires = now.plus(HEAD_VALIDITY_MAX);
+        let signed = head.sign(&[&self.key])?;
+        block_on(writer.snapshots.put_head(&signed))?;
+        tracing::info!(repository = %head.repository, sequence = head.sequence, current = head.current.map(tracing::field::display), "head signed");
+        Ok(head.sequence)
+    }
+
+    /// The head of a repository, which has to have one.
+    ///
+    /// # Errors
+    /// [`MasterError::UnknownRepository`], [`MasterError::NeverPublished`], [`MasterError::Snapshots`].
+    pub(super) fn published_head(&self, name: &RepoName) -> Result<Head, MasterError> {
+        self.repository(name)?;
+        let held = block_on(self.head(name))?;
+        let never = || MasterError::NeverPublished {
+            repository: name.clone(),
+        };
+        held.map(|held| held.head().clone()).ok_or_else(never)
+    }
+}
+
+/// Takes what a scan makes into the store.
+pub(super) struct Sink<'a> {
+    pub(super) writer: &'a Writer,
+    pub(super) progress: &'a dyn PublishProgress,
+}
+
+impl ScanSink for Sink<'_> {
+    fn nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError> {
+        self.writer.snapshots.put_nodes_now(&nodes)
+    }
+
+    fn listed(&self, files: u64) {
+        self.progress.listed(files);
+    }
+
+    fn read(&self, bytes: u64) {
+        self.progress.read(bytes);
+    }
+
+    fn imported(&self) {
+        self.progress.imported();
+    }
+}
