@@ -107,11 +107,6 @@ const EXPLAINED: &[Explanation] = &[
         ],
     ),
     (
-        "4xx closed",
-        "a target that is no path is malformed here, whatever the method",
-        &["CONNECT to a host", "CONNECT to a URL"],
-    ),
-    (
         "200 kept",
         "Range is defined for GET only (RFC 9110, 14.2)",
         &[
