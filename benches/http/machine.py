@@ -13,10 +13,12 @@ import time
 
 SERVER_CORE, LOAD_CORE = 0, 1
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+CONGESTION = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control")
 START_LIMIT_S = 60
 STOP_LIMIT_S = 10
 
 _started = []
+_congestion_before = []
 
 
 def prepare():
@@ -24,6 +26,9 @@ def prepare():
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.sched_setaffinity(0, {LOAD_CORE})
+    # The pacing of BBR is for links; on loopback it takes several times the CPU, of whoever is unlucky.
+    _congestion_before.append(CONGESTION.read_text())
+    CONGESTION.write_text("cubic")
 
 
 def start(command, core, log, **options):
@@ -54,6 +59,8 @@ def stop(child):
 def stop_all():
     while _started:
         stop(_started.pop())
+    while _congestion_before:
+        CONGESTION.write_text(_congestion_before.pop())
 
 
 def free_port():

@@ -151,7 +151,7 @@ pub(crate) async fn carry(stream: TcpStream, tls: &Tls, address: IpAddr, shared:
         }
     };
     if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) {
-        carry_http2(stream, address, shared).await;
+        Box::pin(carry_http2(stream, address, shared)).await;
     } else {
         let socket = Socket::Tls(Box::new(stream));
         Connection::new(socket, Some(address), shared).carry().await;

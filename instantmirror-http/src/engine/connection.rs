@@ -16,6 +16,7 @@ use tokio::io::ReadBuf;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::answer::is_joined;
 use super::head::{Head, Parsed, parse};
 use super::patience::Patience;
 use super::socket::Socket;
@@ -66,8 +67,10 @@ pub(crate) struct Connection {
     /// Time that one answer has waited for its client, and bytes that the client took.
     pub(super) blocked: Duration,
     pub(super) taken: u64,
-    stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
-    pub(super) is_stopping: bool,
+    /// Wakes this task when the server stops; made when there is something to wait for.
+    stopped: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// An idle connection is kept only for what is on its way.
+    is_draining: bool,
     /// Nothing was asked yet.
     pub(super) is_new: bool,
     /// Since when a header is incomplete.
@@ -103,7 +106,6 @@ impl Connection {
     pub(crate) fn new(socket: Socket, address: Option<IpAddr>, shared: Arc<Shared>) -> Self {
         let mut services = shared.services.clone();
         let service = Arc::clone(&services.borrow_and_update());
-        let stopping = shared.stopping.clone();
         Self {
             socket,
             service,
@@ -115,8 +117,8 @@ impl Connection {
             patience: Patience::new(),
             blocked: Duration::ZERO,
             taken: 0,
-            stopped: Box::pin(async move { stopping.stopped().await }),
-            is_stopping: false,
+            stopped: None,
+            is_draining: false,
             is_new: true,
             header_begun: None,
             shared,
@@ -130,7 +132,7 @@ impl Connection {
         match self.run().await {
             Ok(()) => {
                 // Nobody is left who could be told.
-                let _ = poll_fn(|cx| self.socket.poll_shutdown(cx)).await;
+                let _ = poll_fn(|cx| self.socket.poll_end(cx)).await;
             }
             Err(error) => {
                 if error.kind() == io::ErrorKind::TimedOut {
@@ -157,8 +159,8 @@ impl Connection {
                 }
                 Step::File(reader, range, behind, mut visit) => {
                     self.forgive();
-                    self.flush(true).await?;
-                    self.send_file(&reader, range, &mut visit).await?;
+                    self.flush(is_joined(&range)).await?;
+                    self.send_hot(&reader, range, &mut visit).await?;
                     if behind == Behind::Close {
                         return self.close().await;
                     }
@@ -202,7 +204,11 @@ impl Connection {
         let Some(hot) = self.service.hot_answer(head.request.path, std::time::Instant::now()) else {
             return Step::Answer;
         };
-        let behind = if self.is_stopping { Behind::Close } else { head.behind() };
+        let behind = if self.is_stopping() {
+            Behind::Close
+        } else {
+            head.behind()
+        };
         let request = &head.request;
         let Some(written) = hot.write(&request.method, &request.fields, behind, &mut self.output) else {
             return Step::Answer;
@@ -261,7 +267,7 @@ impl Connection {
         }
         let now = Instant::now();
         if self.input.is_empty() {
-            let patience = if self.is_stopping {
+            let patience = if self.is_draining {
                 DRAIN_TIME
             } else if self.is_new {
                 header_timeout
@@ -280,14 +286,29 @@ impl Connection {
         if let Poll::Ready(filled) = self.poll_fill(cx) {
             return Poll::Ready(filled);
         }
-        if !self.is_stopping && self.stopped.as_mut().poll(cx).is_ready() {
-            self.is_stopping = true;
+        if !self.is_draining && self.poll_stopping(cx) {
+            self.is_draining = true;
             if self.input.is_empty() {
                 self.patience.lasts(DRAIN_TIME);
             }
         }
         std::task::ready!(self.patience.poll_over(cx));
         Poll::Ready(Ok(Filled::TimedOut))
+    }
+
+    /// Whether the server stops. The first question has this task woken when it does; for the others it is enough to
+    /// look.
+    fn poll_stopping(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.stopped.is_none() {
+            let stopping = self.shared.stopping.clone();
+            let stopped = self.stopped.insert(Box::pin(async move { stopping.stopped().await }));
+            let _ = stopped.as_mut().poll(cx);
+        }
+        self.is_stopping()
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.shared.stopping.is_given()
     }
 
     /// Reads what is there into `input`.
@@ -385,6 +406,6 @@ mod tests {
         let connection = Connection::new(Socket::Unix(near), None, shared);
         let own = std::mem::size_of_val(&connection);
         let carried = std::mem::size_of_val(&connection.carry());
-        assert!(carried <= 1024, "{carried} bytes, {own} of them the connection itself");
+        assert!(carried <= 1200, "{carried} bytes, {own} of them the connection itself");
     }
 }
