@@ -88,8 +88,18 @@ def _stat(pid):
     return int(fields[1]), (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
 
+def family(pid):
+    """A process and all its descendants that live."""
+    return _family(pid)[0]
+
+
 def cpu_seconds(pid):
     """CPU time so far of a process and all its descendants that live."""
+    members, times = _family(pid)
+    return sum(times.get(member, 0) for member in members)
+
+
+def _family(pid):
     parents, times = {}, {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -97,7 +107,7 @@ def cpu_seconds(pid):
                 parents[int(entry)], times[int(entry)] = _stat(entry)
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it ended while we looked
-    family = [pid]
-    for member in family:
-        family.extend(child for child, parent in parents.items() if parent == member)
-    return sum(times.get(member, 0) for member in family)
+    members = [pid]
+    for member in members:
+        members.extend(child for child, parent in parents.items() if parent == member)
+    return members, times
