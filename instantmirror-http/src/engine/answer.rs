@@ -54,6 +54,9 @@ impl Connection {
         let unread = input.get(self.consumed..).unwrap_or_default();
         self.consumed = 0;
         self.is_new = false;
+        self.header_begun = None;
+        // Answers to earlier requests must not wait for this one.
+        self.flush(false).await?;
         let Parsed::Head(mut head) = parse(unread, &self.shared.limits) else {
             return Err(io::Error::other("a request has changed while it was read"));
         };
@@ -89,7 +92,9 @@ impl Connection {
         } else {
             Method::GET
         };
-        self.send(&method, Version::HTTP_11, answer, Behind::Close, &mut None)
+        let mut visit = self.visit_of_nothing(unread);
+        visit.iter_mut().for_each(|visit| visit.answered(status));
+        self.send(&method, Version::HTTP_11, answer, Behind::Close, &mut visit)
             .await?;
         Ok(())
     }

@@ -32,6 +32,8 @@ const OUTPUT_BYTES: usize = 64 * 1024;
 const IDLE_BUFFER_BYTES: usize = 256;
 /// Most bytes that are read at once, and so most that a client can have in flight unread.
 const READ_BYTES: usize = 16 * 1024;
+/// So much of what is no request is logged.
+const LOGGED_BYTES_MAX: usize = 200;
 /// When the server stops, requests that are on their way may still arrive for so long.
 const DRAIN_TIME: Duration = Duration::from_millis(200);
 /// How long and how much is read of what a refused client still sends, so that it gets to see the refusal.
@@ -74,7 +76,7 @@ pub(crate) struct Connection {
     /// Nothing was asked yet.
     pub(super) is_new: bool,
     /// Since when a header is incomplete.
-    header_begun: Option<Instant>,
+    pub(super) header_begun: Option<Instant>,
 }
 
 /// What is to be done next.
@@ -242,6 +244,23 @@ impl Connection {
         }
     }
 
+    /// The line for the access log about what is no request: what stands where its first line should.
+    pub(super) fn visit_of_nothing(&self, unread: &[u8]) -> Option<Visit> {
+        let first_line = unread
+            .split(|&byte| byte == b'\r' || byte == b'\n')
+            .next()
+            .unwrap_or_default();
+        let visitor = Visitor {
+            address: self.address,
+            request: &[first_line
+                .get(..first_line.len().min(LOGGED_BYTES_MAX))
+                .unwrap_or_default()],
+            referer: None,
+            agent: None,
+        };
+        Some(Visit::new(self.service.access_log()?, &visitor))
+    }
+
     /// The line for the access log, if there is one.
     pub(super) fn visit(&self, head: &Head<'_>) -> Option<Visit> {
         visit(&self.service, self.address, head)
@@ -259,8 +278,11 @@ impl Connection {
             self.consumed = 0;
             self.header_begun = None;
         }
-        if self.input.is_empty() && self.input.capacity() > IDLE_BUFFER_BYTES {
-            self.input = Vec::new();
+        if self.input.is_empty() {
+            self.header_begun = None;
+            if self.input.capacity() > IDLE_BUFFER_BYTES {
+                self.input = Vec::new();
+            }
         }
         if self.output.capacity() > IDLE_BUFFER_BYTES {
             self.output = Vec::new();
@@ -379,9 +401,7 @@ impl Connection {
 fn visit(service: &Service, address: Option<IpAddr>, head: &Head<'_>) -> Option<Visit> {
     let visitor = Visitor {
         address,
-        method: head.request.method.as_str(),
-        target: head.target,
-        version: head.version_text(),
+        request: &[head.request.method.as_str(), head.target, head.version_text()].map(str::as_bytes),
         referer: head.referer,
         agent: head.agent,
     };
