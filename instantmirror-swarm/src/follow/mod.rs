@@ -5,6 +5,7 @@
 mod keep;
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use instantmirror_core::traits::{SnapshotStore, StoreError, TransportError, Upst
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{
     Clock, Directory, HeadError, Kind, NodeId, PublicKey, RecordError, RepoName, SignedHead, Snapshot, SnapshotId,
-    Timestamp,
+    TagName, Timestamp,
 };
 use tokio::sync::watch;
 
@@ -91,6 +92,8 @@ pub struct Follower {
     /// Whether the master tells us of what is staged.
     is_registered: bool,
     staged: watch::Sender<Arc<Vec<Arc<Snapshot>>>>,
+    /// Whether a tag was taken away, and what it kept not yet forgotten.
+    untagged: AtomicBool,
 }
 
 impl Follower {
@@ -140,6 +143,7 @@ impl Follower {
             intake: Intake::default(),
             is_registered: false,
             staged: watch::Sender::default(),
+            untagged: AtomicBool::new(false),
         })
     }
 
@@ -152,6 +156,64 @@ impl Follower {
             self.show(&head, None);
         }
         self
+    }
+
+    /// Takes up the tags of the node's operator: what they name is shown and kept whatever master and policy say.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read. A tagged snapshot whose record is not here is only not shown.
+    pub async fn tagged(self, tags: BTreeMap<TagName, SnapshotId>) -> Result<Self, StoreError> {
+        let mut snapshots = Vec::new();
+        for id in tags.values() {
+            snapshots.extend(whole_here(self.store.as_ref(), &self.repository, *id).await?);
+        }
+        self.state.send_modify(|state| {
+            let mut next = RepositoryState::clone(state);
+            next.snapshots
+                .extend(snapshots.into_iter().map(|snapshot| (snapshot.id, Arc::new(snapshot))));
+            next.local_tags = tags;
+            *state = Arc::new(next);
+        });
+        Ok(self)
+    }
+
+    /// Tags a snapshot that is shown, from this moment on; `false` if it is not shown, and nothing was done.
+    pub fn tag(&self, tag: &TagName, snapshot: SnapshotId) -> bool {
+        self.state.send_if_modified(|state| {
+            let shown = state.snapshots.contains_key(&snapshot);
+            if shown {
+                let mut next = RepositoryState::clone(state);
+                next.local_tags.insert(tag.clone(), snapshot);
+                *state = Arc::new(next);
+            }
+            shown
+        })
+    }
+
+    /// Takes a tag away. What only the tag kept is forgotten with the next head, or at the next wait for one.
+    pub fn untag(&self, tag: &TagName) {
+        self.state.send_modify(|state| {
+            let mut next = RepositoryState::clone(state);
+            next.local_tags.remove(tag);
+            *state = Arc::new(next);
+        });
+        let head = self.state().head.clone();
+        if let Some(head) = head {
+            self.show(&head, None);
+        }
+        self.untagged.store(true, Ordering::Release);
+    }
+
+    /// Forgets what only tags had kept.
+    ///
+    /// # Errors
+    /// [`StoreError`]; it is tried again with the next head.
+    pub async fn forget_untagged(&self) -> Result<(), FollowError> {
+        let state = self.state();
+        match &state.head {
+            Some(head) if self.untagged.swap(false, Ordering::AcqRel) => self.drop_expired(head).await,
+            _ => Ok(()),
+        }
     }
 
     /// Shares its store with other followers, and with who cleans it up.
@@ -329,7 +391,7 @@ impl Follower {
         let state = self.state();
         let Some(head) = &state.head else { return Ok(false) };
         let wanted = self.wanted(head);
-        let is_kept = |id: &SnapshotId| Some(*id) == state.current || wanted.shows(id);
+        let is_kept = |id: &SnapshotId| Some(*id) == state.current || wanted.shows(id) || is_tagged(&state, id);
         if state.snapshots.keys().all(is_kept) {
             return Ok(false);
         }
@@ -383,7 +445,9 @@ impl Follower {
                 .or(next.current.filter(whole))
                 .or(newest);
             let current = next.current;
-            next.snapshots.retain(|id, _| Some(*id) == current || wanted.shows(id));
+            let tagged: HashSet<SnapshotId> = next.local_tags.values().copied().collect();
+            next.snapshots
+                .retain(|id, _| Some(*id) == current || wanted.shows(id) || tagged.contains(id));
             next.head = Some(Arc::clone(head));
             *state = Arc::new(next);
         });
@@ -393,7 +457,7 @@ impl Follower {
     async fn drop_expired(&self, head: &SignedHead) -> Result<(), FollowError> {
         let (shown, wanted) = (self.state(), self.wanted(head));
         for id in self.store.snapshots(&self.repository).await? {
-            if !wanted.keeps(&id) && !shown.snapshots.contains_key(&id) {
+            if !wanted.keeps(&id) && !shown.snapshots.contains_key(&id) && !is_tagged(&shown, &id) {
                 self.store.remove_snapshot(&self.repository, id).await?;
                 self.intake.note_dropped();
                 tracing::info!(repository = %self.repository, snapshot = %id, "snapshot dropped: it has expired");
@@ -506,6 +570,10 @@ async fn whole_here(
         }
         found => found,
     }
+}
+
+fn is_tagged(state: &RepositoryState, id: &SnapshotId) -> bool {
+    state.local_tags.values().any(|tagged| tagged == id)
 }
 
 /// Adds what a node refers to.
