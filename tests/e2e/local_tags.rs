@@ -48,6 +48,28 @@ fn refusals(node: &Node, first: &str) {
     assert!(said.contains("has no local tag 'gold'"), "{said}");
 }
 
+/// The master is dead when this begins.
+fn untagged_it_goes(master: &mut Master, node: &Node, first: &str) {
+    node.succeed(&["untag", "r", "gold"]);
+    assert_eq!(status(&format!("{}/r/local-snap/gold/f0", node.url())), 404);
+    assert_eq!(status(&format!("{}/r/snap/{first}/f0", node.url())), 404);
+    master.serve();
+    for _ in 0..2 {
+        read_all(node, 3, "snap/current");
+        read_all(node, 2, &format!("snap/{}", master.live("r")[0]));
+    }
+    let held = blake3::hash(&content(0, 0)).to_hex().to_string();
+    assert!(
+        !node
+            .dir
+            .join("cache/cache/objects")
+            .join(&held[..2])
+            .join(held)
+            .exists()
+    );
+    assert_eq!(node.succeed(&["tags"]), "");
+}
+
 #[test]
 fn a_tagged_snapshot_outlives_retention_kill_pressure_and_its_master() {
     let dir = TestDir::new("e2e-local-tags").unwrap();
@@ -103,23 +125,5 @@ fn a_tagged_snapshot_outlives_retention_kill_pressure_and_its_master() {
     assert!(complete.is_some(), "{}", node.status_text());
     assert!(node.succeed(&["tags"]).contains(&first));
 
-    // Untagged, it goes.
-    node.succeed(&["untag", "r", "gold"]);
-    assert_eq!(status(&format!("{}/r/local-snap/gold/f0", node.url())), 404);
-    assert_eq!(status(&format!("{}/r/snap/{first}/f0", node.url())), 404);
-    master.serve();
-    for _ in 0..2 {
-        read_all(&node, 3, "snap/current");
-        read_all(&node, 2, &format!("snap/{}", master.live("r")[0]));
-    }
-    let held = blake3::hash(&content(0, 0)).to_hex().to_string();
-    assert!(
-        !node
-            .dir
-            .join("cache/cache/objects")
-            .join(&held[..2])
-            .join(held)
-            .exists()
-    );
-    assert_eq!(node.succeed(&["tags"]), "");
+    untagged_it_goes(&mut master, &node, &first);
 }

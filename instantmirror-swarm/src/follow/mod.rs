@@ -3,9 +3,10 @@
 //! successor is whole.
 
 mod keep;
+mod tags;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,13 +20,14 @@ use instantmirror_core::traits::{SnapshotStore, StoreError, TransportError, Upst
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{
     Clock, Directory, HeadError, Kind, NodeId, PublicKey, RecordError, RepoName, SignedHead, Snapshot, SnapshotId,
-    TagName, Timestamp,
+    Timestamp,
 };
 use tokio::sync::watch;
 
 pub use keep::Intake;
 
 use keep::Wanted;
+use tags::is_tagged;
 
 /// First pause after a failure; doubles up to [`RETRY_PAUSE_MAX`].
 pub const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -156,64 +158,6 @@ impl Follower {
             self.show(&head, None);
         }
         self
-    }
-
-    /// Takes up the tags of the node's operator: what they name is shown and kept whatever master and policy say.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the store cannot be read. A tagged snapshot whose record is not here is only not shown.
-    pub async fn tagged(self, tags: BTreeMap<TagName, SnapshotId>) -> Result<Self, StoreError> {
-        let mut snapshots = Vec::new();
-        for id in tags.values() {
-            snapshots.extend(whole_here(self.store.as_ref(), &self.repository, *id).await?);
-        }
-        self.state.send_modify(|state| {
-            let mut next = RepositoryState::clone(state);
-            next.snapshots
-                .extend(snapshots.into_iter().map(|snapshot| (snapshot.id, Arc::new(snapshot))));
-            next.local_tags = tags;
-            *state = Arc::new(next);
-        });
-        Ok(self)
-    }
-
-    /// Tags a snapshot that is shown, from this moment on; `false` if it is not shown, and nothing was done.
-    pub fn tag(&self, tag: &TagName, snapshot: SnapshotId) -> bool {
-        self.state.send_if_modified(|state| {
-            let shown = state.snapshots.contains_key(&snapshot);
-            if shown {
-                let mut next = RepositoryState::clone(state);
-                next.local_tags.insert(tag.clone(), snapshot);
-                *state = Arc::new(next);
-            }
-            shown
-        })
-    }
-
-    /// Takes a tag away. What only the tag kept is forgotten with the next head, or at the next wait for one.
-    pub fn untag(&self, tag: &TagName) {
-        self.state.send_modify(|state| {
-            let mut next = RepositoryState::clone(state);
-            next.local_tags.remove(tag);
-            *state = Arc::new(next);
-        });
-        let head = self.state().head.clone();
-        if let Some(head) = head {
-            self.show(&head, None);
-        }
-        self.untagged.store(true, Ordering::Release);
-    }
-
-    /// Forgets what only tags had kept.
-    ///
-    /// # Errors
-    /// [`StoreError`]; it is tried again with the next head.
-    pub async fn forget_untagged(&self) -> Result<(), FollowError> {
-        let state = self.state();
-        match &state.head {
-            Some(head) if self.untagged.swap(false, Ordering::AcqRel) => self.drop_expired(head).await,
-            _ => Ok(()),
-        }
     }
 
     /// Shares its store with other followers, and with who cleans it up.
@@ -570,10 +514,6 @@ async fn whole_here(
         }
         found => found,
     }
-}
-
-fn is_tagged(state: &RepositoryState, id: &SnapshotId) -> bool {
-    state.local_tags.values().any(|tagged| tagged == id)
 }
 
 /// Adds what a node refers to.
