@@ -7,9 +7,14 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
+use instantmirror_core::{RepoName, SnapshotId, TagName};
+
+use crate::node::{TAG_PATH, TagRequest, UNTAG_PATH};
 use crate::serve::STATUS_PATH;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A change may walk catalogs of millions of files.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(600);
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// Why a daemon could not be asked.
@@ -24,6 +29,9 @@ pub enum ControlError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// It refuses, and says why.
+    #[error("{0}")]
+    Refused(String),
     /// Somebody listens, but does not answer as a daemon of this version does.
     #[error("the daemon at {} gave no usable answer: {reason}", socket.display())]
     Answer {
@@ -39,6 +47,47 @@ pub enum ControlError {
 /// # Errors
 /// [`ControlError`].
 pub async fn status<T: DeserializeOwned>(socket: &Path) -> Result<T, ControlError> {
+    let request = format!("GET /{STATUS_PATH} HTTP/1.1\r\nHost: control\r\nConnection: close\r\n\r\n");
+    let body = exchange(socket, request, ANSWER_TIMEOUT).await?;
+    serde_json::from_slice(&body).map_err(|error| ControlError::Answer {
+        socket: socket.to_path_buf(),
+        reason: error.to_string(),
+    })
+}
+
+/// Has a running node tag a snapshot.
+///
+/// # Errors
+/// [`ControlError`].
+pub async fn tag(
+    socket: &Path,
+    repository: &RepoName,
+    tag: &TagName,
+    snapshot: SnapshotId,
+    force: bool,
+) -> Result<(), ControlError> {
+    let body = serde_json::json!(TagRequest { snapshot, force }).to_string();
+    post(socket, &format!("{TAG_PATH}{repository}/{tag}"), &body).await
+}
+
+/// Has a running node take a tag away.
+///
+/// # Errors
+/// [`ControlError`].
+pub async fn untag(socket: &Path, repository: &RepoName, tag: &TagName) -> Result<(), ControlError> {
+    post(socket, &format!("{UNTAG_PATH}{repository}/{tag}"), "").await
+}
+
+async fn post(socket: &Path, path: &str, body: &str) -> Result<(), ControlError> {
+    let length = body.len();
+    let request = format!(
+        "POST /{path} HTTP/1.1\r\nHost: control\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    exchange(socket, request, CHANGE_TIMEOUT).await.map(drop)
+}
+
+/// Sends a request and returns the body of the answer.
+async fn exchange(socket: &Path, request: String, timeout: Duration) -> Result<Vec<u8>, ControlError> {
     let not_running = |source| ControlError::NotRunning {
         socket: socket.to_path_buf(),
         source,
@@ -49,18 +98,20 @@ pub async fn status<T: DeserializeOwned>(socket: &Path) -> Result<T, ControlErro
     };
     let mut stream = UnixStream::connect(socket).await.map_err(not_running)?;
     let exchange = async {
-        let request = format!("GET /{STATUS_PATH} HTTP/1.1\r\nHost: control\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut bytes = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes).await?;
         Ok::<_, std::io::Error>(bytes)
     };
-    let bytes = tokio::time::timeout(ANSWER_TIMEOUT, exchange).await;
+    let bytes = tokio::time::timeout(timeout, exchange).await;
     let bytes = bytes
         .map_err(|_| answer("no answer in time".to_owned()))?
         .map_err(|error| answer(error.to_string()))?;
     let split = bytes.windows(4).position(|window| window == b"\r\n\r\n");
-    let (head, body) = bytes.split_at(split.ok_or_else(|| answer("no HTTP answer".to_owned()))? + 4);
+    let (head, content) = bytes.split_at(split.ok_or_else(|| answer("no HTTP answer".to_owned()))? + 4);
+    if head.starts_with(b"HTTP/1.1 409 ") {
+        return Err(ControlError::Refused(String::from_utf8_lossy(content).into_owned()));
+    }
     if !head.starts_with(b"HTTP/1.1 200 ") {
         return Err(answer(
             String::from_utf8_lossy(head)
@@ -70,5 +121,5 @@ pub async fn status<T: DeserializeOwned>(socket: &Path) -> Result<T, ControlErro
                 .to_owned(),
         ));
     }
-    serde_json::from_slice(body).map_err(|error| answer(error.to_string()))
+    Ok(content.to_vec())
 }

@@ -1,9 +1,11 @@
 //! The node: shows the snapshots of its masters whole, and fetches each file when it is first read.
 
+mod control;
 mod preseed;
 mod publication;
 mod serve;
 mod status;
+mod tags;
 mod token;
 
 use std::collections::BTreeMap;
@@ -24,9 +26,12 @@ use crate::clock::SystemClock;
 use crate::config::{CacheConfig, NodeConfig, NodeRepository};
 
 use preseed::Preseed;
+use tags::Tags;
 
+pub(crate) use control::{TAG_PATH, TagRequest, UNTAG_PATH};
 pub use publication::NodePublication;
 pub use serve::NodeServer;
+pub use tags::{TagError, TagStatus};
 pub use token::TokenError;
 
 pub use status::{CacheStatus, FetchStatus, NodeStatus, RepositoryStatus, TransferStatus};
@@ -72,6 +77,7 @@ pub struct Node {
     registered: Arc<BTreeMap<RepoName, Vec<HttpOrigin>>>,
     intake: Intake,
     engine: FetchEngine,
+    tags: Arc<Tags>,
 }
 
 impl Node {
@@ -83,7 +89,9 @@ impl Node {
     pub async fn open(config: NodeConfig) -> Result<Self, NodeError> {
         let dir = &config.cache.dir;
         let cache = DiskCache::open(open_disk(&dir.join(CACHE))?, cache_options(&config.cache))?;
-        let snapshots = Arc::new(DiskSnapshotStore::open(open_disk(&dir.join(SNAPSHOTS))?, "")?);
+        let disk = open_disk(&dir.join(SNAPSHOTS))?;
+        let snapshots = Arc::new(DiskSnapshotStore::open(Arc::clone(&disk), "")?);
+        let (tags, tagged) = Tags::open(disk, &cache)?;
         let (mut followers, mut sources) = (BTreeMap::new(), BTreeMap::new());
         let (intake, mut registered) = (Intake::default(), BTreeMap::new());
         for repository in &config.repositories {
@@ -106,6 +114,10 @@ impl Node {
             if repository.token_file.is_some() {
                 follower = follower.registered();
             }
+            let own = tagged.iter().filter(|((of, _), _)| *of == name);
+            follower = follower
+                .tagged(own.map(|((_, tag), id)| (tag.clone(), *id)).collect())
+                .await?;
             followers.insert(name.clone(), follower);
             sources.insert(name, transports);
         }
@@ -121,6 +133,7 @@ impl Node {
             registered: Arc::new(registered),
             intake,
             engine,
+            tags: Arc::new(tags),
         })
     }
 
@@ -146,7 +159,7 @@ impl Node {
             }
         });
         let followers = futures_util::future::join_all(self.followers.values().map(Follower::run));
-        futures_util::future::join3(followers, self.clean_catalogs(), self.preseed()).await;
+        futures_util::future::join4(followers, self.clean_catalogs(), self.preseed(), self.keep_tags()).await;
     }
 
     /// Fetches what is staged ahead of its release, for ever.

@@ -32,9 +32,9 @@ pub(super) struct Preseed {
 
 /// What one pass over a snapshot found missing.
 #[derive(Debug, Default)]
-struct Pass {
-    fetched: u64,
-    failed: u64,
+pub(super) struct Pass {
+    pub(super) fetched: u64,
+    pub(super) failed: u64,
 }
 
 impl Preseed {
@@ -80,7 +80,7 @@ impl Preseed {
             return false;
         }
         for _ in 0..2 {
-            match self.pass(snapshot).await {
+            match self.pass(snapshot, &|_, _| {}).await {
                 Ok(Pass { fetched: 0, failed: 0 }) => return true,
                 Ok(Pass { fetched, failed }) => {
                     tracing::info!(%repository, snapshot = %id, fetched, failed, "fetched ahead of the release");
@@ -98,7 +98,12 @@ impl Preseed {
         false
     }
 
-    async fn pass(&self, snapshot: &Arc<Snapshot>) -> Result<Pass, CatalogError> {
+    /// Fetches what is missing; `done` is told each file's size and whether it is here then.
+    pub(super) async fn pass(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        done: &(dyn Fn(u64, bool) + Sync),
+    ) -> Result<Pass, CatalogError> {
         let (sender, files) = mpsc::channel(FILES_AHEAD);
         let (store, root) = (Arc::clone(&self.store), snapshot.root.node);
         let walk = tokio::task::spawn_blocking(move || {
@@ -118,7 +123,13 @@ impl Preseed {
             Ok(())
         });
         let files = stream::unfold(files, |mut files| async move { Some((files.recv().await?, files)) });
-        let fetched = files.map(|file| self.fetch(file)).buffer_unordered(FETCHES_MAX);
+        let fetched = files.map(|file| async move {
+            let size = file.size;
+            let outcome = self.fetch(file).await;
+            done(size, outcome != Some(false));
+            outcome
+        });
+        let fetched = fetched.buffer_unordered(FETCHES_MAX);
         let pass = fetched.fold(Pass::default(), |mut pass, outcome| async move {
             match outcome {
                 Some(true) => pass.fetched += 1,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use instantmirror_http::{HotLimits, Mounts, Service};
 
+use super::control::NodeControl;
 use super::{Node, NodeError};
 use crate::config::NodeConfig;
 use crate::serve::{Frontend, Sockets, StatusPage, mounts};
@@ -73,7 +74,10 @@ impl NodeServer {
         } = self;
         let (shown, answers) = (node.clone(), frontend.clone());
         let page = StatusPage::new(move || serde_json::to_vec(&shown.status(&answers.stats())));
-        let local = Service::new(node.publication()).with_extra(Arc::new(page));
+        let local = Service::new(node.publication()).with_extra(Arc::new(NodeControl {
+            node: node.clone(),
+            status: page,
+        }));
         let background = futures_util::future::join(node.follow(), checkpoints(&node));
         sockets.serve(&frontend, local, background, shutdown).await;
         write_down(&node).await;

@@ -8,7 +8,7 @@ use instantmirror_core::{Clock as _, SnapshotId, Timestamp};
 use instantmirror_http::Stats;
 use serde::{Deserialize, Serialize};
 
-use super::Node;
+use super::{Node, TagStatus};
 use crate::clock::SystemClock;
 use crate::config::ByteSize;
 use crate::serve::HttpStatus;
@@ -24,6 +24,9 @@ pub struct NodeStatus {
     pub repositories: Vec<RepositoryStatus>,
     /// Its cache.
     pub cache: CacheStatus,
+    /// Tags of its operator.
+    #[serde(default)]
+    pub tags: Vec<TagStatus>,
     /// What it has fetched since its start.
     pub fetch: FetchStatus,
     /// Objects being fetched now.
@@ -124,6 +127,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             repositories: self.followers.values().map(repository_status).collect(),
+            tags: self.tags.status(),
             cache: CacheStatus {
                 used_bytes: usage.used_bytes,
                 reserved_bytes: usage.reserved_bytes,
@@ -184,6 +188,12 @@ impl fmt::Display for NodeStatus {
         writeln!(f, "imnode {} (process {})", self.version, self.pid)?;
         for repository in &self.repositories {
             write!(f, "\n{repository}")?;
+        }
+        if !self.tags.is_empty() {
+            writeln!(f)?;
+        }
+        for tag in &self.tags {
+            writeln!(f, "tag {tag}")?;
         }
         let cache = &self.cache;
         let max = cache
@@ -251,6 +261,31 @@ impl fmt::Display for RepositoryStatus {
             writeln!(f, "  TROUBLE  {error}")?;
         }
         Ok(())
+    }
+}
+
+/// For people: one line.
+impl fmt::Display for TagStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            repository,
+            tag,
+            snapshot,
+            ..
+        } = self;
+        let state = if self.complete { "complete" } else { "fetching" };
+        write!(
+            f,
+            "{repository} local-snap/{tag} {snapshot}  {state}: {} of {} files, {} of {}",
+            self.files_done,
+            self.files,
+            ByteSize(self.bytes_done),
+            ByteSize(self.bytes)
+        )?;
+        match &self.trouble {
+            Some(trouble) => write!(f, "; TROUBLE {trouble}"),
+            None => Ok(()),
+        }
     }
 }
 

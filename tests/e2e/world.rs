@@ -233,6 +233,22 @@ impl Node {
         }
     }
 
+    /// Runs `imnode` with these arguments; it must succeed. Returns what it said.
+    pub(crate) fn succeed(&self, arguments: &[&str]) -> String {
+        run(&mut self.command(arguments), LIMIT).unwrap().text()
+    }
+
+    /// Runs `imnode` with these arguments; it must fail. Returns its exit code and what it said.
+    pub(crate) fn fail(&self, arguments: &[&str]) -> (i32, String) {
+        let finished = run_any(&mut self.command(arguments), LIMIT).unwrap();
+        assert!(
+            !finished.status.success(),
+            "it should have failed:\n{}",
+            finished.transcript()
+        );
+        (finished.status.code().unwrap(), finished.transcript())
+    }
+
     /// `imnode status --json`.
     pub(crate) fn status(&self) -> serde_json::Value {
         serde_json::from_slice(&run(&mut self.command(&["status", "--json"]), LIMIT).unwrap().stdout).unwrap()

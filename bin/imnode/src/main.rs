@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use instantmirror::config::{ConfigError, NodeConfig};
+use instantmirror::core::{RepoName, SnapshotId, TagName};
 use instantmirror::node::NodeStatus;
 use instantmirror::{Node, NodeServer, control, daemon};
 
@@ -44,6 +45,22 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Name a snapshot that the running node shows: it is fetched whole and kept, at REPO/local-snap/NAME/.
+    Tag {
+        repository: RepoName,
+        name: TagName,
+        snapshot: SnapshotId,
+        /// Move the tag if it names another snapshot.
+        #[arg(long)]
+        force: bool,
+        /// Do not wait until all of it is here.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Take a tag away; what only it kept may go.
+    Untag { repository: RepoName, name: TagName },
+    /// List the tags of the running node, and how much of them is here.
+    Tags,
 }
 
 fn main() -> ExitCode {
@@ -102,6 +119,28 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<()> {
                 () = obey => {}
             }
         }
+        Command::Tag {
+            repository,
+            name,
+            snapshot,
+            force,
+            no_wait,
+        } => {
+            let socket = config.control_socket();
+            control::tag(&socket, repository, name, *snapshot, *force).await?;
+            println!("tagged: {repository}/local-snap/{name}/");
+            if !no_wait {
+                wait_for_tag(&socket, repository, name, *snapshot).await?;
+            }
+        }
+        Command::Untag { repository, name } => {
+            control::untag(&config.control_socket(), repository, name).await?;
+            println!("untagged");
+        }
+        Command::Tags => {
+            let status: NodeStatus = control::status(&config.control_socket()).await?;
+            status.tags.iter().for_each(|tag| println!("{tag}"));
+        }
         Command::Status { json } => {
             let status: NodeStatus = control::status(&config.control_socket()).await?;
             match json {
@@ -111,4 +150,29 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Says how far a tag is, once a second, until it is complete.
+async fn wait_for_tag(
+    socket: &Path,
+    repository: &RepoName,
+    name: &TagName,
+    snapshot: SnapshotId,
+) -> anyhow::Result<()> {
+    let mut said = String::new();
+    loop {
+        let status: NodeStatus = control::status(socket).await?;
+        let mut tags = status.tags.iter();
+        let tag = tags.find(|tag| tag.repository == *repository && tag.tag == *name && tag.snapshot == snapshot);
+        let tag = tag.ok_or_else(|| anyhow::anyhow!("tag '{name}' was moved or taken away meanwhile"))?;
+        let text = tag.to_string();
+        if text != said {
+            println!("{text}");
+        }
+        if tag.complete {
+            return Ok(());
+        }
+        said = text;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
 }

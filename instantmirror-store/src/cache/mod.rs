@@ -35,7 +35,7 @@ use crate::disk::{Disk, DiskFile, DiskLock, discard, read_file, remove_leftovers
 use crate::error::{Result, StoreError};
 use crate::import::{self, ImportError, ImportMethod, ImportRequest, Imported};
 
-pub use table::CacheLimits;
+pub use table::{CacheLimits, HeldObjects};
 
 use fill::DiskHandle;
 use layout::{Checkpoint, FORMAT, FORMAT_BYTES_MAX, LOCK, OBJECTS, PARTIAL, QUARANTINE, TRASH};
@@ -148,12 +148,25 @@ impl DiskCache {
     /// Keeps an object from being given up until [`unpin`](Self::unpin). It need not be here yet. Not kept over a
     /// restart.
     pub fn pin(&self, object: &ObjectId) {
-        self.shared.table().pinned.insert(*object);
+        self.shared.table().pin(object);
     }
 
     /// Lets an object be given up again.
     pub fn unpin(&self, object: &ObjectId) {
-        self.shared.table().pinned.remove(object);
+        self.shared.table().unpin(object);
+    }
+
+    /// Keeps these objects, here or yet to come, instead of those of the last call; `None`: all of them, since it is
+    /// not known yet which. Gives up what is beyond the limits then. Not kept over a restart.
+    ///
+    /// # Errors
+    /// The disk's, from giving up; the objects are held nevertheless.
+    pub fn hold(&self, objects: Option<HeldObjects>) -> Result<()> {
+        self.shared.table().hold(objects);
+        if self.shared.loaded.load(Ordering::Acquire) {
+            self.shared.trim()?;
+        }
+        Ok(())
     }
 
     /// Takes a file of a source tree in as a whole object. The caller has hashed it through `source` and gives the id;

@@ -71,14 +71,45 @@ pub(super) enum Shortage {
     Now,
 }
 
+/// Objects that are not to be given up, by the first 8 bytes of their ids: 24 MB for 3 million. Two that share these
+/// are taken for each other, which keeps one too many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldObjects(Vec<u64>);
+
+impl HeldObjects {
+    fn key(object: &ObjectId) -> u64 {
+        let mut bytes = object.as_bytes().iter();
+        (0..8).fold(0, |key, _| {
+            key << 8 | u64::from(bytes.next().copied().unwrap_or_default())
+        })
+    }
+
+    fn contains(&self, object: &ObjectId) -> bool {
+        self.0.binary_search(&Self::key(object)).is_ok()
+    }
+}
+
+impl FromIterator<ObjectId> for HeldObjects {
+    fn from_iter<I: IntoIterator<Item = ObjectId>>(objects: I) -> Self {
+        let mut keys: Vec<u64> = objects.into_iter().map(|object| Self::key(&object)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.shrink_to_fit();
+        Self(keys)
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Table {
     pub(super) limits: CacheLimits,
     slots: HashMap<ObjectId, Slot>,
+    /// Those that may be given up, by their last use.
     order: BTreeMap<u64, ObjectId>,
     /// Objects given up while open: leases and bytes, by generation.
     zombies: HashMap<u64, (u32, u64)>,
-    pub(super) pinned: HashSet<ObjectId>,
+    pinned: HashSet<ObjectId>,
+    /// What tags hold; `None` while nobody knows, and nothing may be given up.
+    held: Option<HeldObjects>,
     used: u64,
     reserved: u64,
     clock: u64,
@@ -91,6 +122,7 @@ impl Table {
     pub(super) fn new(limits: CacheLimits) -> Self {
         Self {
             limits,
+            held: Some(HeldObjects::default()),
             ..Self::default()
         }
     }
@@ -131,20 +163,71 @@ impl Table {
         slot.last_use = last_use
             .filter(|tick| !self.order.contains_key(tick))
             .unwrap_or(self.clock);
-        self.order.insert(slot.last_use, object);
         self.used += slot.held;
         self.slots.insert(object, slot);
+        self.queue(&object);
     }
 
     /// Takes a lease: the object stays until it is released. Counts as a use.
     pub(super) fn lease(&mut self, object: &ObjectId) -> Option<u64> {
         let slot = self.slots.get_mut(object)?;
         self.clock += 1;
-        self.order.remove(&slot.last_use);
+        if self.order.get(&slot.last_use) == Some(object) {
+            self.order.remove(&slot.last_use);
+        }
         slot.last_use = self.clock;
-        self.order.insert(slot.last_use, *object);
         slot.leases += 1;
-        Some(slot.generation)
+        let generation = slot.generation;
+        self.queue(object);
+        Some(generation)
+    }
+
+    /// Puts an object among those that may be given up, or out of them.
+    fn queue(&mut self, object: &ObjectId) {
+        let pinned = self.is_pinned(object);
+        let Some(slot) = self.slots.get_mut(object) else { return };
+        match self.order.get(&slot.last_use) {
+            Some(queued) if queued == object => {
+                if pinned {
+                    self.order.remove(&slot.last_use);
+                }
+                return;
+            }
+            Some(_) if !pinned => {
+                self.clock += 1;
+                slot.last_use = self.clock;
+            }
+            _ => {}
+        }
+        if !pinned {
+            self.order.insert(slot.last_use, *object);
+        }
+    }
+
+    fn is_pinned(&self, object: &ObjectId) -> bool {
+        self.pinned.contains(object) || self.held.as_ref().is_some_and(|held| held.contains(object))
+    }
+
+    pub(super) fn pin(&mut self, object: &ObjectId) {
+        self.pinned.insert(*object);
+        self.queue(object);
+    }
+
+    pub(super) fn unpin(&mut self, object: &ObjectId) {
+        self.pinned.remove(object);
+        self.queue(object);
+    }
+
+    /// Holds these instead of those before; with `None` everything.
+    pub(super) fn hold(&mut self, held: Option<HeldObjects>) {
+        if self.held == held {
+            return;
+        }
+        self.held = held;
+        let objects: Vec<ObjectId> = self.slots.keys().copied().collect();
+        for object in &objects {
+            self.queue(object);
+        }
     }
 
     pub(super) fn release(&mut self, object: &ObjectId, generation: u64) {
@@ -170,7 +253,9 @@ impl Table {
         let Some(slot) = self.slots.remove(object) else {
             return 0;
         };
-        self.order.remove(&slot.last_use);
+        if self.order.get(&slot.last_use) == Some(object) {
+            self.order.remove(&slot.last_use);
+        }
         self.reserved = self.reserved.saturating_sub(slot.reserved);
         if slot.leases == 0 {
             return slot.held;
@@ -269,8 +354,9 @@ impl Table {
     pub(super) fn victim(&self) -> Option<ObjectId> {
         let idle = |object: &&ObjectId| {
             let slot = self.slots.get(*object);
-            slot.is_some_and(|slot| slot.leases == 0 && !slot.filling) && !self.pinned.contains(*object)
+            slot.is_some_and(|slot| slot.leases == 0 && !slot.filling)
         };
+        self.held.as_ref()?;
         self.order.values().find(idle).copied()
     }
 

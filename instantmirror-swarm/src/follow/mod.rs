@@ -3,8 +3,10 @@
 //! successor is whole.
 
 mod keep;
+mod tags;
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +27,7 @@ use tokio::sync::watch;
 pub use keep::Intake;
 
 use keep::Wanted;
+use tags::is_tagged;
 
 /// First pause after a failure; doubles up to [`RETRY_PAUSE_MAX`].
 pub const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -91,6 +94,8 @@ pub struct Follower {
     /// Whether the master tells us of what is staged.
     is_registered: bool,
     staged: watch::Sender<Arc<Vec<Arc<Snapshot>>>>,
+    /// Whether a tag was taken away, and what it kept not yet forgotten.
+    untagged: AtomicBool,
 }
 
 impl Follower {
@@ -140,6 +145,7 @@ impl Follower {
             intake: Intake::default(),
             is_registered: false,
             staged: watch::Sender::default(),
+            untagged: AtomicBool::new(false),
         })
     }
 
@@ -329,7 +335,7 @@ impl Follower {
         let state = self.state();
         let Some(head) = &state.head else { return Ok(false) };
         let wanted = self.wanted(head);
-        let is_kept = |id: &SnapshotId| Some(*id) == state.current || wanted.shows(id);
+        let is_kept = |id: &SnapshotId| Some(*id) == state.current || wanted.shows(id) || is_tagged(&state, id);
         if state.snapshots.keys().all(is_kept) {
             return Ok(false);
         }
@@ -383,7 +389,9 @@ impl Follower {
                 .or(next.current.filter(whole))
                 .or(newest);
             let current = next.current;
-            next.snapshots.retain(|id, _| Some(*id) == current || wanted.shows(id));
+            let tagged: HashSet<SnapshotId> = next.local_tags.values().copied().collect();
+            next.snapshots
+                .retain(|id, _| Some(*id) == current || wanted.shows(id) || tagged.contains(id));
             next.head = Some(Arc::clone(head));
             *state = Arc::new(next);
         });
@@ -393,7 +401,7 @@ impl Follower {
     async fn drop_expired(&self, head: &SignedHead) -> Result<(), FollowError> {
         let (shown, wanted) = (self.state(), self.wanted(head));
         for id in self.store.snapshots(&self.repository).await? {
-            if !wanted.keeps(&id) && !shown.snapshots.contains_key(&id) {
+            if !wanted.keeps(&id) && !shown.snapshots.contains_key(&id) && !is_tagged(&shown, &id) {
                 self.store.remove_snapshot(&self.repository, id).await?;
                 self.intake.note_dropped();
                 tracing::info!(repository = %self.repository, snapshot = %id, "snapshot dropped: it has expired");

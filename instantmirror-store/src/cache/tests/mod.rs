@@ -267,6 +267,35 @@ fn damaged_side_files_cost_the_partial_object_and_nothing_else() {
 }
 
 #[test]
+fn nothing_goes_before_it_is_known_what_is_held() {
+    let disk = SimDisk::new();
+    let data: Vec<_> = (0..7).map(|number| content(number, GROUP)).collect();
+    let cache = open(&disk, Some(4 * GROUP_BYTES));
+    for data in &data[..4] {
+        put(&cache, data).unwrap();
+    }
+    cache.hold(None).unwrap();
+    assert!(matches!(begin(&cache, &data[4]), Err(CacheError::Full { .. })));
+    // Two that are here, the oldest, and one that is yet to come.
+    let held = [0, 1, 5].map(|number: usize| ObjectId::of(&data[number]));
+    cache.hold(Some(held.into_iter().collect())).unwrap();
+    for number in [4, 5, 6] {
+        put(&cache, &data[number]).unwrap();
+        audit(&cache);
+    }
+    for number in [0, 1, 5, 6] {
+        assert!(read(&cache, &data[number]).unwrap().is_some(), "{number}");
+    }
+    cache.hold(Some([].into_iter().collect())).unwrap();
+    for number in [2, 3, 4] {
+        put(&cache, &data[number]).unwrap();
+    }
+    for number in [0, 1, 5] {
+        assert!(read(&cache, &data[number]).unwrap().is_none(), "{number}");
+    }
+}
+
+#[test]
 fn least_recently_used_goes_first_but_never_open_pinned_or_filling() {
     let disk = SimDisk::new();
     let cache = open(&disk, Some(4 * GROUP_BYTES));

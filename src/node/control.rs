@@ -1,0 +1,77 @@
+//! What the node's control socket answers: its status, and tags.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use instantmirror_core::{RepoName, SnapshotId, TagName};
+use instantmirror_http::{Extra, ExtraRequest};
+use serde::{Deserialize, Serialize};
+
+use super::Node;
+use crate::serve::StatusPage;
+
+/// `POST /.im/tag/REPO/TAG` with a [`TagRequest`].
+pub(crate) const TAG_PATH: &str = ".im/tag/";
+/// `POST /.im/untag/REPO/TAG`.
+pub(crate) const UNTAG_PATH: &str = ".im/untag/";
+
+/// What to tag.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TagRequest {
+    pub(crate) snapshot: SnapshotId,
+    pub(crate) force: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct NodeControl {
+    pub(super) node: Node,
+    pub(super) status: StatusPage,
+}
+
+impl NodeControl {
+    async fn tag(&self, name: &str, body: &[u8]) -> Result<(), String> {
+        let (repository, tag) = names(name)?;
+        let asked: TagRequest = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        let tagged = self.node.tag(&repository, &tag, asked.snapshot, asked.force).await;
+        tagged.map_err(|error| error.to_string())
+    }
+
+    async fn untag(&self, name: &str) -> Result<(), String> {
+        let (repository, tag) = names(name)?;
+        self.node
+            .untag(&repository, &tag)
+            .await
+            .map_err(|error| error.to_string())
+    }
+}
+
+fn names(name: &str) -> Result<(RepoName, TagName), String> {
+    let (repository, tag) = name.split_once('/').ok_or("the path ends in REPO/TAG")?;
+    let repository = repository.parse().map_err(|error| format!("{error}"));
+    let tag = tag.parse().map_err(|error| format!("{error}"));
+    Ok((
+        repository.map_err(|text: String| text)?,
+        tag.map_err(|text: String| text)?,
+    ))
+}
+
+#[async_trait]
+impl Extra for NodeControl {
+    async fn answer(&self, request: ExtraRequest<'_>) -> Option<http::Response<Bytes>> {
+        let done = match (
+            request.path.strip_prefix(TAG_PATH),
+            request.path.strip_prefix(UNTAG_PATH),
+        ) {
+            _ if request.method != Method::POST => return self.status.answer(request).await,
+            (Some(name), _) => self.tag(name, &request.body).await,
+            (_, Some(name)) => self.untag(name).await,
+            _ => return self.status.answer(request).await,
+        };
+        let (status, body) = match done {
+            Ok(()) => (StatusCode::OK, "{}".to_owned()),
+            Err(text) => (StatusCode::CONFLICT, text),
+        };
+        let response = http::Response::builder().status(status);
+        response.body(body.into()).ok()
+    }
+}
