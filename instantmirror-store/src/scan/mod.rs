@@ -5,12 +5,14 @@
 //! still, fails the scan with a list of all such paths: no snapshot contains a file whose exact bytes are not stored.
 
 mod book;
+mod named;
 mod pieces;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use instantmirror_core::catalog::{Catalog, CatalogNode, NodeSource, build_directory};
+use instantmirror_core::changes::{Change, ChangeSet};
 use instantmirror_core::entry::MTIME_RANGE;
 use instantmirror_core::name::check_target;
 use instantmirror_core::{Directory, Entry, FileMeta, Kind, Meta, Name, ObjectId, RepoPath, Root};
@@ -49,6 +51,10 @@ pub struct ScanParts<'a> {
     pub pieces: &'a PieceSpace,
     /// The root node of the last snapshot: what is unchanged since then needs no look at the object store.
     pub previous: Option<Directory>,
+    /// Look at these paths only, and take over everything else from `previous`, which the book has to belong to
+    /// ([`StampBook::root`]). A path that is named although nothing changed there costs a look; one that changed and is
+    /// not named stays as it was in `previous`. Without `previous` everything is looked at.
+    pub changes: Option<&'a ChangeSet>,
     /// How files are imported.
     pub import: ImportOptions,
     /// Leave out names and symlink targets that no snapshot can hold, instead of refusing the whole tree. A file that
@@ -91,7 +97,8 @@ pub struct Scanned {
     pub skipped: Vec<(String, String)>,
 }
 
-/// Counts of a scan.
+/// Counts of a scan. Of a scan of [named paths](ScanParts::changes), files are all of the tree, and the others what was
+/// looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ScanCounts {
     /// Regular files in the tree.
@@ -136,9 +143,10 @@ pub fn scan(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<Scanned> {
         flushing: Mutex::default(),
     };
     let root_entry = parts.tree.root_entry()?;
-    let directory = scan.directory(&RepoPath::ROOT, parts.previous)?;
+    let change = parts.changes.map_or(&Change::Whole, ChangeSet::root);
+    let directory = scan.changed_directory(&RepoPath::ROOT, parts.previous, change)?;
     scan.flush(true)?;
-    let gathered = scan.gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut gathered = scan.gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
     if gathered.problem_count > 0 {
         return Err(StoreError::Unpublishable {
             count: gathered.problem_count,
@@ -146,6 +154,7 @@ pub fn scan(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<Scanned> {
         });
     }
     let Directory { node, files, bytes } = directory;
+    gathered.counts.files = files;
     let root = Root {
         node,
         mode: root_entry.mode,
@@ -209,9 +218,21 @@ impl Scan<'_> {
         let known = self.known(page.as_ref(), previous)?;
         let seen: Vec<Seen> = listed
             .into_par_iter()
-            .map(|raw| self.entry(path, raw, &known))
+            .map(|raw| self.entry(path, raw, &known, &Change::Whole))
             .collect::<Result<_>>()?;
-        let (entries, stamps): (Vec<Entry>, Vec<FileStamp>) = seen.into_iter().flatten().unzip();
+        let (entries, stamps) = seen.into_iter().flatten().unzip();
+        self.build(path, previous, entries, stamps, page.as_ref())
+    }
+
+    /// Makes a directory of what was seen in it.
+    fn build(
+        &self,
+        path: &RepoPath,
+        previous: Option<Directory>,
+        entries: Vec<Entry>,
+        stamps: Vec<FileStamp>,
+        page: Option<&book::Page>,
+    ) -> Result<Directory> {
         let mut nodes = Vec::new();
         let directory =
             build_directory(&entries, &mut |node| nodes.push(node)).map_err(|error| StoreError::Unpublishable {
@@ -219,7 +240,7 @@ impl Scan<'_> {
                 problems: vec![format!("{path}: {error}")],
             })?;
         let is_new = previous.is_none_or(|previous| previous.node != directory.node);
-        let page = book::Page::new(path, directory.node, stamps).replacing(page.as_ref());
+        let page = book::Page::new(path, directory.node, stamps).replacing(page);
         self.finished(&entries, if is_new { nodes } else { Vec::new() }, page)?;
         Ok(directory)
     }
@@ -229,10 +250,8 @@ impl Scan<'_> {
             let mut gathered = self.gathered();
             gathered.counts.directories += 1;
             for entry in entries {
-                match entry.meta.kind {
-                    Kind::File(_) => gathered.counts.files += 1,
-                    Kind::Symlink(_) => gathered.counts.symlinks += 1,
-                    Kind::Directory(_) => {}
+                if let Kind::Symlink(_) = entry.meta.kind {
+                    gathered.counts.symlinks += 1;
                 }
             }
             gathered.node_bytes += nodes.iter().map(|node| node.bytes().len()).sum::<usize>();
@@ -294,7 +313,7 @@ impl Scan<'_> {
         Ok(Known { trusted, entries })
     }
 
-    fn entry(&self, dir: &RepoPath, raw: RawEntry, known: &Known) -> Result<Seen> {
+    fn entry(&self, dir: &RepoPath, raw: RawEntry, known: &Known, change: &Change) -> Result<Seen> {
         let shown = format!(
             "{dir}{}{}",
             if dir.is_root() { "" } else { "/" },
@@ -318,11 +337,12 @@ impl Scan<'_> {
                 Err(error) => return Ok(self.unpublishable(shown, format_args!("its target has {error}"))),
             },
             RawKind::Dir => {
-                let previous = known
-                    .entries
-                    .get(&name)
-                    .and_then(|(meta, _)| meta.as_directory().copied());
-                match self.directory(&path, previous.filter(|_| known.trusted)) {
+                let held = known.entries.get(&name);
+                let previous = held.and_then(|(meta, _)| meta.as_directory().copied());
+                // Another directory that was moved to this place: nothing is known of what it holds.
+                let is_same = held.is_some_and(|(_, stamp)| stamp.ino == raw.stamp.ino);
+                let change = if is_same { change } else { &Change::Whole };
+                match self.changed_directory(&path, previous.filter(|_| known.trusted), change) {
                     Ok(directory) => Kind::Directory(directory),
                     Err(error) if self.has_vanished(&error) => {
                         return Ok(self.skip(shown, "it vanished during the scan"));

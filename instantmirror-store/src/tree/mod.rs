@@ -123,6 +123,16 @@ impl SourceTree {
         Ok(entries)
     }
 
+    /// Those of these names that are in a directory, in the order given; nothing else of it is looked at. Errors as
+    /// [`list`](Self::list)'s.
+    pub fn entries<'a>(&self, dir: &RepoPath, names: impl IntoIterator<Item = &'a str>) -> Result<Vec<RawEntry>> {
+        let path = self.full(dir);
+        let fd = self.open_beneath("open directory", dir, OFlags::DIRECTORY)?;
+        let entries = names.into_iter();
+        let entries = entries.filter_map(|name| self.stat_entry(&fd, &path, name.as_bytes()).transpose());
+        entries.collect()
+    }
+
     /// Opens a regular file for reading.
     ///
     /// Errors name the path; [`StoreError::OutsideRoot`] if a component of it is (or has become) a symbolic link,
