@@ -39,6 +39,7 @@ pub mod changes;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod entry;
+pub mod filelist;
 pub mod fill;
 pub mod grace;
 pub mod head;

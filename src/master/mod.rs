@@ -9,16 +9,19 @@ mod clean_up;
 mod embargo;
 mod expired;
 mod gate;
+mod hints;
 mod key;
 mod nodes;
 mod publication;
 mod publish;
+mod publish_page;
 mod retention;
 mod serve;
 mod staging;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -37,6 +40,7 @@ use instantmirror_store::{StoreError, objects};
 use crate::config::{ServerConfig, ServerRepository};
 
 pub use clean_up::{CleanUpOptions, CleanedUp};
+pub use hints::{HintError, Hints};
 pub use key::{KeyError, generate_key, load_key, store_key};
 pub use publication::MasterPublication;
 pub(crate) use publication::head_after;
@@ -136,6 +140,19 @@ pub enum MasterError {
         /// The repository.
         repository: RepoName,
     },
+    /// Somebody else writes to the store.
+    #[error(
+        "{} writes to the store now, and there is one writer at a time (a publish, of whatever repository, or a \
+         clean-up); try again, or let `imserver publish --wait` wait",
+        pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+    )]
+    Busy {
+        /// The process, if it is known.
+        pid: Option<u32>,
+    },
+    /// What was said to have changed.
+    #[error(transparent)]
+    Hints(#[from] HintError),
     /// The piece length was changed after the first publish.
     #[error("repository '{repository}' was begun with a piece length of {held} bytes, which cannot change to {asked}")]
     PieceLength {

@@ -11,6 +11,7 @@ mod debian;
 mod kill;
 mod lifecycle;
 mod link;
+mod publish;
 mod restart;
 mod staging;
 mod tls;

@@ -5,6 +5,7 @@
 //! still, fails the scan with a list of all such paths: no snapshot contains a file whose exact bytes are not stored.
 
 mod book;
+mod listed;
 mod named;
 mod pieces;
 
@@ -19,6 +20,7 @@ use instantmirror_core::{Directory, Entry, FileMeta, Kind, Meta, Name, ObjectId,
 use rayon::prelude::*;
 
 pub use book::StampBook;
+pub use listed::changes_of_list;
 pub use pieces::PieceSpace;
 
 use crate::digest::ContentDigest;
