@@ -136,7 +136,7 @@ impl ChangeSet {
 }
 
 impl Change {
-    fn insert<'a>(&mut self, path: &mut dyn Iterator<Item = &'a str>, names: &mut usize) {
+    fn insert(&mut self, path: &mut dyn Iterator<Item = &str>, names: &mut usize) {
         let Self::Below(below) = self else { return };
         // A component of a path is a name.
         let Some(name) = path.next().and_then(|name| Name::new(name).ok()) else {
@@ -147,7 +147,7 @@ impl Change {
         child(below, name, names).insert(path, names);
     }
 
-    fn insert_entry<'a>(&mut self, path: &mut dyn Iterator<Item = &'a str>, names: &mut usize) {
+    fn insert_entry(&mut self, path: &mut dyn Iterator<Item = &str>, names: &mut usize) {
         if let Self::Below(below) = self
             && let Some(name) = path.next().and_then(|name| Name::new(name).ok())
         {

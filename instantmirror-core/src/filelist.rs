@@ -109,8 +109,8 @@ impl FileListReader {
             [b'[', .., b']'] => self.section = Section::Other,
             b"" => {}
             line if self.section == Section::Files => {
-                let (path, listed) = parse(line).ok_or(FileListError::Line { line: self.lines })?;
-                if let Some((directory, listed)) = placed(path, listed) {
+                let fields = parse(line).ok_or(FileListError::Line { line: self.lines })?;
+                if let Some((directory, listed)) = placed(&fields) {
                     self.list.directories.entry(directory).or_default().push(listed);
                 }
             }
@@ -143,8 +143,15 @@ impl FileList {
     }
 }
 
-/// Kind, size and time of a line, and its path.
-fn parse(line: &[u8]) -> Option<(&[u8], (ListedKind, u64, i64))> {
+/// A line.
+struct Fields<'a> {
+    path: &'a [u8],
+    kind: ListedKind,
+    size: u64,
+    time: i64,
+}
+
+fn parse(line: &[u8]) -> Option<Fields<'_>> {
     let mut fields = line.splitn(4, |byte| *byte == b'\t');
     let mut field = || fields.next();
     let time = std::str::from_utf8(field()?).ok()?;
@@ -157,10 +164,12 @@ fn parse(line: &[u8]) -> Option<(&[u8], (ListedKind, u64, i64))> {
         _ => return None,
     };
     let size = std::str::from_utf8(field()?).ok()?.parse().ok()?;
-    Some((field()?, (kind, size, time)))
+    let path = field()?;
+    Some(Fields { path, kind, size, time })
 }
 
-fn placed(path: &[u8], (kind, size, time): (ListedKind, u64, i64)) -> Option<(RepoPath, Listed)> {
+fn placed(fields: &Fields<'_>) -> Option<(RepoPath, Listed)> {
+    let &Fields { path, kind, size, time } = fields;
     let path = RepoPath::new(path.strip_prefix(b"./").unwrap_or(path)).ok()?;
     let (directory, name) = path.split_last()?;
     let name = Name::new(name).ok()?;

@@ -129,15 +129,12 @@ impl Master {
             .map(|id| block_on(self.kept_snapshot(name, id)))
             .transpose()?
             .flatten();
-        let book = StampBook::open(Arc::clone(&self.disk), Self::repository_dir(name).join("stamps"))?;
-        let base = self.base(held.as_ref(), &book)?;
-        let changes = changes(options.hints.as_ref(), &writer, &book, base)?;
-        let parts = Parts {
-            book: &book,
-            previous: base.or_else(|| current.as_ref().map(|current| directory(&current.root))),
-            changes: changes.as_deref(),
+        let known = Known {
+            held: held.as_ref(),
+            current: current.as_ref(),
+            hints: options.hints.as_ref(),
         };
-        let scanned = self.scan(repository, &writer, &parts, progress)?;
+        let (scanned, is_full_scan) = self.scan(repository, &writer, &known, progress)?;
         if let (Some(current), Some(held)) = (&current, &held)
             && current.root == scanned.root
         {
@@ -181,7 +178,7 @@ impl Master {
             snapshot,
             sequence,
             scanned,
-            is_full_scan: changes.is_none_or(|changes| changes.is_all()),
+            is_full_scan,
             took: started.elapsed(),
         })))
     }
@@ -261,38 +258,43 @@ impl Master {
         Ok(None)
     }
 
+    /// Scans the tree; true if everything was looked at.
     fn scan(
         &self,
         repository: &ServerRepository,
         writer: &Writer,
-        parts: &Parts<'_>,
+        known: &Known<'_>,
         progress: &dyn PublishProgress,
-    ) -> Result<Scanned, MasterError> {
+    ) -> Result<(Scanned, bool), MasterError> {
         let dir = Self::repository_dir(&repository.name);
         let piece_bytes = u32::try_from(repository.piece_length.0).unwrap_or(u32::MAX);
         let tree = SourceTree::open(&repository.source)?;
+        let book = StampBook::open(Arc::clone(&self.disk), dir.join("stamps"))?;
         let pieces = PieceSpace::open(Arc::clone(&self.disk), dir.join("pieces"), piece_bytes)?;
+        let base = self.base(known.held, &book)?;
+        let changes = changes(known.hints, writer, &book, base)?;
         let parts = ScanParts {
             tree: &tree,
             objects: &writer.objects,
             nodes: writer.snapshots.as_ref(),
-            book: parts.book,
+            book: &book,
             pieces: &pieces,
-            previous: parts.previous,
-            changes: parts.changes,
+            previous: base.or_else(|| known.current.map(|current| directory(&current.root))),
+            changes: changes.as_deref(),
             import: import_options(repository.import),
             skip_unpublishable: repository.unpublishable == UnpublishableKind::Skip,
             now: SystemClock.now().as_millis() / 1000,
         };
-        Ok(scan(&parts, &Sink { writer, progress })?)
+        let scanned = scan(&parts, &Sink { writer, progress })?;
+        Ok((scanned, changes.is_none_or(|changes| changes.is_all())))
     }
 }
 
-/// What is known of a tree before it is scanned.
-struct Parts<'a> {
-    book: &'a StampBook,
-    previous: Option<Directory>,
-    changes: Option<&'a ChangeSet>,
+/// What is known before a tree is scanned.
+struct Known<'a> {
+    held: Option<&'a SignedHead>,
+    current: Option<&'a Snapshot>,
+    hints: Option<&'a Hints>,
 }
 
 /// What to look at; `None` for everything.

@@ -216,7 +216,7 @@ impl Master {
         match self.apply_retention(name) {
             Ok(_) | Err(MasterError::NeverPublished { .. }) => {}
             Err(error) => {
-                tracing::warn!(repository = %name, "retention is not applied now: {error}; it is tried again")
+                tracing::warn!(repository = %name, "retention is not applied now: {error}; it is tried again");
             }
         }
     }
