@@ -8,6 +8,7 @@ mod command_line;
 mod crowd;
 mod curl;
 mod debian;
+mod export;
 mod kill;
 mod lifecycle;
 mod link;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use instantmirror::config::{ConfigError, ServerConfig, TimeSpan};
 use instantmirror::core::{NodeName, RepoName, SnapshotId, TagName};
+use instantmirror::export::ExportFormat;
 use instantmirror::master::{CleanUpOptions, MasterStatus, generate_key, store_key};
 use instantmirror::{Master, MasterServer, control, daemon};
 
@@ -63,6 +64,17 @@ enum Command {
     /// Look at snapshots, tag, release and withdraw them.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Write a list of a snapshot to standard output, from its catalog: nothing of the source tree is looked at.
+    Export {
+        /// The repository.
+        repository: RepoName,
+        /// fullfiletimelist (of Fedora's mirrors), trace (of Debian's mirrors) or ls-lR.
+        #[arg(long)]
+        format: ExportFormat,
+        /// The snapshot; the current one if none is named.
+        #[arg(long, value_name = "UUID")]
+        snapshot: Option<SnapshotId>,
+    },
     /// Let go the snapshots that no rule of the configuration keeps, and say of each why it stays. Also done by every
     /// publish, and every hour by `serve`.
     Retention {
@@ -251,6 +263,11 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Command::Export {
+            repository,
+            format,
+            snapshot,
+        } => show::export(&master, &repository, snapshot, format).await,
         Command::Watch { repository, settle } => publish::watch(master, repository, settle.0).await,
         Command::Node(NodeCommand::Add { name }) => {
             println!("{}", master.add_node(&name)?);
