@@ -218,11 +218,20 @@ impl Scan<'_> {
             .listed(listed.iter().filter(|entry| entry.kind == RawKind::File).count() as u64);
         let page = self.parts.book.page(path)?;
         let known = self.known(page.as_ref(), previous)?;
+        let held = known.of_all(&listed);
+        let trusted = known.trusted;
         let seen: Vec<Seen> = listed
             .into_par_iter()
-            .map(|raw| self.entry(path, raw, &known, &Change::Whole))
+            .zip(held)
+            .map(|(raw, seen)| self.entry(path, raw, Held { seen, trusted }, &Change::Whole))
             .collect::<Result<_>>()?;
-        let (entries, stamps) = seen.into_iter().flatten().unzip();
+        let (entries, stamps): (Vec<Entry>, Vec<FileStamp>) = seen.into_iter().flatten().unzip();
+        // What is the same gives the same nodes, which need not be made to find that out.
+        if let Some(same) = previous.filter(|_| trusted && known.is(&entries)) {
+            let page = book::Page::new(path, same.node, stamps).replacing(page.as_ref());
+            self.finished(&entries, Vec::new(), page)?;
+            return Ok(same);
+        }
         self.build(path, previous, entries, stamps, page.as_ref())
     }
 
@@ -306,54 +315,52 @@ impl Scan<'_> {
             kind: Kind::Directory(directory),
         };
         let catalog = Catalog::new(self.parts.nodes, root);
-        let mut entries = HashMap::new();
+        let mut entries = Vec::with_capacity(page.stamps.len());
         for (entry, stamp) in catalog.list(&directory, None).zip(&page.stamps) {
             // Nodes that are gone or damaged cost a new look at the files, nothing else.
             let Ok(entry) = entry else { return Ok(Known::default()) };
-            entries.insert(entry.name, (entry.meta, *stamp));
+            entries.push((entry, *stamp));
         }
         Ok(Known { trusted, entries })
     }
 
-    fn entry(&self, dir: &RepoPath, raw: RawEntry, known: &Known, change: &Change) -> Result<Seen> {
-        let shown = format!(
-            "{dir}{}{}",
-            if dir.is_root() { "" } else { "/" },
-            raw.name.escape_ascii()
-        );
+    fn entry(&self, dir: &RepoPath, raw: RawEntry, held: Held<'_>, change: &Change) -> Result<Seen> {
+        let shown = || {
+            let slash = if dir.is_root() { "" } else { "/" };
+            format!("{dir}{slash}{}", raw.name.escape_ascii())
+        };
         let name = match Name::new(&raw.name) {
             Ok(name) => name,
-            Err(error) => return Ok(self.unpublishable(shown, error)),
+            Err(error) => return Ok(self.unpublishable(shown(), error)),
         };
         let path = match dir.join(&name) {
             Ok(path) => path,
-            Err(error) => return Ok(self.unpublishable(shown, error)),
+            Err(error) => return Ok(self.unpublishable(shown(), error)),
         };
         if !MTIME_RANGE.contains(&raw.stamp.mtime) {
-            return Ok(self.unpublishable(shown, "its modification time is out of range"));
+            return Ok(self.unpublishable(shown(), "its modification time is out of range"));
         }
-        let kind = match raw.kind {
-            RawKind::Special => return Ok(self.skip(shown, "not a file, directory or symlink")),
-            RawKind::Symlink(target) => match check_target(&target) {
+        let kind = match &raw.kind {
+            RawKind::Special => return Ok(self.skip(shown(), "not a file, directory or symlink")),
+            RawKind::Symlink(target) => match check_target(target) {
                 Ok(target) => Kind::Symlink(target.into()),
-                Err(error) => return Ok(self.unpublishable(shown, format_args!("its target has {error}"))),
+                Err(error) => return Ok(self.unpublishable(shown(), format_args!("its target has {error}"))),
             },
             RawKind::Dir => {
-                let held = known.entries.get(&name);
-                let previous = held.and_then(|(meta, _)| meta.as_directory().copied());
+                let previous = held.seen.and_then(|(entry, _)| entry.meta.as_directory().copied());
                 // Another directory that was moved to this place: nothing is known of what it holds.
-                let is_same = held.is_some_and(|(_, stamp)| stamp.ino == raw.stamp.ino);
+                let is_same = held.seen.is_some_and(|(_, stamp)| stamp.ino == raw.stamp.ino);
                 let change = if is_same { change } else { &Change::Whole };
-                match self.changed_directory(&path, previous.filter(|_| known.trusted), change) {
+                match self.changed_directory(&path, previous.filter(|_| held.trusted), change) {
                     Ok(directory) => Kind::Directory(directory),
                     Err(error) if self.has_vanished(&error) => {
-                        return Ok(self.skip(shown, "it vanished during the scan"));
+                        return Ok(self.skip(shown(), "it vanished during the scan"));
                     }
-                    Err(error) if self.concerns_source(&error) => return Ok(self.problem(&shown, with_cause(&error))),
+                    Err(error) if self.concerns_source(&error) => return Ok(self.problem(&shown(), with_cause(&error))),
                     Err(error) => return Err(error),
                 }
             }
-            RawKind::File => return self.file(&path, name, shown, &raw, known),
+            RawKind::File => return self.file(&path, name, &shown, &raw, held),
         };
         let meta = Meta {
             mode: raw.mode,
@@ -363,7 +370,14 @@ impl Scan<'_> {
         Ok(Some((Entry { name, meta }, raw.stamp)))
     }
 
-    fn file(&self, path: &RepoPath, name: Name, shown: String, raw: &RawEntry, known: &Known) -> Result<Seen> {
+    fn file(
+        &self,
+        path: &RepoPath,
+        name: Name,
+        shown: &dyn Fn() -> String,
+        raw: &RawEntry,
+        held: Held<'_>,
+    ) -> Result<Seen> {
         let entry = |stamp: FileStamp, object, first_piece, link_group| {
             let file = FileMeta {
                 size: stamp.size,
@@ -384,10 +398,10 @@ impl Scan<'_> {
                 stamp,
             ))
         };
-        if let Some((meta, stamp)) = known.entries.get(&name)
-            && let Some(file) = meta.as_file()
+        if let Some((known, stamp)) = held.seen
+            && let Some(file) = known.meta.as_file()
             && *stamp == raw.stamp
-            && (known.trusted || self.parts.objects.contains(&file.object, file.size)?)
+            && (held.trusted || self.parts.objects.contains(&file.object, file.size)?)
         {
             // A name more or less changes the ctime, so the group is as it was; our own link is not counted anew.
             return Ok(entry(raw.stamp, file.object, file.first_piece, file.link_group));
@@ -403,8 +417,8 @@ impl Scan<'_> {
                 let group = (raw.nlink > 1).then(|| link_group(raw.stamp.ino, &object));
                 Ok(entry(self.settled(stamp), object, first_piece, group))
             }
-            Err(error) if self.has_vanished(&error) => Ok(self.skip(shown, "it vanished during the scan")),
-            Err(error) if self.concerns_source(&error) => Ok(self.problem(&shown, with_cause(&error))),
+            Err(error) if self.has_vanished(&error) => Ok(self.skip(shown(), "it vanished during the scan")),
+            Err(error) if self.concerns_source(&error) => Ok(self.problem(&shown(), with_cause(&error))),
             Err(error) => Err(error),
         }
     }
@@ -488,7 +502,41 @@ impl Scan<'_> {
 struct Known {
     /// It is what the last snapshot has there.
     trusted: bool,
-    entries: HashMap<Name, (Meta, FileStamp)>,
+    /// In order of name.
+    entries: Vec<(Entry, FileStamp)>,
+}
+
+impl Known {
+    /// What is known of each of the listed names, which are in order as well.
+    fn of_all(&self, listed: &[RawEntry]) -> Vec<Option<&(Entry, FileStamp)>> {
+        let mut known = self.entries.iter().peekable();
+        let of = |raw: &RawEntry| {
+            while known
+                .next_if(|(entry, _)| entry.name.as_str().as_bytes() < raw.name.as_slice())
+                .is_some()
+            {}
+            known.next_if(|(entry, _)| entry.name.as_str().as_bytes() == raw.name.as_slice())
+        };
+        listed.iter().map(of).collect()
+    }
+
+    /// These very entries were seen last time.
+    fn is(&self, entries: &[Entry]) -> bool {
+        self.entries.len() == entries.len()
+            && self
+                .entries
+                .iter()
+                .zip(entries)
+                .all(|((known, _), entry)| known == entry)
+    }
+}
+
+/// An entry as the last scan saw it.
+#[derive(Clone, Copy)]
+struct Held<'a> {
+    seen: Option<&'a (Entry, FileStamp)>,
+    /// It is what the last snapshot has there.
+    trusted: bool,
 }
 
 fn with_cause(error: &StoreError) -> String {

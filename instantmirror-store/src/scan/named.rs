@@ -3,14 +3,14 @@
 //! The result has exact bytes whatever the names are: an entry is either looked at as in a full scan, or is the one of
 //! a snapshot whose objects are kept.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use instantmirror_core::catalog::{Catalog, CatalogError};
 use instantmirror_core::changes::Change;
 use instantmirror_core::{Directory, Entry, Kind, Meta, Name, RepoPath};
 use rayon::prelude::*;
 
-use super::{Known, Scan};
+use super::{Held, Scan, Seen};
 use crate::error::Result;
 use crate::tree::FileStamp;
 
@@ -54,15 +54,18 @@ impl Scan<'_> {
         };
         let raw = self.parts.tree.entries(path, names.keys().map(Name::as_str))?;
         self.sink.listed(raw.len() as u64);
-        let known = Known {
-            trusted: true,
-            entries: named_of(&held, names),
-        };
-        let seen: Vec<_> = raw
+        let seen: Vec<Seen> = raw
             .into_par_iter()
             .map(|raw| {
                 let change = std::str::from_utf8(&raw.name).ok().and_then(|name| names.get(name));
-                self.entry(path, raw, &known, change.unwrap_or(&Change::Whole))
+                let at = held.binary_search_by(|(entry, _)| entry.name.as_str().as_bytes().cmp(&raw.name));
+                let seen = at.ok().and_then(|at| held.get(at));
+                self.entry(
+                    path,
+                    raw,
+                    Held { seen, trusted: true },
+                    change.unwrap_or(&Change::Whole),
+                )
             })
             .collect::<Result<_>>()?;
         let (entries, stamps) = merged(held, names, seen.into_iter().flatten().collect());
@@ -80,16 +83,6 @@ impl Scan<'_> {
         let with_stamp = |entry: Result<Entry, CatalogError>| Ok((entry?, stamps.next().unwrap_or(UNKNOWN)));
         catalog.list(previous, None).map(with_stamp).collect()
     }
-}
-
-/// What is known of those who were named.
-fn named_of(held: &Previous, names: &BTreeMap<Name, Change>) -> HashMap<Name, (Meta, FileStamp)> {
-    let known = names.keys().filter_map(|name| {
-        let at = held.binary_search_by(|(entry, _)| entry.name.cmp(name)).ok()?;
-        let (entry, stamp) = held.get(at)?;
-        Some((name.clone(), (entry.meta.clone(), *stamp)))
-    });
-    known.collect()
 }
 
 /// What was held, without the names, and what was seen of them; both are in order.
