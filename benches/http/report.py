@@ -60,3 +60,16 @@ def cold(results, sizes):
     rows = [row for result in results for row in cold_rows(result)]
     said = f"The capped line needs {line:.2f} s for {sizes.cold_bytes >> 20} MiB."
     return "\n".join([said, "", COLD_HEAD] + rows)
+
+
+def crowd(found, sizes):
+    head = (
+        f"| 50 clean clients beside {sizes.idle_clients:,} idle and {sizes.slow_clients:,} slow ones | p99 alone ms | "
+        "beside them ms | ratio | memory per connection of the crowd |\n|---|---|---|---|---|"
+    )
+    rows = [
+        f"| {name} | {one['alone_us'] / 1e3:.2f} | {one['beside_us'] / 1e3:.2f} | {one['ratio']:.2f} | "
+        f"{one['bytes_per_connection'] / 1024:.1f} KiB |"
+        for name, one in found.items()
+    ]
+    return "\n".join([head] + rows)

@@ -19,6 +19,7 @@ import sys
 import tempfile
 
 import cases_cold
+import cases_crowd
 import cases_warm
 import machine
 import report
@@ -26,7 +27,7 @@ from tree import Sizes
 
 
 def names():
-    return [case.name for case in cases_warm.CASES] + [name for name, _, _ in cases_cold.CASES]
+    return [case.name for case in cases_warm.CASES] + [name for name, _, _ in cases_cold.CASES] + [cases_crowd.NAME]
 
 
 def arguments():
@@ -64,14 +65,17 @@ def main():
         try:
             warm = cases_warm.measure(binaries, place / "warm", sizes, wanted, say)
             cold = cases_cold.measure(binaries, place / "cold", sizes, wanted, say)
+            crowd = cases_crowd.measure(binaries, place / "crowd", sizes, wanted, say)
         finally:
             machine.stop_all()
     if warm:
         print(report.warm(warm), end="\n\n")
     if cold:
-        print(report.cold(cold, sizes))
+        print(report.cold(cold, sizes), end="\n\n")
+    if crowd:
+        print(report.crowd(crowd, sizes))
     if given.json:
-        given.json.write_text(json.dumps({"quick": given.quick, "warm": warm, "cold": cold}, indent=1) + "\n")
+        given.json.write_text(json.dumps({"quick": given.quick, "warm": warm, "cold": cold, "crowd": crowd}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ def node(binaries, home, master_port, key):
     config = home / "imnode.toml"
     config.write_text(
         f'[cache]\ndir = "{home}/cache"\nmax_size = "100 GiB"\n[http]\nlisten = ["127.0.0.1:{server.port}"]\n'
+        f'max_connections = 19000\n[http.limits]\nidle_timeout = "300 s"\n'
         f'[log]\nlevel = "warn"\n[[repository]]\nname = "b"\nmaster = "http://127.0.0.1:{master_port}"\n'
         f'trust = ["{key}"]\nmounts = [{{ path = "{PREFIX}", view = "current" }}]\n'
     )
@@ -99,7 +100,7 @@ user root;
 pid pid;
 error_log log warn;
 worker_rlimit_nofile 20000;
-events {{ worker_connections 8192; }}
+events {{ worker_connections 19000; }}
 http {{
 client_body_temp_path t_body; proxy_temp_path t_proxy; fastcgi_temp_path t_fcgi; uwsgi_temp_path t_uwsgi;
 scgi_temp_path t_scgi;

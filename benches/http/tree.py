@@ -17,6 +17,7 @@ class Sizes:
         self.many_files = 500 if quick else 10_000
         self.many_bytes = 20 * KIB
         self.many_connections = 200 if quick else 1_000
+        self.idle_clients, self.slow_clients = (500, 100) if quick else (10_000, 2_000)
         self.cold_rounds = 1 if quick else 3
         self.cold_bytes = (16 if quick else 256) * MIB
         self.cold_huge_bytes = (64 if quick else 1024) * MIB

@@ -89,7 +89,7 @@ impl Tree {
         let (kind, build) = (["", "-dev", "-doc", "-data", "-common"], self.numbers.below(90));
         let name = format!(
             "lib{:x}{}_{}.{build}-1_amd64.deb",
-            self.numbers.next() & 0xffff_ffff_ff,
+            self.numbers.next() & 0xff_ffff_ffff,
             kind[self.numbers.below(kind.len())],
             self.made % 1000
         );

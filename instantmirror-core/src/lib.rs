@@ -50,6 +50,7 @@ pub mod outboard;
 pub mod range_set;
 pub mod reader;
 pub mod retention;
+pub mod rules;
 pub mod scheduler;
 pub mod sign;
 pub mod snapshot;

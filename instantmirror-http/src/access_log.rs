@@ -176,9 +176,8 @@ pub(crate) struct Visit {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Visitor<'a> {
     pub(crate) address: Option<IpAddr>,
-    pub(crate) method: &'a str,
-    pub(crate) target: &'a str,
-    pub(crate) version: &'a str,
+    /// The words of the request line.
+    pub(crate) request: &'a [&'a [u8]],
     pub(crate) referer: Option<&'a [u8]>,
     pub(crate) agent: Option<&'a [u8]>,
 }
@@ -193,11 +192,12 @@ impl Visit {
         line.push_str(" - - [");
         line.push_str(&stamp(SystemTime::now()));
         line.push_str("] \"");
-        escape(&mut line, visitor.method.as_bytes());
-        line.push(' ');
-        escape(&mut line, visitor.target.as_bytes());
-        line.push(' ');
-        line.push_str(visitor.version);
+        for (number, word) in visitor.request.iter().enumerate() {
+            if number > 0 {
+                line.push(' ');
+            }
+            escape(&mut line, word);
+        }
         line.push('"');
         let mut behind = String::with_capacity(48);
         for field in [visitor.referer, visitor.agent] {
@@ -259,9 +259,7 @@ mod tests {
     fn visit(log: &Arc<AccessLog>, target: &str) {
         let visitor = Visitor {
             address: Some([192, 0, 2, 7].into()),
-            method: "GET",
-            target,
-            version: "HTTP/1.1",
+            request: &["GET", target, "HTTP/1.1"].map(str::as_bytes),
             referer: None,
             agent: Some(b"curl/\"8\"\n"),
         };

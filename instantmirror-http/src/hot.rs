@@ -21,6 +21,7 @@ use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{FileMeta, RepoName};
 use quick_cache::sync::Cache;
 
+use crate::body;
 use crate::engine::wire;
 use crate::request::{Fields, Validators, http_seconds};
 use crate::respond::{Decision, Facts, decide, respond_file_decided, validators};
@@ -37,6 +38,8 @@ const HEAD_TAIL_BYTES: usize = 192;
 pub struct HotLimits {
     /// Most answers kept, each with a file open or up to [`HOT_BODY_BYTES_MAX`] in memory; 0: none are.
     pub answers_max: usize,
+    /// Most bytes of bodies in memory.
+    pub memory_bytes_max: u64,
     /// Most bytes of objects whose files are kept open, and which a cache therefore cannot give up.
     pub held_bytes_max: u64,
     /// An answer is made anew after this time.
@@ -47,6 +50,7 @@ impl Default for HotLimits {
     fn default() -> Self {
         Self {
             answers_max: 16_384,
+            memory_bytes_max: 32 << 20,
             held_bytes_max: 16 << 30,
             lifetime: Duration::from_secs(30),
         }
@@ -58,20 +62,44 @@ impl Default for HotLimits {
 pub(crate) struct HotAnswers {
     cache: Cache<Box<str>, Arc<HotAnswer>>,
     lifetime: Duration,
-    held: Arc<AtomicU64>,
-    held_bytes_max: u64,
+    memory: Budget,
+    files: Budget,
 }
 
-/// Bytes of an object whose file is kept open, counted until it is let go.
+/// Bytes that may be taken, and how many are.
 #[derive(Debug)]
-pub(crate) struct Held {
-    held: Arc<AtomicU64>,
+struct Budget {
+    taken: Arc<AtomicU64>,
+    max: u64,
+}
+
+/// Bytes of a [`Budget`], given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    taken: Arc<AtomicU64>,
     bytes: u64,
 }
 
-impl Drop for Held {
+impl Budget {
+    fn new(max: u64) -> Self {
+        let taken = Arc::default();
+        Self { taken, max }
+    }
+
+    /// Others who take too much are let go when their time has come, so nobody waits for it for long.
+    fn take(&self, bytes: u64) -> Option<Share> {
+        let add = |taken: u64| taken.checked_add(bytes).filter(|sum| *sum <= self.max);
+        let added = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        added.is_ok().then(|| Share {
+            taken: Arc::clone(&self.taken),
+            bytes,
+        })
+    }
+}
+
+impl Drop for Share {
     fn drop(&mut self) {
-        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -95,9 +123,12 @@ pub(crate) struct HotAnswer {
 #[derive(Debug)]
 pub(crate) enum HotBody {
     /// All of it here.
-    Memory(Bytes),
+    Memory { bytes: Bytes, _share: Share },
     /// In the file of this reader, which has a descriptor and is settled.
-    File { reader: Arc<dyn ObjectReader>, _held: Held },
+    File {
+        reader: Arc<dyn ObjectReader>,
+        _share: Share,
+    },
     /// Not here: only answers without a body are.
     Elsewhere,
 }
@@ -115,20 +146,25 @@ impl HotAnswers {
         Self {
             cache: Cache::new(limits.answers_max),
             lifetime: limits.lifetime,
-            held: Arc::default(),
-            held_bytes_max: limits.held_bytes_max,
+            memory: Budget::new(limits.memory_bytes_max),
+            files: Budget::new(limits.held_bytes_max),
         }
     }
 
-    /// Leave to keep an object of so many bytes open. Others who hold too much are let go when their time has come,
-    /// so nobody waits for it for long.
-    pub(crate) fn hold(&self, bytes: u64) -> Option<Held> {
-        let add = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= self.held_bytes_max);
-        let added = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-        added.is_ok().then(|| Held {
-            held: Arc::clone(&self.held),
-            bytes,
-        })
+    /// What is kept of an object for the next one who asks; `None`: it cannot be had as it should be.
+    pub(crate) async fn body(&self, size: u64, reader: Option<Arc<dyn ObjectReader>>) -> Option<HotBody> {
+        let Some(reader) = reader else {
+            return Some(HotBody::Elsewhere);
+        };
+        if size <= HOT_BODY_BYTES_MAX
+            && let Some(share) = self.memory.take(size)
+        {
+            let bytes = body::read(&reader, 0..size).await.ok()?;
+            let bytes = (bytes.len() as u64 == size).then_some(bytes)?;
+            return Some(HotBody::Memory { bytes, _share: share });
+        }
+        let share = reader.descriptor().and_then(|_| self.files.take(size));
+        Some(share.map_or(HotBody::Elsewhere, |share| HotBody::File { reader, _share: share }))
     }
 
     /// The answer kept for a path, if it still fits what is published.
@@ -208,7 +244,7 @@ impl HotAnswer {
             return None;
         }
         let body_bytes = match &self.body {
-            HotBody::Memory(bytes) => bytes.len(),
+            HotBody::Memory { bytes, .. } => bytes.len(),
             HotBody::File { .. } | HotBody::Elsewhere => 0,
         };
         out.reserve(head.len() + HEAD_TAIL_BYTES + body_bytes);
@@ -223,7 +259,7 @@ impl HotAnswer {
             body_bytes: range.end - range.start,
         };
         match &self.body {
-            HotBody::Memory(bytes) => {
+            HotBody::Memory { bytes, .. } => {
                 let place = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
                 out.extend_from_slice(place.and_then(|(start, end)| bytes.get(start..end)).unwrap_or_default());
             }

@@ -3,13 +3,15 @@
 //! Key decision: **a request is answered by plain functions, and carried by transports.** [`request`] reads
 //! it, [`routing`] finds what it means inside one snapshot, [`respond`] describes the answer; none of them
 //! knows a socket. Reason: conditions, ranges and hostile paths are where servers go wrong, and functions can
-//! be tested by tables, while the fastest way to send bytes (hyper today; sendfile, TLS, HTTP/2) may change.
+//! be tested by tables, while there are several ways to send bytes, each best for something.
 //!
 //! * [`Service`] answers requests for one publication: at `/<repository>/` and at [`Mount`]s, with the node
 //!   API ([`Api`]) and routes of the embedder ([`Extra`]) where they are wanted.
-//! * [`Server`] listens and carries connections within [`Limits`], and stops in order.
+//! * [`Server`] listens, plain or encrypted ([`Tls`]), within [`Limits`], and stops in order. HTTP/1.1 is carried by an
+//!   engine of our own, which sends files by the kernel and keeps answers ready ([`HotLimits`]), HTTP/2 by hyper.
 //! * [`body`] drives an object's reader: the first byte is there before a header is sent, later failures
 //!   break the connection off, so a short answer never looks like a whole one.
+//! * [`AccessLog`] and [`Stats`] tell what was answered.
 //!
 //! It knows nothing of how objects arrive: a reader waits, and its bytes come.
 //!

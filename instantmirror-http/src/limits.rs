@@ -1,5 +1,7 @@
 //! Every limit of the server, by name, and the signal that it stops.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use instantmirror_core::batch::BATCH_OBJECTS_MAX;
@@ -55,7 +57,28 @@ impl Default for Limits {
 
 /// Tells requests that wait for something that the server is stopping.
 #[derive(Debug, Clone)]
-pub struct Stopping(Option<watch::Receiver<bool>>);
+pub struct Stopping(Option<Signal>);
+
+#[derive(Debug, Clone)]
+struct Signal {
+    receiver: watch::Receiver<bool>,
+    /// The same, at the price of a load.
+    given: Arc<AtomicBool>,
+}
+
+/// The means to say so.
+#[derive(Debug)]
+pub(crate) struct Stop {
+    sender: watch::Sender<bool>,
+    given: Arc<AtomicBool>,
+}
+
+impl Stop {
+    pub(crate) fn give(&self) {
+        self.given.store(true, Ordering::Release);
+        self.sender.send_replace(true);
+    }
+}
 
 impl Stopping {
     /// Of a server that does not stop.
@@ -65,17 +88,29 @@ impl Stopping {
     }
 
     /// A signal, and the means to give it.
-    pub(crate) fn channel() -> (watch::Sender<bool>, Self) {
+    pub(crate) fn channel() -> (Stop, Self) {
         let (sender, receiver) = watch::channel(false);
-        (sender, Self(Some(receiver)))
+        let given = Arc::new(AtomicBool::new(false));
+        let signal = Signal {
+            receiver,
+            given: Arc::clone(&given),
+        };
+        (Stop { sender, given }, Self(Some(signal)))
+    }
+
+    /// Whether it stops.
+    pub(crate) fn is_given(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|signal| signal.given.load(Ordering::Acquire))
     }
 
     /// Waits until the server stops. Cancellation safe.
     pub async fn stopped(&self) {
         match &self.0 {
-            Some(receiver) => {
+            Some(signal) => {
                 // An error means that the server is gone: stopped as well.
-                let _ = receiver.clone().wait_for(|stopped| *stopped).await;
+                let _ = signal.receiver.clone().wait_for(|stopped| *stopped).await;
             }
             None => std::future::pending().await,
         }

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -24,8 +23,6 @@ use crate::tls::{self, Tls};
 
 /// Connections that may wait to be accepted; the system may allow fewer.
 const BACKLOG: u32 = 4096;
-/// Bytes that a socket holds and has not sent, beyond which it takes no more.
-const UNSENT_BYTES: u32 = 256 * 1024;
 /// Answers kept ready are looked through this often.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long accepting pauses when the system has no descriptors left.
@@ -198,7 +195,7 @@ impl Server {
         let upkeep = tokio::spawn(let_go(Arc::clone(&shared)));
         let _upkeep = AbortOnDrop(upkeep.abort_handle());
         shutdown.await;
-        let _ = stop.send(true);
+        stop.give();
         while accepting.join_next().await.is_some() {}
     }
 }
@@ -231,8 +228,6 @@ fn open(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     socket.set_reuseaddr(true)?;
     // Answers are written whole; Nagle would only make the last piece wait.
     socket.set_nodelay(true)?;
-    // Bytes wait in their file, not in the socket: that takes a quarter off the cost of long answers.
-    SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES)?;
     socket.bind(address)?;
     let listener = socket.listen(BACKLOG)?;
     let bound = listener.local_addr()?;
@@ -272,10 +267,11 @@ async fn accept(listener: Listener, permits: Arc<Semaphore>, shared: Arc<Shared>
     loop {
         tokio::select! {
             () = shared.stopping.stopped() => break,
-            Some(_) = connections.join_next() => {}
             accepted = listener.accept(&permits) => match accepted {
                 Ok((accepted, permit)) => {
                     connections.spawn(carry(accepted, permit, Arc::clone(&shared)));
+                    // Now, and not when they end: this task is not woken for each of them then.
+                    while connections.try_join_next().is_some() {}
                 }
                 // The client went away before we came to it.
                 Err(error) if is_of_one_client(&error) => {}
@@ -305,7 +301,8 @@ async fn accept(listener: Listener, permits: Arc<Semaphore>, shared: Arc<Shared>
 async fn carry(accepted: Accepted, _permit: OwnedSemaphorePermit, shared: Arc<Shared>) {
     match accepted {
         Accepted::Plain(socket, address) => Connection::new(socket, address, shared).carry().await,
-        Accepted::Encrypted(stream, tls, address) => tls::carry(stream, &tls, address, shared).await,
+        // Boxed, or every plain connection would have the size of an encrypted one.
+        Accepted::Encrypted(stream, tls, address) => Box::pin(tls::carry(stream, &tls, address, shared)).await,
     }
 }
 

@@ -9,14 +9,13 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt as _, Limited};
-use instantmirror_core::FileMeta;
-use instantmirror_core::traits::{ObjectReader, Publication};
+use instantmirror_core::traits::Publication;
 
 use crate::access_log::AccessLog;
 use crate::api::{self, Answer, Api};
 use crate::body::{self, ServeBody};
 use crate::gate::Framing;
-use crate::hot::{HOT_BODY_BYTES_MAX, HotAnswer, HotAnswers, HotBody, HotLimits};
+use crate::hot::{HotAnswer, HotAnswers, HotLimits};
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT, Stopping};
 use crate::request::{Request, RequestPath, canonical_path, decode_path, encode_path_into};
 use crate::respond::{Body, Facts, Response, respond, respond_file, respond_redirect, respond_to_method};
@@ -256,26 +255,11 @@ impl Service {
         let is_answered = answer.status().is_success() || answer.status() == StatusCode::NOT_MODIFIED;
         if request.query.is_empty() && is_answered {
             let reader = answer.body().settled_reader().cloned();
-            let body = self.hot_body(file, reader).await;
+            let body = self.hot.body(file.size, reader).await;
             let kept = body.map(|body| HotAnswer::new(&origin, &facts, file, mtime, body));
             kept.into_iter().for_each(|kept| self.hot.keep(request.path, kept));
         }
         answer
-    }
-
-    /// What is kept of a body for the next one who asks; `None`: it cannot be had as it should be.
-    async fn hot_body(&self, file: FileMeta, reader: Option<Arc<dyn ObjectReader>>) -> Option<HotBody> {
-        Some(match reader {
-            Some(reader) if file.size <= HOT_BODY_BYTES_MAX => {
-                let bytes = body::read(&reader, 0..file.size).await.ok()?;
-                HotBody::Memory((bytes.len() as u64 == file.size).then_some(bytes)?)
-            }
-            Some(reader) if reader.descriptor().is_some() => match self.hot.hold(file.size) {
-                Some(held) => HotBody::File { reader, _held: held },
-                None => HotBody::Elsewhere,
-            },
-            _ => HotBody::Elsewhere,
-        })
     }
 
     /// Opens the body of a response; what cannot be had becomes the answer that says so.

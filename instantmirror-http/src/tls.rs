@@ -151,7 +151,7 @@ pub(crate) async fn carry(stream: TcpStream, tls: &Tls, address: IpAddr, shared:
         }
     };
     if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) {
-        carry_http2(stream, address, shared).await;
+        Box::pin(carry_http2(stream, address, shared)).await;
     } else {
         let socket = Socket::Tls(Box::new(stream));
         Connection::new(socket, Some(address), shared).carry().await;
@@ -230,9 +230,7 @@ async fn answer_http2(
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         let visitor = Visitor {
             address: Some(address),
-            method: request.method().as_str(),
-            target,
-            version: "HTTP/2.0",
+            request: &[request.method().as_str(), target, "HTTP/2.0"].map(str::as_bytes),
             referer: field(http::header::REFERER),
             agent: field(http::header::USER_AGENT),
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use instantmirror_core::rules::PathGlobs;
 use instantmirror_core::{PublicKey, RepoName};
 use serde::{Deserialize, Deserializer};
 
@@ -79,6 +80,13 @@ pub struct CacheConfig {
     /// Free space on its file system that is left to others.
     #[serde(default)]
     pub keep_free: Option<ByteSize>,
+    /// Paths in repositories whose files are streamed to clients and not kept.
+    #[serde(default, deserialize_with = "globs")]
+    pub never: PathGlobs,
+}
+
+fn globs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathGlobs, D::Error> {
+    PathGlobs::new(Vec::<String>::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
 impl NodeConfig {

@@ -80,12 +80,11 @@ pub fn export(
     }
 }
 
+/// Is handed a directory and what it holds.
+type Visit<'a> = dyn FnMut(&RepoPath, &[Entry]) -> Result<(), ExportError> + 'a;
+
 /// Hands over the directories of a snapshot, each before those in it, in order of name, as `ls -R` does.
-fn walk(
-    snapshot: &Snapshot,
-    nodes: &dyn NodeSource,
-    visit: &mut dyn FnMut(&RepoPath, &[Entry]) -> Result<(), ExportError>,
-) -> Result<(), ExportError> {
+fn walk(snapshot: &Snapshot, nodes: &dyn NodeSource, visit: &mut Visit<'_>) -> Result<(), ExportError> {
     let catalog = Catalog::new(nodes, snapshot.root.meta());
     let root = catalog.root().as_directory().copied();
     let mut pending: Vec<(RepoPath, Directory)> = root.map(|root| (RepoPath::ROOT, root)).into_iter().collect();

@@ -93,3 +93,52 @@ fn walk(
     }
     Ok((garbage, Hidden { nodes, objects }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{World, name};
+    use super::super::{MasterPublication, NoProgress, PublishOptions, StageRule};
+    use super::*;
+
+    /// Writes content into a tree and stages it.
+    fn stage(world: &World, repository: &str, content: &str) -> SnapshotId {
+        std::fs::write(world.in_store(&format!("../{repository}/file")), content).unwrap();
+        let options = PublishOptions {
+            stage: Some(StageRule::default()),
+            ..PublishOptions::default()
+        };
+        let master = &world.master;
+        master.publish(&name(repository), &options, &NoProgress).unwrap();
+        let head = master.published_head(&name(repository)).unwrap();
+        head.snapshots.last().unwrap().id
+    }
+
+    #[tokio::test]
+    async fn what_is_hidden_follows_what_is_staged_and_released() {
+        let world = World::new();
+        world.publish("a", "public");
+        world.publish("b", "other");
+        let shown = MasterPublication::new(world.master.clone()).await;
+        assert!(shown.hidden().objects.is_empty() && shown.hidden().nodes.is_empty());
+        let object = |content: &str| ObjectId::of(content.as_bytes());
+
+        let first = stage(&world, "a", "secret");
+        shown.refresh().await.unwrap();
+        assert_eq!(shown.hidden().objects, [object("secret")].into());
+        assert!(!shown.hidden().nodes.is_empty() && shown.staged(&name("a"), first).is_some());
+        let second = stage(&world, "b", "another secret");
+        shown.refresh().await.unwrap();
+        assert_eq!(shown.hidden().objects, ["secret", "another secret"].map(object).into());
+
+        // Somebody else's release has the same content: it is no secret any more, and the other one still is.
+        world.publish("b", "secret");
+        shown.refresh().await.unwrap();
+        assert_eq!(shown.hidden().objects, [object("another secret")].into());
+
+        world.master.withdraw(&name("b"), second).unwrap();
+        world.master.release(&name("a"), first, false).unwrap();
+        shown.refresh().await.unwrap();
+        assert!(shown.hidden().objects.is_empty() && shown.hidden().nodes.is_empty());
+        assert!(shown.staged(&name("a"), first).is_none() && shown.staged(&name("b"), second).is_none());
+    }
+}

@@ -112,6 +112,7 @@ impl Node {
         let scheduler = Box::new(PriorityScheduler::new(SchedulerLimits::default()));
         let objects: Arc<dyn ObjectCache> = Arc::new(cache.clone());
         let engine = FetchEngine::new(objects, sources, scheduler);
+        engine.never_keep(config.cache.never.clone());
         Ok(Self {
             config: Arc::new(config),
             cache,

@@ -53,7 +53,7 @@ async fn snapshots_that_are_whole(master: &Master) -> Vec<Snapshot> {
                 match entry.unwrap().meta.kind {
                     Kind::Directory(below) => open.push(below),
                     Kind::File(file) => {
-                        let intent = instantmirror::core::traits::ReadIntent { range: 0..file.size };
+                        let intent = instantmirror::core::traits::ReadIntent::of(0..file.size);
                         let reader = publication
                             .objects()
                             .open(&name, &file, intent)

@@ -2,7 +2,7 @@
 
 use instantmirror_testkit::command::{clean_command, run_any};
 use instantmirror_testkit::http;
-use instantmirror_testkit::process::TestDir;
+use instantmirror_testkit::process::{TestDir, poll};
 use instantmirror_testkit::tree::noise;
 
 use crate::link::Link;
@@ -137,4 +137,28 @@ fn the_first_publish_of_a_served_repository_appears_at_once() {
     let snapshot = master.publish("f");
     node.wait_for("f", &snapshot);
     assert_eq!(node.get("/pub/f/f"), b"x");
+}
+
+/// `[cache] never`: streamed to whoever asks, and not kept.
+#[test]
+fn what_is_never_kept_comes_from_the_master_every_time() {
+    let dir = TestDir::new("e2e-never").unwrap();
+    let source = dir.folder("source").unwrap();
+    let image = noise(3 << 20);
+    std::fs::write(source.join("image.iso"), &image).unwrap();
+    std::fs::write(source.join("small"), "small").unwrap();
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    let snapshot = master.publish("r");
+    master.serve();
+    let mut node = Node::configure(&dir, &master.url(), &master.key, &["r"], "1 GiB");
+    let text = std::fs::read_to_string(&node.config).unwrap();
+    let text = text.replace("max_size =", "never = [\"*.iso\"]\nmax_size =");
+    std::fs::write(&node.config, text).unwrap();
+    node.run();
+    node.wait_for("r", &snapshot);
+    assert!(node.get("/pub/r/image.iso") == image && node.get("/pub/r/image.iso") == image);
+    assert_eq!(node.get("/pub/r/small"), b"small");
+    let kept = poll(LIMIT, || (node.status()["cache"]["objects"] == 1).then_some(()));
+    kept.unwrap_or_else(|| panic!("{}", node.status()));
+    assert!(node.status()["cache"]["used_bytes"].as_u64().unwrap() < 100);
 }

@@ -212,6 +212,9 @@ fn the_access_log_is_combined_and_rotated() {
     served.curl(&["-A", "four", &format!("{plain}/none")]);
     wait(&served.log, "\"GET /pub/tree/none HTTP/1.1\" 404 ");
     assert!(!lines(&rotated).contains("four"));
+    let mut stream = std::net::TcpStream::connect(served.node.url().trim_start_matches("http://")).unwrap();
+    std::io::Write::write_all(&mut stream, b"no \"request\"\r\n\r\n").unwrap();
+    wait(&served.log, "] \"no \\x22request\\x22\" 400 ");
     let status = served.node.status();
     let answers = &status["http"]["answers"];
     assert!(answers["206"] == 1 && answers["404"].as_u64().unwrap() >= 1, "{status}");

@@ -77,12 +77,11 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             );
             Ok(())
         }
-        Some(command) => with_config(&file, &command),
+        Some(command) => daemon::runtime()?.block_on(with_config(&file, &command)),
         None => anyhow::bail!("nothing to do; `imnode --help` shows what there is"),
     }
 }
 
-#[tokio::main]
 async fn with_config(file: &Path, command: &Command) -> anyhow::Result<()> {
     let config = NodeConfig::load(file)?;
     match command {

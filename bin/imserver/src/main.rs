@@ -219,12 +219,11 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Ok(())
         }
         Some(Command::Init { repositories }) => init::init(&file, &repositories),
-        Some(command) => with_config(&file, command),
+        Some(command) => daemon::runtime()?.block_on(with_config(&file, command)),
         None => anyhow::bail!("nothing to do; `imserver --help` shows what there is"),
     }
 }
 
-#[tokio::main]
 async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
     let config = ServerConfig::load(file)?;
     daemon::start_logging(&config.log.level).map_err(anyhow::Error::msg)?;

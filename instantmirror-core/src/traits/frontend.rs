@@ -20,6 +20,16 @@ use crate::{ObjectId, RepoName, RepoPath, Snapshot};
 pub struct ReadIntent {
     /// The bytes wanted; everything is read from its start on.
     pub range: Range<u64>,
+    /// The path in the repository under which it is wanted, for rules about paths.
+    pub path: Option<RepoPath>,
+}
+
+impl ReadIntent {
+    /// To read these bytes of an object, wherever it may be named.
+    #[must_use]
+    pub fn of(range: Range<u64>) -> Self {
+        Self { range, path: None }
+    }
 }
 
 /// Brings objects to readers, from wherever they are.

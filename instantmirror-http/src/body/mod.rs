@@ -1,7 +1,7 @@
 //! What goes behind a header, for every transport alike: bytes, pages that make themselves, and objects.
 //!
 //! hyper pulls a [`ServeBody`] as a stream of pieces of at most [`PIECE_BYTES_MAX`]; the native engine takes
-//! the [`ObjectBody`] out of it and sends from descriptors. Either way the connection pulls, so a slow client
+//! the object out of it and sends from descriptors. Either way the connection pulls, so a slow client
 //! holds one piece and nobody else.
 //!
 //! Invariants: the first byte is ready before a header is sent, so what cannot be had is answered with a

@@ -176,7 +176,10 @@ struct Reading {
 
 impl Reading {
     async fn begin(content: &Content, range: Range<u64>, objects: &Arc<dyn ObjectSource>) -> Result<Self, FetchError> {
-        let intent = ReadIntent { range: range.clone() };
+        let intent = ReadIntent {
+            range: range.clone(),
+            path: Some(content.path.clone()),
+        };
         let reader = objects.open(&content.repository, &content.file, intent).await?;
         Self::of(reader, content, range).await
     }

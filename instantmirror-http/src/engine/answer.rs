@@ -29,6 +29,10 @@ const COLLECT_BYTES: usize = 64 * 1024;
 /// While a client waits for its answer, so many bytes of its next requests are read and no more.
 const AHEAD_BYTES_MAX: usize = 32 * 1024;
 
+/// Objects of at most so many bytes are read as a whole when they are opened.
+const READ_LATELY_BYTES_MAX: u64 = 1 << 20;
+/// Bodies of at most so many bytes share a packet with their header.
+const JOINED_BYTES_MAX: u64 = 64 * 1024;
 /// An answer may take so long to begin or go on after the client has closed its side of the connection.
 const HALF_CLOSED_TIME: Duration = Duration::from_secs(1);
 
@@ -50,6 +54,9 @@ impl Connection {
         let unread = input.get(self.consumed..).unwrap_or_default();
         self.consumed = 0;
         self.is_new = false;
+        self.header_begun = None;
+        // Answers to earlier requests must not wait for this one.
+        self.flush(false).await?;
         let Parsed::Head(mut head) = parse(unread, &self.shared.limits) else {
             return Err(io::Error::other("a request has changed while it was read"));
         };
@@ -66,7 +73,7 @@ impl Connection {
         let answer = answer.await?;
         let mut visit = self.visit(&head);
         visit.iter_mut().for_each(|visit| visit.answered(answer.status()));
-        let behind = if self.is_stopping || is_unread || says_close(&answer) {
+        let behind = if self.is_stopping() || is_unread || says_close(&answer) {
             Behind::Close
         } else {
             head.behind()
@@ -85,7 +92,9 @@ impl Connection {
         } else {
             Method::GET
         };
-        self.send(&method, Version::HTTP_11, answer, Behind::Close, &mut None)
+        let mut visit = self.visit_of_nothing(unread);
+        visit.iter_mut().for_each(|visit| visit.answered(status));
+        self.send(&method, Version::HTTP_11, answer, Behind::Close, &mut visit)
             .await?;
         Ok(())
     }
@@ -231,7 +240,7 @@ impl Connection {
                 Ok(None) => return Ok(()),
                 Ok(Some(Piece::Bytes(bytes))) => self.send_bytes(&bytes, visit).await?,
                 Ok(Some(Piece::File(reader, range))) => {
-                    self.flush(true).await?;
+                    self.flush(is_joined(&range)).await?;
                     self.send_file(&reader, range, visit).await?;
                 }
                 Err(error) => return self.break_off(error).await,
@@ -245,8 +254,23 @@ impl Connection {
         Err(io::Error::other(error))
     }
 
+    /// Sends a range of the file of an answer that was kept ready. A small one was read when it was made, a moment
+    /// ago, so no disk is asked whether it is still in memory.
+    pub(super) async fn send_hot(
+        &mut self,
+        reader: &Arc<dyn ObjectReader>,
+        range: Range<u64>,
+        visit: &mut Option<Visit>,
+    ) -> io::Result<()> {
+        if reader.size() <= READ_LATELY_BYTES_MAX && self.socket.sends_files() {
+            self.send_from_memory(reader, range, visit).await
+        } else {
+            self.send_file(reader, range, visit).await
+        }
+    }
+
     /// Sends a range of a reader's file, through this process where the kernel cannot.
-    pub(super) async fn send_file(
+    async fn send_file(
         &mut self,
         reader: &Arc<dyn ObjectReader>,
         range: Range<u64>,
@@ -257,27 +281,40 @@ impl Connection {
         }
         let mut at = range.start;
         while at < range.end {
-            let end = range.end.min(at + SENDFILE_BYTES_MAX);
+            let mut end = range.end.min(at + SENDFILE_BYTES_MAX);
             if !is_in_memory(reader, at..end) {
+                end = range.end.min(at + PIECE_BYTES_MAX);
                 // The disk takes its time, which must not be that of this thread. The bytes stay in the page
                 // cache; if they cannot be read, sendfile will say so.
                 let _ = Box::pin(read(reader, at..end)).await;
             }
-            while at < end {
-                let sent = self.send_chunk(reader, at, end - at).await? as u64;
-                if sent == 0 {
-                    let size = reader.size();
-                    tracing::error!(
-                        at,
-                        size,
-                        "the file of an object has become shorter; an answer broke off"
-                    );
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                self.service.counters().count_sendfile(sent);
-                visit.iter_mut().for_each(|visit| visit.sent(sent));
-                at += sent;
+            self.send_from_memory(reader, at..end, visit).await?;
+            at = end;
+        }
+        Ok(())
+    }
+
+    async fn send_from_memory(
+        &mut self,
+        reader: &Arc<dyn ObjectReader>,
+        range: Range<u64>,
+        visit: &mut Option<Visit>,
+    ) -> io::Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let sent = self.send_chunk(reader, at, range.end - at).await? as u64;
+            if sent == 0 {
+                let size = reader.size();
+                tracing::error!(
+                    at,
+                    size,
+                    "the file of an object has become shorter; an answer broke off"
+                );
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            self.service.counters().count_sendfile(sent);
+            visit.iter_mut().for_each(|visit| visit.sent(sent));
+            at += sent;
         }
         Ok(())
     }
@@ -388,6 +425,12 @@ impl Connection {
     }
 }
 
+/// Whether a header shares its packet with the beginning of this body. A long one has packets enough, and goes out
+/// sooner (and, as it turns out, cheaper) behind a header that was not held back.
+pub(super) fn is_joined(body: &Range<u64>) -> bool {
+    body.end - body.start <= JOINED_BYTES_MAX
+}
+
 fn too_slow(text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, text)
 }
@@ -412,16 +455,14 @@ fn marked(method: &Method, version: Version, status: StatusCode, len: Option<u64
     }
 }
 
-/// Whether sending this range will not wait for a disk, as far as its first and last byte tell.
+/// Whether sending this range will not wait for a disk, as far as its last byte tells: files are read from the front.
 fn is_in_memory(reader: &Arc<dyn ObjectReader>, range: Range<u64>) -> bool {
     let Some(file) = reader.descriptor() else { return true };
-    let probe = |at: u64| {
-        let mut byte = [0];
-        let mut buffers = [std::io::IoSliceMut::new(&mut byte)];
-        // File systems that cannot tell are taken to be fast.
-        rustix::io::preadv2(file, &mut buffers, at, ReadWriteFlags::NOWAIT) != Err(Errno::AGAIN)
-    };
-    probe(range.start) && probe(range.end.saturating_sub(1))
+    let mut byte = [0];
+    let mut buffers = [std::io::IoSliceMut::new(&mut byte)];
+    let last = range.end.saturating_sub(1);
+    // File systems that cannot tell are taken to be fast.
+    rustix::io::preadv2(file, &mut buffers, last, ReadWriteFlags::NOWAIT) != Err(Errno::AGAIN)
 }
 
 /// The body of a request as the service takes it.

@@ -16,6 +16,7 @@ use tokio::io::ReadBuf;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::answer::is_joined;
 use super::head::{Head, Parsed, parse};
 use super::patience::Patience;
 use super::socket::Socket;
@@ -31,6 +32,8 @@ const OUTPUT_BYTES: usize = 64 * 1024;
 const IDLE_BUFFER_BYTES: usize = 256;
 /// Most bytes that are read at once, and so most that a client can have in flight unread.
 const READ_BYTES: usize = 16 * 1024;
+/// So much of what is no request is logged.
+const LOGGED_BYTES_MAX: usize = 200;
 /// When the server stops, requests that are on their way may still arrive for so long.
 const DRAIN_TIME: Duration = Duration::from_millis(200);
 /// How long and how much is read of what a refused client still sends, so that it gets to see the refusal.
@@ -66,12 +69,14 @@ pub(crate) struct Connection {
     /// Time that one answer has waited for its client, and bytes that the client took.
     pub(super) blocked: Duration,
     pub(super) taken: u64,
-    stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
-    pub(super) is_stopping: bool,
+    /// Wakes this task when the server stops; made when there is something to wait for.
+    stopped: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// An idle connection is kept only for what is on its way.
+    is_draining: bool,
     /// Nothing was asked yet.
     pub(super) is_new: bool,
     /// Since when a header is incomplete.
-    header_begun: Option<Instant>,
+    pub(super) header_begun: Option<Instant>,
 }
 
 /// What is to be done next.
@@ -103,7 +108,6 @@ impl Connection {
     pub(crate) fn new(socket: Socket, address: Option<IpAddr>, shared: Arc<Shared>) -> Self {
         let mut services = shared.services.clone();
         let service = Arc::clone(&services.borrow_and_update());
-        let stopping = shared.stopping.clone();
         Self {
             socket,
             service,
@@ -115,8 +119,8 @@ impl Connection {
             patience: Patience::new(),
             blocked: Duration::ZERO,
             taken: 0,
-            stopped: Box::pin(async move { stopping.stopped().await }),
-            is_stopping: false,
+            stopped: None,
+            is_draining: false,
             is_new: true,
             header_begun: None,
             shared,
@@ -130,7 +134,7 @@ impl Connection {
         match self.run().await {
             Ok(()) => {
                 // Nobody is left who could be told.
-                let _ = poll_fn(|cx| self.socket.poll_shutdown(cx)).await;
+                let _ = poll_fn(|cx| self.socket.poll_end(cx)).await;
             }
             Err(error) => {
                 if error.kind() == io::ErrorKind::TimedOut {
@@ -157,8 +161,8 @@ impl Connection {
                 }
                 Step::File(reader, range, behind, mut visit) => {
                     self.forgive();
-                    self.flush(true).await?;
-                    self.send_file(&reader, range, &mut visit).await?;
+                    self.flush(is_joined(&range)).await?;
+                    self.send_hot(&reader, range, &mut visit).await?;
                     if behind == Behind::Close {
                         return self.close().await;
                     }
@@ -202,7 +206,11 @@ impl Connection {
         let Some(hot) = self.service.hot_answer(head.request.path, std::time::Instant::now()) else {
             return Step::Answer;
         };
-        let behind = if self.is_stopping { Behind::Close } else { head.behind() };
+        let behind = if self.is_stopping() {
+            Behind::Close
+        } else {
+            head.behind()
+        };
         let request = &head.request;
         let Some(written) = hot.write(&request.method, &request.fields, behind, &mut self.output) else {
             return Step::Answer;
@@ -236,6 +244,23 @@ impl Connection {
         }
     }
 
+    /// The line for the access log about what is no request: what stands where its first line should.
+    pub(super) fn visit_of_nothing(&self, unread: &[u8]) -> Option<Visit> {
+        let first_line = unread
+            .split(|&byte| byte == b'\r' || byte == b'\n')
+            .next()
+            .unwrap_or_default();
+        let visitor = Visitor {
+            address: self.address,
+            request: &[first_line
+                .get(..first_line.len().min(LOGGED_BYTES_MAX))
+                .unwrap_or_default()],
+            referer: None,
+            agent: None,
+        };
+        Some(Visit::new(self.service.access_log()?, &visitor))
+    }
+
     /// The line for the access log, if there is one.
     pub(super) fn visit(&self, head: &Head<'_>) -> Option<Visit> {
         visit(&self.service, self.address, head)
@@ -253,15 +278,18 @@ impl Connection {
             self.consumed = 0;
             self.header_begun = None;
         }
-        if self.input.is_empty() && self.input.capacity() > IDLE_BUFFER_BYTES {
-            self.input = Vec::new();
+        if self.input.is_empty() {
+            self.header_begun = None;
+            if self.input.capacity() > IDLE_BUFFER_BYTES {
+                self.input = Vec::new();
+            }
         }
         if self.output.capacity() > IDLE_BUFFER_BYTES {
             self.output = Vec::new();
         }
         let now = Instant::now();
         if self.input.is_empty() {
-            let patience = if self.is_stopping {
+            let patience = if self.is_draining {
                 DRAIN_TIME
             } else if self.is_new {
                 header_timeout
@@ -280,14 +308,29 @@ impl Connection {
         if let Poll::Ready(filled) = self.poll_fill(cx) {
             return Poll::Ready(filled);
         }
-        if !self.is_stopping && self.stopped.as_mut().poll(cx).is_ready() {
-            self.is_stopping = true;
+        if !self.is_draining && self.poll_stopping(cx) {
+            self.is_draining = true;
             if self.input.is_empty() {
                 self.patience.lasts(DRAIN_TIME);
             }
         }
         std::task::ready!(self.patience.poll_over(cx));
         Poll::Ready(Ok(Filled::TimedOut))
+    }
+
+    /// Whether the server stops. The first question has this task woken when it does; for the others it is enough to
+    /// look.
+    fn poll_stopping(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.stopped.is_none() {
+            let stopping = self.shared.stopping.clone();
+            let stopped = self.stopped.insert(Box::pin(async move { stopping.stopped().await }));
+            let _ = stopped.as_mut().poll(cx);
+        }
+        self.is_stopping()
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.shared.stopping.is_given()
     }
 
     /// Reads what is there into `input`.
@@ -358,9 +401,7 @@ impl Connection {
 fn visit(service: &Service, address: Option<IpAddr>, head: &Head<'_>) -> Option<Visit> {
     let visitor = Visitor {
         address,
-        method: head.request.method.as_str(),
-        target: head.target,
-        version: head.version_text(),
+        request: &[head.request.method.as_str(), head.target, head.version_text()].map(str::as_bytes),
         referer: head.referer,
         agent: head.agent,
     };
@@ -385,6 +426,6 @@ mod tests {
         let connection = Connection::new(Socket::Unix(near), None, shared);
         let own = std::mem::size_of_val(&connection);
         let carried = std::mem::size_of_val(&connection.carry());
-        assert!(carried <= 1024, "{carried} bytes, {own} of them the connection itself");
+        assert!(carried <= 1200, "{carried} bytes, {own} of them the connection itself");
     }
 }

@@ -12,6 +12,8 @@ use tokio::time::{Instant, Sleep};
 pub(crate) struct Patience {
     deadline: Instant,
     timer: Option<Pin<Box<Sleep>>>,
+    /// When the timer will wake the task that has polled it.
+    armed: Option<Instant>,
 }
 
 impl Patience {
@@ -19,6 +21,7 @@ impl Patience {
         Self {
             deadline: Instant::now(),
             timer: None,
+            armed: None,
         }
     }
 
@@ -31,9 +34,15 @@ impl Patience {
         self.until(Instant::now() + time);
     }
 
-    /// Ready once it has ended.
+    /// Ready once it has ended. To be polled by one task only: the timer wakes whoever has polled it first.
     pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = self.deadline;
+        if let Some(armed) = self.armed
+            && armed <= deadline
+            && Instant::now() < armed
+        {
+            return Poll::Pending;
+        }
         let timer = self
             .timer
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
@@ -41,6 +50,7 @@ impl Patience {
             timer.as_mut().reset(deadline);
         }
         loop {
+            self.armed = Some(timer.deadline());
             ready!(timer.as_mut().poll(cx));
             if Instant::now() >= deadline {
                 return Poll::Ready(());

@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-/// Most bytes of one `sendfile`. Larger calls cost more per byte (they fall out of the processor's caches
-/// before they are sent), and keep this thread from other connections.
-pub(crate) const SENDFILE_BYTES_MAX: u64 = 256 * 1024;
+/// Most bytes of one `sendfile`: so much that a fast client is seldom waited for, and so little that this thread
+/// comes to other connections.
+pub(crate) const SENDFILE_BYTES_MAX: u64 = 2 << 20;
 
 /// The socket of a connection.
 #[derive(Debug)]
@@ -79,6 +79,14 @@ impl Socket {
             Self::Tcp(socket) => poll_tcp(socket, cx, send),
             Self::Unix(socket) => poll_unix(socket, cx, send),
             Self::Tls(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    /// Says goodbye where the protocol wants it. Closing the socket, which follows, is the goodbye of the others.
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+            Self::Tls(socket) => Pin::new(socket).poll_shutdown(cx),
         }
     }
 

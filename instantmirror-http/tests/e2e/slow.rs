@@ -7,9 +7,10 @@ use bytes::Bytes;
 use instantmirror_http::{Limits, Server, Service};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::client::{Kept, parse};
-use crate::world::{Item, Running, Shown, World, start_on};
+use crate::world::{Fault, Item, Running, Shown, World, start, start_on};
 
 const BIG: &str = "/debian/snap/current/big";
 const BIG_BYTES: usize = 64 << 20;
@@ -147,4 +148,50 @@ async fn a_slow_client_that_takes_enough_is_served() {
     }
     assert!(parse(&answer, false).whole);
     server.stop().await;
+}
+
+/// The time for a header begins anew with each.
+#[tokio::test]
+async fn headers_in_pieces_have_their_time_each() {
+    let server = server(Limits {
+        header_timeout: Duration::from_millis(400),
+        ..Limits::default()
+    })
+    .await;
+    let mut connection = Kept::connect(server.address).await.unwrap();
+    // Ready in memory, not there, ready again: by every way there is.
+    for target in ["small", "none", "small", "none"] {
+        connection
+            .send(format!("GET /debian/snap/current/{target} HTTP/1.1\r\n").as_bytes())
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        connection.send(b"Host: h\r\n\r\n").await.unwrap();
+        let status = connection.answer(false).await.unwrap().status;
+        assert_eq!(status, if target == "none" { 404 } else { 200 });
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    server.stop().await;
+}
+
+/// What is ready goes out although what was asked behind it is not.
+#[tokio::test]
+async fn a_pipelined_answer_does_not_wait_for_the_next() {
+    let world = World::new();
+    let (_progress, until) = watch::channel(0_u64);
+    world.fault(b"never", Fault::Until(until));
+    let items = vec![
+        ("small", Item::File("content".into())),
+        ("never", Item::File("never".into())),
+    ];
+    world.publish(1, items, true).await;
+    let server = start(Service::new(Arc::new(Shown(world)))).await;
+    let get = |name: &str| format!("GET /debian/snap/current/{name} HTTP/1.1\r\nHost: h\r\n\r\n");
+    for _ in 0..2 {
+        let mut connection = Kept::connect(server.address).await.unwrap();
+        let both = get("small") + &get("never");
+        connection.send(both.as_bytes()).await.unwrap();
+        assert_eq!(connection.answer(false).await.unwrap().text(), "content");
+    }
+    drop(server);
 }

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use instantmirror_core::entry::FileMeta;
 use instantmirror_core::reader::{EmptyReader, HandleReader};
+use instantmirror_core::rules::PathGlobs;
 use instantmirror_core::traits::{
     Class, FetchError, ObjectCache, ObjectReader, ObjectSource, PeerTransport, ReadIntent, Scheduler, TransportError,
 };
@@ -47,6 +48,8 @@ struct Engine {
     stats: stats::Counters,
     /// Objects of which the log says already that they are streamed past the cache.
     passed_by: Mutex<HashSet<ObjectId>>,
+    /// Paths whose objects are.
+    never_kept: Mutex<Arc<PathGlobs>>,
 }
 
 /// A panic while a lock is held leaves plain data that is still whole: carry on.
@@ -69,7 +72,14 @@ impl FetchEngine {
             fills,
             stats,
             passed_by: Mutex::default(),
+            never_kept: Mutex::default(),
         }))
+    }
+
+    /// From now on objects that are read under these paths are streamed past the cache to each reader by itself,
+    /// unless the cache holds them already.
+    pub fn never_keep(&self, paths: PathGlobs) {
+        *lock(&self.0.never_kept) = Arc::new(paths);
     }
 
     /// What has been done since the start.
@@ -93,7 +103,7 @@ impl FetchEngine {
         if self.holds(file).await? {
             return Ok(());
         }
-        let intent = ReadIntent { range: 0..file.size };
+        let intent = ReadIntent::of(0..file.size);
         self.0.start_or_join(repository, file, &intent, class)?.kept().await
     }
 
@@ -147,6 +157,10 @@ impl ObjectSource for FetchEngine {
             Err(error) => return Err(error.into()),
         }
         engine.stats.miss();
+        let never_kept = Arc::clone(&lock(&engine.never_kept));
+        if intent.path.as_ref().is_some_and(|path| never_kept.matches(path)) {
+            return Ok(Arc::new(engine.pass(repository, file, &intent)?));
+        }
         Ok(Arc::new(engine.start_or_join(
             repository,
             file,
@@ -159,6 +173,37 @@ impl ObjectSource for FetchEngine {
 impl Engine {
     fn sources_of(&self, repository: &RepoName) -> &[Arc<dyn PeerTransport>] {
         self.sources.get(repository).map_or(&[], Vec::as_slice)
+    }
+
+    /// The sources of a repository, of which there has to be one.
+    fn some_sources_of(&self, repository: &RepoName, file: &FileMeta) -> Result<&[Arc<dyn PeerTransport>], FetchError> {
+        let sources = self.sources_of(repository);
+        if sources.is_empty() {
+            let source = TransportError::NotFound {
+                from: "no source".to_owned(),
+                what: format!("'{repository}'"),
+            };
+            let source = Arc::new(source);
+            return Err(FetchError::Unavailable {
+                object: file.object,
+                repository: repository.clone(),
+                source,
+            });
+        }
+        Ok(sources)
+    }
+
+    /// A reader with a transfer of its own, past the cache.
+    fn pass(
+        self: &Arc<Self>,
+        repository: &RepoName,
+        file: &FileMeta,
+        intent: &ReadIntent,
+    ) -> Result<FillReader, FetchError> {
+        let sources = self.some_sources_of(repository, file)?;
+        let fill = Arc::new(Fill::new(repository.clone(), file.object, file.size, Class::Demand));
+        fill.add_sources(repository, sources);
+        Ok(FillReader::pass(self, &fill, intent))
     }
 
     /// Attaches a reader to the fill of this object, if there is one.
@@ -183,19 +228,7 @@ impl Engine {
         intent: &ReadIntent,
         class: Class,
     ) -> Result<FillReader, FetchError> {
-        let sources = self.sources_of(repository);
-        if sources.is_empty() {
-            let source = TransportError::NotFound {
-                from: "no source".to_owned(),
-                what: format!("'{repository}'"),
-            };
-            let source = Arc::new(source);
-            return Err(FetchError::Unavailable {
-                object: file.object,
-                repository: repository.clone(),
-                source,
-            });
-        }
+        let sources = self.some_sources_of(repository, file)?;
         let mut fills = lock(&self.fills);
         if let Some(fill) = fills
             .get(&(file.object, file.size))

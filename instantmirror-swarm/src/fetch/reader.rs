@@ -46,6 +46,15 @@ impl FillReader {
         }
         Ok(())
     }
+
+    /// A reader that does not wait for the fill, which nobody drives.
+    pub(super) fn pass(engine: &Arc<Engine>, fill: &Arc<Fill>, intent: &ReadIntent) -> Self {
+        let reader = Self::attach(engine, fill, intent);
+        reader
+            .passing
+            .get_or_init(|| Passing::new(engine, fill, intent.range.clone()));
+        reader
+    }
 }
 
 #[async_trait]

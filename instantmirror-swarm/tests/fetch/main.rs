@@ -54,7 +54,7 @@ fn engine(cache: &MemoryCache, sources: &[&FaultyTransport]) -> FetchEngine {
 
 async fn open(engine: &FetchEngine, file: &FileMeta, range: Range<usize>) -> Result<Arc<dyn ObjectReader>, FetchError> {
     let range = range.start as u64..range.end as u64;
-    engine.open(&repository(), file, ReadIntent { range }).await
+    engine.open(&repository(), file, ReadIntent::of(range)).await
 }
 
 async fn read(reader: &dyn ObjectReader, range: Range<usize>) -> Result<Vec<u8>, FetchError> {
@@ -496,9 +496,7 @@ async fn a_reader_of_another_repository_brings_its_sources_along() {
     let engine = FetchEngine::new(Arc::new(cache), sources, scheduler);
     let first = open(&engine, &file(&data), 0..data.len()).await.unwrap();
     settle().await;
-    let intent = ReadIntent {
-        range: 0..data.len() as u64,
-    };
+    let intent = ReadIntent::of(0..data.len() as u64);
     let second = engine.open(&debian, &file(&data), intent).await.unwrap();
     let started = tokio::time::Instant::now();
     assert!(read(first.as_ref(), 0..data.len()).await.unwrap() == data);

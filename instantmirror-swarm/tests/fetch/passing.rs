@@ -1,11 +1,12 @@
 //! Objects that the cache has no room for: streamed past it, verified all the same.
 
-use instantmirror_core::ObjectId;
 use instantmirror_core::conformance::content;
 use instantmirror_core::memory::MemoryCache;
-use instantmirror_core::traits::{CacheError, FetchError, ObjectCache};
+use instantmirror_core::rules::PathGlobs;
+use instantmirror_core::traits::{CacheError, FetchError, ObjectCache, ObjectSource as _, ReadIntent};
+use instantmirror_core::{ObjectId, RepoPath};
 
-use super::{G, engine, fetch, file, open, read, settle, source};
+use super::{G, engine, fetch, file, open, read, repository, settle, source};
 
 const SMALL_CACHE: u64 = 1 << 20;
 
@@ -144,4 +145,32 @@ async fn while_everything_in_the_cache_is_in_use_objects_are_streamed_past_it() 
     settle().await;
     assert_eq!((engine.stats().passed, engine.stats().objects), (1, 2));
     assert!(cache.open(&ObjectId::of(&data)).await.unwrap().unwrap().is_complete());
+}
+
+/// Paths that are never kept: streamed, verified, to each reader by itself; what the cache holds is used all the same.
+#[tokio::test(start_paused = true)]
+async fn what_is_never_kept_is_streamed() {
+    let data = content(1, 20 * G + 7);
+    let (cache, master) = (MemoryCache::new(None), source("master", &[&data]));
+    let engine = engine(&cache, &[&master]);
+    engine.never_keep(PathGlobs::new(["*.iso"]).unwrap());
+    let ask = async |path: &str| {
+        let intent = ReadIntent {
+            range: 0..data.len() as u64,
+            path: Some(RepoPath::new(path).unwrap()),
+        };
+        let reader = engine.open(&repository(), &file(&data), intent).await.unwrap();
+        read(reader.as_ref(), 0..data.len()).await.unwrap() == data
+    };
+    assert!(ask("images/a.iso").await && ask("images/a.iso").await);
+    assert_eq!((engine.stats().passed, engine.stats().objects), (2, 0));
+    assert_eq!(cache.usage().objects, 0);
+    assert!(engine.transfers().is_empty());
+    // Under another name it is kept, and then there is no reason to ask anybody again.
+    assert!(ask("images/a.img").await);
+    settle().await;
+    let asked = master.calls().len();
+    assert!(ask("images/a.iso").await);
+    assert_eq!((master.calls().len(), engine.stats().passed), (asked, 2));
+    assert_eq!(cache.usage().objects, 1);
 }
