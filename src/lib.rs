@@ -28,6 +28,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod export;
 pub mod master;
 pub mod node;
 pub mod progress;

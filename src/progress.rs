@@ -90,21 +90,25 @@ impl fmt::Display for PublishedSnapshot {
         let Self {
             snapshot,
             scanned,
+            is_full_scan,
             took,
             ..
         } = self;
         let counts = &scanned.counts;
         let (size, read) = (ByteSize(snapshot.root.bytes), ByteSize(counts.read_bytes));
+        write!(f, "snapshot {}: {} files, ", snapshot.id, counts.files)?;
+        if *is_full_scan {
+            write!(f, "{} directories, {} symlinks, ", counts.directories, counts.symlinks)?;
+        }
         write!(
             f,
-            "snapshot {}: {} files, {} directories, {} symlinks, {size}; {} new or changed files ({read}) read in {:.2} s",
-            snapshot.id,
-            counts.files,
-            counts.directories,
-            counts.symlinks,
+            "{size}; {} new or changed files ({read}) read in {:.2} s",
             counts.read_files,
             took.as_secs_f64(),
         )?;
+        if !is_full_scan {
+            f.write_str("; only what was named was looked at")?;
+        }
         for (path, reason) in scanned.skipped.iter().take(20) {
             write!(f, "\n  left out: {path}: {reason}")?;
         }

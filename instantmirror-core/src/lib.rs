@@ -4,7 +4,7 @@
 //! arguments. There is no file, no socket, no clock, no runtime and no `unsafe`, so all of it can be
 //! tested in virtual time, and an embedder can put any I/O around it.
 //!
-//! * What is published: [`Name`], [`RepoPath`], [`Entry`], [`catalog`], [`Snapshot`], [`Head`].
+//! * What is published: [`Name`], [`RepoPath`], [`Entry`], [`catalog`], [`changes`], [`Snapshot`], [`Head`].
 //! * What proves it: [`ObjectId`], [`outboard`], [`sign`].
 //! * Where parts meet: [`traits`], with [`memory`] implementations and (feature `conformance`) suites.
 //! * What is decided: [`scheduler`], [`fill`], [`view`], [`grace`],
@@ -35,9 +35,11 @@
 pub mod appearance;
 pub mod batch;
 pub mod catalog;
+pub mod changes;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod entry;
+pub mod filelist;
 pub mod fill;
 pub mod grace;
 pub mod head;

@@ -9,24 +9,28 @@ mod clean_up;
 mod embargo;
 mod expired;
 mod gate;
+mod hints;
 mod key;
 mod nodes;
 mod publication;
 mod publish;
+mod publish_page;
 mod retention;
 mod serve;
 mod staging;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod writer;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use instantmirror_core::traits::SnapshotStore as _;
 use instantmirror_core::{
-    CacheError, HeadError, NodeName, RepoName, SecretKey, SignedHead, Snapshot, SnapshotId, TagName,
+    CacheError, HeadError, NodeName, ObjectId, RepoName, SecretKey, SignedHead, Snapshot, SnapshotId, TagName,
 };
 use instantmirror_store::digest::DigestTable;
 use instantmirror_store::disk::{Disk, RealDisk};
@@ -35,8 +39,10 @@ use instantmirror_store::snapshots::DiskSnapshotStore;
 use instantmirror_store::{StoreError, objects};
 
 use crate::config::{ServerConfig, ServerRepository};
+use crate::export::{ExportError, ExportFormat, export};
 
 pub use clean_up::{CleanUpOptions, CleanedUp};
+pub use hints::{HintError, Hints};
 pub use key::{KeyError, generate_key, load_key, store_key};
 pub use publication::MasterPublication;
 pub(crate) use publication::head_after;
@@ -136,6 +142,19 @@ pub enum MasterError {
         /// The repository.
         repository: RepoName,
     },
+    /// Somebody else writes to the store.
+    #[error(
+        "{} writes to the store now, and there is one writer at a time (a publish, of whatever repository, or a \
+         clean-up); try again, or let `imserver publish --wait` wait",
+        pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+    )]
+    Busy {
+        /// The process, if it is known.
+        pid: Option<u32>,
+    },
+    /// What was said to have changed.
+    #[error(transparent)]
+    Hints(#[from] HintError),
     /// The piece length was changed after the first publish.
     #[error("repository '{repository}' was begun with a piece length of {held} bytes, which cannot change to {asked}")]
     PieceLength {
@@ -166,6 +185,9 @@ pub enum MasterError {
         /// Its source tree.
         source_tree: PathBuf,
     },
+    /// An export.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// No randomness from the system.
     #[error("the system gives no random numbers: {0}")]
     Random(String),
@@ -305,6 +327,29 @@ impl Master {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Writes a list of a snapshot, of the current one if none is named, to `out`. Reads the catalog only.
+    ///
+    /// # Errors
+    /// [`MasterError::UnknownRepository`], [`MasterError::NeverPublished`], [`MasterError::UnknownSnapshot`],
+    /// [`MasterError::Export`].
+    pub async fn export(
+        &self,
+        repository: &RepoName,
+        snapshot: Option<SnapshotId>,
+        format: ExportFormat,
+        out: &mut dyn Write,
+    ) -> Result<(), MasterError> {
+        self.repository(repository)?;
+        let head = self.head(repository).await?;
+        let never = || MasterError::NeverPublished {
+            repository: repository.clone(),
+        };
+        let id = snapshot.or(head.ok_or_else(never)?.head().current).ok_or_else(never)?;
+        let snapshot = self.snapshot(repository, id).await?;
+        let sha256 = |object: &ObjectId| self.objects.sha256(object);
+        Ok(export(format, &snapshot, self.snapshots.as_ref(), &sha256, out)?)
     }
 
     fn repository_dir(name: &RepoName) -> PathBuf {

@@ -1,17 +1,20 @@
 //! `imserver publish`: scan, import, commit. A snapshot exists when its head is signed and stored; whatever happens
 //! before that leaves the repository as it was.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
+use instantmirror_core::changes::ChangeSet;
 use instantmirror_core::head::{LiveSnapshot, SnapshotState};
 use instantmirror_core::traits::SnapshotStore;
-use instantmirror_core::{Clock as _, Directory, Head, RepoName, SignedHead, Snapshot, SnapshotId, Timestamp};
+use instantmirror_core::{Clock as _, Directory, Head, RepoName, Root, SignedHead, Snapshot, SnapshotId, Timestamp};
 use instantmirror_store::import::ImportOptions;
-use instantmirror_store::scan::{PieceSpace, ScanParts, Scanned, StampBook, scan};
+use instantmirror_store::scan::{PieceSpace, ScanParts, Scanned, StampBook, changes_of_list, scan};
 use instantmirror_store::tree::SourceTree;
 
+use super::hints::Hints;
 use super::key::random;
 use super::writer::{Sink, Writer};
 use super::{Master, MasterError};
@@ -52,6 +55,11 @@ pub struct PublishOptions {
     pub allow_empty: bool,
     /// Keep the snapshot staged until this rule is met, instead of making it current.
     pub stage: Option<StageRule>,
+    /// Look only at what these name; what they do not name stays as the last publish saw it. Where there is no such
+    /// publish to start from, everything is looked at.
+    pub hints: Option<Hints>,
+    /// Wait for whoever writes to the store now, however long that takes.
+    pub wait: bool,
 }
 
 /// When a staged snapshot is released: when all of this holds. Without any, by hand.
@@ -90,6 +98,8 @@ pub struct PublishedSnapshot {
     pub sequence: u64,
     /// What the scan saw and did.
     pub scanned: Scanned,
+    /// Everything was looked at, and not only what was named.
+    pub is_full_scan: bool,
     /// How long it took.
     pub took: Duration,
 }
@@ -99,8 +109,8 @@ impl Master {
     /// until it is done.
     ///
     /// # Errors
-    /// [`MasterError::Store`] with [`Locked`](instantmirror_store::StoreError::Locked) if somebody else publishes into
-    /// this store now, with [`Unpublishable`](instantmirror_store::StoreError::Unpublishable) if the tree holds what cannot be published; [`MasterError::Emptied`] if it has
+    /// [`MasterError::Busy`] if somebody else writes to this store now, and goes on for longer than a short wait;
+    /// [`MasterError::Store`] with [`Unpublishable`](instantmirror_store::StoreError::Unpublishable) if the tree holds what cannot be published; [`MasterError::Emptied`] if it has
     /// lost all its files. The repository is as before then.
     pub fn publish(
         &self,
@@ -111,7 +121,7 @@ impl Master {
         let started = Instant::now();
         let repository = self.repository(name)?;
         self.check_source(repository)?;
-        let writer = Writer::open(self)?;
+        let writer = Writer::open_to_publish(self, options.wait)?;
         let held = block_on(self.head(name))?;
         check_piece_length(repository, held.as_ref())?;
         let current = held.as_ref().and_then(|held| held.head().current);
@@ -119,7 +129,12 @@ impl Master {
             .map(|id| block_on(self.kept_snapshot(name, id)))
             .transpose()?
             .flatten();
-        let scanned = self.scan(repository, &writer, current.as_ref(), progress)?;
+        let known = Known {
+            held: held.as_ref(),
+            current: current.as_ref(),
+            hints: options.hints.as_ref(),
+        };
+        let (scanned, is_full_scan) = self.scan(repository, &writer, &known, progress)?;
         if let (Some(current), Some(held)) = (&current, &held)
             && current.root == scanned.root
         {
@@ -163,6 +178,7 @@ impl Master {
             snapshot,
             sequence,
             scanned,
+            is_full_scan,
             took: started.elapsed(),
         })))
     }
@@ -227,35 +243,83 @@ impl Master {
         Ok(())
     }
 
+    /// The live snapshot that the last scan made: what is remembered of the tree belongs to it. `None` if that scan made
+    /// none, because it was cut off, refused, or what it made was withdrawn.
+    fn base(&self, held: Option<&SignedHead>, book: &StampBook) -> Result<Option<Directory>, MasterError> {
+        let (Some(held), Some(seen)) = (held, book.root()?) else {
+            return Ok(None);
+        };
+        for live in held.head().snapshots.iter().rev() {
+            let snapshot = block_on(self.kept_snapshot(&held.head().repository, live.id))?;
+            if let Some(snapshot) = snapshot.filter(|snapshot| snapshot.root.node == seen) {
+                return Ok(Some(directory(&snapshot.root)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Scans the tree; true if everything was looked at.
     fn scan(
         &self,
         repository: &ServerRepository,
         writer: &Writer,
-        current: Option<&Snapshot>,
+        known: &Known<'_>,
         progress: &dyn PublishProgress,
-    ) -> Result<Scanned, MasterError> {
+    ) -> Result<(Scanned, bool), MasterError> {
         let dir = Self::repository_dir(&repository.name);
         let piece_bytes = u32::try_from(repository.piece_length.0).unwrap_or(u32::MAX);
         let tree = SourceTree::open(&repository.source)?;
         let book = StampBook::open(Arc::clone(&self.disk), dir.join("stamps"))?;
         let pieces = PieceSpace::open(Arc::clone(&self.disk), dir.join("pieces"), piece_bytes)?;
-        let root = current.map(|snapshot| snapshot.root);
+        let base = self.base(known.held, &book)?;
+        let changes = changes(known.hints, writer, &book, base)?;
         let parts = ScanParts {
             tree: &tree,
             objects: &writer.objects,
             nodes: writer.snapshots.as_ref(),
             book: &book,
             pieces: &pieces,
-            previous: root.map(|root| Directory {
-                node: root.node,
-                files: root.files,
-                bytes: root.bytes,
-            }),
+            previous: base.or_else(|| known.current.map(|current| directory(&current.root))),
+            changes: changes.as_deref(),
             import: import_options(repository.import),
             skip_unpublishable: repository.unpublishable == UnpublishableKind::Skip,
             now: SystemClock.now().as_millis() / 1000,
         };
-        Ok(scan(&parts, &Sink { writer, progress })?)
+        let scanned = scan(&parts, &Sink { writer, progress })?;
+        Ok((scanned, changes.is_none_or(|changes| changes.is_all())))
+    }
+}
+
+/// What is known before a tree is scanned.
+struct Known<'a> {
+    held: Option<&'a SignedHead>,
+    current: Option<&'a Snapshot>,
+    hints: Option<&'a Hints>,
+}
+
+/// What to look at; `None` for everything.
+fn changes<'a>(
+    hints: Option<&'a Hints>,
+    writer: &Writer,
+    book: &StampBook,
+    base: Option<Directory>,
+) -> Result<Option<Cow<'a, ChangeSet>>, MasterError> {
+    let Some(hints) = hints else { return Ok(None) };
+    let Some(base) = base else {
+        tracing::warn!("no finished publish to start from: looking at the whole tree, not only at what was named");
+        return Ok(None);
+    };
+    Ok(Some(match hints {
+        Hints::Paths(changes) => Cow::Borrowed(changes),
+        Hints::List(list) => Cow::Owned(changes_of_list(list, writer.snapshots.as_ref(), book, base)?),
+    }))
+}
+
+fn directory(root: &Root) -> Directory {
+    Directory {
+        node: root.node,
+        files: root.files,
+        bytes: root.bytes,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use instantmirror_core::appearance::staged;
 use instantmirror_core::traits::Publication as _;
-use instantmirror_core::{SnapshotId, Timestamp};
+use instantmirror_core::{RepoName, SnapshotId, Timestamp};
 use instantmirror_http::{Api, Mounts, Service, Stats};
 use notify::{RecursiveMode, Watcher as _};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::gate::MasterGate;
 use super::publish::HEAD_RENEWAL;
+use super::publish_page::ControlPages;
 use super::{CleanUpOptions, HEADS, Master, MasterError, MasterPublication};
 use crate::config::ServerConfig;
 use crate::serve::{Frontend, HttpStatus, Sockets, StatusPage, mounts};
@@ -126,8 +127,11 @@ impl MasterServer {
             _watcher,
         } = self;
         let (shown, answers) = (Arc::clone(&publication), frontend.clone());
-        let page = StatusPage::new(move || serde_json::to_vec(&status(&shown, &answers.stats())));
-        let local = Service::new(publication.clone()).with_extra(Arc::new(page));
+        let pages = ControlPages {
+            master: master.clone(),
+            status: StatusPage::new(move || serde_json::to_vec(&status(&shown, &answers.stats()))),
+        };
+        let local = Service::new(publication.clone()).with_extra(Arc::new(pages));
         let releases = release_due(&master, &publication, &gate);
         let background = futures_util::future::join3(refresh(&publication, &changed), maintain(&master), releases);
         sockets.serve(&frontend, local, background, shutdown).await;
@@ -195,15 +199,32 @@ fn maintain_once(master: &Master) {
         tracing::warn!("heads are not renewed now: {error}; it is tried again");
     }
     for repository in &master.config().repositories {
-        match master.apply_retention(&repository.name) {
+        master.retain(&repository.name);
+    }
+    master.clean_up_or_warn();
+}
+
+impl Master {
+    /// What every publish ends with: lets go what no rule keeps, and deletes what has expired. What fails is logged, and
+    /// tried again by the next one.
+    pub(super) fn after_publish(&self, name: &RepoName) {
+        self.retain(name);
+        self.clean_up_or_warn();
+    }
+
+    fn retain(&self, name: &RepoName) {
+        match self.apply_retention(name) {
             Ok(_) | Err(MasterError::NeverPublished { .. }) => {}
             Err(error) => {
-                tracing::warn!(repository = %repository.name, "retention is not applied now: {error}; it is tried again");
+                tracing::warn!(repository = %name, "retention is not applied now: {error}; it is tried again");
             }
         }
     }
-    if let Err(error) = master.clean_up(CleanUpOptions::default()) {
-        tracing::warn!("expired snapshots are not deleted now: {error}; it is tried again");
+
+    fn clean_up_or_warn(&self) {
+        if let Err(error) = self.clean_up(CleanUpOptions::default()) {
+            tracing::warn!("expired snapshots are not deleted now: {error}; it is tried again");
+        }
     }
 }
 

@@ -35,10 +35,26 @@ impl Writer {
     /// # Errors
     /// [`StoreError::Locked`] if that one is still there after [`WRITER_WAIT`].
     pub(super) fn open(master: &Master) -> Result<Self, StoreError> {
+        Self::open_within(master, WRITER_WAIT)
+    }
+
+    /// The same for a publish, which may have to wait for another one.
+    ///
+    /// # Errors
+    /// [`MasterError::Busy`] if that one is still there after [`WRITER_WAIT`]; never with `wait`.
+    pub(super) fn open_to_publish(master: &Master, wait: bool) -> Result<Self, MasterError> {
+        let patience = if wait { Duration::MAX } else { WRITER_WAIT };
+        Self::open_within(master, patience).map_err(|error| match error {
+            StoreError::Locked { pid, .. } => MasterError::Busy { pid },
+            error => error.into(),
+        })
+    }
+
+    fn open_within(master: &Master, patience: Duration) -> Result<Self, StoreError> {
         let begun = Instant::now();
         loop {
             match Self::open_now(master) {
-                Err(StoreError::Locked { .. }) if begun.elapsed() < WRITER_WAIT => std::thread::sleep(WRITER_POLL),
+                Err(StoreError::Locked { .. }) if begun.elapsed() < patience => std::thread::sleep(WRITER_POLL),
                 opened => return opened,
             }
         }

@@ -91,6 +91,12 @@ impl Master {
         run(&mut self.command(arguments), LIMIT).unwrap()
     }
 
+    /// Starts `imserver` with these arguments, for a while.
+    pub(crate) fn start(&self, arguments: &[&str], name: &str) -> Daemon {
+        let log = self.dir.join(format!("{name}.log"));
+        Daemon::start("imserver", &mut self.command(arguments), &log).unwrap()
+    }
+
     /// Runs `imserver` with these arguments; it must fail. Returns its exit code and what it said.
     pub(crate) fn fail(&self, arguments: &[&str]) -> (i32, String) {
         let finished = run_any(&mut self.command(arguments), LIMIT).unwrap();

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use instantmirror::config::{ConfigError, ServerConfig};
-use instantmirror::core::{NodeName, RepoName, SnapshotId, TagName, Timestamp};
-use instantmirror::master::{CleanUpOptions, MasterStatus, StageRule, generate_key, store_key};
-use instantmirror::progress::PublishBar;
-use instantmirror::{Master, MasterServer, PublishOptions, control, daemon};
+use instantmirror::config::{ConfigError, ServerConfig, TimeSpan};
+use instantmirror::core::{NodeName, RepoName, SnapshotId, TagName};
+use instantmirror::export::ExportFormat;
+use instantmirror::master::{CleanUpOptions, MasterStatus, generate_key, store_key};
+use instantmirror::{Master, MasterServer, control, daemon};
 
 mod init;
+mod publish;
 mod retention;
 mod show;
 
@@ -49,30 +50,31 @@ enum Command {
         repositories: Vec<String>,
     },
     /// Make a snapshot of a repository's source tree and make it current.
-    Publish {
-        /// The repositories; all of the configuration if none is named.
-        repositories: Vec<RepoName>,
-        /// A remark that is kept with the snapshot.
-        #[arg(long, default_value = "")]
-        note: String,
-        /// Publish a tree that has lost all its files, instead of asking whether it is mounted.
-        #[arg(long)]
-        allow_empty: bool,
-        /// Do not make the snapshot current: only registered nodes get it, and nobody sees it until it is released.
-        #[arg(long)]
-        stage: bool,
-        /// Release it at this time (RFC 3339, like 2026-04-21T14:00:00Z); done by a running `imserver serve`.
-        #[arg(long, value_name = "TIME", requires = "stage")]
-        release_at: Option<Timestamp>,
-        /// Release it when this share of the registered nodes has all of it; with --release-at, not before both.
-        #[arg(long, value_name = "PERCENT", requires = "stage", value_parser = clap::value_parser!(u8).range(0..=100))]
-        when_synced: Option<u8>,
+    Publish(publish::Arguments),
+    /// Publish a repository now, and by itself whenever its source tree has changed, until SIGTERM.
+    Watch {
+        /// The repository.
+        repository: RepoName,
+        /// How long the tree has to rest before it is published. One that never rests is published after 15 times this.
+        #[arg(long, value_name = "TIME", default_value = "2 s")]
+        settle: TimeSpan,
     },
     /// Serve the API and the published trees until SIGTERM.
     Serve,
     /// Look at snapshots, tag, release and withdraw them.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Write a list of a snapshot to standard output, from its catalog: nothing of the source tree is looked at.
+    Export {
+        /// The repository.
+        repository: RepoName,
+        /// fullfiletimelist (of Fedora's mirrors), trace (of Debian's mirrors) or ls-lR.
+        #[arg(long)]
+        format: ExportFormat,
+        /// The snapshot; the current one if none is named.
+        #[arg(long, value_name = "UUID")]
+        snapshot: Option<SnapshotId>,
+    },
     /// Let go the snapshots that no rule of the configuration keeps, and say of each why it stays. Also done by every
     /// publish, and every hour by `serve`.
     Retention {
@@ -231,25 +233,7 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
     }
     let master = Master::open(config)?;
     match command {
-        Command::Publish {
-            repositories,
-            note,
-            allow_empty,
-            stage,
-            release_at,
-            when_synced,
-        } => {
-            let stage = stage.then_some(StageRule {
-                release_at,
-                when_synced_percent: when_synced,
-            });
-            let options = PublishOptions {
-                note,
-                allow_empty,
-                stage,
-            };
-            publish(&master, repositories, &options)
-        }
+        Command::Publish(arguments) => publish::run(&master, arguments),
         Command::Retention {
             repositories,
             dry_run,
@@ -278,6 +262,12 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Command::Export {
+            repository,
+            format,
+            snapshot,
+        } => show::export(&master, &repository, snapshot, format).await,
+        Command::Watch { repository, settle } => publish::watch(master, repository, settle.0).await,
         Command::Node(NodeCommand::Add { name }) => {
             println!("{}", master.add_node(&name)?);
             Ok(())
@@ -325,28 +315,6 @@ async fn on_snapshots(master: &Master, command: SnapshotCommand) -> anyhow::Resu
             println!("{repository}: '{name}' is no longer {snapshot}");
         }
     }
-    Ok(())
-}
-
-/// Publishes the repositories one by one; one that fails keeps none of the others back.
-fn publish(master: &Master, named: Vec<RepoName>, options: &PublishOptions) -> anyhow::Result<()> {
-    let names = named_or_all(master, named);
-    let mut failed = Vec::new();
-    for name in &names {
-        let bar = PublishBar::new();
-        let published = tokio::task::block_in_place(|| master.publish(name, options, &bar));
-        bar.finish();
-        match published {
-            Ok(published) => println!("{name}: {published}"),
-            Err(error) if names.len() == 1 => return Err(error.into()),
-            Err(error) => {
-                eprintln!("imserver: {name}: {}", daemon::explain(&error));
-                failed.push(name.as_str());
-            }
-        }
-    }
-    tokio::task::block_in_place(|| retention::after_publish(master, &names));
-    anyhow::ensure!(failed.is_empty(), "not published: {}", failed.join(", "));
     Ok(())
 }
 

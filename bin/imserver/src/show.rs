@@ -1,10 +1,13 @@
 //! What `imserver` prints of snapshots and of a running server.
 
-use instantmirror::Master;
+use std::io::{BufWriter, ErrorKind, Write as _};
+
 use instantmirror::config::ByteSize;
 use instantmirror::core::head::SnapshotState;
 use instantmirror::core::{Head, RepoName, SignedHead, Snapshot, SnapshotId};
+use instantmirror::export::{ExportError, ExportFormat};
 use instantmirror::master::MasterStatus;
+use instantmirror::{Master, MasterError};
 
 /// The live snapshots, oldest first.
 pub(crate) async fn list(master: &Master, repository: &RepoName, json: bool) -> anyhow::Result<()> {
@@ -102,6 +105,21 @@ fn state(state: Option<&SnapshotState>) -> String {
             format!("staged{}{}", time.unwrap_or_default(), share.unwrap_or_default())
         }
         None => "expired".to_owned(),
+    }
+}
+
+/// A list of a snapshot. A reader that has seen enough (`| head`) is no error.
+pub(crate) async fn export(
+    master: &Master,
+    repository: &RepoName,
+    snapshot: Option<SnapshotId>,
+    format: ExportFormat,
+) -> anyhow::Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+    let done = master.export(repository, snapshot, format, &mut out).await;
+    match done {
+        Err(MasterError::Export(ExportError::Write(error))) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => Ok(done.map(|()| out.flush())??),
     }
 }
 

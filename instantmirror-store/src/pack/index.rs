@@ -16,6 +16,8 @@ use crate::error::{Result, StoreError};
 
 /// Bytes of entries that are gathered before a write.
 const WRITE_BYTES: usize = 16 * BLOCK_ENTRIES * ENTRY_BYTES;
+/// How often a search guesses before it halves.
+const GUESSES_MAX: u32 = 6;
 
 /// A set of small numbers that only grows; shared by threads.
 #[derive(Debug)]
@@ -118,12 +120,21 @@ impl Index {
         let first = usize::from(key[0]);
         let mut low = if first == 0 { 0 } else { self.fanout(first - 1) };
         let mut high = self.fanout(first).min(self.count);
+        // Keys are hashes, so their place can be guessed: a page or two are touched instead of a dozen, which is what
+        // a lookup costs where the index is not in memory. Keys that are no hashes only make the guesses bad.
+        let (wanted, mut below, mut above) = (weight(key), 0, u64::MAX);
+        let mut guesses = GUESSES_MAX;
         while low < high {
-            let middle = low + (high - low) / 2;
+            let middle = if guesses == 0 {
+                low + (high - low) / 2
+            } else {
+                guesses -= 1;
+                low + guess(wanted, below, above, high - low)
+            };
             let entry = self.entry(middle)?;
             match entry.key.cmp(key) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
+                std::cmp::Ordering::Less => (low, below) = (middle + 1, weight(&entry.key)),
+                std::cmp::Ordering::Greater => (high, above) = (middle, weight(&entry.key)),
                 std::cmp::Ordering::Equal => return Ok(Some((middle, entry.at))),
             }
         }
@@ -159,6 +170,19 @@ impl Index {
         self.checked_blocks.insert(block);
         Ok(())
     }
+}
+
+/// Where a key stands among those with the same first byte.
+fn weight(key: &Key) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&key[1..9]);
+    u64::from_be_bytes(bytes)
+}
+
+/// The place of `wanted` among `count` keys that are spread evenly from `below` to `above`; less than `count`.
+fn guess(wanted: u64, below: u64, above: u64, count: usize) -> usize {
+    let part = u128::from(wanted.saturating_sub(below)) * count as u128 / (u128::from(above.saturating_sub(below)) + 1);
+    usize::try_from(part).unwrap_or(usize::MAX).min(count.saturating_sub(1))
 }
 
 fn front_crc(header: &[u8], fanout: &[u8], tail: &[u8]) -> u32 {

@@ -42,6 +42,13 @@ impl StampBook {
         })
     }
 
+    /// The root node of the tree that the last scan saw, if it was not cut off. `None` if there was none.
+    ///
+    /// Errors: those of reading the book.
+    pub fn root(&self) -> Result<Option<NodeId>> {
+        Ok(self.page(&RepoPath::ROOT)?.map(|page| page.node))
+    }
+
     pub(super) fn page(&self, path: &RepoPath) -> Result<Option<Page>> {
         let key = key(path);
         match self.packs.get(&key) {

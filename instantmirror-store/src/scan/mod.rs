@@ -5,18 +5,22 @@
 //! still, fails the scan with a list of all such paths: no snapshot contains a file whose exact bytes are not stored.
 
 mod book;
+mod listed;
+mod named;
 mod pieces;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use instantmirror_core::catalog::{Catalog, CatalogNode, NodeSource, build_directory};
+use instantmirror_core::changes::{Change, ChangeSet};
 use instantmirror_core::entry::MTIME_RANGE;
 use instantmirror_core::name::check_target;
 use instantmirror_core::{Directory, Entry, FileMeta, Kind, Meta, Name, ObjectId, RepoPath, Root};
 use rayon::prelude::*;
 
 pub use book::StampBook;
+pub use listed::changes_of_list;
 pub use pieces::PieceSpace;
 
 use crate::digest::ContentDigest;
@@ -49,6 +53,10 @@ pub struct ScanParts<'a> {
     pub pieces: &'a PieceSpace,
     /// The root node of the last snapshot: what is unchanged since then needs no look at the object store.
     pub previous: Option<Directory>,
+    /// Look at these paths only, and take over everything else from `previous`, which the book has to belong to
+    /// ([`StampBook::root`]). A path that is named although nothing changed there costs a look; one that changed and is
+    /// not named stays as it was in `previous`. Without `previous` everything is looked at.
+    pub changes: Option<&'a ChangeSet>,
     /// How files are imported.
     pub import: ImportOptions,
     /// Leave out names and symlink targets that no snapshot can hold, instead of refusing the whole tree. A file that
@@ -91,7 +99,8 @@ pub struct Scanned {
     pub skipped: Vec<(String, String)>,
 }
 
-/// Counts of a scan.
+/// Counts of a scan. Of a scan of [named paths](ScanParts::changes), files are all of the tree, and the others what was
+/// looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ScanCounts {
     /// Regular files in the tree.
@@ -136,9 +145,10 @@ pub fn scan(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<Scanned> {
         flushing: Mutex::default(),
     };
     let root_entry = parts.tree.root_entry()?;
-    let directory = scan.directory(&RepoPath::ROOT, parts.previous)?;
+    let change = parts.changes.map_or(&Change::Whole, ChangeSet::root);
+    let directory = scan.changed_directory(&RepoPath::ROOT, parts.previous, change)?;
     scan.flush(true)?;
-    let gathered = scan.gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut gathered = scan.gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
     if gathered.problem_count > 0 {
         return Err(StoreError::Unpublishable {
             count: gathered.problem_count,
@@ -146,6 +156,7 @@ pub fn scan(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<Scanned> {
         });
     }
     let Directory { node, files, bytes } = directory;
+    gathered.counts.files = files;
     let root = Root {
         node,
         mode: root_entry.mode,
@@ -207,11 +218,32 @@ impl Scan<'_> {
             .listed(listed.iter().filter(|entry| entry.kind == RawKind::File).count() as u64);
         let page = self.parts.book.page(path)?;
         let known = self.known(page.as_ref(), previous)?;
+        let held = known.of_all(&listed);
+        let trusted = known.trusted;
         let seen: Vec<Seen> = listed
             .into_par_iter()
-            .map(|raw| self.entry(path, raw, &known))
+            .zip(held)
+            .map(|(raw, seen)| self.entry(path, raw, Held { seen, trusted }, &Change::Whole))
             .collect::<Result<_>>()?;
         let (entries, stamps): (Vec<Entry>, Vec<FileStamp>) = seen.into_iter().flatten().unzip();
+        // What is the same gives the same nodes, which need not be made to find that out.
+        if let Some(same) = previous.filter(|_| trusted && known.is(&entries)) {
+            let page = book::Page::new(path, same.node, stamps).replacing(page.as_ref());
+            self.finished(&entries, Vec::new(), page)?;
+            return Ok(same);
+        }
+        self.build(path, previous, entries, stamps, page.as_ref())
+    }
+
+    /// Makes a directory of what was seen in it.
+    fn build(
+        &self,
+        path: &RepoPath,
+        previous: Option<Directory>,
+        entries: Vec<Entry>,
+        stamps: Vec<FileStamp>,
+        page: Option<&book::Page>,
+    ) -> Result<Directory> {
         let mut nodes = Vec::new();
         let directory =
             build_directory(&entries, &mut |node| nodes.push(node)).map_err(|error| StoreError::Unpublishable {
@@ -219,7 +251,7 @@ impl Scan<'_> {
                 problems: vec![format!("{path}: {error}")],
             })?;
         let is_new = previous.is_none_or(|previous| previous.node != directory.node);
-        let page = book::Page::new(path, directory.node, stamps).replacing(page.as_ref());
+        let page = book::Page::new(path, directory.node, stamps).replacing(page);
         self.finished(&entries, if is_new { nodes } else { Vec::new() }, page)?;
         Ok(directory)
     }
@@ -229,10 +261,8 @@ impl Scan<'_> {
             let mut gathered = self.gathered();
             gathered.counts.directories += 1;
             for entry in entries {
-                match entry.meta.kind {
-                    Kind::File(_) => gathered.counts.files += 1,
-                    Kind::Symlink(_) => gathered.counts.symlinks += 1,
-                    Kind::Directory(_) => {}
+                if let Kind::Symlink(_) = entry.meta.kind {
+                    gathered.counts.symlinks += 1;
                 }
             }
             gathered.node_bytes += nodes.iter().map(|node| node.bytes().len()).sum::<usize>();
@@ -285,53 +315,52 @@ impl Scan<'_> {
             kind: Kind::Directory(directory),
         };
         let catalog = Catalog::new(self.parts.nodes, root);
-        let mut entries = HashMap::new();
+        let mut entries = Vec::with_capacity(page.stamps.len());
         for (entry, stamp) in catalog.list(&directory, None).zip(&page.stamps) {
             // Nodes that are gone or damaged cost a new look at the files, nothing else.
             let Ok(entry) = entry else { return Ok(Known::default()) };
-            entries.insert(entry.name, (entry.meta, *stamp));
+            entries.push((entry, *stamp));
         }
         Ok(Known { trusted, entries })
     }
 
-    fn entry(&self, dir: &RepoPath, raw: RawEntry, known: &Known) -> Result<Seen> {
-        let shown = format!(
-            "{dir}{}{}",
-            if dir.is_root() { "" } else { "/" },
-            raw.name.escape_ascii()
-        );
+    fn entry(&self, dir: &RepoPath, raw: RawEntry, held: Held<'_>, change: &Change) -> Result<Seen> {
+        let shown = || {
+            let slash = if dir.is_root() { "" } else { "/" };
+            format!("{dir}{slash}{}", raw.name.escape_ascii())
+        };
         let name = match Name::new(&raw.name) {
             Ok(name) => name,
-            Err(error) => return Ok(self.unpublishable(shown, error)),
+            Err(error) => return Ok(self.unpublishable(shown(), error)),
         };
         let path = match dir.join(&name) {
             Ok(path) => path,
-            Err(error) => return Ok(self.unpublishable(shown, error)),
+            Err(error) => return Ok(self.unpublishable(shown(), error)),
         };
         if !MTIME_RANGE.contains(&raw.stamp.mtime) {
-            return Ok(self.unpublishable(shown, "its modification time is out of range"));
+            return Ok(self.unpublishable(shown(), "its modification time is out of range"));
         }
-        let kind = match raw.kind {
-            RawKind::Special => return Ok(self.skip(shown, "not a file, directory or symlink")),
-            RawKind::Symlink(target) => match check_target(&target) {
+        let kind = match &raw.kind {
+            RawKind::Special => return Ok(self.skip(shown(), "not a file, directory or symlink")),
+            RawKind::Symlink(target) => match check_target(target) {
                 Ok(target) => Kind::Symlink(target.into()),
-                Err(error) => return Ok(self.unpublishable(shown, format_args!("its target has {error}"))),
+                Err(error) => return Ok(self.unpublishable(shown(), format_args!("its target has {error}"))),
             },
             RawKind::Dir => {
-                let previous = known
-                    .entries
-                    .get(&name)
-                    .and_then(|(meta, _)| meta.as_directory().copied());
-                match self.directory(&path, previous.filter(|_| known.trusted)) {
+                let previous = held.seen.and_then(|(entry, _)| entry.meta.as_directory().copied());
+                // Another directory that was moved to this place: nothing is known of what it holds.
+                let is_same = held.seen.is_some_and(|(_, stamp)| stamp.ino == raw.stamp.ino);
+                let change = if is_same { change } else { &Change::Whole };
+                match self.changed_directory(&path, previous.filter(|_| held.trusted), change) {
                     Ok(directory) => Kind::Directory(directory),
                     Err(error) if self.has_vanished(&error) => {
-                        return Ok(self.skip(shown, "it vanished during the scan"));
+                        return Ok(self.skip(shown(), "it vanished during the scan"));
                     }
-                    Err(error) if self.concerns_source(&error) => return Ok(self.problem(&shown, with_cause(&error))),
+                    Err(error) if self.concerns_source(&error) => return Ok(self.problem(&shown(), with_cause(&error))),
                     Err(error) => return Err(error),
                 }
             }
-            RawKind::File => return self.file(&path, name, shown, &raw, known),
+            RawKind::File => return self.file(&path, name, &shown, &raw, held),
         };
         let meta = Meta {
             mode: raw.mode,
@@ -341,7 +370,14 @@ impl Scan<'_> {
         Ok(Some((Entry { name, meta }, raw.stamp)))
     }
 
-    fn file(&self, path: &RepoPath, name: Name, shown: String, raw: &RawEntry, known: &Known) -> Result<Seen> {
+    fn file(
+        &self,
+        path: &RepoPath,
+        name: Name,
+        shown: &dyn Fn() -> String,
+        raw: &RawEntry,
+        held: Held<'_>,
+    ) -> Result<Seen> {
         let entry = |stamp: FileStamp, object, first_piece, link_group| {
             let file = FileMeta {
                 size: stamp.size,
@@ -362,10 +398,10 @@ impl Scan<'_> {
                 stamp,
             ))
         };
-        if let Some((meta, stamp)) = known.entries.get(&name)
-            && let Some(file) = meta.as_file()
+        if let Some((known, stamp)) = held.seen
+            && let Some(file) = known.meta.as_file()
             && *stamp == raw.stamp
-            && (known.trusted || self.parts.objects.contains(&file.object, file.size)?)
+            && (held.trusted || self.parts.objects.contains(&file.object, file.size)?)
         {
             // A name more or less changes the ctime, so the group is as it was; our own link is not counted anew.
             return Ok(entry(raw.stamp, file.object, file.first_piece, file.link_group));
@@ -381,8 +417,8 @@ impl Scan<'_> {
                 let group = (raw.nlink > 1).then(|| link_group(raw.stamp.ino, &object));
                 Ok(entry(self.settled(stamp), object, first_piece, group))
             }
-            Err(error) if self.has_vanished(&error) => Ok(self.skip(shown, "it vanished during the scan")),
-            Err(error) if self.concerns_source(&error) => Ok(self.problem(&shown, with_cause(&error))),
+            Err(error) if self.has_vanished(&error) => Ok(self.skip(shown(), "it vanished during the scan")),
+            Err(error) if self.concerns_source(&error) => Ok(self.problem(&shown(), with_cause(&error))),
             Err(error) => Err(error),
         }
     }
@@ -466,7 +502,41 @@ impl Scan<'_> {
 struct Known {
     /// It is what the last snapshot has there.
     trusted: bool,
-    entries: HashMap<Name, (Meta, FileStamp)>,
+    /// In order of name.
+    entries: Vec<(Entry, FileStamp)>,
+}
+
+impl Known {
+    /// What is known of each of the listed names, which are in order as well.
+    fn of_all(&self, listed: &[RawEntry]) -> Vec<Option<&(Entry, FileStamp)>> {
+        let mut known = self.entries.iter().peekable();
+        let of = |raw: &RawEntry| {
+            while known
+                .next_if(|(entry, _)| entry.name.as_str().as_bytes() < raw.name.as_slice())
+                .is_some()
+            {}
+            known.next_if(|(entry, _)| entry.name.as_str().as_bytes() == raw.name.as_slice())
+        };
+        listed.iter().map(of).collect()
+    }
+
+    /// These very entries were seen last time.
+    fn is(&self, entries: &[Entry]) -> bool {
+        self.entries.len() == entries.len()
+            && self
+                .entries
+                .iter()
+                .zip(entries)
+                .all(|((known, _), entry)| known == entry)
+    }
+}
+
+/// An entry as the last scan saw it.
+#[derive(Clone, Copy)]
+struct Held<'a> {
+    seen: Option<&'a (Entry, FileStamp)>,
+    /// It is what the last snapshot has there.
+    trusted: bool,
 }
 
 fn with_cause(error: &StoreError) -> String {

@@ -12,10 +12,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use instantmirror_core::RepoPath;
+use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use crate::error::{Result, StoreError};
+
+/// So many names of a directory are looked at by one thread at least.
+const STATS_PER_TASK: usize = 1024;
 
 /// What a name in a source tree stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,19 +112,29 @@ impl SourceTree {
         let path = self.full(dir);
         let fd = self.open_beneath("open directory", dir, OFlags::DIRECTORY)?;
         let fail = |error: Errno| StoreError::io("list", &path, error);
-        let mut entries = Vec::new();
+        let mut names = Vec::new();
         for item in rustix::fs::Dir::read_from(&fd).map_err(fail)? {
             let item = item.map_err(fail)?;
             let name = item.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
-            }
-            if let Some(entry) = self.stat_entry(&fd, &path, name)? {
-                entries.push(entry);
+            if name != b"." && name != b".." {
+                names.push(name.to_vec());
             }
         }
+        let stats = names.into_par_iter().with_min_len(STATS_PER_TASK);
+        let stats = stats.map(|name| self.stat_entry(&fd, &path, name));
+        let mut entries: Vec<RawEntry> = stats.filter_map(Result::transpose).collect::<Result<_>>()?;
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
+    }
+
+    /// Those of these names that are in a directory, in the order given; nothing else of it is looked at. Errors as
+    /// [`list`](Self::list)'s.
+    pub fn entries<'a>(&self, dir: &RepoPath, names: impl IntoIterator<Item = &'a str>) -> Result<Vec<RawEntry>> {
+        let path = self.full(dir);
+        let fd = self.open_beneath("open directory", dir, OFlags::DIRECTORY)?;
+        let entries = names.into_iter();
+        let entries = entries.filter_map(|name| self.stat_entry(&fd, &path, name.as_bytes().to_vec()).transpose());
+        entries.collect()
     }
 
     /// Opens a regular file for reading.
@@ -160,8 +174,8 @@ impl SourceTree {
             })
     }
 
-    fn stat_entry(&self, dir: &OwnedFd, dir_path: &Path, name: &[u8]) -> Result<Option<RawEntry>> {
-        let name_os = OsStr::from_bytes(name);
+    fn stat_entry(&self, dir: &OwnedFd, dir_path: &Path, name: Vec<u8>) -> Result<Option<RawEntry>> {
+        let name_os = OsStr::from_bytes(&name);
         let fail = |op, error: Errno| StoreError::io(op, &dir_path.join(name_os), error);
         let stat = match rustix::fs::statx(dir, name_os, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS) {
             Err(Errno::NOENT) => return Ok(None),
@@ -177,7 +191,7 @@ impl SourceTree {
             },
             _ => RawKind::Special,
         };
-        Ok(Some(entry_of(name.to_vec(), kind, &stat)))
+        Ok(Some(entry_of(name, kind, &stat)))
     }
 
     fn full(&self, path: &RepoPath) -> PathBuf {

@@ -31,6 +31,7 @@ const ROLES: &[(&str, Role)] = &[
     ("imserver", Role::Binary),
     ("imnode", Role::Binary),
     ("imtracker", Role::Binary),
+    ("catalog-scale", Role::Binary),
     ("instantmirror-testkit", Role::Aside),
     ("xtask", Role::Aside),
 ];

@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod named;
+
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use instantmirror_core::catalog::{Catalog, CatalogNode, check_closure};
+use instantmirror_core::changes::ChangeSet;
 use instantmirror_core::traits::ObjectCache as _;
 use instantmirror_core::{CacheError, Directory, Kind, Meta, ObjectId, RepoPath};
 use instantmirror_store::StoreError;
@@ -36,6 +39,7 @@ struct World {
     disk: Arc<dyn Disk>,
     read_bytes: AtomicU64,
     skips: AtomicBool,
+    changes: Mutex<Option<ChangeSet>>,
 }
 
 /// The store, open for one scan.
@@ -73,6 +77,7 @@ impl World {
             disk,
             read_bytes: AtomicU64::new(0),
             skips: AtomicBool::new(false),
+            changes: Mutex::default(),
         }
     }
 
@@ -111,6 +116,7 @@ impl World {
         let book = StampBook::open(Arc::clone(&self.disk), "stamps").unwrap();
         let pieces = PieceSpace::open(Arc::clone(&self.disk), "pieces", PIECE).unwrap();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let changes = self.changes.lock().unwrap().clone();
         let parts = ScanParts {
             tree: &tree,
             objects: &open.objects,
@@ -118,6 +124,7 @@ impl World {
             book: &book,
             pieces: &pieces,
             previous: previous.map(directory),
+            changes: changes.as_ref(),
             import,
             skip_unpublishable: self.skips.load(Ordering::Relaxed),
             now: i64::try_from(now).unwrap() + later,
