@@ -1,6 +1,5 @@
 //! The three kinds of sockets, and the two ways out: bytes, and ranges of files that the kernel sends itself.
 
-use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
@@ -49,8 +48,8 @@ impl Socket {
         };
         let send = |fd: BorrowedFd<'_>| Ok(rustix::net::send(fd, bytes, flags)?);
         match self {
-            Self::Tcp(socket) => poll_tcp(socket, cx, || false, send),
-            Self::Unix(socket) => poll_unix(socket, cx, || false, send),
+            Self::Tcp(socket) => poll_tcp(socket, cx, send),
+            Self::Unix(socket) => poll_unix(socket, cx, send),
             Self::Tls(socket) => Pin::new(socket).poll_write(cx, bytes),
         }
     }
@@ -72,25 +71,14 @@ impl Socket {
         count: u64,
     ) -> Poll<io::Result<usize>> {
         let count = usize::try_from(count.min(SENDFILE_BYTES_MAX)).unwrap_or(0);
-        let part = Cell::new(0);
         let send = |fd: BorrowedFd<'_>| {
-            let mut at = offset;
-            let sent = rustix::fs::sendfile(fd, file, Some(&mut at), count)?;
-            if sent == 0 || sent == count || ends_before(file, offset + count as u64) {
-                return Ok(sent);
-            }
-            // The socket is full. Saying so here saves the call that would find it out.
-            part.set(sent);
-            Err(io::ErrorKind::WouldBlock.into())
+            let mut offset = offset;
+            Ok(rustix::fs::sendfile(fd, file, Some(&mut offset), count)?)
         };
-        let polled = match self {
-            Self::Tcp(socket) => poll_tcp(socket, cx, || part.get() > 0, send),
-            Self::Unix(socket) => poll_unix(socket, cx, || part.get() > 0, send),
+        match self {
+            Self::Tcp(socket) => poll_tcp(socket, cx, send),
+            Self::Unix(socket) => poll_unix(socket, cx, send),
             Self::Tls(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
-        };
-        match polled {
-            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Poll::Ready(Ok(part.get())),
-            other => other,
         }
     }
 
@@ -112,23 +100,17 @@ impl Socket {
     }
 }
 
-/// Whether a file has become shorter than it has to be.
-fn ends_before(file: BorrowedFd<'_>, end: u64) -> bool {
-    rustix::fs::fstat(file).map_or(true, |stat| u64::try_from(stat.st_size).unwrap_or(0) < end)
-}
-
-/// Calls until there is something to return. `is_enough`: what the call has done before it would block is all there is
-/// to say; the error is returned then.
 fn poll_tcp<T>(
     socket: &TcpStream,
     cx: &mut Context<'_>,
-    is_enough: impl Fn() -> bool,
     call: impl Fn(BorrowedFd<'_>) -> io::Result<T>,
 ) -> Poll<io::Result<T>> {
     loop {
         ready!(socket.poll_write_ready(cx))?;
-        if let Some(done) = settle(socket.try_io(Interest::WRITABLE, || call(socket.as_fd())), &is_enough) {
-            return Poll::Ready(done);
+        match socket.try_io(Interest::WRITABLE, || call(socket.as_fd())) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return Poll::Ready(done),
         }
     }
 }
@@ -136,22 +118,14 @@ fn poll_tcp<T>(
 fn poll_unix<T>(
     socket: &UnixStream,
     cx: &mut Context<'_>,
-    is_enough: impl Fn() -> bool,
     call: impl Fn(BorrowedFd<'_>) -> io::Result<T>,
 ) -> Poll<io::Result<T>> {
     loop {
         ready!(socket.poll_write_ready(cx))?;
-        if let Some(done) = settle(socket.try_io(Interest::WRITABLE, || call(socket.as_fd())), &is_enough) {
-            return Poll::Ready(done);
+        match socket.try_io(Interest::WRITABLE, || call(socket.as_fd())) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return Poll::Ready(done),
         }
-    }
-}
-
-/// `None`: it has to be tried again.
-fn settle<T>(tried: io::Result<T>, is_enough: impl Fn() -> bool) -> Option<io::Result<T>> {
-    match tried {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_enough() => None,
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
-        done => Some(done),
     }
 }
