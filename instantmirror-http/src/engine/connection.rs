@@ -35,7 +35,7 @@ const READ_BYTES: usize = 16 * 1024;
 /// So much of what is no request is logged.
 const LOGGED_BYTES_MAX: usize = 200;
 /// When the server stops, requests that are on their way may still arrive for so long.
-const DRAIN_TIME: Duration = Duration::from_millis(200);
+const DRAIN_TIME: Duration = Duration::from_millis(500);
 /// How long and how much is read of what a refused client still sends, so that it gets to see the refusal.
 const LINGER_TIME: Duration = Duration::from_secs(5);
 const LINGER_BYTES_MAX: usize = 1 << 20;

@@ -130,7 +130,7 @@ async fn a_client_that_takes_almost_nothing_is_cut() {
 #[tokio::test]
 async fn a_slow_client_that_takes_enough_is_served() {
     let server = server(Limits {
-        write_timeout: Duration::from_millis(300),
+        write_timeout: Duration::from_secs(1),
         ..Limits::default()
     })
     .await;
@@ -144,7 +144,7 @@ async fn a_slow_client_that_takes_enough_is_served() {
             break;
         }
         answer.extend_from_slice(&buffer[..read]);
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(parse(&answer, false).whole);
     server.stop().await;
@@ -154,7 +154,7 @@ async fn a_slow_client_that_takes_enough_is_served() {
 #[tokio::test]
 async fn headers_in_pieces_have_their_time_each() {
     let server = server(Limits {
-        header_timeout: Duration::from_millis(400),
+        header_timeout: Duration::from_millis(1500),
         ..Limits::default()
     })
     .await;
@@ -169,7 +169,8 @@ async fn headers_in_pieces_have_their_time_each() {
         connection.send(b"Host: h\r\n\r\n").await.unwrap();
         let status = connection.answer(false).await.unwrap().status;
         assert_eq!(status, if target == "none" { 404 } else { 200 });
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        // Together they take longer than one may.
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     server.stop().await;
 }
