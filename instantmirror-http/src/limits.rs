@@ -24,7 +24,7 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// A connection on which nothing is asked for so long after an answer is closed.
     pub idle_timeout: Duration,
-    /// Bytes of a request's header, at least 8,192.
+    /// Bytes of a request's header.
     pub header_bytes_max: usize,
     /// Header fields of a request, at most 128.
     pub header_fields_max: usize,
