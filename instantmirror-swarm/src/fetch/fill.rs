@@ -228,8 +228,10 @@ impl Fill {
         Request {
             repository: self.repository.clone(),
             object: self.object,
+            objects: 1,
             size: self.size,
             class: self.class,
+            rank: self.rank,
             deadline: engine.queue.now(),
         }
     }
