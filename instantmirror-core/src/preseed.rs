@@ -38,6 +38,14 @@ pub struct Step {
     pub rank: u32,
 }
 
+impl Step {
+    /// The first step of a class.
+    #[must_use]
+    pub const fn of(class: Class) -> Self {
+        Self { class, rank: 0 }
+    }
+}
+
 impl PreseedRules {
     /// Fetches what `first` matches, in its order, and nothing that `never` matches.
     ///
