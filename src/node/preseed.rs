@@ -150,7 +150,12 @@ impl Preseed {
         if matches!(self.engine.holds(&file).await, Ok(true)) {
             return None;
         }
-        Some(self.engine.fetch(&self.repository, &file, Step::of(Class::Preseed)).await.is_ok())
+        Some(
+            self.engine
+                .fetch(&self.repository, &file, Step::of(Class::Preseed))
+                .await
+                .is_ok(),
+        )
     }
 
     /// Tells the first master that listens.

@@ -18,11 +18,20 @@ async fn what_is_fetched_ahead_is_whole_in_the_cache_and_costs_no_second_request
     let (cache, master) = (MemoryCache::new(None), source("master", &[&data]));
     let engine = engine(&cache, &[&master]);
     assert!(!engine.holds(&file(&data)).await.unwrap());
-    engine.fetch(&repository(), &file(&data), Step::of(Class::Preseed)).await.unwrap();
+    engine
+        .fetch(&repository(), &file(&data), Step::of(Class::Preseed))
+        .await
+        .unwrap();
     settle().await;
     assert!(engine.holds(&file(&data)).await.unwrap());
-    engine.fetch(&repository(), &file(&data), Step::of(Class::Preseed)).await.unwrap();
-    engine.fetch(&repository(), &file(b""), Step::of(Class::Preseed)).await.unwrap();
+    engine
+        .fetch(&repository(), &file(&data), Step::of(Class::Preseed))
+        .await
+        .unwrap();
+    engine
+        .fetch(&repository(), &file(b""), Step::of(Class::Preseed))
+        .await
+        .unwrap();
     assert!(fetch(&engine, &data).await.unwrap() == data);
     assert_eq!(master.delivered(), data.len() as u64);
 }
@@ -32,7 +41,12 @@ async fn what_the_cache_has_no_room_for_is_not_streamed_to_nobody() {
     let data = content(1, 8 << 20);
     let (cache, master) = (MemoryCache::new(Some(1 << 20)), source("master", &[&data]));
     let engine = engine(&cache, &[&master]);
-    assert!(engine.fetch(&repository(), &file(&data), Step::of(Class::Preseed)).await.is_err());
+    assert!(
+        engine
+            .fetch(&repository(), &file(&data), Step::of(Class::Preseed))
+            .await
+            .is_err()
+    );
     settle().await;
     assert_eq!((master.delivered(), cache.usage().objects), (0, 0));
 }
