@@ -236,7 +236,8 @@ impl<'a> Checker<'a> {
 /// Nothing that an index names can have become wrong.
 fn is_quiet(touched: &Touched, index: &Index) -> bool {
     let is_gone = index.regions.iter().any(|region| touched.is_gone_in(region));
-    !is_gone && !(index.is_indirect && touched.has_links()) && !touched.contains(&index.path)
+    let is_elsewhere = index.is_indirect && touched.has_links();
+    !(is_gone || is_elsewhere || touched.contains(&index.path))
 }
 
 /// How much of what a metadata file leads to has to be looked at.

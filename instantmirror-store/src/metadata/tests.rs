@@ -532,8 +532,7 @@ fn what_cannot_have_become_wrong_is_not_read() {
             change(&mut tree);
             let checked = tree.since(&before, &known);
             assert!(checked.problems.is_empty(), "{}", checked.problems);
-            let opened = tree.opened.borrow().len();
-            opened
+            tree.opened.borrow().len()
         };
         assert_eq!(after(&|_| {}), 0);
         assert_eq!(after(&|tree| tree.put("readme", "changed")), 0);

@@ -223,6 +223,7 @@ pub(super) fn check(
     let Some((_, repomd)) = checker.tree.file(path)? else {
         return Ok(());
     };
+    checker.read_bytes += repomd.size;
     let content = checker.tree.open(&repomd)?;
     let listed = match read_repomd(BufReader::new(content)) {
         Ok(listed) => listed,
