@@ -12,6 +12,7 @@
 //! - [`tree`], [`digest`], [`import`]: reading a source tree, hashing it in one pass, taking its files in.
 //! - [`objects`], [`scan`]: the master's objects, and how a source tree becomes a catalog.
 //! - [`references`], [`garbage`]: what no snapshot refers to any more, counted and by looking at everything.
+//! - [`metadata`]: whether a tree agrees with the repository metadata in it.
 //!
 //! This crate never opens a socket, never needs an async runtime, and never trusts a byte that it has not checked.
 
@@ -21,6 +22,7 @@ pub mod disk;
 mod error;
 pub mod garbage;
 pub mod import;
+pub mod metadata;
 pub mod objects;
 pub mod pack;
 pub mod references;

@@ -18,7 +18,7 @@ pub use http::{HttpConfig, LimitsConfig, TlsConfig};
 pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig};
 pub use node::{CacheConfig, NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, LogConfig, MountConfig};
-pub use server::{ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};
+pub use server::{CheckKind, ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};
 pub use units::{ByteSize, TimeSpan};
 
 /// Why a configuration cannot be used. Programs exit with code 2.

@@ -61,6 +61,8 @@ pub struct PublishOptions {
     pub hints: Option<Hints>,
     /// Wait for whoever writes to the store now, however long that takes.
     pub wait: bool,
+    /// Publish whatever the repository metadata in the tree says.
+    pub no_check: bool,
 }
 
 /// When a staged snapshot is released: when all of this holds. Without any, by hand.
@@ -111,8 +113,9 @@ impl Master {
     ///
     /// # Errors
     /// [`MasterError::Busy`] if somebody else writes to this store now, and goes on for longer than a short wait;
-    /// [`MasterError::Store`] with [`Unpublishable`](instantmirror_store::StoreError::Unpublishable) if the tree holds what cannot be published; [`MasterError::Emptied`] if it has
-    /// lost all its files. The repository is as before then.
+    /// [`MasterError::Store`] with [`Unpublishable`](instantmirror_store::StoreError::Unpublishable) if the tree holds
+    /// what cannot be published; [`MasterError::Emptied`] if it has lost all its files; [`MasterError::Inconsistent`] if
+    /// its metadata does not agree with its files. The repository is as before then.
     pub fn publish(
         &self,
         name: &RepoName,
@@ -148,6 +151,9 @@ impl Master {
                 repository: name.clone(),
                 source_tree: repository.source.clone(),
             });
+        }
+        if !options.no_check {
+            self.check_metadata(repository, &writer, &scanned.root)?;
         }
         let now = SystemClock.now();
         let snapshot = Snapshot {

@@ -10,6 +10,7 @@ use instantmirror_core::traits::SnapshotStore as _;
 use instantmirror_core::{Head, RepoName, Timestamp};
 use instantmirror_store::StoreError;
 use instantmirror_store::digest::DigestTable;
+use instantmirror_store::disk::remove_leftovers;
 use instantmirror_store::objects::ObjectStore;
 use instantmirror_store::scan::ScanSink;
 use instantmirror_store::snapshots::DiskSnapshotStore;
@@ -65,6 +66,12 @@ impl Writer {
         let digests = Arc::new(DigestTable::open(Arc::clone(&master.disk), DIGESTS)?);
         let objects = ObjectStore::open(Arc::clone(&master.disk), Arc::clone(&digests))?;
         objects.remove_leftovers()?;
+        for repository in &master.config.repositories {
+            match remove_leftovers(master.disk.as_ref(), &Master::repository_dir(&repository.name)) {
+                Err(error) if error.is_not_found() => {}
+                removed => removed?,
+            }
+        }
         Ok(Self {
             snapshots,
             digests,

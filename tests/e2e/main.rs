@@ -5,6 +5,7 @@
 mod bad_input;
 mod browser;
 mod command_line;
+mod consistency;
 mod crowd;
 mod curl;
 mod debian;
