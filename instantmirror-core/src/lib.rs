@@ -7,7 +7,7 @@
 //! * What is published: [`Name`], [`RepoPath`], [`Entry`], [`catalog`], [`changes`], [`Snapshot`], [`Head`].
 //! * What proves it: [`ObjectId`], [`outboard`], [`sign`].
 //! * Where parts meet: [`traits`], with [`memory`] implementations and (feature `conformance`) suites.
-//! * What is decided: [`scheduler`], [`fill`], [`view`], [`grace`],
+//! * What is decided: [`scheduler`], [`expiry`], [`fill`], [`view`], [`grace`],
 //!   [`retention`], [`appearance`].
 //!
 //! ```
@@ -39,6 +39,7 @@ pub mod changes;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod entry;
+pub mod expiry;
 pub mod filelist;
 pub mod fill;
 pub mod grace;
