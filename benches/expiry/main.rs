@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use instantmirror_core::expiry::{Lru, PolicyKind, SnapshotOrder};
+use instantmirror::core::expiry::{Lru, PolicyKind, SnapshotOrder};
 
 use replay::{Outcome, clairvoyant, clairvoyant_by_size, replay};
 use synth::Shape;

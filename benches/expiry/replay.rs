@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use instantmirror_core::expiry::{Candidate, ExpiryPolicy, Lru, SnapshotOrder, Standing};
+use instantmirror::core::expiry::{Candidate, ExpiryPolicy, Lru, SnapshotOrder, Standing};
 
 use crate::trace::{Trace, What};
 

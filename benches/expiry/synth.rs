@@ -3,7 +3,7 @@
 //!
 //! The same seed gives the same trace.
 
-use instantmirror_core::expiry::Standing;
+use instantmirror::core::expiry::Standing;
 
 use crate::trace::{Event, Trace, What};
 
