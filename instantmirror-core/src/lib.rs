@@ -8,7 +8,7 @@
 //! * What proves it: [`ObjectId`], [`outboard`], [`sign`].
 //! * Where parts meet: [`traits`], with [`memory`] implementations and (feature `conformance`) suites.
 //! * What is decided: [`scheduler`], [`fill`], [`sources`], [`throttle`], [`readahead`], [`preseed`], [`bundle`],
-//!   [`popularity`], [`view`], [`grace`], [`retention`], [`appearance`].
+//!   [`popularity`], [`expiry`], [`view`], [`grace`], [`retention`], [`appearance`].
 //!
 //! ```
 //! use instantmirror_core::catalog::{Catalog, build_directory};
@@ -40,6 +40,7 @@ pub mod changes;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod entry;
+pub mod expiry;
 pub mod filelist;
 pub mod fill;
 pub mod grace;
