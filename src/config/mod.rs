@@ -2,6 +2,7 @@
 //! every error says file, line, column, and the nearest key or what is allowed.
 
 mod addresses;
+mod cache;
 mod http;
 mod lifecycle;
 mod node;
@@ -14,9 +15,10 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 pub use addresses::{AddressBlock, NodesConfig};
+pub use cache::{CacheConfig, ExpiryKind, VerifyKind};
 pub use http::{HttpConfig, LimitsConfig, TlsConfig};
 pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig};
-pub use node::{CacheConfig, NodeConfig, NodeRepository};
+pub use node::{NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, LogConfig, MountConfig};
 pub use server::{ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};
 pub use units::{ByteSize, TimeSpan};
