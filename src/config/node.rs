@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use instantmirror_core::rules::PathGlobs;
 use instantmirror_core::{PublicKey, RepoName};
 use instantmirror_swarm::FetchLimits;
 use serde::{Deserialize, Deserializer};
 
+use super::cache::CacheConfig;
 use super::lifecycle::NodeSnapshotsConfig;
 use super::parts::check_mounts;
 use super::{
-    ByteSize, Checked, ConfigError, ControlConfig, FetchConfig, HttpConfig, LogConfig, MountConfig, PeersConfig,
-    PreseedConfig, RulesConfig,
+    Checked, ConfigError, ControlConfig, FetchConfig, HttpConfig, LogConfig, MountConfig, PeersConfig, PreseedConfig,
+    RulesConfig,
 };
 
 /// The configuration of a node.
@@ -82,29 +82,6 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
     })
 }
 
-/// `[cache]`: where objects and catalogs are kept, and how many.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CacheConfig {
-    /// Its directory.
-    pub dir: PathBuf,
-    /// Most bytes of objects; never exceeded.
-    pub max_size: ByteSize,
-    /// Most objects.
-    #[serde(default)]
-    pub max_objects: Option<u64>,
-    /// Free space on its file system that is left to others.
-    #[serde(default)]
-    pub keep_free: Option<ByteSize>,
-    /// Paths in repositories whose files are streamed to clients and not kept.
-    #[serde(default, deserialize_with = "globs")]
-    pub never: PathGlobs,
-}
-
-fn globs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathGlobs, D::Error> {
-    PathGlobs::new(Vec::<String>::deserialize(deserializer)?).map_err(serde::de::Error::custom)
-}
-
 impl NodeConfig {
     /// Reads and checks a file.
     ///
@@ -156,6 +133,7 @@ impl NodeConfig {
 
 impl Checked for NodeConfig {
     fn check(&self) -> Result<(), String> {
+        self.cache.check()?;
         self.http.check()?;
         self.log.check()?;
         self.fetch.check()?;

@@ -3,7 +3,9 @@
 mod control;
 mod preseed;
 mod publication;
+mod reload;
 mod serve;
+mod standings;
 mod status;
 mod tags;
 mod token;
@@ -17,13 +19,13 @@ use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::{ObjectCache, PeerTransport, SnapshotStore, Upstream};
 use instantmirror_core::{RepoName, SnapshotId};
 use instantmirror_store::StoreError;
-use instantmirror_store::cache::{CacheLimits, CacheOptions, DiskCache, VerifyWhen};
+use instantmirror_store::cache::DiskCache;
 use instantmirror_store::disk::{Disk, RealDisk};
 use instantmirror_store::snapshots::DiskSnapshotStore;
 use instantmirror_swarm::{FetchEngine, Follower, HttpOrigin, Intake};
 
 use crate::clock::SystemClock;
-use crate::config::{CacheConfig, NodeConfig, NodeRepository};
+use crate::config::{NodeConfig, NodeRepository};
 
 use preseed::Preseed;
 use tags::Tags;
@@ -88,7 +90,7 @@ impl Node {
     /// [`NodeError::Store`] with [`StoreError::Locked`] if another process uses the directory.
     pub async fn open(config: NodeConfig) -> Result<Self, NodeError> {
         let dir = &config.cache.dir;
-        let cache = DiskCache::open(open_disk(&dir.join(CACHE))?, cache_options(&config.cache))?;
+        let cache = DiskCache::open(open_disk(&dir.join(CACHE))?, config.cache.options())?;
         let disk = open_disk(&dir.join(SNAPSHOTS))?;
         let snapshots = Arc::new(DiskSnapshotStore::open(Arc::clone(&disk), "")?);
         let (tags, tagged) = Tags::open(disk, &cache)?;
@@ -159,7 +161,8 @@ impl Node {
             }
         });
         let followers = futures_util::future::join_all(self.followers.values().map(Follower::run));
-        futures_util::future::join4(followers, self.clean_catalogs(), self.preseed(), self.keep_tags()).await;
+        let own = futures_util::future::join(self.keep_tags(), self.classify_objects());
+        futures_util::future::join4(followers, self.clean_catalogs(), self.preseed(), own).await;
     }
 
     /// Fetches what is staged ahead of its release, for ever.
@@ -216,7 +219,18 @@ impl Node {
     /// # Errors
     /// [`instantmirror_core::CacheError::Io`].
     pub async fn checkpoint(&self) -> Result<(), instantmirror_core::CacheError> {
-        self.cache.checkpoint().await
+        let cache = self.cache.clone();
+        // Before all is listed there is nothing new to say. It syncs a file system: not on the runtime's threads.
+        let written = tokio::task::spawn_blocking(move || match cache.is_loaded() {
+            true => futures_executor::block_on(cache.checkpoint()),
+            false => Ok(()),
+        });
+        written.await.unwrap_or_else(|error| {
+            Err(instantmirror_core::CacheError::Io {
+                what: "cannot write down the state of the cache".to_owned(),
+                source: Arc::new(error),
+            })
+        })
     }
 }
 
@@ -230,19 +244,6 @@ fn origins_of(repository: &NodeRepository) -> Result<Vec<HttpOrigin>, NodeError>
         }
     });
     Ok(origins.collect::<Result<_, _>>()?)
-}
-
-fn cache_options(config: &CacheConfig) -> CacheOptions {
-    let limits = CacheLimits {
-        max_bytes: Some(config.max_size.0),
-        max_objects: config.max_objects,
-        keep_free_bytes: config.keep_free.map_or(0, |size| size.0),
-    };
-    CacheOptions {
-        limits,
-        policy: instantmirror_core::expiry::PolicyKind::default(),
-        verify: VerifyWhen::FirstUse,
-    }
 }
 
 fn open_disk(dir: &Path) -> Result<Arc<dyn Disk>, StoreError> {

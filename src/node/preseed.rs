@@ -45,7 +45,7 @@ impl Preseed {
             origins,
             store: Arc::clone(&node.snapshots),
             engine: node.engine.clone(),
-            room: node.config.cache.max_size.0,
+            room: node.cache.limits().max_bytes.unwrap_or(u64::MAX),
         }
     }
 

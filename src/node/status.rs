@@ -77,8 +77,20 @@ pub struct CacheStatus {
     pub reserved_bytes: u64,
     /// The limit.
     pub max_bytes: Option<u64>,
+    /// Bytes beside objects: outboards and the like. They count towards the limit.
+    #[serde(default)]
+    pub side_bytes: u64,
     /// Objects held.
     pub objects: u64,
+    /// Those that no snapshot refers to: the first to go.
+    #[serde(default)]
+    pub garbage: u64,
+    /// Those that only an old snapshot refers to: the next.
+    #[serde(default)]
+    pub old: u64,
+    /// Whether the listing at the start is done; until then what is missing is not kept.
+    #[serde(default)]
+    pub listed: bool,
     /// Objects given up since the start.
     pub evicted: u64,
     /// Objects put aside as damaged since the start.
@@ -122,6 +134,7 @@ impl Node {
     #[must_use]
     pub fn status(&self, answered: &Stats) -> NodeStatus {
         let usage = self.cache.usage();
+        let (garbage, old) = self.cache.standings();
         let stats = self.engine.stats();
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -132,7 +145,11 @@ impl Node {
                 used_bytes: usage.used_bytes,
                 reserved_bytes: usage.reserved_bytes,
                 max_bytes: usage.max_bytes,
+                side_bytes: usage.side_bytes,
                 objects: usage.objects,
+                garbage: garbage as u64,
+                old: old as u64,
+                listed: self.cache.is_loaded(),
                 evicted: usage.evicted,
                 damaged: usage.damaged,
             },
@@ -205,6 +222,19 @@ impl fmt::Display for NodeStatus {
             "\ncache: {used} {max} in {} objects, {} given up, {} damaged",
             cache.objects, cache.evicted, cache.damaged
         )?;
+        if !cache.listed {
+            writeln!(
+                f,
+                "       still listing what is there; what is not is not kept meanwhile"
+            )?;
+        }
+        if cache.garbage + cache.old > 0 {
+            let (garbage, old) = (cache.garbage, cache.old);
+            writeln!(
+                f,
+                "       {garbage} objects of no snapshot, {old} of old ones only: these go first"
+            )?;
+        }
         let fetch = &self.fetch;
         let (hits, misses, bytes) = (fetch.hits, fetch.misses, ByteSize(fetch.bytes));
         writeln!(

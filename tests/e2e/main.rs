@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod browser;
+mod cache;
 mod command_line;
 mod consistency;
 mod crowd;

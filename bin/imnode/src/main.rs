@@ -105,13 +105,16 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<()> {
         Command::Run => {
             daemon::start_logging(&config.log.level).map_err(anyhow::Error::msg)?;
             daemon::raise_descriptor_limit(config.http.max_connections);
-            let server = NodeServer::bind(Node::open(config).await?).await?;
+            let node = Node::open(config).await?;
+            let server = NodeServer::bind(node.clone()).await?;
             for url in server.urls() {
                 println!("serving on {url}");
             }
             let frontend = server.frontend();
             let obey = daemon::obey(&frontend, || {
-                frontend.reload_node(&NodeConfig::load(file)?);
+                let config = NodeConfig::load(file)?;
+                frontend.reload_node(&config);
+                node.reload(&config);
                 Ok(())
             });
             tokio::select! {

@@ -61,9 +61,11 @@ impl Shared {
     /// Gives up objects until what is there is within the limits, or nothing more may go.
     pub(super) fn trim(&self) -> Result<()> {
         loop {
+            let keep_free = self.table().limits.keep_free_bytes;
+            let is_full = keep_free > 0 && self.disk().space()?.free_bytes < keep_free;
             let trash = {
                 let mut table = self.table();
-                if !table.is_over() {
+                if !table.is_over() && !is_full {
                     return Ok(());
                 }
                 self.take_victim(&mut table)?

@@ -169,6 +169,7 @@ impl Shared {
         let trusted = recorded.is_some_and(|found| found.size == meta.len && found.mtime_ns == mtime_ns);
         let found = Found {
             size: meta.len,
+            on_disk: true,
             // At most this is there; how much can be used shows when it is opened.
             held: meta.len.min(meta.allocated),
             whole,

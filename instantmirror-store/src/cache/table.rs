@@ -107,6 +107,8 @@ impl View<'_> {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Found {
     pub(super) size: u64,
+    /// Whether files of it are on the disk.
+    pub(super) on_disk: bool,
     /// Bytes of a partial object that may be there.
     pub(super) held: u64,
     pub(super) whole: bool,
@@ -309,7 +311,7 @@ impl Table {
             self.side += side_of(found.size, true);
         } else {
             // What is to come is counted when it is promised.
-            let side = if found.held > 0 { side_of(found.size, false) } else { 0 };
+            let side = if found.on_disk { side_of(found.size, false) } else { 0 };
             self.used += found.held;
             self.side += side;
             let active = self.activate(handle);

@@ -3,6 +3,7 @@
 
 mod faults;
 mod lazy;
+mod limits;
 
 use std::path::Path;
 use std::sync::Arc;
