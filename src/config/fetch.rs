@@ -7,6 +7,7 @@ use instantmirror_core::rules::{GlobError, PathGlobs};
 use instantmirror_core::scheduler::SchedulerLimits;
 use instantmirror_core::traits::Class;
 use instantmirror_swarm::FetchLimits;
+use instantmirror_swarm::fetch::BATCHED_OBJECT_BYTES_MAX;
 use serde::{Deserialize, Deserializer};
 
 use super::{ByteRate, ByteSize, DayHours};
@@ -54,7 +55,7 @@ pub struct RulesConfig {
 }
 
 /// Globs that are good, as they were written.
-fn globs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+pub(super) fn globs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let globs = Vec::<String>::deserialize(deserializer)?;
     PathGlobs::new(globs.clone()).map_err(serde::de::Error::custom)?;
     Ok(globs)
@@ -106,6 +107,8 @@ pub struct FetchConfig {
     pub max_rate: Option<ByteRate>,
     /// Most transfers at a time that nobody waits for.
     pub background: Option<usize>,
+    /// Files up to this size are fetched many in one request; at most 512 KiB.
+    pub batched: Option<ByteSize>,
     /// Limits for each source.
     pub source: SourceConfig,
     /// Limits of classes, by their names.
@@ -156,6 +159,12 @@ impl FetchConfig {
                 .values()
                 .map(|class| ("[fetch.class] max_running", class.max_running)),
         );
+        let most = ByteSize(BATCHED_OBJECT_BYTES_MAX);
+        if self.batched.is_some_and(|size| size > most) {
+            return Err(format!(
+                "[fetch] batched is more than {most}: larger files gain nothing by it"
+            ));
+        }
         match counts.iter().find(|(_, count)| *count == Some(0)) {
             Some((key, _)) => Err(format!("{key} is 0: nothing would ever be fetched")),
             None => Ok(()),
@@ -183,6 +192,7 @@ impl FetchConfig {
             class_rates,
             source_rate: self.source.max_rate.map(|rate| rate.0),
             source_running_max: self.source.max_running,
+            batched_bytes_max: self.batched.map(|size| size.0),
             preferred,
         }
     }

@@ -207,7 +207,7 @@ impl Master {
     }
 
     fn renew(&self, name: &RepoName) -> Result<(), MasterError> {
-        if block_on(self.head(name))?.is_some_and(|held| is_old(&held)) {
+        if block_on(self.head(name))?.is_some_and(|held| self.is_due(&held)) {
             let writer = Writer::open(self)?;
             // Somebody may have published until the lock was ours: only what is held now has a successor.
             if let Some(held) = block_on(self.head(name))? {
@@ -217,8 +217,13 @@ impl Master {
         Ok(())
     }
 
+    /// Whether a head says what is not so any more, or will not be believed for long.
+    fn is_due(&self, held: &SignedHead) -> bool {
+        is_old(held) || held.head().preseed != self.advice(&held.head().repository)
+    }
+
     fn renew_if_old(&self, writer: &Writer, held: &SignedHead) -> Result<(), MasterError> {
-        if is_old(held) {
+        if self.is_due(held) {
             self.commit(writer, held.head().clone(), SystemClock.now())?;
         }
         Ok(())

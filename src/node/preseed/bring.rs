@@ -10,7 +10,7 @@ use instantmirror_core::{FileMeta, Kind, NodeId, RepoName, RepoPath, StoreError}
 use instantmirror_store::cache::DiskCache;
 use instantmirror_store::snapshots::DiskSnapshotStore;
 use instantmirror_swarm::FetchEngine;
-use instantmirror_swarm::fetch::{BATCH_BYTES_MAX, BATCHED_OBJECT_BYTES_MAX};
+use instantmirror_swarm::fetch::BATCH_BYTES_MAX;
 use tokio::sync::mpsc;
 
 use super::super::Node;
@@ -178,7 +178,7 @@ impl Bringer {
                 (how.done)(file.size, true);
                 continue;
             }
-            if file.size > BATCHED_OBJECT_BYTES_MAX {
+            if file.size > self.engine.batched_bytes_max() {
                 // What was gathered waits no longer than for this one.
                 if many.is_empty() {
                     return Some(Job::One(file));
@@ -244,7 +244,7 @@ impl Bringer {
             is_full: brought.is_full && how.room == Room::Free,
         };
         for file in files {
-            if file.size > BATCHED_OBJECT_BYTES_MAX {
+            if file.size > self.engine.batched_bytes_max() {
                 let one = self.run_one(file, how).await;
                 pass.fetched += one.fetched;
                 pass.failed += one.failed;
