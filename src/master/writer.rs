@@ -86,7 +86,9 @@ impl Master {
         head.sequence += 1;
         head.issued = now;
         head.expires = now.plus(HEAD_VALIDITY_MAX);
-        let signed = head.sign(&[&self.key])?;
+        let ring = self.ring()?;
+        head.key_list = ring.version();
+        let signed = head.sign(&ring.signers()?)?;
         block_on(writer.snapshots.put_head(&signed))?;
         tracing::info!(repository = %head.repository, sequence = head.sequence, current = head.current.map(tracing::field::display), "head signed");
         Ok(head.sequence)

@@ -34,7 +34,7 @@ pub use serve::NodeServer;
 pub use tags::{TagError, TagStatus};
 pub use token::TokenError;
 
-pub use status::{CacheStatus, FetchStatus, NodeStatus, RepositoryStatus, TransferStatus};
+pub use status::{CacheStatus, FetchStatus, KeyStatus, NodeStatus, RepositoryStatus, TransferStatus};
 
 /// Why a node cannot run.
 #[derive(Debug, thiserror::Error)]

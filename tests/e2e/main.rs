@@ -10,6 +10,7 @@ mod crowd;
 mod curl;
 mod debian;
 mod export;
+mod keys;
 mod kill;
 mod lifecycle;
 mod link;
