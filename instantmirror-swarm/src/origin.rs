@@ -470,6 +470,57 @@ mod tests {
         let request = origin.request(Method::GET, &repo, "head").build().unwrap();
         assert_eq!(request.url().as_str(), "http://example.org/mirror/.im/v1/debian/head");
     }
+
+    /// A body of so many parts, one after each pause.
+    fn dripping(part: usize, parts: usize, pause: Duration) -> Response {
+        let drops = stream::iter(0..parts).then(move |_| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; part]))
+        });
+        http::Response::new(reqwest::Body::wrap_stream(drops)).into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_next_to_nothing_is_given_up_and_who_is_slow_is_not() {
+        let origin = HttpOrigin::new("http://example.org/").unwrap();
+        let second = Duration::from_secs(1);
+        let begun = tokio::time::Instant::now();
+        let error = origin
+            .collect(dripping(1, 1_000_000, second * 20), 1 << 20)
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("too slow"), "{error}");
+        assert!(
+            begun.elapsed() <= PROGRESS_TIMEOUT + second * 20,
+            "{:?}",
+            begun.elapsed()
+        );
+        let silent = origin
+            .collect(dripping(1, 2, PROGRESS_TIMEOUT * 2), 10)
+            .await
+            .unwrap_err();
+        assert!(silent.to_string().contains("no progress"), "{silent}");
+        let slow = origin.collect(dripping(2 * 1024, 300, second), 1 << 20).await;
+        assert_eq!(slow.unwrap().len(), 300 * 2 * 1024);
+        // Whoever reads may take its time.
+        let mut body = std::pin::pin!(origin.body(dripping(10, 20, Duration::ZERO)));
+        while let Some(part) = body.next().await {
+            part.unwrap();
+            tokio::time::sleep(PROGRESS_TIMEOUT * 2).await;
+        }
+    }
+
+    #[test]
+    fn a_stream_of_which_nothing_ever_comes_out_ends() {
+        let frame = [&0x184D_2A50_u32.to_le_bytes()[..], &1000_u32.to_le_bytes(), &[0; 1000]].concat();
+        let error = decompressed(frame.repeat(2000)).unwrap_err();
+        assert!(error.to_string().contains("cannot be decompressed"), "{error}");
+        assert_eq!(
+            decompressed([frame.repeat(10), zstd::encode_all(&b"x"[..], 1).unwrap()].concat()).unwrap(),
+            b"x"
+        );
+    }
+
     fn decompressed(compressed: Vec<u8>) -> Result<Vec<u8>, TransportError> {
         let origin = HttpOrigin::new("http://example.org/").unwrap();
         let body = stream::iter([Ok(Bytes::from(compressed))]);

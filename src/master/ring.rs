@@ -161,6 +161,29 @@ fn files(key_file: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// Removes half-written keys of changes that were killed: `key_file.N.PID.tmp`. For who holds the store's lock.
+pub(super) fn remove_leftovers(key_file: &Path) {
+    let dir = key_file
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let name = key_file
+        .file_name()
+        .map(|name| format!("{}.", name.to_string_lossy()))
+        .unwrap_or_default();
+    let is_number = |text: &str| text.parse::<u64>().is_ok();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let file = entry.file_name();
+        let numbers = file
+            .to_str()
+            .and_then(|file| file.strip_prefix(&name)?.strip_suffix(".tmp")?.split_once('.'));
+        if numbers.is_some_and(|(list, process)| is_number(list) && is_number(process)) {
+            // What stays is tried again by the next writer.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn written(file: &Path) -> Timestamp {
     let modified = std::fs::metadata(file).and_then(|meta| meta.modified()).ok();
     let millis = modified.and_then(|time| Some(time.duration_since(UNIX_EPOCH).ok()?.as_millis()));

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod attacks;
 mod bad_input;
 mod browser;
 mod command_line;
@@ -12,6 +13,7 @@ mod debian;
 mod export;
 mod keys;
 mod kill;
+mod kill_heads;
 mod lifecycle;
 mod link;
 mod local_tags;
