@@ -174,3 +174,37 @@ fn a_head_of_a_stolen_key_that_none_could_follow_is_overcome_by_changing_the_key
     node.run();
     assert_eq!(node.get("/r/snap/current/file"), b"two");
 }
+
+#[test]
+fn after_a_lost_key_mirrors_that_pin_a_new_one_go_on() {
+    let dir = TestDir::new("e2e-keys-lost").unwrap();
+    let source = write(&dir, "one");
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    master.publish("r");
+    // There are lists that only the lost keys have signed, and higher numbers than the new store will have.
+    let lost = rotated(&master.run(&["key", "rotate", "--retire-old"]).text());
+    write(&dir, "two");
+    let last = master.publish("r");
+    master.serve();
+    let mut node = Node::start(&dir, &master, &["r"]);
+    node.wait_for("r", &last);
+    node.stop(false);
+    master.stop(false);
+    std::fs::remove_dir_all(master.dir.join("store")).unwrap();
+    let said = master.run(&["init"]).text();
+    let new = said
+        .split('"')
+        .find(|part| part.starts_with("ed25519:"))
+        .unwrap()
+        .to_owned();
+    let published = master.publish("r");
+    master.serve();
+    let config = std::fs::read_to_string(&node.config).unwrap();
+    std::fs::write(&node.config, config.replace(&master.key, &new)).unwrap();
+    node.run();
+    node.wait_for("r", &published);
+    wait_for_keys(&node, &[&new]);
+    assert_ne!(lost, new);
+    assert_eq!(node.get("/r/snap/current/file"), b"two");
+    assert_eq!(node.status()["repositories"][0]["sequence"], 1);
+}

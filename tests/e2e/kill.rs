@@ -14,7 +14,7 @@ use instantmirror_testkit::process::{TestDir, binary};
 use crate::world::{LIMIT, Master};
 
 /// Every syscall with which the programs write, name, remove and sync.
-pub(crate) const CHANGES: &str = "write,pwrite64,writev,pwritev,ftruncate,fallocate,rename,renameat,renameat2,link,linkat,unlink,\
+const CHANGES: &str = "write,pwrite64,writev,pwritev,ftruncate,fallocate,rename,renameat,renameat2,link,linkat,unlink,\
                        unlinkat,mkdir,mkdirat,fsync,fdatasync,syncfs,copy_file_range,ioctl,fchmod,fchmodat";
 
 /// Runs `imserver` under strace, killed at the nth such call of a thread. Returns whether it came to its end.
