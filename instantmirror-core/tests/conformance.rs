@@ -52,3 +52,25 @@ mod priority_scheduler {
 
     instantmirror_core::scheduler_conformance!(PriorityScheduler::new);
 }
+
+mod lru_policy {
+    instantmirror_core::expiry_conformance!(instantmirror_core::expiry::Lru::new);
+}
+
+mod gdsf_policy {
+    instantmirror_core::expiry_conformance!(instantmirror_core::expiry::Keyed::gdsf);
+}
+
+mod lfuda_policy {
+    instantmirror_core::expiry_conformance!(instantmirror_core::expiry::Keyed::lfuda);
+}
+
+mod s3_fifo_policy {
+    instantmirror_core::expiry_conformance!(instantmirror_core::expiry::S3Fifo::new);
+}
+
+mod snapshot_order_policy {
+    use instantmirror_core::expiry::{PolicyKind, SnapshotOrder};
+
+    instantmirror_core::expiry_conformance!(|| SnapshotOrder::of_kind(PolicyKind::Lfuda));
+}

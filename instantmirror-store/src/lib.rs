@@ -12,8 +12,8 @@
 //! - [`keyfile`]: which keys of a master are trusted.
 //! - [`tree`], [`digest`], [`import`]: reading a source tree, hashing it in one pass, taking its files in.
 //! - [`objects`], [`scan`]: the master's objects, and how a source tree becomes a catalog.
+//! - [`references`], [`garbage`]: what no snapshot refers to any more, counted and by looking at everything.
 //! - [`metadata`]: whether a tree agrees with the repository metadata in it.
-//! - [`garbage`]: what no snapshot refers to any more.
 //!
 //! This crate never opens a socket, never needs an async runtime, and never trusts a byte that it has not checked.
 
@@ -27,6 +27,7 @@ pub mod keyfile;
 pub mod metadata;
 pub mod objects;
 pub mod pack;
+pub mod references;
 pub mod scan;
 pub mod snapshots;
 pub mod tree;

@@ -68,6 +68,9 @@ pub enum MasterError {
     /// A catalog in the store.
     #[error(transparent)]
     Catalog(instantmirror_core::catalog::CatalogError),
+    /// The counts of what refers to what.
+    #[error(transparent)]
+    References(#[from] instantmirror_store::references::ReferenceError),
     /// Objects in the store.
     #[error(transparent)]
     Objects(#[from] CacheError),

@@ -11,6 +11,7 @@ use instantmirror_core::head::{LiveSnapshot, SnapshotState};
 use instantmirror_core::traits::SnapshotStore;
 use instantmirror_core::{Clock as _, Directory, Head, RepoName, Root, SignedHead, Snapshot, SnapshotId, Timestamp};
 use instantmirror_store::import::ImportOptions;
+use instantmirror_store::references::{CountedTree, References};
 use instantmirror_store::scan::{PieceSpace, ScanParts, Scanned, StampBook, changes_of_list, scan};
 use instantmirror_store::tree::SourceTree;
 
@@ -163,6 +164,8 @@ impl Master {
             note: options.note.clone(),
             root: scanned.root,
         };
+        // Before the record: what has a record is counted.
+        References::open(&self.config.store.dir)?.count_in(writer.snapshots.as_ref(), &counted_tree(&snapshot))?;
         let record = block_on(writer.snapshots.put_snapshot(&snapshot))?;
         let mut head = held.map_or_else(|| first_head(repository, now), |held| held.head().clone());
         self.drop_lost(&mut head)?;
@@ -326,6 +329,14 @@ fn changes<'a>(
         Hints::Paths(changes) => Cow::Borrowed(changes),
         Hints::List(list) => Cow::Owned(changes_of_list(list, writer.snapshots.as_ref(), book, base)?),
     }))
+}
+
+pub(super) fn counted_tree(snapshot: &Snapshot) -> CountedTree {
+    CountedTree {
+        repository: snapshot.repository.clone(),
+        snapshot: snapshot.id,
+        root: snapshot.root.node,
+    }
 }
 
 fn directory(root: &Root) -> Directory {

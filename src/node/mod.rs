@@ -240,6 +240,7 @@ fn cache_options(config: &CacheConfig) -> CacheOptions {
     };
     CacheOptions {
         limits,
+        policy: instantmirror_core::expiry::PolicyKind::default(),
         verify: VerifyWhen::FirstUse,
     }
 }

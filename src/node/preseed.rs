@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use instantmirror_core::catalog::{CatalogError, Reachable};
+use instantmirror_core::preseed::Step;
 use instantmirror_core::traits::Class;
 use instantmirror_core::{FileMeta, Kind, RepoName, Snapshot, TransportError};
 use instantmirror_store::snapshots::DiskSnapshotStore;
@@ -149,7 +150,12 @@ impl Preseed {
         if matches!(self.engine.holds(&file).await, Ok(true)) {
             return None;
         }
-        Some(self.engine.fetch(&self.repository, &file, Class::Preseed).await.is_ok())
+        Some(
+            self.engine
+                .fetch(&self.repository, &file, Step::of(Class::Preseed))
+                .await
+                .is_ok(),
+        )
     }
 
     /// Tells the first master that listens.

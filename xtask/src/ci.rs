@@ -30,6 +30,9 @@ const STEPS: &[Step] = &[
 /// Cases of benches/http that CI runs.
 const HTTP_BENCHES: &str = "304,many,1g,cold-crowd,cold-tail";
 
+/// A trace that is replayed in no time.
+const EXPIRY_TRACE: &[&str] = &["--packages", "5000", "--requests", "5000", "--days", "4"];
+
 /// Inputs tried per fuzz target.
 const FUZZ_RUNS: &str = "500000";
 
@@ -194,6 +197,11 @@ fn format_documents(root: &Path) -> Result<()> {
 /// The benches' smoke test; its figures mean nothing.
 fn benches(root: &Path) -> Result<()> {
     run_command(cargo(root).args(["build", "--package", "imserver", "--package", "imnode"]))?;
+    run_command(
+        cargo(root)
+            .args(["run", "--package", "expiry-sim", "--"])
+            .args(EXPIRY_TRACE),
+    )?;
     let whole = ["benches/run.py", "--quick", "--bin", "target/debug"];
     // One case of each kind: every server is started, every client used.
     let http = [

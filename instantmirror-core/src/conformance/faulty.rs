@@ -196,7 +196,51 @@ impl PeerTransport for FaultyTransport {
         sink: &mut (dyn FnMut(BatchItem) + Send),
     ) -> Result<(), TransportError> {
         self.enter(Call::Batch(objects.iter().map(|(object, _)| *object).collect()))?;
-        self.inner.batch(repository, objects, sink).await
+        let mut items = Vec::new();
+        let inner = self
+            .inner
+            .batch(repository, objects, &mut |item| items.push(item))
+            .await;
+        let mut left = self.state().cut_after;
+        for (object, content) in items {
+            let Ok(content) = content else {
+                sink((object, content));
+                continue;
+            };
+            let len = content.len() as u64;
+            if left.is_some_and(|left| left < len) {
+                return Err(self.unreachable("the connection broke"));
+            }
+            left = left.map(|left| left - len);
+            std::future::poll_fn(|context| self.poll_budget(context, len)).await;
+            sink((object, Ok(self.flipped(content))));
+        }
+        inner
+    }
+}
+
+impl FaultyTransport {
+    /// Waits until so many bytes may be delivered, and counts them as delivered.
+    fn poll_budget(&self, context: &Context<'_>, bytes: u64) -> Poll<()> {
+        let mut state = self.state();
+        if state.budget.is_some_and(|budget| budget < bytes) {
+            state.waiting.push(context.waker().clone());
+            return Poll::Pending;
+        }
+        state.budget = state.budget.map(|budget| budget - bytes);
+        state.delivered += bytes;
+        Poll::Ready(())
+    }
+
+    fn flipped(&self, content: Bytes) -> Bytes {
+        let Some(place) = self.state().flip_at.and_then(|at| usize::try_from(at).ok()) else {
+            return content;
+        };
+        let mut content = Vec::from(content);
+        if let Some(byte) = content.get_mut(place) {
+            *byte ^= 1;
+        }
+        content.into()
     }
 }
 

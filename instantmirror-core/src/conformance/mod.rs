@@ -18,6 +18,7 @@
 // A list of one range is meant as that where ranges are compared.
 #![allow(clippy::single_range_in_vec_init)]
 
+pub mod expiry;
 mod faulty;
 pub mod object_cache;
 pub mod peer_transport;
@@ -179,6 +180,7 @@ mod tests {
                     include_str!("object_cache/room.rs")
                 ),
             ),
+            ("expiry", include_str!("expiry.rs")),
             ("peer_transport", include_str!("peer_transport.rs")),
             ("scheduler", include_str!("scheduler.rs")),
             ("snapshot_store", include_str!("snapshot_store.rs")),

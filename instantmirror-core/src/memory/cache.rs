@@ -211,6 +211,7 @@ impl ObjectCache for MemoryCache {
         CacheUsage {
             used_bytes: inner.used(),
             reserved_bytes: inner.reserved,
+            side_bytes: 0,
             max_bytes: inner.max_bytes,
             objects: inner.objects.len() as u64,
             damaged: 0,

@@ -19,7 +19,9 @@ pub struct CacheUsage {
     pub used_bytes: u64,
     /// Bytes promised to fills that are under way and not yet counted as used.
     pub reserved_bytes: u64,
-    /// `used + reserved` never exceeds this; `None`: no limit.
+    /// Bytes of what is kept beside objects: outboards, maps of partial objects.
+    pub side_bytes: u64,
+    /// `used + reserved + side` never exceeds this; `None`: no limit.
     pub max_bytes: Option<u64>,
     /// Whole and partial objects held.
     pub objects: u64,
@@ -33,7 +35,7 @@ pub struct CacheUsage {
 ///
 /// Guarantees that every implementation keeps:
 /// * No byte can be read that was not verified against the object's id.
-/// * `used + reserved ≤ max` at every instant, through failures and restarts.
+/// * `used + reserved + side ≤ max` at every instant, through failures and restarts.
 /// * An object with an open handle or fill keeps its bytes until the last one is dropped.
 /// * Losing power may lose objects (they can be fetched again), never the truth about them.
 ///

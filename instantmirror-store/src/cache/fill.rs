@@ -17,7 +17,7 @@ use super::layout::{object_path, partial_path};
 use super::load::mtime_of;
 use super::partial::{Partial, read_exactly, remove_files, remove_side_files};
 use super::proof::{Proof, publish_outboard, rename_into, take_outboard_back};
-use super::table::Slot;
+use super::table::Found;
 use super::{Shared, cache_error};
 use crate::disk::{Disk, DiskFile};
 use crate::error::Result;
@@ -212,7 +212,7 @@ impl Drop for FillRight {
             if whole || held > 0 {
                 return flush_on_drop(&table, object, shared);
             }
-            shared.give_up(&mut table, object)
+            shared.give_up(&mut table, object, false)
         };
         match trash {
             Ok(trash) => {
@@ -227,7 +227,7 @@ fn flush_on_drop(table: &super::table::Table, object: &ObjectId, shared: &Shared
     let partial = table
         .slot(object)
         .filter(|slot| !slot.whole)
-        .and_then(|slot| slot.partial.upgrade());
+        .and_then(|slot| slot.partial());
     if let Some(Err(error)) = partial.map(|partial| partial.flush(shared.disk())) {
         tracing::warn!(%object, %error, "cannot note the present groups of a partial object; a restart fetches them again");
     }
@@ -247,7 +247,11 @@ pub(super) fn begin(shared: &Arc<Shared>, object: &ObjectId, size: u64) -> Resul
         // The one check that is possible without content: an empty object has the id of nothing.
         Outboard::verify(*object, size, Bytes::new())?;
     }
-    shared.ensure_loaded().map_err(cache_error)?;
+    shared.adopt(object).map_err(cache_error)?;
+    if !is_whole(shared, object) && !shared.load_unless_loading().map_err(cache_error)? {
+        // Nobody knows yet how much is here: whoever wants it is served past the cache rather than kept waiting.
+        return Err(CacheError::Full { object: *object, size });
+    }
     if is_whole(shared, object) {
         match Shared::open_object(shared, object) {
             Ok(Some(handle)) if handle.size() == size => return Ok(Arc::new(DiskFill { handle, right: None })),
@@ -292,14 +296,17 @@ fn claim(shared: &Arc<Shared>, object: &ObjectId, size: u64) -> Result<FillRight
         match table.slot(object) {
             Some(slot) if slot.filling || slot.whole => return Err(CacheError::Busy(*object)),
             // Left by a fill that was told another size: of no use.
-            Some(slot) if slot.size != size => old = Some(shared.give_up(&mut table, object).map_err(cache_error)?),
+            Some(slot) if slot.size != size => {
+                old = Some(shared.give_up(&mut table, object, false).map_err(cache_error)?);
+            }
             _ => {}
         }
-        table.insert(*object, Slot::of_size(size), None);
-        if let Some(slot) = table.slot_mut(object) {
-            slot.filling = true;
-        }
-        table.lease(object).unwrap_or_default()
+        let found = Found {
+            size,
+            ..Found::default()
+        };
+        table.insert(*object, found, None);
+        table.begin_fill(object).unwrap_or_default()
     };
     if let Some(trash) = old {
         shared.empty_trash(&trash);
@@ -314,7 +321,7 @@ fn open_partial(shared: &Arc<Shared>, lease: &Lease, size: u64) -> Result<Arc<Pa
         let table = shared.table();
         table
             .slot(&lease.object)
-            .map_or((None, 0), |slot| (slot.partial.upgrade(), slot.held))
+            .map_or((None, 0), |slot| (slot.partial(), slot.held))
     };
     if let Some(open) = open {
         return Ok(open);
@@ -327,9 +334,7 @@ fn open_partial(shared: &Arc<Shared>, lease: &Lease, size: u64) -> Result<Arc<Pa
     let partial = Partial::create(shared.disk(), lease.object, size).map_err(cache_error)?;
     let partial = Arc::new(partial);
     let mut table = shared.table();
-    if let Some(slot) = table.slot_mut(&lease.object) {
-        slot.partial = Arc::downgrade(&partial);
-    }
+    table.set_partial(&lease.object, &partial);
     table.set_held(&lease.object, lease.generation, 0);
     Ok(partial)
 }
@@ -349,16 +354,21 @@ pub(super) fn place_whole<T>(
     let right = claim(shared, object, size)?;
     shared.reserve(object, size)?;
     remove_files(shared.disk(), object);
-    let Placed { read_only, result } =
-        place(shared.disk(), &partial_path(object)).inspect_err(|_| remove_files(shared.disk(), object))?;
+    let Placed {
+        read_only,
+        verified,
+        result,
+    } = place(shared.disk(), &partial_path(object)).inspect_err(|_| remove_files(shared.disk(), object))?;
     shared.table().set_held(object, right.lease.generation, size);
-    publish(shared, object, read_only)?;
+    publish(shared, object, read_only, verified)?;
     Ok(Some(result))
 }
 
-/// What was placed, and whether its permissions may be changed.
+/// What was placed, whether its permissions may be changed, and whether it can be believed.
 pub(super) struct Placed<T> {
     pub(super) read_only: bool,
+    /// Whether anybody has hashed it; else its first reader does.
+    pub(super) verified: bool,
     pub(super) result: T,
 }
 
@@ -401,7 +411,7 @@ impl ObjectFill for DiskFill {
         if let Some(range) = partial.gap() {
             return Err(CacheError::Absent { object, range });
         }
-        publish(self.shared(), &object, true).map_err(cache_error)
+        publish(self.shared(), &object, true, true).map_err(cache_error)
     }
 }
 
@@ -412,7 +422,7 @@ impl DiskFill {
 }
 
 /// Gives a complete object its name.
-fn publish(shared: &Shared, object: &ObjectId, read_only: bool) -> Result<()> {
+fn publish(shared: &Shared, object: &ObjectId, read_only: bool, verified: bool) -> Result<()> {
     let to = object_path(object);
     let mut table = shared.table();
     if table.slot(object).is_none_or(|slot| slot.whole) {
@@ -428,9 +438,7 @@ fn publish(shared: &Shared, object: &ObjectId, read_only: bool) -> Result<()> {
         tracing::warn!(%object, %error, "object stays writable");
     }
     let mtime_ns = shared.disk().metadata(&to).map_or(0, |meta| mtime_of(&meta));
-    if let Some(slot) = table.slot_mut(object) {
-        (slot.whole, slot.trusted, slot.checked, slot.mtime_ns) = (true, true, true, mtime_ns);
-    }
+    table.set_whole(object, mtime_ns, verified);
     remove_side_files(shared.disk(), object);
     Ok(())
 }

@@ -1,21 +1,19 @@
-//! Making room, giving objects up, putting damaged ones aside, and checkpoints.
+//! Making room, giving objects up, and putting damaged ones aside.
 //!
 //! Files leave in two steps: renamed into `trash/` while the table is locked (so that nobody finds them any more),
 //! unlinked afterwards (which may take long). Their bytes count as used until they are really gone.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use instantmirror_core::outboard::GROUP_BYTES;
 use instantmirror_core::{CacheError, ObjectId};
 
-use super::layout::{
-    CHECKPOINT, Checkpoint, QUARANTINE, Recorded, TRASH, kept_outboard_path, object_path, partial_path,
-};
+use super::layout::{QUARANTINE, TRASH, kept_outboard_path, object_path, partial_path};
 use super::partial::remove_side_files;
-use super::table::{Shortage, Table};
+use super::table::{Room, Shortage, Table};
 use super::{Shared, cache_error};
-use crate::disk::{discard, write_atomically};
+use crate::disk::discard;
 use crate::error::Result;
 
 /// Most files in quarantine; the oldest goes when there are more.
@@ -32,10 +30,14 @@ impl Shared {
     /// Reserves what `object`, which has a slot, still lacks; gives up others for it.
     pub(super) fn reserve(&self, object: &ObjectId, size: u64) -> Result<(), CacheError> {
         loop {
-            let free_bytes = self.disk().space().map_err(cache_error)?.free_bytes;
+            let space = self.disk().space().map_err(cache_error)?;
+            let room = Room {
+                bytes: space.free_bytes,
+                files: space.free_files,
+            };
             let trash = {
                 let mut table = self.table();
-                match table.reserve(object, free_bytes) {
+                match table.reserve(object, room) {
                     Ok(()) => return Ok(()),
                     Err(Shortage::Never) => {
                         let max = table.limits.max_bytes.unwrap_or(u64::MAX);
@@ -45,6 +47,7 @@ impl Shared {
                             max,
                         });
                     }
+                    Err(Shortage::Shrinking) => return Err(CacheError::Full { object: *object, size }),
                     Err(Shortage::Now) => self.take_victim(&mut table).map_err(cache_error)?,
                 }
             };
@@ -83,15 +86,14 @@ impl Shared {
             return Ok(Some(Trash { path, bytes }));
         }
         let Some(victim) = table.victim() else { return Ok(None) };
-        let trash = self.give_up(table, &victim)?;
-        table.evicted += 1;
+        let trash = self.give_up(table, &victim, true)?;
         tracing::debug!(object = %victim, "gave up an object to make room");
         Ok(Some(trash))
     }
 
-    /// Takes an object's files away from its name. To be followed by [`empty_trash`](Self::empty_trash) without the
-    /// lock.
-    pub(super) fn give_up(&self, table: &mut Table, object: &ObjectId) -> Result<Trash> {
+    /// Takes an object's files away from its name, to make room or for another reason. To be followed by
+    /// [`empty_trash`](Self::empty_trash) without the lock.
+    pub(super) fn give_up(&self, table: &mut Table, object: &ObjectId, for_room: bool) -> Result<Trash> {
         let whole = table.slot(object).is_some_and(|slot| slot.whole);
         let from = if whole {
             object_path(object)
@@ -110,7 +112,11 @@ impl Shared {
         }
         Ok(Trash {
             path,
-            bytes: table.take_out(object),
+            bytes: if for_room {
+                table.evict(object)
+            } else {
+                table.take_out(object)
+            },
         })
     }
 
@@ -148,7 +154,6 @@ impl Shared {
             table.damaged += 1;
             // Counted again below, as what it is now.
             table.disown(object);
-            table.take_out(object);
             self.quarantine_file(&mut table, &object_path(object), &object.to_string());
             discard(self.disk(), &kept_outboard_path(object));
         }
@@ -208,42 +213,5 @@ impl Shared {
                 return;
             }
         }
-    }
-
-    /// Makes all whole objects durable and lists them, with their order of use.
-    pub(super) fn write_checkpoint(&self) -> Result<()> {
-        self.ensure_loaded()?;
-        let listed: Vec<_> = {
-            let table = self.table();
-            let trusted = table.iter().filter(|(_, slot)| slot.whole && slot.trusted);
-            trusted
-                .map(|(object, slot)| {
-                    let recorded = Recorded {
-                        size: slot.size,
-                        mtime_ns: slot.mtime_ns,
-                        last_use: slot.last_use(),
-                    };
-                    (*object, recorded)
-                })
-                .collect()
-        };
-        let open: Vec<_> = self
-            .table()
-            .iter()
-            .filter_map(|(_, slot)| slot.partial.upgrade())
-            .collect();
-        for partial in open
-            .iter()
-            .filter(|partial| partial.gap().is_some() && partial.present_bytes() > 0)
-        {
-            partial.flush(self.disk())?;
-        }
-        // The list was made first: all that is on it is durable now.
-        self.disk().sync_all()?;
-        let path = Path::new(CHECKPOINT);
-        write_atomically(self.disk(), path, &Checkpoint::encode(listed))?;
-        let reopened = super::open_checkpoint(self.disk())?;
-        *self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(reopened);
-        Ok(())
     }
 }

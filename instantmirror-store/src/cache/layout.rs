@@ -6,14 +6,14 @@
 //!   than one group.
 //! - `partial/<hex>`: a sparse file with the groups that are present; `<hex>.map` says which (a hint: every group is
 //!   verified again before a new process uses it); `<hex>.cvs` is the outboard.
-//! - `checkpoint`: the objects that were durable at one moment, with their order of use.
+//! - `checkpoint`: the objects that were durable at one moment, with their order of use; `journal`: what has changed
+//!   since. See `checkpoint.rs`.
 //! - `quarantine/`: damaged and foreign files. `trash/`: files on their way out.
 //!
 //! Nothing here does I/O.
 
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use instantmirror_core::outboard::{GROUP_BYTES, group_count};
 use instantmirror_core::{ObjectId, RangeSet};
 
@@ -26,17 +26,14 @@ pub(super) const TRASH: &str = "trash";
 pub(super) const LOCK: &str = "lock";
 pub(super) const FORMAT: &str = "format";
 pub(super) const CHECKPOINT: &str = "checkpoint";
+pub(super) const JOURNAL: &str = "journal";
 /// Longest `format` file that is read, in bytes.
 pub(super) const FORMAT_BYTES_MAX: u64 = 100;
 const FORMAT_PREFIX: &str = "instantmirror cache ";
 const VERSION: u32 = 1;
 
 const MAP_MAGIC: &[u8; 8] = b"IMPARMAP";
-const MAP_HEADER: usize = 24;
-const CHECKPOINT_MAGIC: &[u8; 8] = b"IMCACHEK";
-const CHECKPOINT_HEADER: usize = 32;
-const CHECKPOINT_ENTRY: usize = 56;
-const CHECKPOINT_ADVICE: &str = "nothing is lost: objects are verified again before they are served";
+pub(super) const MAP_HEADER: usize = 24;
 
 pub(super) fn object_path(object: &ObjectId) -> PathBuf {
     let name = object.to_string();
@@ -124,94 +121,6 @@ pub(super) fn decode_map(bytes: &[u8], size: u64) -> Option<RangeSet> {
     )
 }
 
-/// What a checkpoint says of an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Recorded {
-    pub(super) size: u64,
-    pub(super) mtime_ns: i64,
-    pub(super) last_use: u64,
-}
-
-/// A checkpoint file: searched in the map, checked as a whole when opened.
-#[derive(Debug, Default)]
-pub(super) struct Checkpoint(Bytes);
-
-impl Checkpoint {
-    /// Takes the bytes of a file: magic, version u32, CRC-32 u32 of the rest, count u64, zeros u64, then entries sorted
-    /// by id: id, size u64, mtime in ns i64, last use u64.
-    pub(super) fn open(path: &Path, bytes: Bytes) -> Result<Self> {
-        let damaged = |what: &str| StoreError::damaged(path, what, CHECKPOINT_ADVICE);
-        let word = |at: usize| {
-            bytes
-                .get(at..at + 4)
-                .and_then(|b| b.try_into().ok())
-                .map_or(0, u32::from_le_bytes)
-        };
-        if bytes.get(..8) != Some(CHECKPOINT_MAGIC) || bytes.len() < CHECKPOINT_HEADER {
-            return Err(damaged("it does not begin as a checkpoint must"));
-        }
-        if word(8) != VERSION {
-            return Err(StoreError::UnknownVersion {
-                path: path.to_path_buf(),
-                found: word(8),
-                supported: VERSION,
-            });
-        }
-        if crc32fast::hash(&bytes[16..]) != word(12)
-            || !(bytes.len() - CHECKPOINT_HEADER).is_multiple_of(CHECKPOINT_ENTRY)
-        {
-            return Err(damaged("its checksum is wrong"));
-        }
-        Ok(Self(bytes))
-    }
-
-    pub(super) fn find(&self, object: &ObjectId) -> Option<Recorded> {
-        let entries = self.0.get(CHECKPOINT_HEADER..)?;
-        let entry = |number: usize| entries.get(number * CHECKPOINT_ENTRY..(number + 1) * CHECKPOINT_ENTRY);
-        let (mut low, mut high) = (0, entries.len() / CHECKPOINT_ENTRY);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let found = entry(middle)?;
-            match found.get(..32)?.cmp(object.as_bytes().as_slice()) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => {
-                    let number = |at: usize| found.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-                    let mtime_ns = number(40)?.cast_signed();
-                    return Some(Recorded {
-                        size: number(32)?,
-                        mtime_ns,
-                        last_use: number(48)?,
-                    });
-                }
-            }
-        }
-        None
-    }
-
-    /// The bytes of a checkpoint of these objects, in any order.
-    pub(super) fn encode(mut objects: Vec<(ObjectId, Recorded)>) -> Vec<u8> {
-        objects.sort_unstable_by_key(|(object, _)| *object);
-        let mut body = Vec::with_capacity(16 + objects.len() * CHECKPOINT_ENTRY);
-        body.extend_from_slice(&(objects.len() as u64).to_le_bytes());
-        body.extend_from_slice(&[0; 8]);
-        for (object, recorded) in objects {
-            body.extend_from_slice(object.as_bytes());
-            body.extend_from_slice(&recorded.size.to_le_bytes());
-            body.extend_from_slice(&recorded.mtime_ns.to_le_bytes());
-            body.extend_from_slice(&recorded.last_use.to_le_bytes());
-        }
-        let crc = crc32fast::hash(&body);
-        [
-            CHECKPOINT_MAGIC.as_slice(),
-            &VERSION.to_le_bytes(),
-            &crc.to_le_bytes(),
-            &body,
-        ]
-        .concat()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -231,31 +140,6 @@ mod tests {
             wrong[at] ^= 1;
             assert_eq!(decode_map(&wrong, size), None, "{at}");
             assert_eq!(decode_map(&bytes[..at], size), None, "{at}");
-        }
-    }
-
-    #[test]
-    fn checkpoint_finds_what_was_put_in_and_refuses_damage() {
-        let object = |number: u64| ObjectId::of(&number.to_le_bytes());
-        let recorded = |number: u64| Recorded {
-            size: number,
-            mtime_ns: -1,
-            last_use: number * 2,
-        };
-        let bytes = Checkpoint::encode((0..100).map(|number| (object(number), recorded(number))).collect());
-        let checkpoint = Checkpoint::open(Path::new("c"), bytes.clone().into()).unwrap();
-        for number in 0..100 {
-            assert_eq!(checkpoint.find(&object(number)), Some(recorded(number)));
-        }
-        assert_eq!(checkpoint.find(&object(100)), None);
-        for at in (0..bytes.len()).step_by(7) {
-            let mut wrong = bytes.clone();
-            wrong[at] ^= 1;
-            assert!(Checkpoint::open(Path::new("c"), wrong.into()).is_err(), "{at}");
-            assert!(
-                Checkpoint::open(Path::new("c"), bytes[..at].to_vec().into()).is_err(),
-                "{at}"
-            );
         }
     }
 }

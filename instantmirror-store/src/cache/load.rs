@@ -6,14 +6,15 @@
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, TryLockError};
 
 use instantmirror_core::ObjectId;
 
 use super::Shared;
-use super::layout::{Checkpoint, OBJECTS, PARTIAL, QUARANTINE, kept_outboard_path, object_path, partial_path};
+use super::layout::{OBJECTS, PARTIAL, QUARANTINE, kept_outboard_path, object_path, partial_path};
 use super::proof::take_outboard_back;
-use super::table::Slot;
+use super::record::Past;
+use super::table::Found;
 use crate::disk::{DirItem, FileKind, FileMeta, discard};
 use crate::error::Result;
 
@@ -33,12 +34,29 @@ impl Shared {
         Ok(())
     }
 
-    fn is_loaded(&self) -> bool {
+    pub(super) fn is_loaded(&self) -> bool {
         self.loaded.load(Ordering::Acquire)
     }
 
     pub(super) fn ensure_loaded(&self) -> Result<()> {
         let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        self.list_all()
+    }
+
+    /// As [`ensure_loaded`](Self::ensure_loaded), but false at once if somebody else is at it.
+    pub(super) fn load_unless_loading(&self) -> Result<bool> {
+        if self.is_loaded() {
+            return Ok(true);
+        }
+        let _loading = match self.loading.try_lock() {
+            Ok(loading) => loading,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+        };
+        self.list_all().map(|()| true)
+    }
+
+    fn list_all(&self) -> Result<()> {
         if self.is_loaded() {
             return Ok(());
         }
@@ -56,8 +74,11 @@ impl Shared {
             }
         }
         self.list_partials()?;
+        self.table().end_listing();
         self.trim()?;
         self.loaded.store(true, Ordering::Release);
+        // Nobody needs it any more.
+        *self.past.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
     }
 
@@ -143,20 +164,24 @@ impl Shared {
     }
 
     fn take_in(&self, object: &ObjectId, whole: bool, meta: FileMeta) -> Result<()> {
-        let checkpoint = self.recorded();
         let mtime_ns = mtime_of(&meta);
-        let recorded = checkpoint.find(object).filter(|_| whole);
+        let recorded = self.past().and_then(|past| past.find(object)).filter(|_| whole);
         let trusted = recorded.is_some_and(|found| found.size == meta.len && found.mtime_ns == mtime_ns);
-        // Of a partial object at most this is there; how much can be used shows when it is opened.
-        let held = if whole { meta.len } else { meta.len.min(meta.allocated) };
-        let mut slot = Slot::of_size(meta.len);
-        (slot.held, slot.whole, slot.trusted, slot.mtime_ns) = (held, whole, trusted, mtime_ns);
-        self.table().insert(*object, slot, recorded.map(|found| found.last_use));
+        let found = Found {
+            size: meta.len,
+            // At most this is there; how much can be used shows when it is opened.
+            held: meta.len.min(meta.allocated),
+            whole,
+            trusted,
+            mtime_ns,
+        };
+        let remembered = recorded.map(|found| found.remembered);
+        self.table().insert(*object, found, remembered);
         Ok(())
     }
 
-    fn recorded(&self) -> Arc<Checkpoint> {
-        self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn past(&self) -> Option<Arc<Past>> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

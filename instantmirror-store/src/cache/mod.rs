@@ -11,12 +11,16 @@
 //! Opening is quick whatever the cache holds: single objects are looked up on the disk until
 //! [`load`](DiskCache::load) has listed them all, which the first fill waits for.
 
+mod checkpoint;
 mod fill;
+mod held;
 mod keep;
 mod layout;
 mod load;
 mod partial;
 mod proof;
+mod record;
+mod standing;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -27,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use instantmirror_core::expiry::PolicyKind;
 use instantmirror_core::outboard::{ObjectHasher, Outboard};
 use instantmirror_core::traits::{CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
 use instantmirror_core::{CacheError, ObjectId};
@@ -35,12 +40,15 @@ use crate::disk::{Disk, DiskFile, DiskLock, discard, read_file, remove_leftovers
 use crate::error::{Result, StoreError};
 use crate::import::{self, ImportError, ImportMethod, ImportRequest, Imported};
 
-pub use table::{CacheLimits, HeldObjects};
+pub use held::HeldObjects;
+pub use standing::Reclassification;
+pub use table::CacheLimits;
 
 use fill::DiskHandle;
-use layout::{Checkpoint, FORMAT, FORMAT_BYTES_MAX, LOCK, OBJECTS, PARTIAL, QUARANTINE, TRASH};
+use layout::{FORMAT, FORMAT_BYTES_MAX, LOCK, OBJECTS, PARTIAL, QUARANTINE, TRASH};
 use partial::Partial;
 use proof::{Proof, Verified};
+use record::{Ledger, Past};
 use table::Table;
 
 /// Bytes read at once when an object is verified.
@@ -69,6 +77,8 @@ pub struct CacheOptions {
     pub limits: CacheLimits,
     /// When whole objects are verified before they are served.
     pub verify: VerifyWhen,
+    /// Which objects go when room is needed.
+    pub policy: PolicyKind,
 }
 
 /// An [`ObjectCache`] on a disk; see the [module](self). Clones share one cache.
@@ -81,7 +91,11 @@ struct Shared {
     disk: Arc<dyn Disk>,
     verify: VerifyWhen,
     table: Mutex<Table>,
-    checkpoint: Mutex<Arc<Checkpoint>>,
+    policy: PolicyKind,
+    /// What an earlier life wrote down, until all objects were listed.
+    past: Mutex<Option<Arc<Past>>>,
+    /// Held while something is written down.
+    ledger: Mutex<Ledger>,
     /// Whether all objects were listed.
     loaded: AtomicBool,
     /// Held while they are.
@@ -122,12 +136,16 @@ impl DiskCache {
         for item in disk.list(Path::new(TRASH))? {
             discard(disk.as_ref(), &Path::new(TRASH).join(item.name));
         }
-        let checkpoint = open_checkpoint(disk.as_ref())?;
+        let (past, ledger) = Past::open(disk.as_ref(), options.policy)?;
+        let mut table = Table::new(options.limits, options.policy);
+        table.advance_clock(past.last_use());
         let shared = Shared {
             disk,
             verify: options.verify,
-            table: Mutex::new(Table::new(options.limits)),
-            checkpoint: Mutex::new(Arc::new(checkpoint)),
+            table: Mutex::new(table),
+            policy: options.policy,
+            past: Mutex::new(Some(Arc::new(past))),
+            ledger: Mutex::new(ledger),
             loaded: AtomicBool::new(false),
             loading: Mutex::default(),
             quarantine: Mutex::default(),
@@ -143,6 +161,40 @@ impl DiskCache {
     /// requests; fills, removals and checkpoints wait for it (and do it themselves if nobody else does).
     pub fn load(&self) -> Result<()> {
         self.shared.ensure_loaded()
+    }
+
+    /// Whether all objects were listed.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        self.shared.is_loaded()
+    }
+
+    /// Sets other limits. What is beyond them goes with [`shrink`](Self::shrink); until then only what fits is taken in.
+    pub fn set_limits(&self, limits: CacheLimits) {
+        let mut table = self.shared.table();
+        table.limits = limits;
+        table.shrinking = table.is_over();
+    }
+
+    /// Gives up what is beyond the limits, object by object, so that nobody waits for longer than one takes. A fill for
+    /// which there is no room meanwhile is told so at once.
+    ///
+    /// # Errors
+    /// The disk's, from giving up.
+    pub fn shrink(&self) -> Result<()> {
+        let trimmed = if self.shared.is_loaded() {
+            self.shared.trim()
+        } else {
+            Ok(())
+        };
+        self.shared.table().shrinking = false;
+        trimmed
+    }
+
+    /// The limits in force.
+    #[must_use]
+    pub fn limits(&self) -> CacheLimits {
+        self.shared.table().limits
     }
 
     /// Keeps an object from being given up until [`unpin`](Self::unpin). It need not be here yet. Not kept over a
@@ -175,6 +227,16 @@ impl DiskCache {
     /// Readable at once; durable after the next [`checkpoint`](ObjectCache::checkpoint), which a publisher awaits
     /// before it commits a snapshot. Errors: [`StoreError::SourceChanged`], and as `ObjectCache::fill`.
     pub fn import(&self, request: &ImportRequest<'_>) -> Result<Imported, ImportError> {
+        self.take_in_file(request, true)
+    }
+
+    /// As [`import`](Self::import), for a file that nobody has hashed: its first reader does, whatever the policy of
+    /// verification.
+    pub fn import_unverified(&self, request: &ImportRequest<'_>) -> Result<Imported, ImportError> {
+        self.take_in_file(request, false)
+    }
+
+    fn take_in_file(&self, request: &ImportRequest<'_>, verified: bool) -> Result<Imported, ImportError> {
         let ImportRequest {
             source,
             object,
@@ -185,6 +247,7 @@ impl DiskCache {
             // A hard link shares its permissions with the source, which are not ours to change.
             Ok(fill::Placed {
                 read_only: imported.method != ImportMethod::Hardlink,
+                verified,
                 result: imported,
             })
         })?;
@@ -254,7 +317,7 @@ impl ObjectCache for DiskCache {
                 Some(slot) if slot.filling => return Err(CacheError::Busy(*object)),
                 Some(_) => {}
             }
-            self.shared.give_up(&mut table, object).map_err(cache_error)?
+            self.shared.give_up(&mut table, object, false).map_err(cache_error)?
         };
         self.shared.empty_trash(&trash);
         Ok(true)
@@ -265,6 +328,7 @@ impl ObjectCache for DiskCache {
         CacheUsage {
             used_bytes: table.used(),
             reserved_bytes: table.reserved(),
+            side_bytes: table.side(),
             max_bytes: table.limits.max_bytes,
             objects: table.len() as u64,
             damaged: table.damaged,
@@ -302,7 +366,7 @@ impl Shared {
             let Some(slot) = table.slot(object) else {
                 return Ok(None);
             };
-            (lease, slot.whole, slot.partial.upgrade())
+            (lease, slot.whole, slot.partial())
         };
         if whole {
             return shared.open_whole(lease);
@@ -367,22 +431,20 @@ impl Shared {
     fn shared_proof(&self, object: &ObjectId) -> Option<Arc<Proof>> {
         let table = self.table();
         let slot = table.slot(object).filter(|_| self.verify != VerifyWhen::Always);
-        slot.and_then(|slot| slot.proof.upgrade())
+        slot.and_then(|slot| slot.proof())
     }
 
     /// What other handles have verified counts, except where every open is to verify anew.
     fn begin_proof(&self, outboard: Outboard, generation: u64) -> Arc<Proof> {
         let mut table = self.table();
         let object = outboard.object();
-        let current = table.is_current(&object, generation) && self.verify != VerifyWhen::Always;
-        match table.slot_mut(&object).filter(|_| current) {
-            Some(slot) => {
-                let proof = Arc::new(Proof::new(outboard, Arc::clone(&slot.verified)));
-                slot.proof = Arc::downgrade(&proof);
-                proof
+        if self.verify != VerifyWhen::Always {
+            let make = |verified| Arc::new(Proof::new(outboard.clone(), verified));
+            if let Some(shared) = table.share_proof(&object, generation, make) {
+                return shared;
             }
-            None => Arc::new(Proof::new(outboard, Verified::default())),
         }
+        Arc::new(Proof::new(outboard, Verified::default()))
     }
 
     fn must_verify(&self, object: &ObjectId) -> bool {
@@ -404,41 +466,24 @@ impl Shared {
             resumed => Some(Arc::new(resumed.map_err(cache_error)?)),
         };
         let mut table = self.table();
-        let Some(slot) = table.slot_mut(&object) else {
+        let Some(slot) = table.slot(&object) else {
             return Ok(None);
         };
-        if let Some(open) = slot.partial.upgrade() {
+        if let Some(open) = slot.partial() {
             return Ok(Some(open));
         }
         let usable = resumed.filter(|partial| partial.present_bytes() > 0);
         let Some(partial) = usable else {
             if !slot.filling {
-                let trash = self.give_up(&mut table, &object).map_err(cache_error)?;
+                let trash = self.give_up(&mut table, &object, false).map_err(cache_error)?;
                 drop(table);
                 self.empty_trash(&trash);
             }
             return Ok(None);
         };
-        slot.size = partial.size();
-        slot.partial = Arc::downgrade(&partial);
+        table.set_partial(&object, &partial);
         table.set_held(&object, lease.generation(), partial.present_bytes());
         Ok(Some(partial))
-    }
-}
-
-fn open_checkpoint(disk: &dyn Disk) -> Result<Checkpoint> {
-    let path = Path::new(layout::CHECKPOINT);
-    let opened = disk
-        .open(path)
-        .and_then(|file| file.map())
-        .and_then(|bytes| Checkpoint::open(path, bytes));
-    match opened {
-        Err(error) if error.is_not_found() => Ok(Checkpoint::default()),
-        Err(error @ StoreError::Damaged { .. }) => {
-            tracing::error!(%error, "cache checkpoint cannot be used");
-            Ok(Checkpoint::default())
-        }
-        opened => opened,
     }
 }
 

@@ -66,7 +66,11 @@ impl Partial {
         let map = read_file(disk, &map_path(&object), SIDE_FILE_BYTES_MAX);
         let claimed = map.ok().and_then(|map| decode_map(&map, size));
         let partial = Self::new(object, size, file, outboard);
-        partial.verify_again(&claimed.unwrap_or_default())?;
+        let mut claimed = claimed.unwrap_or_default();
+        if !has_map(size) {
+            claimed.insert(0..size);
+        }
+        partial.verify_again(&claimed)?;
         Ok(partial)
     }
 
@@ -182,6 +186,9 @@ impl Partial {
 
     /// Writes down which groups are present, for a restart. Losing it costs a restart time, never truth.
     pub(super) fn flush(&self, disk: &dyn Disk) -> Result<()> {
+        if !has_map(self.size) {
+            return Ok(());
+        }
         let mut state = self.state();
         let path = map_path(&self.object);
         let tmp = tmp_path(&path);
@@ -203,6 +210,11 @@ impl Partial {
         }
         read_exactly(self.file.as_ref(), self.object, range)
     }
+}
+
+/// An object of one group is here or not: no map says anything that its hash does not.
+fn has_map(size: u64) -> bool {
+    group_count(size) > 1
 }
 
 /// An object of one group needs no outboard from outside.

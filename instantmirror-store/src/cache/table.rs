@@ -1,20 +1,30 @@
-//! What the cache knows of its objects: sizes, order of use, leases, and the account of space.
+//! What the cache knows of its objects: sizes, order of expiry, leases, and the account of space.
 //!
-//! Pure data without I/O. Invariant: after every method `used + reserved` is what objects on disk and promises add up
-//! to, and [`Table::reserve`] never lets it grow above the limit.
+//! Pure data without I/O. Invariant: after every method `used + reserved + side` is what objects on disk, promises and
+//! the files beside them add up to, and [`Table::reserve`] never lets it grow above the limit.
+//!
+//! Key decision: millions of objects lie idle and a few are open. An idle whole object costs a [`Slot`] of 56 bytes, some
+//! 8 in the index, and what its policy needs; whatever is open, partial or half verified is in [`Active`] besides.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Weak;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Weak};
 
+use hashbrown::HashTable;
 use instantmirror_core::ObjectId;
+use instantmirror_core::expiry::{
+    Candidate, ExpiryPolicy as _, Handle, PolicyKind, Remembered, SnapshotOrder, Standing, fingerprint,
+};
+use instantmirror_core::outboard::{Outboard, group_count};
 
+use super::held::HeldObjects;
+use super::layout::MAP_HEADER;
 use super::partial::Partial;
 use super::proof::{Proof, Verified};
 
 /// The hard limits of a cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheLimits {
-    /// Bytes of content, whole and partial; `None`: as much as the disk holds.
+    /// Bytes of content, whole and partial, and of the files beside it; `None`: as much as the disk holds.
     pub max_bytes: Option<u64>,
     /// Whole and partial objects; `None`: any number.
     pub max_objects: Option<u64>,
@@ -22,44 +32,94 @@ pub struct CacheLimits {
     pub keep_free_bytes: u64,
 }
 
+/// What the file system has left.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub(super) bytes: u64,
+    pub(super) files: u64,
+}
+
+/// Files that a fill may need: content, map, the next map, outboard.
+const FILES_OF_A_FILL: u64 = 4;
+
 /// One object that is held.
-#[derive(Debug, Default)]
-pub(super) struct Slot {
-    pub(super) size: u64,
-    /// Bytes of it that are counted as used.
-    pub(super) held: u64,
-    /// Bytes promised to its fill and not yet counted as used.
-    pub(super) reserved: u64,
-    pub(super) whole: bool,
-    /// Known to be right and durable or verified by this process.
-    pub(super) trusted: bool,
-    /// Verified by this process.
-    pub(super) checked: bool,
+#[derive(Debug)]
+struct Slot {
+    object: ObjectId,
+    size: u64,
     /// Time of the last change of the file, to notice one that was replaced.
-    pub(super) mtime_ns: i64,
-    pub(super) filling: bool,
-    pub(super) partial: Weak<Partial>,
+    mtime_ns: i64,
+    is_here: bool,
+    whole: bool,
+    /// Known to be right and durable or verified by this process.
+    trusted: bool,
+    /// Verified by this process.
+    checked: bool,
+    /// Has changed since it was last written down.
+    dirty: bool,
+}
+
+/// What is known of an object that is partial, open, or verified in part.
+#[derive(Debug, Default)]
+struct Active {
+    /// Bytes of a partial object that are counted as used.
+    held: u64,
+    /// Bytes promised to its fill and not yet counted as used.
+    reserved: u64,
+    /// Bytes of the files beside a partial object, once they are counted.
+    side: u64,
+    filling: bool,
+    partial: Weak<Partial>,
     /// How a whole object that is not trusted is read, while it is open.
-    pub(super) proof: Weak<Proof>,
+    proof: Weak<Proof>,
     /// What of it was verified so far.
-    pub(super) verified: Verified,
+    verified: Verified,
     leases: u32,
-    last_use: u64,
     generation: u64,
 }
 
-impl Slot {
-    /// An object of this size of which nothing is here yet.
-    pub(super) fn of_size(size: u64) -> Self {
-        Self {
-            size,
-            ..Self::default()
-        }
+/// What somebody else may know of an object.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) size: u64,
+    /// Bytes of it that are counted as used.
+    pub(super) held: u64,
+    pub(super) whole: bool,
+    pub(super) trusted: bool,
+    pub(super) checked: bool,
+    pub(super) filling: bool,
+    active: Option<&'a Active>,
+}
+
+impl View<'_> {
+    /// The partial object, if somebody has it open.
+    pub(super) fn partial(&self) -> Option<Arc<Partial>> {
+        self.active?.partial.upgrade()
     }
 
-    pub(super) fn last_use(&self) -> u64 {
-        self.last_use
+    /// How it is verified, if somebody reads it.
+    pub(super) fn proof(&self) -> Option<Arc<Proof>> {
+        self.active?.proof.upgrade()
     }
+}
+
+/// An object that was found on the disk, or is to come.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Found {
+    pub(super) size: u64,
+    /// Bytes of a partial object that may be there.
+    pub(super) held: u64,
+    pub(super) whole: bool,
+    pub(super) trusted: bool,
+    pub(super) mtime_ns: i64,
+}
+
+/// What a checkpoint says of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Recorded {
+    pub(super) size: u64,
+    pub(super) mtime_ns: i64,
+    pub(super) remembered: Remembered,
 }
 
 /// Why a reservation was not possible.
@@ -69,61 +129,81 @@ pub(super) enum Shortage {
     Never,
     /// Something has to go first.
     Now,
+    /// A limit was lowered, and what is there goes step by step.
+    Shrinking,
 }
 
-/// Objects that are not to be given up, by the first 8 bytes of their ids: 24 MB for 3 million. Two that share these
-/// are taken for each other, which keeps one too many.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeldObjects(Vec<u64>);
-
-impl HeldObjects {
-    fn key(object: &ObjectId) -> u64 {
-        let mut bytes = object.as_bytes().iter();
-        (0..8).fold(0, |key, _| {
-            key << 8 | u64::from(bytes.next().copied().unwrap_or_default())
-        })
-    }
-
-    fn contains(&self, object: &ObjectId) -> bool {
-        self.0.binary_search(&Self::key(object)).is_ok()
-    }
-}
-
-impl FromIterator<ObjectId> for HeldObjects {
-    fn from_iter<I: IntoIterator<Item = ObjectId>>(objects: I) -> Self {
-        let mut keys: Vec<u64> = objects.into_iter().map(|object| Self::key(&object)).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys.shrink_to_fit();
-        Self(keys)
-    }
-}
-
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
     pub(super) limits: CacheLimits,
-    slots: HashMap<ObjectId, Slot>,
-    /// Those that may be given up, by their last use.
-    order: BTreeMap<u64, ObjectId>,
-    /// Objects given up while open: leases and bytes, by generation.
-    zombies: HashMap<u64, (u32, u64)>,
+    /// Whether somebody is making room for a lowered limit.
+    pub(super) shrinking: bool,
+    slots: Vec<Slot>,
+    vacant: Vec<Handle>,
+    index: HashTable<Handle>,
+    active: HashMap<Handle, Active>,
+    order: SnapshotOrder,
+    /// Found by the listing, not yet in the order. `None` once all are.
+    pending: Option<Vec<(Handle, Remembered)>>,
+    /// In the order before those.
+    early: Vec<Handle>,
+    /// Objects given up while open: leases, bytes, bytes beside them; by generation.
+    zombies: HashMap<u64, (u32, u64, u64)>,
     pinned: HashSet<ObjectId>,
     /// What tags hold; `None` while nobody knows, and nothing may be given up.
     held: Option<HeldObjects>,
+    /// Standings found so far by a walk that is under way, by handle.
+    marks: Option<Vec<u8>>,
+    dirty: Vec<Handle>,
     used: u64,
     reserved: u64,
-    clock: u64,
+    side: u64,
+    fills: u64,
     generations: u64,
     pub(super) evicted: u64,
     pub(super) damaged: u64,
 }
 
+/// Bytes of the files beside an object.
+fn side_of(size: u64, whole: bool) -> u64 {
+    let outboard = Outboard::len_for(size);
+    // What has one group is either here or not: it needs no map.
+    if whole || group_count(size) <= 1 {
+        return outboard;
+    }
+    // The map is replaced by writing another one first.
+    outboard + 2 * (MAP_HEADER as u64 + group_count(size).div_ceil(8))
+}
+
+/// An index into the arrays by handle.
+fn at(handle: Handle) -> usize {
+    usize::try_from(handle).unwrap_or(usize::MAX)
+}
+
 impl Table {
-    pub(super) fn new(limits: CacheLimits) -> Self {
+    pub(super) fn new(limits: CacheLimits, policy: PolicyKind) -> Self {
         Self {
             limits,
+            shrinking: false,
+            slots: Vec::new(),
+            vacant: Vec::new(),
+            index: HashTable::new(),
+            active: HashMap::new(),
+            order: SnapshotOrder::of_kind(policy),
+            pending: Some(Vec::new()),
+            early: Vec::new(),
+            zombies: HashMap::new(),
+            pinned: HashSet::new(),
             held: Some(HeldObjects::default()),
-            ..Self::default()
+            marks: None,
+            dirty: Vec::new(),
+            used: 0,
+            reserved: 0,
+            side: 0,
+            fills: 0,
+            generations: 0,
+            evicted: 0,
+            damaged: 0,
         }
     }
 
@@ -135,72 +215,252 @@ impl Table {
         self.reserved
     }
 
+    pub(super) fn side(&self) -> u64 {
+        self.side
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.slots.len()
+        self.index.len()
     }
 
-    pub(super) fn slot(&self, object: &ObjectId) -> Option<&Slot> {
-        self.slots.get(object)
+    /// How many objects are garbage, and how many old.
+    pub(super) fn standings(&self) -> (usize, usize) {
+        self.order.counts()
     }
 
-    pub(super) fn slot_mut(&mut self, object: &ObjectId) -> Option<&mut Slot> {
-        self.slots.get_mut(object)
+    fn handle(&self, object: &ObjectId) -> Option<Handle> {
+        let is_it = |handle: &Handle| self.slots[at(*handle)].object == *object;
+        self.index.find(fingerprint(object), is_it).copied()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&ObjectId, &Slot)> {
-        self.slots.iter()
+    fn candidate(&self, handle: Handle) -> Candidate {
+        let slot = &self.slots[at(handle)];
+        Candidate::new(&slot.object, slot.size)
     }
 
-    /// Adds an object unless it is known. `last_use` from an earlier life, else it counts as just used.
-    pub(super) fn insert(&mut self, object: ObjectId, mut slot: Slot, last_use: Option<u64>) {
-        if self.slots.contains_key(&object) {
+    fn view(&self, handle: Handle) -> View<'_> {
+        let (slot, active) = (&self.slots[at(handle)], self.active.get(&handle));
+        View {
+            size: slot.size,
+            held: if slot.whole {
+                slot.size
+            } else {
+                active.map_or(0, |active| active.held)
+            },
+            whole: slot.whole,
+            trusted: slot.trusted,
+            checked: slot.checked,
+            filling: active.is_some_and(|active| active.filling),
+            active,
+        }
+    }
+
+    pub(super) fn slot(&self, object: &ObjectId) -> Option<View<'_>> {
+        self.handle(object).map(|handle| self.view(handle))
+    }
+
+    /// Partial objects that somebody has open.
+    pub(super) fn open_partials(&self) -> Vec<Arc<Partial>> {
+        let partials = self.active.values().filter_map(|active| active.partial.upgrade());
+        partials.collect()
+    }
+
+    /// Handles are below this.
+    pub(super) fn handles_end(&self) -> Handle {
+        Handle::try_from(self.slots.len()).unwrap_or(Handle::MAX)
+    }
+
+    /// The whole object in a place of the table.
+    pub(super) fn whole_at(&self, handle: Handle) -> Option<(ObjectId, u64)> {
+        let slot = self.slots.get(at(handle)).filter(|slot| slot.is_here && slot.whole)?;
+        Some((slot.object, slot.size))
+    }
+
+    /// Adds an object unless it is known. `recorded` in an earlier life, else it counts as just used.
+    pub(super) fn insert(&mut self, object: ObjectId, found: Found, recorded: Option<Remembered>) {
+        if self.handle(&object).is_some() {
             return;
         }
-        self.clock = self.clock.max(last_use.unwrap_or(0)) + 1;
-        self.generations += 1;
-        slot.generation = self.generations;
-        // A tick belongs to one object: a damaged checkpoint may say otherwise.
-        slot.last_use = last_use
-            .filter(|tick| !self.order.contains_key(tick))
-            .unwrap_or(self.clock);
-        self.used += slot.held;
-        self.slots.insert(object, slot);
-        self.queue(&object);
+        let slot = Slot {
+            object,
+            size: found.size,
+            mtime_ns: found.mtime_ns,
+            is_here: true,
+            whole: found.whole,
+            trusted: found.trusted,
+            checked: false,
+            dirty: false,
+        };
+        let handle = match self.vacant.pop() {
+            Some(handle) => {
+                self.slots[at(handle)] = slot;
+                handle
+            }
+            None => {
+                self.slots.push(slot);
+                self.handles_end() - 1
+            }
+        };
+        let slots = &self.slots;
+        let hash = |handle: &Handle| fingerprint(&slots[at(*handle)].object);
+        self.index.insert_unique(fingerprint(&object), handle, hash);
+        if found.whole {
+            self.used += found.size;
+            self.side += side_of(found.size, true);
+        } else {
+            // What is to come is counted when it is promised.
+            let side = if found.held > 0 { side_of(found.size, false) } else { 0 };
+            self.used += found.held;
+            self.side += side;
+            let active = self.activate(handle);
+            (active.held, active.side) = (found.held, side);
+        }
+        if let Some(mark) = self.marks.as_mut().and_then(|marks| marks.get_mut(at(handle))) {
+            *mark = Standing::Live.code();
+        }
+        match (recorded, &mut self.pending) {
+            (Some(remembered), Some(pending)) => pending.push((handle, remembered)),
+            (Some(remembered), None) => {
+                let candidate = self.candidate(handle);
+                self.order.recall(handle, &candidate, &remembered);
+            }
+            (None, _) => self.enter(handle),
+        }
+        self.settle(handle);
     }
 
-    /// Takes a lease: the object stays until it is released. Counts as a use.
+    /// Puts an object in order as just used.
+    fn enter(&mut self, handle: Handle) {
+        if self.order.standing(handle).is_some() {
+            return self.order.used(handle);
+        }
+        let candidate = self.candidate(handle);
+        self.order.insert(handle, &candidate);
+        if self.pending.is_some() {
+            self.early.push(handle);
+        }
+    }
+
+    /// All that the listing finds has been inserted: puts it in order, behind what was used meanwhile.
+    pub(super) fn end_listing(&mut self) {
+        let Some(mut pending) = self.pending.take() else { return };
+        let mut early: Vec<(u64, Handle)> = Vec::new();
+        for handle in std::mem::take(&mut self.early) {
+            if self.order.standing(handle).is_some() {
+                early.push((self.order.remember(handle).last_use, handle));
+                self.order.removed(handle);
+            }
+        }
+        early.sort_unstable();
+        pending.sort_unstable_by_key(|(_, remembered)| remembered.last_use);
+        let is_early: HashSet<Handle> = early.iter().map(|(_, handle)| *handle).collect();
+        for (handle, remembered) in &pending {
+            if self.slots[at(*handle)].is_here && !is_early.contains(handle) {
+                let candidate = self.candidate(*handle);
+                self.order.recall(*handle, &candidate, remembered);
+                self.settle(*handle);
+            }
+        }
+        for (_, handle) in early {
+            let candidate = self.candidate(handle);
+            self.order.insert(handle, &candidate);
+            self.settle(handle);
+        }
+    }
+
+    /// Uses are numbered on from here: what an earlier life had reached.
+    pub(super) fn advance_clock(&mut self, last_use: u64) {
+        self.order.advance_clock(last_use);
+    }
+
+    fn activate(&mut self, handle: Handle) -> &mut Active {
+        let generations = &mut self.generations;
+        self.active.entry(handle).or_insert_with(|| {
+            *generations += 1;
+            Active {
+                generation: *generations,
+                ..Active::default()
+            }
+        })
+    }
+
+    /// Forgets of an object what an idle whole one does not need.
+    fn calm(&mut self, handle: Handle) {
+        let slot = &self.slots[at(handle)];
+        let (whole, checked) = (slot.whole, slot.checked);
+        let is_idle = self.active.get(&handle).is_some_and(|active| {
+            let verified = checked || active.verified_bytes() == 0;
+            whole && active.leases == 0 && !active.filling && verified
+        });
+        if is_idle {
+            self.active.remove(&handle);
+        }
+    }
+
+    fn active_mut(&mut self, object: &ObjectId, generation: u64) -> Option<(Handle, &mut Active)> {
+        let handle = self.handle(object)?;
+        let active = self.active.get_mut(&handle)?;
+        (active.generation == generation).then_some((handle, active))
+    }
+
+    /// Takes a lease: the object stays until it is released. Counts as a use. Returns the generation.
     pub(super) fn lease(&mut self, object: &ObjectId) -> Option<u64> {
-        let slot = self.slots.get_mut(object)?;
-        self.clock += 1;
-        if self.order.get(&slot.last_use) == Some(object) {
-            self.order.remove(&slot.last_use);
-        }
-        slot.last_use = self.clock;
-        slot.leases += 1;
-        let generation = slot.generation;
-        self.queue(object);
-        Some(generation)
+        let handle = self.handle(object)?;
+        self.enter(handle);
+        self.settle(handle);
+        self.soil(handle);
+        Some(self.keep(handle))
     }
 
-    /// Puts an object among those that may be given up, or out of them.
-    fn queue(&mut self, object: &ObjectId) {
-        let pinned = self.is_pinned(object);
-        let Some(slot) = self.slots.get_mut(object) else { return };
-        match self.order.get(&slot.last_use) {
-            Some(queued) if queued == object => {
-                if pinned {
-                    self.order.remove(&slot.last_use);
-                }
-                return;
-            }
-            Some(_) if !pinned => {
-                self.clock += 1;
-                slot.last_use = self.clock;
-            }
-            _ => {}
+    fn keep(&mut self, handle: Handle) -> u64 {
+        let active = self.activate(handle);
+        active.leases += 1;
+        active.generation
+    }
+
+    /// Notes that an object is to be written down.
+    fn soil(&mut self, handle: Handle) {
+        let slot = &mut self.slots[at(handle)];
+        if slot.whole && !slot.dirty {
+            slot.dirty = true;
+            self.dirty.push(handle);
         }
-        if !pinned {
-            self.order.insert(slot.last_use, *object);
+    }
+
+    /// What has changed since this was last asked.
+    pub(super) fn take_dirty(&mut self) -> Vec<Handle> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// What to write down of the object in a place, if it can be trusted after a restart.
+    pub(super) fn record_at(&mut self, handle: Handle) -> Option<(ObjectId, Recorded)> {
+        let slot = self.slots.get_mut(at(handle)).filter(|slot| slot.is_here)?;
+        slot.dirty = false;
+        if !slot.whole || !slot.trusted {
+            return None;
+        }
+        let recorded = Recorded {
+            size: slot.size,
+            mtime_ns: slot.mtime_ns,
+            remembered: self.order.remember(handle),
+        };
+        Some((self.slots[at(handle)].object, recorded))
+    }
+
+    /// Keeps what is pinned out of the order, and puts what was pinned back.
+    fn settle(&mut self, handle: Handle) {
+        let Some(standing) = self.order.standing(handle) else {
+            return;
+        };
+        let pinned = self.is_pinned(&self.slots[at(handle)].object);
+        let next = match standing {
+            Standing::Kept if !pinned => Standing::Live,
+            _ if pinned => Standing::Kept,
+            other => other,
+        };
+        if next != standing {
+            let candidate = self.candidate(handle);
+            self.order.set_standing(handle, next, &candidate);
         }
     }
 
@@ -210,12 +470,16 @@ impl Table {
 
     pub(super) fn pin(&mut self, object: &ObjectId) {
         self.pinned.insert(*object);
-        self.queue(object);
+        if let Some(handle) = self.handle(object) {
+            self.settle(handle);
+        }
     }
 
     pub(super) fn unpin(&mut self, object: &ObjectId) {
         self.pinned.remove(object);
-        self.queue(object);
+        if let Some(handle) = self.handle(object) {
+            self.settle(handle);
+        }
     }
 
     /// Holds these instead of those before; with `None` everything.
@@ -224,19 +488,55 @@ impl Table {
             return;
         }
         self.held = held;
-        let objects: Vec<ObjectId> = self.slots.keys().copied().collect();
-        for object in &objects {
-            self.queue(object);
+        let here = (0..self.handles_end()).filter(|handle| self.slots[at(*handle)].is_here);
+        let mut kept: Vec<Handle> = here.collect();
+        // What is not kept any longer comes back in the order in which it was used.
+        kept.sort_by_cached_key(|handle| self.order.remember(*handle).last_use);
+        for handle in kept {
+            self.settle(handle);
+        }
+    }
+
+    /// Begins to note what snapshots say of the objects; what comes meanwhile is live.
+    pub(super) fn begin_marks(&mut self) {
+        self.marks = Some(vec![Standing::Garbage.code(); self.slots.len()]);
+    }
+
+    pub(super) fn end_marks(&mut self) -> Option<Vec<u8>> {
+        self.marks.take()
+    }
+
+    /// Notes what a snapshot says of an object, unless another one has said better.
+    pub(super) fn mark(&mut self, object: &ObjectId, standing: Standing) {
+        let Some(handle) = self.handle(object) else { return };
+        if let Some(mark) = self.marks.as_mut().and_then(|marks| marks.get_mut(at(handle))) {
+            *mark = (*mark).max(standing.code());
+        }
+    }
+
+    /// Gives the objects in some places the standing that was noted for them.
+    pub(super) fn apply_marks(&mut self, from: Handle, marks: &[u8]) {
+        for (handle, mark) in (from..).zip(marks) {
+            let is_here = self.slots.get(at(handle)).is_some_and(|slot| slot.is_here);
+            let standing = self.order.standing(handle).filter(|_| is_here);
+            let next = Standing::from_code(*mark);
+            if standing.is_some_and(|standing| standing != Standing::Kept && standing != next) {
+                let candidate = self.candidate(handle);
+                self.order.set_standing(handle, next, &candidate);
+            }
         }
     }
 
     pub(super) fn release(&mut self, object: &ObjectId, generation: u64) {
-        if let Some(slot) = self.slots.get_mut(object).filter(|slot| slot.generation == generation) {
-            slot.leases = slot.leases.saturating_sub(1);
-        } else if let Some((leases, bytes)) = self.zombies.get_mut(&generation) {
+        if let Some((handle, active)) = self.active_mut(object, generation) {
+            active.leases = active.leases.saturating_sub(1);
+            return self.calm(handle);
+        }
+        if let Some((leases, bytes, side)) = self.zombies.get_mut(&generation) {
             *leases = leases.saturating_sub(1);
             if *leases == 0 {
                 self.used = self.used.saturating_sub(*bytes);
+                self.side = self.side.saturating_sub(*side);
                 self.zombies.remove(&generation);
             }
         }
@@ -244,31 +544,58 @@ impl Table {
 
     /// Whether this is still the object that the lease was taken on.
     pub(super) fn is_current(&self, object: &ObjectId, generation: u64) -> bool {
-        self.slots.get(object).is_some_and(|slot| slot.generation == generation)
+        let active = self.handle(object).and_then(|handle| self.active.get(&handle));
+        active.is_some_and(|active| active.generation == generation)
     }
 
-    /// Forgets an object. The bytes that are returned stay counted until [`gone`](Self::gone) is called once the file
-    /// is away; those of an open object until its last lease ends (then 0 is returned).
+    /// Forgets an object that was given up to make room.
+    pub(super) fn evict(&mut self, object: &ObjectId) -> u64 {
+        if let Some(handle) = self.handle(object) {
+            let candidate = self.candidate(handle);
+            self.order.evicted(handle, &candidate);
+            self.evicted += 1;
+        }
+        self.take_out(object)
+    }
+
+    /// Forgets an object. The bytes that are returned stay counted until [`gone`](Self::gone) is called once the files
+    /// are away; those of an open object until its last lease ends (then 0 is returned).
     pub(super) fn take_out(&mut self, object: &ObjectId) -> u64 {
-        let Some(slot) = self.slots.remove(object) else {
-            return 0;
+        let Some(handle) = self.handle(object) else { return 0 };
+        let View { size, held, whole, .. } = self.view(handle);
+        let is_it = |known: &Handle| *known == handle;
+        if let Ok(entry) = self.index.find_entry(fingerprint(object), is_it) {
+            entry.remove();
+        }
+        self.order.removed(handle);
+        let slot = &mut self.slots[at(handle)];
+        (slot.is_here, slot.whole, slot.dirty) = (false, false, false);
+        self.vacant.push(handle);
+        let Some(active) = self.active.remove(&handle) else {
+            self.side = self.side.saturating_sub(side_of(size, whole));
+            return held;
         };
-        if self.order.get(&slot.last_use) == Some(object) {
-            self.order.remove(&slot.last_use);
+        let side = if whole { side_of(size, true) } else { active.side };
+        self.reserved = self.reserved.saturating_sub(active.reserved);
+        self.fills -= u64::from(active.filling);
+        if active.leases == 0 {
+            self.side = self.side.saturating_sub(side);
+            return held;
         }
-        self.reserved = self.reserved.saturating_sub(slot.reserved);
-        if slot.leases == 0 {
-            return slot.held;
-        }
-        self.zombies.insert(slot.generation, (slot.leases, slot.held));
+        self.zombies.insert(active.generation, (active.leases, held, side));
         0
     }
 
-    /// The object's file belongs to somebody else from now on: quarantine.
+    /// Forgets an object whose file belongs to somebody else from now on: quarantine.
     pub(super) fn disown(&mut self, object: &ObjectId) {
-        if let Some(slot) = self.slots.get_mut(object) {
-            self.used = self.used.saturating_sub(slot.held);
-            slot.held = 0;
+        let held = self.slot(object).map_or(0, |slot| slot.held);
+        let generation = self.handle(object).and_then(|handle| self.active.get(&handle));
+        let generation = generation.map(|active| active.generation);
+        self.take_out(object);
+        self.used = self.used.saturating_sub(held);
+        let zombie = generation.and_then(|generation| self.zombies.get_mut(&generation));
+        if let Some((_, bytes, _)) = zombie {
+            *bytes = 0;
         }
     }
 
@@ -282,89 +609,193 @@ impl Table {
         self.used += bytes;
     }
 
-    /// Promises what `object` still lacks, if everything fits. `free_bytes` is what the file system has.
-    pub(super) fn reserve(&mut self, object: &ObjectId, free_bytes: u64) -> Result<(), Shortage> {
-        let Some(slot) = self.slots.get(object) else {
+    /// Promises what `object` still lacks, if everything fits. `room` is what the file system has.
+    pub(super) fn reserve(&mut self, object: &ObjectId, room: Room) -> Result<(), Shortage> {
+        let Some(handle) = self.handle(object) else {
             return Ok(());
         };
-        let need = slot.size.saturating_sub(slot.held + slot.reserved);
+        let View { size, held, .. } = self.view(handle);
+        let (reserved, beside) = self
+            .active
+            .get(&handle)
+            .map_or((0, 0), |active| (active.reserved, active.side));
+        let content = size.saturating_sub(held + reserved);
+        let side = side_of(size, false).saturating_sub(beside);
+        let need = content.saturating_add(side);
         let max_bytes = self.limits.max_bytes.unwrap_or(u64::MAX);
-        if slot.size > max_bytes || self.limits.max_objects == Some(0) {
+        if size.saturating_add(side_of(size, false)) > max_bytes || self.limits.max_objects == Some(0) {
             return Err(Shortage::Never);
         }
-        let committed = self.used.saturating_add(self.reserved).saturating_add(need);
-        let on_disk = self
-            .limits
-            .keep_free_bytes
-            .saturating_add(self.reserved)
-            .saturating_add(need);
-        if committed > max_bytes || on_disk > free_bytes || self.too_many() {
+        if self.shrinking && self.is_over() {
+            return Err(Shortage::Shrinking);
+        }
+        let on_disk = self.limits.keep_free_bytes.saturating_add(self.reserved);
+        let on_disk = on_disk.saturating_add(need);
+        let files = FILES_OF_A_FILL.saturating_mul(self.fills.max(1));
+        if self.committed().saturating_add(need) > max_bytes
+            || on_disk > room.bytes
+            || files > room.files
+            || self.too_many()
+        {
             return Err(Shortage::Now);
         }
-        self.reserved += need;
-        if let Some(slot) = self.slots.get_mut(object) {
-            slot.reserved += need;
-        }
+        self.reserved += content;
+        self.side += side;
+        let active = self.activate(handle);
+        active.reserved += content;
+        active.side += side;
         Ok(())
+    }
+
+    fn committed(&self) -> u64 {
+        let committed = self.used.saturating_add(self.reserved);
+        committed.saturating_add(self.side)
     }
 
     /// Whether what is there already breaks a limit, as after the limit was lowered.
     pub(super) fn is_over(&self) -> bool {
-        self.used + self.reserved > self.limits.max_bytes.unwrap_or(u64::MAX) || self.too_many()
+        self.committed() > self.limits.max_bytes.unwrap_or(u64::MAX) || self.too_many()
     }
 
     fn too_many(&self) -> bool {
-        self.slots.len() as u64 > self.limits.max_objects.unwrap_or(u64::MAX)
+        self.len() as u64 > self.limits.max_objects.unwrap_or(u64::MAX)
     }
 
-    /// `held` bytes of the object are on the disk now; the reservation of a fill shrinks or grows accordingly, so that
-    /// the sum stays.
-    pub(super) fn set_held(&mut self, object: &ObjectId, generation: u64, held: u64) {
-        let Some(slot) = self.slots.get_mut(object).filter(|slot| slot.generation == generation) else {
-            return;
-        };
-        let total = self.used.saturating_sub(slot.held);
-        self.used = total + held;
-        if slot.filling {
-            let left = slot.size.saturating_sub(held);
-            self.reserved = self.reserved.saturating_sub(slot.reserved) + left;
-            slot.reserved = left;
-        }
-        slot.held = held;
-    }
-
-    /// Every group of the object was verified by this process.
-    pub(super) fn set_checked(&mut self, object: &ObjectId, generation: u64) {
-        if let Some(slot) = self.slots.get_mut(object).filter(|slot| slot.generation == generation) {
-            (slot.checked, slot.trusted) = (true, true);
-        }
+    /// Begins a fill of an object that has a slot, under a lease that counts as no use: it came for its first one.
+    /// Returns the generation.
+    pub(super) fn begin_fill(&mut self, object: &ObjectId) -> Option<u64> {
+        let handle = self.handle(object)?;
+        let generation = self.keep(handle);
+        let (_, active) = self.active_mut(object, generation)?;
+        active.filling = true;
+        self.fills += 1;
+        Some(generation)
     }
 
     /// Ends a fill: what it did not use is free again.
     pub(super) fn end_fill(&mut self, object: &ObjectId, generation: u64) {
-        let Some(slot) = self.slots.get_mut(object).filter(|slot| slot.generation == generation) else {
+        let Some((handle, active)) = self.active_mut(object, generation).filter(|(_, active)| active.filling) else {
             return;
         };
-        self.reserved = self.reserved.saturating_sub(slot.reserved);
-        slot.reserved = 0;
-        slot.filling = false;
+        let reserved = std::mem::take(&mut active.reserved);
+        active.filling = false;
+        self.reserved = self.reserved.saturating_sub(reserved);
+        self.fills -= 1;
+        self.calm(handle);
     }
 
-    /// The least recently used object that may go.
-    pub(super) fn victim(&self) -> Option<ObjectId> {
-        let idle = |object: &&ObjectId| {
-            let slot = self.slots.get(*object);
-            slot.is_some_and(|slot| slot.leases == 0 && !slot.filling)
+    /// `held` bytes of the partial object are on the disk now; the reservation of a fill shrinks or grows accordingly,
+    /// so that the sum stays.
+    pub(super) fn set_held(&mut self, object: &ObjectId, generation: u64, held: u64) {
+        let Some(handle) = self.handle(object).filter(|handle| !self.slots[at(*handle)].whole) else {
+            return;
         };
+        let size = self.slots[at(handle)].size;
+        let Some((_, active)) = self.active_mut(object, generation) else {
+            return;
+        };
+        let before = std::mem::replace(&mut active.held, held);
+        let reserved = active.reserved;
+        if active.filling {
+            active.reserved = size.saturating_sub(held);
+        }
+        let left = active.reserved;
+        self.used = self.used.saturating_sub(before) + held;
+        self.reserved = self.reserved.saturating_sub(reserved) + left;
+    }
+
+    /// The partial object turns out to have this size, and is open now.
+    pub(super) fn set_partial(&mut self, object: &ObjectId, partial: &Arc<Partial>) {
+        let Some(handle) = self.handle(object) else { return };
+        self.slots[at(handle)].size = partial.size();
+        let side = side_of(partial.size(), false);
+        let active = self.activate(handle);
+        active.partial = Arc::downgrade(partial);
+        let before = std::mem::replace(&mut active.side, side);
+        self.side = self.side.saturating_sub(before) + side;
+    }
+
+    /// The object that was filled has its name now; `verified`: and it is known to be right.
+    pub(super) fn set_whole(&mut self, object: &ObjectId, mtime_ns: i64, verified: bool) {
+        let Some(handle) = self.handle(object) else { return };
+        let View { size, held, whole, .. } = self.view(handle);
+        if whole {
+            return;
+        }
+        let slot = &mut self.slots[at(handle)];
+        (slot.whole, slot.trusted, slot.checked, slot.mtime_ns) = (true, verified, verified, mtime_ns);
+        self.used = self.used.saturating_sub(held) + size;
+        let active = self.activate(handle);
+        let (reserved, beside) = (std::mem::take(&mut active.reserved), std::mem::take(&mut active.side));
+        self.side = self.side.saturating_sub(beside) + side_of(size, true);
+        self.reserved = self.reserved.saturating_sub(reserved);
+        self.soil(handle);
+    }
+
+    /// Every group of the object was verified by this process.
+    pub(super) fn set_checked(&mut self, object: &ObjectId, generation: u64) {
+        let current = self.active_mut(object, generation).map(|(handle, _)| handle);
+        if let Some(handle) = current {
+            let slot = &mut self.slots[at(handle)];
+            if !slot.checked || !slot.trusted {
+                (slot.checked, slot.trusted) = (true, true);
+                self.soil(handle);
+            }
+        }
+    }
+
+    /// What was verified of an object that is open, to add to; and `proof` is how.
+    pub(super) fn share_proof(
+        &mut self,
+        object: &ObjectId,
+        generation: u64,
+        make: impl FnOnce(Verified) -> Arc<Proof>,
+    ) -> Option<Arc<Proof>> {
+        let (_, active) = self.active_mut(object, generation)?;
+        let proof = make(Arc::clone(&active.verified));
+        active.proof = Arc::downgrade(&proof);
+        Some(proof)
+    }
+
+    /// The object that goes next.
+    pub(super) fn victim(&mut self) -> Option<ObjectId> {
         self.held.as_ref()?;
-        self.order.values().find(idle).copied()
+        let active = &self.active;
+        let mut is_idle = |handle: Handle| {
+            let active = active.get(&handle);
+            active.is_none_or(|active| active.leases == 0 && !active.filling)
+        };
+        let victim = self.order.victim(&mut is_idle)?;
+        Some(self.slots[at(victim)].object)
     }
 
     /// For tests: the account recomputed from its parts.
     #[cfg(test)]
-    pub(super) fn audit(&self) -> (u64, u64) {
-        let held: u64 = self.slots.values().map(|slot| slot.held).sum();
-        let dying: u64 = self.zombies.values().map(|(_, bytes)| bytes).sum();
-        (held + dying, self.slots.values().map(|slot| slot.reserved).sum())
+    pub(super) fn audit(&self) -> (u64, u64, u64) {
+        let handles = (0..self.handles_end()).filter(|handle| self.slots[at(*handle)].is_here);
+        let (mut held, mut side, mut here) = (0, 0, 0);
+        for handle in handles {
+            let view = self.view(handle);
+            held += view.held;
+            let beside = view.active.map_or(0, |active| active.side);
+            side += if view.whole { side_of(view.size, true) } else { beside };
+            here += 1;
+            assert!(self.pending.is_some() || self.order.standing(handle).is_some());
+        }
+        assert_eq!(here, self.len());
+        assert_eq!(here + self.vacant.len(), self.slots.len());
+        let dying: u64 = self.zombies.values().map(|(_, bytes, _)| bytes).sum();
+        let beside: u64 = self.zombies.values().map(|(_, _, side)| side).sum();
+        let fills = self.active.values().filter(|active| active.filling).count();
+        assert_eq!(fills as u64, self.fills);
+        let reserved = self.active.values().map(|active| active.reserved).sum();
+        (held + dying, reserved, side + beside)
+    }
+}
+
+impl Active {
+    fn verified_bytes(&self) -> u64 {
+        let verified = self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        verified.len()
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use instantmirror_core::expiry::PolicyKind;
 use instantmirror_core::outboard::{GROUP_BYTES, ObjectHasher, Outboard};
 use instantmirror_core::traits::{ObjectCache, ObjectFill};
 use instantmirror_core::{CacheError, ObjectId};
@@ -17,6 +18,8 @@ use crate::disk::{Disk, SimDisk};
 use crate::error::StoreError;
 
 const GROUP: usize = 64 * 1024;
+/// Room for the files beside a few objects.
+const SIDE: u64 = 2000;
 
 fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("the disk cache never waits")
@@ -45,6 +48,7 @@ fn options(max_bytes: Option<u64>) -> CacheOptions {
     CacheOptions {
         limits,
         verify: VerifyWhen::Doubtful,
+        policy: PolicyKind::Lru,
     }
 }
 
@@ -92,12 +96,13 @@ fn audit(cache: &DiskCache) {
         .iter()
         .map(|(_, bytes)| bytes)
         .sum();
-    let (held, reserved) = table.audit();
+    let (held, reserved, side) = table.audit();
     assert_eq!((table.used(), table.reserved()), (held + quarantined, reserved));
+    assert_eq!(table.side(), side);
     let max = table.limits.max_bytes.unwrap_or(u64::MAX);
     assert!(
-        table.used() + table.reserved() <= max,
-        "{} + {}",
+        table.used() + table.reserved() + side <= max,
+        "{} + {} + {side}",
         table.used(),
         table.reserved()
     );
@@ -224,7 +229,7 @@ fn restart_keeps_partial_objects_and_drops_groups_that_rotted() {
         fill.write(0, &data[..5 * GROUP]).unwrap();
     }
     disk.tamper(&name, |bytes| bytes[GROUP + 9] ^= 1).unwrap();
-    let cache = open(&disk, Some(9 * GROUP_BYTES));
+    let cache = open(&disk, Some(9 * GROUP_BYTES + SIDE));
     cache.load().unwrap();
     assert_eq!(cache.usage().used_bytes, 5 * GROUP_BYTES);
     let handle = now(cache.open(&ObjectId::of(&data))).unwrap().unwrap();
@@ -269,7 +274,7 @@ fn damaged_side_files_cost_the_partial_object_and_nothing_else() {
 #[test]
 fn nothing_goes_before_it_is_known_what_is_held() {
     let disk = SimDisk::new();
-    let data: Vec<_> = (0..7).map(|number| content(number, GROUP)).collect();
+    let data: Vec<_> = (0..8).map(|number| content(number, GROUP)).collect();
     let cache = open(&disk, Some(4 * GROUP_BYTES));
     for data in &data[..4] {
         put(&cache, data).unwrap();
@@ -287,7 +292,7 @@ fn nothing_goes_before_it_is_known_what_is_held() {
         assert!(read(&cache, &data[number]).unwrap().is_some(), "{number}");
     }
     cache.hold(Some([].into_iter().collect())).unwrap();
-    for number in [2, 3, 4] {
+    for number in [2, 3, 4, 7] {
         put(&cache, &data[number]).unwrap();
     }
     for number in [0, 1, 5] {

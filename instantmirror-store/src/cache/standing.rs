@@ -1,0 +1,55 @@
+//! What snapshots say of the objects that are here: noted in the table while somebody walks the catalogs.
+//!
+//! Memory is that of the objects held, not of the trees walked: one byte each while the walk goes on.
+
+use instantmirror_core::ObjectId;
+use instantmirror_core::expiry::Standing;
+
+use super::DiskCache;
+
+/// Objects whose standing is set under one lock.
+const STEP: usize = 4096;
+
+/// A walk over all live snapshots. What is marked by none of them when it [ends](Self::finish) is garbage; what comes
+/// into the cache meanwhile is live. Dropped before, it changes nothing. One at a time: a second one begins anew.
+#[derive(Debug)]
+#[must_use = "nothing changes before `finish`"]
+pub struct Reclassification {
+    cache: DiskCache,
+}
+
+impl Reclassification {
+    pub(super) fn begin(cache: &DiskCache) -> Self {
+        cache.shared.table().begin_marks();
+        Self { cache: cache.clone() }
+    }
+
+    /// A snapshot of this standing refers to these objects. Best called with some hundred at a time.
+    pub fn mark<'a>(&self, objects: impl IntoIterator<Item = &'a ObjectId>, standing: Standing) {
+        let mut table = self.cache.shared.table();
+        objects.into_iter().for_each(|object| table.mark(object, standing));
+    }
+
+    /// Takes up what was found. Returns how many objects are garbage now, and how many old.
+    pub fn finish(self) -> (usize, usize) {
+        let marks = self.cache.shared.table().end_marks().unwrap_or_default();
+        for (step, marks) in (0u32..).zip(marks.chunks(STEP)) {
+            let from = step.saturating_mul(u32::try_from(STEP).unwrap_or(u32::MAX));
+            self.cache.shared.table().apply_marks(from, marks);
+        }
+        self.cache.shared.table().standings()
+    }
+}
+
+impl DiskCache {
+    /// Begins to find out which objects no live snapshot refers to, and which only an old one.
+    pub fn reclassify(&self) -> Reclassification {
+        Reclassification::begin(self)
+    }
+
+    /// How many objects were garbage and old by the last [`reclassify`](Self::reclassify), and are still here.
+    #[must_use]
+    pub fn standings(&self) -> (usize, usize) {
+        self.shared.table().standings()
+    }
+}
