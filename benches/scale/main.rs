@@ -133,6 +133,7 @@ impl Maker {
             current: None,
             snapshots: Vec::new(),
             tags: std::collections::BTreeMap::new(),
+            key_list: 0,
             preseed: Vec::new(),
         };
         let tree = Tree::new(shape)?;

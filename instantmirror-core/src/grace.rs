@@ -99,6 +99,7 @@ mod tests {
             current: Some(id(current)),
             snapshots: numbers().map(live).collect(),
             tags: BTreeMap::new(),
+            key_list: 0,
             preseed: Vec::new(),
         };
         let mut state = RepositoryState::empty(name.clone());

@@ -41,9 +41,18 @@ pub struct Head {
     /// Names given to snapshots by the master (`master-snap/<tag>/`).
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub tags: BTreeMap<TagName, SnapshotId>,
+    /// Version of the newest key list ([`crate::keys`]) when it was signed; 0 if there is none. Whoever holds an older one
+    /// asks for it.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub key_list: u64,
     /// What nodes are advised to fetch ahead of demand: globs, most urgent first.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub preseed: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A snapshot that exists on the master.
@@ -197,6 +206,13 @@ impl Head {
                 self.issued, self.expires
             )));
         }
+        // Nobody signs heads faster. Whoever has stolen a key cannot sign one that no later head could follow.
+        if self.sequence > u64::try_from(self.issued.as_millis()).unwrap_or(0) {
+            return Err(broken(format!(
+                "sequence {} is more than the milliseconds from 1970 to {}",
+                self.sequence, self.issued
+            )));
+        }
         if !self.piece_length.is_power_of_two() || self.piece_length < 16 * 1024 {
             return Err(broken(format!(
                 "piece length {} is not a power of two from 16 KiB",
@@ -317,6 +333,8 @@ mod tests {
     use crate::{NodeId, Root, Snapshot};
 
     const ISSUED: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+    /// The highest sequence number that a head of that time may have.
+    const HIGHEST: u64 = 1_700_000_000_000;
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
     fn key(seed: u8) -> SecretKey {
@@ -357,6 +375,7 @@ mod tests {
             current: Some(released(1).id),
             snapshots: vec![released(1), staged(2)],
             tags: BTreeMap::from([("stable".parse().unwrap(), released(1).id)]),
+            key_list: 0,
             preseed: vec!["repodata/**".to_owned()],
         }
     }
@@ -382,7 +401,9 @@ mod tests {
 
     #[test]
     fn unusable_heads_are_neither_signed_nor_believed() {
-        let cases: [Broken; 10] = [
+        let cases: [Broken; 12] = [
+            (|head| head.sequence = u64::MAX, "milliseconds"),
+            (|head| head.sequence = HIGHEST + 1, "milliseconds"),
             (
                 |head| head.expires = head.issued.plus(HEAD_VALIDITY_MAX + DAY),
                 "30 days",
@@ -494,7 +515,7 @@ mod tests {
         };
         for (offered, now, expected) in [
             (offer(6, keep), ISSUED, Ok(Succession::Newer)),
-            (offer(u64::MAX, keep), end, Ok(Succession::Newer)),
+            (offer(HIGHEST, keep), end, Ok(Succession::Newer)),
             (offer(5, keep), ISSUED, Ok(Succession::Same)),
             (offer(5, keep), late, Ok(Succession::Same)),
             (offer(4, keep), ISSUED, Err(rollback)),

@@ -372,6 +372,7 @@ mod tests {
             current: ages.len().checked_sub(1).map(|last| id(u8::try_from(last).unwrap())),
             snapshots: ages.iter().enumerate().map(live).collect(),
             tags: BTreeMap::new(),
+            key_list: 0,
             preseed: Vec::new(),
         }
     }

@@ -171,45 +171,74 @@ pub fn seal(payload_type: &str, payload: &[u8], keys: &[&SecretKey]) -> Vec<u8> 
 /// [`SignError::Envelope`], [`SignError::Type`] or [`SignError::Untrusted`]; nothing of the payload is
 /// looked at before a signature has been verified.
 pub fn open_sealed(expected: &'static str, envelope: &[u8], trusted: &[PublicKey]) -> Result<Vec<u8>, SignError> {
-    if envelope.len() > ENVELOPE_BYTES_MAX {
-        return Err(SignError::Envelope(format!("longer than {ENVELOPE_BYTES_MAX} bytes")));
+    let opened = Opened::of(expected, envelope)?;
+    if trusted.iter().any(|key| opened.is_signed_by(key)) {
+        return Ok(opened.payload);
     }
-    let parsed: Envelope = serde_json::from_slice(envelope).map_err(|error| SignError::Envelope(error.to_string()))?;
-    if parsed.payload_type != expected {
-        return Err(SignError::Type {
-            expected,
-            found: parsed.payload_type.chars().take(80).collect(),
-        });
-    }
-    let payload = BASE64
-        .decode(&parsed.payload)
-        .map_err(|error| SignError::Envelope(error.to_string()))?;
-    let message = pre_authentication(expected, &payload);
-    let signatures: Vec<Signature> = parsed
-        .signatures
-        .iter()
-        .take(16)
-        .filter_map(|signature| BASE64.decode(&signature.sig).ok())
-        .filter_map(|bytes| Signature::from_slice(&bytes).ok())
-        .collect();
-    // The key id is a hint for people; only the key itself decides.
-    let verified = trusted
-        .iter()
-        .any(|key| signatures.iter().any(|sig| key.0.verify_strict(&message, sig).is_ok()));
-    if verified {
-        return Ok(payload);
-    }
-    let names: Vec<String> = parsed
-        .signatures
-        .iter()
-        .take(4)
-        .map(|s| s.keyid.chars().take(80).flat_map(char::escape_debug).collect())
-        .collect();
-    Err(SignError::Untrusted(if names.is_empty() {
+    Err(SignError::Untrusted(if opened.names.is_empty() {
         "nobody".to_owned()
     } else {
-        names.join(", ")
+        opened.names.join(", ")
     }))
+}
+
+/// Those of `keys` that have signed an envelope.
+///
+/// # Errors
+/// [`SignError::Envelope`] or [`SignError::Type`].
+pub fn signers(expected: &'static str, envelope: &[u8], keys: &[PublicKey]) -> Result<Vec<PublicKey>, SignError> {
+    let opened = Opened::of(expected, envelope)?;
+    Ok(keys.iter().copied().filter(|key| opened.is_signed_by(key)).collect())
+}
+
+/// An envelope that was taken apart, and of which nothing is verified.
+struct Opened {
+    payload: Vec<u8>,
+    message: Vec<u8>,
+    signatures: Vec<Signature>,
+    /// Who says to have signed it, for people.
+    names: Vec<String>,
+}
+
+impl Opened {
+    fn of(expected: &'static str, envelope: &[u8]) -> Result<Self, SignError> {
+        if envelope.len() > ENVELOPE_BYTES_MAX {
+            return Err(SignError::Envelope(format!("longer than {ENVELOPE_BYTES_MAX} bytes")));
+        }
+        let parsed: Envelope =
+            serde_json::from_slice(envelope).map_err(|error| SignError::Envelope(error.to_string()))?;
+        if parsed.payload_type != expected {
+            return Err(SignError::Type {
+                expected,
+                found: parsed.payload_type.chars().take(80).collect(),
+            });
+        }
+        let payload = BASE64
+            .decode(&parsed.payload)
+            .map_err(|error| SignError::Envelope(error.to_string()))?;
+        let message = pre_authentication(expected, &payload);
+        let signatures: Vec<Signature> = parsed
+            .signatures
+            .iter()
+            .take(16)
+            .filter_map(|signature| BASE64.decode(&signature.sig).ok())
+            .filter_map(|bytes| Signature::from_slice(&bytes).ok())
+            .collect();
+        let names = parsed.signatures.iter().take(4);
+        let names = names.map(|s| s.keyid.chars().take(80).flat_map(char::escape_debug).collect());
+        Ok(Self {
+            payload,
+            message,
+            signatures,
+            names: names.collect(),
+        })
+    }
+
+    /// The key id is a hint for people; only the key itself decides.
+    fn is_signed_by(&self, key: &PublicKey) -> bool {
+        let verifies = |signature: &Signature| key.0.verify_strict(&self.message, signature).is_ok();
+        self.signatures.iter().any(verifies)
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! - [`pack`]: append-only store of small immutable values by 32-byte key; catalogs and digests live in it.
 //! - [`cache`]: whole and partial objects within hard limits, core's `ObjectCache`.
 //! - [`snapshots`]: catalogs, records and heads, core's `SnapshotStore`.
+//! - [`keyfile`]: which keys of a master are trusted.
 //! - [`tree`], [`digest`], [`import`]: reading a source tree, hashing it in one pass, taking its files in.
 //! - [`objects`], [`scan`]: the master's objects, and how a source tree becomes a catalog.
 //! - [`references`], [`garbage`]: what no snapshot refers to any more, counted and by looking at everything.
@@ -22,6 +23,7 @@ pub mod disk;
 mod error;
 pub mod garbage;
 pub mod import;
+pub mod keyfile;
 pub mod metadata;
 pub mod objects;
 pub mod pack;

@@ -3,6 +3,7 @@
 //! - `catalog/`: a [`PackStore`] of catalog nodes by their ids.
 //! - `records/<repository>/<uuid>.record`: one line that states the record's hash, then the record.
 //! - `heads/<repository>.head`: one line that states sequence and hash, then the signed head.
+//! - `keys/<repository>.keys`: one line that states the hash, then the key lists of the master.
 //!
 //! Invariant: a record is written only after every node of its tree is durable, so a record that is here means a
 //! snapshot that is whole. Opening reads nothing of catalogs and records, whatever there is.
@@ -21,11 +22,13 @@ use instantmirror_core::{
 
 use crate::disk::{Disk, FileKind, parent_of, read_file, remove_leftovers, write_atomically};
 use crate::error::{Result, StoreError};
+use crate::keyfile::{read_keys, write_keys};
 use crate::pack::{Compaction, PackOptions, PackStore};
 
 const CATALOG: &str = "catalog";
 const RECORDS: &str = "records";
 const HEADS: &str = "heads";
+const KEYS: &str = "keys";
 const RECORD_PREFIX: &str = "instantmirror record 1 ";
 const HEAD_PREFIX: &str = "instantmirror head 1 ";
 /// Longest record or head file, in bytes: the longest envelope, and its first line.
@@ -49,10 +52,12 @@ impl DiskSnapshotStore {
     pub fn open(disk: Arc<dyn Disk>, dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref().to_path_buf();
         let packs = PackStore::open_writer(disk.clone(), dir.join(CATALOG), PackOptions::default())?;
-        for part in [RECORDS, HEADS] {
+        for part in [RECORDS, HEADS, KEYS] {
             disk.create_dir_all(&dir.join(part))?;
         }
-        remove_leftovers(disk.as_ref(), &dir.join(HEADS))?;
+        for part in [HEADS, KEYS] {
+            remove_leftovers(disk.as_ref(), &dir.join(part))?;
+        }
         for item in disk.list(&dir.join(RECORDS))? {
             if item.kind == FileKind::Dir {
                 remove_leftovers(disk.as_ref(), &dir.join(RECORDS).join(&item.name))?;
@@ -148,6 +153,19 @@ impl DiskSnapshotStore {
 
     fn head_path(&self, repository: &RepoName) -> PathBuf {
         self.dir.join(HEADS).join(format!("{repository}.head"))
+    }
+
+    fn keys_path(&self, repository: &RepoName) -> PathBuf {
+        self.dir.join(KEYS).join(format!("{repository}.keys"))
+    }
+
+    fn write_head(&self, head: &SignedHead) -> Result<()> {
+        let Head {
+            repository, sequence, ..
+        } = head.head();
+        let hash = blake3::hash(head.bytes()).to_hex();
+        let content = [format!("{HEAD_PREFIX}{sequence} {hash}\n").as_bytes(), head.bytes()].concat();
+        write_atomically(self.disk.as_ref(), &self.head_path(repository), &content)
     }
 
     /// The part of a file behind its first line, and what that line says behind `prefix`.
@@ -279,9 +297,21 @@ impl SnapshotStore for DiskSnapshotStore {
             Err(error @ StoreError::Damaged { .. }) => tracing::error!(%error, "replacing a damaged head"),
             Err(error) => return Err(core_error(error)),
         }
-        let hash = blake3::hash(head.bytes()).to_hex();
-        let content = [format!("{HEAD_PREFIX}{sequence} {hash}\n").as_bytes(), head.bytes()].concat();
-        write_atomically(self.disk.as_ref(), &self.head_path(repository), &content).map_err(core_error)
+        self.write_head(head).map_err(core_error)
+    }
+
+    async fn replace_head(&self, head: &SignedHead) -> Result<(), CoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write_head(head).map_err(core_error)
+    }
+
+    async fn keys(&self, repository: &RepoName) -> Result<Option<Bytes>, CoreError> {
+        read_keys(self.disk.as_ref(), &self.keys_path(repository)).map_err(core_error)
+    }
+
+    async fn put_keys(&self, repository: &RepoName, keys: Bytes) -> Result<(), CoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        write_keys(self.disk.as_ref(), &self.keys_path(repository), &keys).map_err(core_error)
     }
 
     async fn head(&self, repository: &RepoName, trusted: &[PublicKey]) -> Result<Option<SignedHead>, CoreError> {
@@ -333,7 +363,10 @@ fn core_error(error: StoreError) -> CoreError {
             source: Arc::new(source),
         },
         StoreError::Locked { .. } => CoreError::Busy(error.to_string()),
-        StoreError::Damaged { .. } | StoreError::UnknownVersion { .. } => CoreError::Damaged(error.to_string()),
+        // A file that is longer than any of ours is none of ours.
+        StoreError::Damaged { .. } | StoreError::UnknownVersion { .. } | StoreError::TooLarge { .. } => {
+            CoreError::Damaged(error.to_string())
+        }
         other => CoreError::Io {
             what: "snapshot store".to_owned(),
             source: Arc::new(other),

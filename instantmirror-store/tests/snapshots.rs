@@ -87,6 +87,7 @@ fn head(key: &SecretKey, sequence: u64) -> SignedHead {
         current: None,
         snapshots: Vec::new(),
         tags: Default::default(),
+        key_list: 0,
         preseed: Vec::new(),
     };
     head.sign(&[key]).unwrap()

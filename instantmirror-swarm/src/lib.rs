@@ -18,5 +18,5 @@ pub mod follow;
 pub mod origin;
 
 pub use fetch::{BatchDone, FetchEngine, FetchLimits, FetchStats, Transfer};
-pub use follow::{FollowError, FollowStatus, Follower, Intake};
+pub use follow::{FollowError, FollowStatus, Follower, Intake, TrustedKey};
 pub use origin::HttpOrigin;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use instantmirror_core::address::AddressPolicy;
 use instantmirror_core::batch::{self, BatchDecoder};
+use instantmirror_core::keys::KEY_CHAIN_BYTES_MAX;
 use instantmirror_core::sign::ENVELOPE_BYTES_MAX;
 use instantmirror_core::traits::{BatchItem, ByteStream, PeerTransport, TransportError, Upstream};
 use instantmirror_core::{NodeId, ObjectId, Outboard, RepoName, SnapshotId};
@@ -28,6 +29,23 @@ pub const LONG_POLL_TIMEOUT: Duration = Duration::from_secs(75);
 const REDIRECTS_MAX: usize = 4;
 /// Largest snapshot record that is read.
 const RECORD_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes a second that a transfer has to make on average, once it took longer than [`PROGRESS_TIMEOUT`]: who sends a byte
+/// now and then would otherwise keep a node waiting for ever, and from asking somebody else.
+pub const RATE_MIN: u64 = 1024;
+
+/// How fast a transfer is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pace {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    fn is_too_slow(self) -> bool {
+        self.waited > PROGRESS_TIMEOUT && self.bytes < self.waited.as_secs() * RATE_MIN
+    }
+}
 
 /// A master's HTTP address. Cheap to clone; clones share their connections.
 #[derive(Debug, Clone)]
@@ -188,18 +206,32 @@ impl HttpOrigin {
         self.unreachable(&cause.to_string())
     }
 
-    /// The body as it arrives; fails when it makes no progress.
+    /// The body as it arrives; fails when it makes no progress, or next to none.
     fn body(&self, response: Response) -> impl Stream<Item = Result<Bytes, TransportError>> + Send + use<> {
         let origin = self.clone();
-        stream::unfold(Some((origin, response.bytes_stream().boxed())), |state| async move {
-            let (origin, mut body) = state?;
-            match tokio::time::timeout(PROGRESS_TIMEOUT, body.next()).await {
-                Ok(None) => None,
-                Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some((origin, body)))),
-                Ok(Some(Err(error))) => Some((Err(origin.broken(&error)), None)),
-                Err(_) => Some((Err(origin.unreachable("the transfer makes no progress")), None)),
-            }
-        })
+        let pace = Pace::default();
+        stream::unfold(
+            Some((origin, response.bytes_stream().boxed(), pace)),
+            |state| async move {
+                let (origin, mut body, mut pace) = state?;
+                let asked = tokio::time::Instant::now();
+                let next = tokio::time::timeout(PROGRESS_TIMEOUT, body.next()).await;
+                // What whoever reads this does in between is not the sender's fault.
+                pace.waited += asked.elapsed();
+                match next {
+                    Ok(None) => None,
+                    Ok(Some(Ok(bytes))) => {
+                        pace.bytes += bytes.len() as u64;
+                        if pace.is_too_slow() {
+                            return Some((Err(origin.unreachable("the transfer is too slow")), None));
+                        }
+                        Some((Ok(bytes), Some((origin, body, pace))))
+                    }
+                    Ok(Some(Err(error))) => Some((Err(origin.broken(&error)), None)),
+                    Err(_) => Some((Err(origin.unreachable("the transfer makes no progress")), None)),
+                }
+            },
+        )
     }
 
     /// The whole body, if it is not longer than `max`.
@@ -404,6 +436,13 @@ impl Upstream for HttpOrigin {
         self.collect(response, ENVELOPE_BYTES_MAX).await.map(Some)
     }
 
+    async fn keys(&self, repository: &RepoName) -> Result<Bytes, TransportError> {
+        let request = self.request(Method::GET, repository, "keys");
+        let what = format!("the key lists of '{repository}'");
+        let response = self.send(&what, request, PROGRESS_TIMEOUT).await?;
+        self.collect(response, KEY_CHAIN_BYTES_MAX).await
+    }
+
     async fn snapshot(&self, repository: &RepoName, snapshot: SnapshotId) -> Result<Bytes, TransportError> {
         let request = self.request(Method::GET, repository, &format!("snapshots/{snapshot}"));
         let response = self
@@ -434,6 +473,9 @@ const DECOMPRESS_STEP: usize = 256 * 1024;
 /// support. Without a limit of ours a few bytes of a frame's header would take 128 MiB.
 const WINDOW_LOG_MAX: u32 = 23;
 
+/// Most bytes from which nothing is decompressed, before a stream is taken for one that never ends.
+const SILENT_BYTES_MAX: usize = 1 << 20;
+
 fn decoder() -> std::io::Result<Decoder<'static>> {
     let mut decoder = Decoder::new()?;
     decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
@@ -455,7 +497,7 @@ impl HttpOrigin {
         stream::try_unfold(
             state,
             |(origin, mut body, mut decoder, mut input, mut frame_done, full)| async move {
-                let mut full = full;
+                let (mut full, mut silent) = (full, 0);
                 loop {
                     if input.is_empty() && !full {
                         match body.next().await.transpose()? {
@@ -476,6 +518,7 @@ impl HttpOrigin {
                     };
                     frame_done = hint == 0;
                     input = input.slice(read..);
+                    silent += read;
                     let stuck = read == 0 && !full;
                     // At the end of its frame it holds nothing, and would ask for a next frame.
                     full = written == DECOMPRESS_STEP && !frame_done;
@@ -486,7 +529,7 @@ impl HttpOrigin {
                             (origin, body, decoder, input, frame_done, full),
                         )));
                     }
-                    if stuck {
+                    if stuck || silent > SILENT_BYTES_MAX {
                         return Err(origin.protocol("a catalog stream that cannot be decompressed"));
                     }
                 }
@@ -512,6 +555,57 @@ mod tests {
         let request = origin.request(Method::GET, &repo, "head").build().unwrap();
         assert_eq!(request.url().as_str(), "http://example.org/mirror/.im/v1/debian/head");
     }
+
+    /// A body of so many parts, one after each pause.
+    fn dripping(part: usize, parts: usize, pause: Duration) -> Response {
+        let drops = stream::iter(0..parts).then(move |_| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; part]))
+        });
+        http::Response::new(reqwest::Body::wrap_stream(drops)).into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_next_to_nothing_is_given_up_and_who_is_slow_is_not() {
+        let origin = HttpOrigin::new("http://example.org/").unwrap();
+        let second = Duration::from_secs(1);
+        let begun = tokio::time::Instant::now();
+        let error = origin
+            .collect(dripping(1, 1_000_000, second * 20), 1 << 20)
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("too slow"), "{error}");
+        assert!(
+            begun.elapsed() <= PROGRESS_TIMEOUT + second * 20,
+            "{:?}",
+            begun.elapsed()
+        );
+        let silent = origin
+            .collect(dripping(1, 2, PROGRESS_TIMEOUT * 2), 10)
+            .await
+            .unwrap_err();
+        assert!(silent.to_string().contains("no progress"), "{silent}");
+        let slow = origin.collect(dripping(2 * 1024, 300, second), 1 << 20).await;
+        assert_eq!(slow.unwrap().len(), 300 * 2 * 1024);
+        // Whoever reads may take its time.
+        let mut body = std::pin::pin!(origin.body(dripping(10, 20, Duration::ZERO)));
+        while let Some(part) = body.next().await {
+            part.unwrap();
+            tokio::time::sleep(PROGRESS_TIMEOUT * 2).await;
+        }
+    }
+
+    #[test]
+    fn a_stream_of_which_nothing_ever_comes_out_ends() {
+        let frame = [&0x184D_2A50_u32.to_le_bytes()[..], &1000_u32.to_le_bytes(), &[0; 1000]].concat();
+        let error = decompressed(frame.repeat(2000)).unwrap_err();
+        assert!(error.to_string().contains("cannot be decompressed"), "{error}");
+        assert_eq!(
+            decompressed([frame.repeat(10), zstd::encode_all(&b"x"[..], 1).unwrap()].concat()).unwrap(),
+            b"x"
+        );
+    }
+
     fn decompressed(compressed: Vec<u8>) -> Result<Vec<u8>, TransportError> {
         let origin = HttpOrigin::new("http://example.org/").unwrap();
         let body = stream::iter([Ok(Bytes::from(compressed))]);

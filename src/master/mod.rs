@@ -17,6 +17,7 @@ mod publication;
 mod publish;
 mod publish_page;
 mod retention;
+mod ring;
 mod serve;
 mod staging;
 mod tags;
@@ -31,7 +32,8 @@ use std::sync::Arc;
 
 use instantmirror_core::traits::SnapshotStore as _;
 use instantmirror_core::{
-    CacheError, HeadError, NodeName, ObjectId, RepoName, SecretKey, SignedHead, Snapshot, SnapshotId, TagName,
+    CacheError, HeadError, KeysError, NodeName, ObjectId, PublicKey, RepoName, SignedHead, Snapshot, SnapshotId,
+    TagName,
 };
 use instantmirror_store::digest::DigestTable;
 use instantmirror_store::disk::{Disk, RealDisk};
@@ -49,6 +51,7 @@ pub use key::{KeyError, generate_key, load_key, store_key};
 pub use publication::MasterPublication;
 pub(crate) use publication::head_after;
 pub use publish::{NoProgress, PublishOptions, PublishProgress, Published, PublishedSnapshot, StageRule};
+pub use ring::MasterKey;
 pub use serve::{MasterServer, MasterStatus, RepositoryStatus};
 pub use tags::Tagged;
 
@@ -77,6 +80,29 @@ pub enum MasterError {
     /// The signing key.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// Key lists that cannot be used or signed.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The lists name other keys than those that are here.
+    #[error("no key that counts for nodes is here; bring its file back from a backup (`imserver key list` names them)")]
+    NoKeySigns,
+    /// A key that is not in use.
+    #[error("{key} is not in use; in use are: {known}")]
+    UnknownKey {
+        /// The key.
+        key: Box<PublicKey>,
+        /// Those there are.
+        known: String,
+    },
+    /// Without the last key nothing could be signed.
+    #[error("this is the only key; make the next one first: `imserver key rotate`")]
+    LastKey,
+    /// More keys at a time than nodes accept.
+    #[error(
+        "there are {} keys in use, and no more can be: `imserver key retire` the oldest first",
+        instantmirror_core::keys::KEYS_MAX
+    )]
+    TooManyKeys,
     /// A repository that the configuration does not name.
     #[error("there is no repository '{name}'; configured are: {known}")]
     UnknownRepository {
@@ -228,7 +254,7 @@ pub enum MasterError {
 #[derive(Debug, Clone)]
 pub struct Master {
     config: Arc<ServerConfig>,
-    key: Arc<SecretKey>,
+    key: PublicKey,
     disk: Arc<dyn Disk>,
     /// For reading; publishers open their own for writing.
     snapshots: Arc<DiskSnapshotStore>,
@@ -262,8 +288,8 @@ impl Master {
     /// # Errors
     /// [`MasterError`]; [`KeyError`] says how to make a key where there is none.
     pub fn open(config: ServerConfig) -> Result<Self, MasterError> {
-        let key = Arc::new(load_key(&config.store.key_file())?);
         let disk = open_disk(&config.store.dir)?;
+        let key = ring::Ring::load(disk.as_ref(), &config.store.key_file())?.newest()?;
         let snapshots = Arc::new(DiskSnapshotStore::open_reader(Arc::clone(&disk), "")?);
         let digests = Arc::new(DigestTable::open_reader(Arc::clone(&disk), DIGESTS)?);
         let objects = Arc::new(objects::ObjectStore::open(Arc::clone(&disk), digests)?);
@@ -282,10 +308,10 @@ impl Master {
         &self.config
     }
 
-    /// The key that nodes have to trust.
+    /// The key that new nodes have to trust: the newest one, when this was opened.
     #[must_use]
-    pub fn public_key(&self) -> instantmirror_core::PublicKey {
-        self.key.public()
+    pub fn public_key(&self) -> PublicKey {
+        self.key
     }
 
     /// The configuration of a repository.
@@ -315,9 +341,9 @@ impl Master {
     /// The head of a repository, `None` before its first publish.
     ///
     /// # Errors
-    /// [`MasterError::Snapshots`] if it cannot be read or was not signed with this master's key.
+    /// [`MasterError::Snapshots`] if it cannot be read or was not signed with one of this master's keys.
     pub async fn head(&self, repository: &RepoName) -> Result<Option<SignedHead>, MasterError> {
-        Ok(self.snapshots.head(repository, &[self.public_key()]).await?)
+        Ok(self.snapshots.head(repository, &self.ring()?.known()).await?)
     }
 
     /// The record of a snapshot.

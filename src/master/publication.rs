@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::entry::FileMeta;
 use instantmirror_core::grace::fallbacks;
@@ -193,6 +194,14 @@ impl Publication for MasterPublication {
 
     async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {
         head_after(self.states.get(repository)?.subscribe(), after).await
+    }
+
+    fn keys(&self, _: &RepoName) -> Option<Bytes> {
+        let lists = self.master.key_lists();
+        lists.unwrap_or_else(|error| {
+            tracing::error!("the key lists cannot be served: {error}");
+            None
+        })
     }
 
     fn nodes(&self) -> Arc<dyn NodeSource> {

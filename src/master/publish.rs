@@ -207,7 +207,8 @@ impl Master {
     }
 
     fn renew(&self, name: &RepoName) -> Result<(), MasterError> {
-        if block_on(self.head(name))?.is_some_and(|held| self.is_due(&held)) {
+        let held = block_on(self.head(name))?;
+        if held.map_or(Ok(false), |held| self.is_due(&held))? {
             let writer = Writer::open(self)?;
             // Somebody may have published until the lock was ours: only what is held now has a successor.
             if let Some(held) = block_on(self.head(name))? {
@@ -218,15 +219,21 @@ impl Master {
     }
 
     /// Whether a head says what is not so any more, or will not be believed for long.
-    fn is_due(&self, held: &SignedHead) -> bool {
-        is_old(held) || held.head().preseed != self.advice(&held.head().repository)
+    fn is_due(&self, held: &SignedHead) -> Result<bool, MasterError> {
+        Ok(self.is_old(held)? || held.head().preseed != self.advice(&held.head().repository))
     }
 
     fn renew_if_old(&self, writer: &Writer, held: &SignedHead) -> Result<(), MasterError> {
-        if self.is_due(held) {
+        if self.is_due(held)? {
             self.commit(writer, held.head().clone(), SystemClock.now())?;
         }
         Ok(())
+    }
+
+    /// It comes near its expiry, or was signed before the keys were changed.
+    fn is_old(&self, held: &SignedHead) -> Result<bool, MasterError> {
+        let is_old = SystemClock.now().since(held.head().issued) > HEAD_RENEWAL;
+        Ok(is_old || held.head().key_list < self.ring()?.version())
     }
 
     /// What cannot be served any more is not promised any longer.
@@ -345,10 +352,6 @@ fn directory(root: &Root) -> Directory {
     }
 }
 
-fn is_old(held: &SignedHead) -> bool {
-    SystemClock.now().since(held.head().issued) > HEAD_RENEWAL
-}
-
 fn first_head(repository: &ServerRepository, now: Timestamp) -> Head {
     Head {
         repository: repository.name.clone(),
@@ -359,6 +362,7 @@ fn first_head(repository: &ServerRepository, now: Timestamp) -> Head {
         current: None,
         snapshots: Vec::new(),
         tags: std::collections::BTreeMap::new(),
+        key_list: 0,
         preseed: Vec::new(),
     }
 }

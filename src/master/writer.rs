@@ -16,7 +16,7 @@ use instantmirror_store::scan::ScanSink;
 use instantmirror_store::snapshots::DiskSnapshotStore;
 
 use super::publish::PublishProgress;
-use super::{DIGESTS, Master, MasterError};
+use super::{DIGESTS, Master, MasterError, ring};
 
 /// How long a writer waits for another one before it gives up. Everything but a publish is done much sooner.
 const WRITER_WAIT: Duration = Duration::from_secs(10);
@@ -72,6 +72,7 @@ impl Writer {
                 removed => removed?,
             }
         }
+        ring::remove_leftovers(&master.config.store.key_file());
         Ok(Self {
             snapshots,
             digests,
@@ -87,7 +88,9 @@ impl Master {
         head.sequence += 1;
         head.issued = now;
         head.expires = now.plus(HEAD_VALIDITY_MAX);
-        let signed = head.sign(&[&self.key])?;
+        let ring = self.ring()?;
+        head.key_list = ring.version();
+        let signed = head.sign(&ring.signers()?)?;
         block_on(writer.snapshots.put_head(&signed))?;
         tracing::info!(repository = %head.repository, sequence = head.sequence, current = head.current.map(tracing::field::display), "head signed");
         Ok(head.sequence)

@@ -41,7 +41,9 @@ pub use serve::NodeServer;
 pub use tags::{TagError, TagStatus};
 pub use token::TokenError;
 
-pub use status::{CacheStatus, FetchStatus, NodeStatus, QueuedStatus, RepositoryStatus, SourceStatus, TransferStatus};
+pub use status::{
+    CacheStatus, FetchStatus, KeyStatus, NodeStatus, QueuedStatus, RepositoryStatus, SourceStatus, TransferStatus,
+};
 
 /// Why a node cannot run.
 #[derive(Debug, thiserror::Error)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::grace::fallbacks;
 use instantmirror_core::traits::{ObjectSource, Publication};
@@ -45,6 +46,10 @@ impl Publication for NodePublication {
 
     async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {
         head_after(self.0.followers.get(repository)?.subscribe(), after).await
+    }
+
+    fn keys(&self, repository: &RepoName) -> Option<Bytes> {
+        self.0.followers.get(repository)?.key_lists()
     }
 
     fn nodes(&self) -> Arc<dyn NodeSource> {

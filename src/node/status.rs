@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use instantmirror_core::sources::Score;
 use instantmirror_core::traits::{Class, ObjectCache as _, QueueStatus};
-use instantmirror_core::{Clock as _, SnapshotId, Timestamp};
+use instantmirror_core::{Clock as _, PublicKey, SnapshotId, Timestamp};
 use instantmirror_http::Stats;
-use instantmirror_swarm::FetchStats;
+use instantmirror_swarm::{FetchStats, TrustedKey};
 use serde::{Deserialize, Serialize};
 
 use super::{Node, PrefetchStatus, PreseedStatus, StepStatus, TagStatus};
@@ -79,8 +79,21 @@ pub struct RepositoryStatus {
     pub snapshots: usize,
     /// The snapshot whose catalog is being fetched.
     pub syncing: Option<SnapshotId>,
-    /// Heads, records and catalogs refused since the start.
+    /// Heads, records, catalogs and key lists refused since the start.
     pub refused: u64,
+    /// Keys whose signatures are believed.
+    pub keys: Vec<KeyStatus>,
+    /// Version of the master's newest key list; 0 if it never changed its key.
+    pub key_list: u64,
+}
+
+/// A key of a master that a node trusts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyStatus {
+    /// The key.
+    pub key: PublicKey,
+    /// When the master took it into use; not there for one of the configuration.
+    pub since: Option<Timestamp>,
 }
 
 /// A node's cache.
@@ -241,6 +254,12 @@ fn repository_status(follower: &instantmirror_swarm::Follower) -> RepositoryStat
         snapshots: state.snapshots.len(),
         syncing: status.syncing,
         refused: status.refused,
+        keys: follower
+            .trusted_keys()
+            .into_iter()
+            .map(|TrustedKey { key, since }| KeyStatus { key, since })
+            .collect(),
+        key_list: follower.key_list_version(),
     }
 }
 
@@ -465,6 +484,12 @@ impl fmt::Display for RepositoryStatus {
             }
             (None, Some(sequence), _) => writeln!(f, "  head     {sequence}; no snapshot is whole here yet")?,
             _ => writeln!(f, "  nothing was received yet")?,
+        }
+        for KeyStatus { key, since } in &self.keys {
+            match since {
+                Some(since) => writeln!(f, "  key      {key}, in use since {since}")?,
+                None => writeln!(f, "  key      {key}, from the configuration")?,
+            }
         }
         if let Some(syncing) = self.syncing {
             writeln!(f, "  syncing  {syncing}")?;

@@ -69,7 +69,7 @@ fn a_yum_repository_that_names_missing_or_different_files_is_refused() {
         master
             .run(&["publish", "yum", "--no-check"])
             .text()
-            .contains("published")
+            .contains("yum: snapshot ")
     );
     std::fs::write(tree.join("readme"), "2").unwrap();
     refused(&master, "yum", &[&name]);

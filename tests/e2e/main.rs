@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod ahead;
+mod attacks;
 mod bad_input;
 mod browser;
 mod cache;
@@ -12,7 +13,9 @@ mod crowd;
 mod curl;
 mod debian;
 mod export;
+mod keys;
 mod kill;
+mod kill_heads;
 mod lifecycle;
 mod link;
 mod local_tags;

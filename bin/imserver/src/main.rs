@@ -14,6 +14,7 @@ use instantmirror::master::{CleanUpOptions, MasterStatus, generate_key, store_ke
 use instantmirror::{Master, MasterServer, control, daemon};
 
 mod init;
+mod keys;
 mod publish;
 mod retention;
 mod show;
@@ -96,6 +97,9 @@ enum Command {
     /// Register the mirror nodes that may have what is staged.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Change the signing key, and see which ones there are.
+    #[command(subcommand)]
+    Key(keys::KeyCommand),
     /// Make a signing key and print its public half.
     Keygen {
         /// The new key file; it is never overwritten.
@@ -277,6 +281,7 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             master.nodes()?.iter().for_each(|name| println!("{name}"));
             Ok(())
         }
+        Command::Key(command) => tokio::task::block_in_place(|| keys::run(&master, &command)),
         Command::Snapshot(command) => on_snapshots(&master, command).await,
         Command::Init { .. } | Command::Keygen { .. } | Command::Status { .. } => Ok(()),
     }

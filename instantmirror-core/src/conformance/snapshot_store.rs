@@ -22,6 +22,8 @@ macro_rules! snapshot_store_conformance {
             a_head_comes_back_with_its_bytes
             a_newer_head_replaces_an_older_one
             an_older_head_is_a_conflict
+            a_head_whose_keys_were_replaced_is_replaced_by_an_older_one
+            key_lists_come_back_as_they_were
             heads_belong_to_their_repositories
             a_head_of_no_trusted_key_is_damaged
             a_head_outlives_the_snapshots_it_names
@@ -129,6 +131,7 @@ fn head(repository: &RepoName, sequence: u64, keys: &[&SecretKey]) -> SignedHead
         current: None,
         snapshots: Vec::new(),
         tags: Default::default(),
+        key_list: 0,
         preseed: Vec::new(),
     };
     head.sign(keys).unwrap()
@@ -336,7 +339,7 @@ pub fn a_head_comes_back_with_its_bytes<S: SnapshotStore>(make: &dyn Fn() -> Sub
 pub fn a_newer_head_replaces_an_older_one<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>) {
     let store = make();
     let (key, trusted) = (key(1), [key(1).public()]);
-    for number in [1, 2, 2, 5, u64::MAX] {
+    for number in [1, 2, 2, 5, 1_700_000_000_000] {
         block_on(store.put_head(&head(&repository(), number, &[&key]))).unwrap();
         assert_eq!(sequence(&*store, &repository(), &trusted), Some(number));
     }
@@ -352,6 +355,27 @@ pub fn an_older_head_is_a_conflict<S: SnapshotStore>(make: &dyn Fn() -> Subject<
         assert!(matches!(refused, Err(StoreError::Conflict(_))), "{refused:?}");
         assert_eq!(sequence(&*store, &repository(), &trusted), Some(5));
     }
+}
+
+/// What a caller knows not to count any more goes.
+pub fn a_head_whose_keys_were_replaced_is_replaced_by_an_older_one<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>) {
+    let store = make();
+    let (key, trusted) = (key(1), [key(1).public()]);
+    block_on(store.put_head(&head(&repository(), 9, &[&key]))).unwrap();
+    block_on(store.replace_head(&head(&repository(), 2, &[&key]))).unwrap();
+    assert_eq!(sequence(&*store, &repository(), &trusted), Some(2));
+}
+
+/// Key lists belong to a repository, and new ones replace old ones.
+pub fn key_lists_come_back_as_they_were<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>) {
+    let store = make();
+    let keys = |repository: &RepoName| block_on(store.keys(repository)).unwrap();
+    assert_eq!(keys(&repository()), None);
+    for content in ["one\n", "one\ntwo\n", ""] {
+        block_on(store.put_keys(&repository(), content.into())).unwrap();
+        assert_eq!(keys(&repository()).as_deref(), Some(content.as_bytes()));
+    }
+    assert_eq!(keys(&"other".parse().unwrap()), None);
 }
 
 /// One repository's head says nothing of another's.

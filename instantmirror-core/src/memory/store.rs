@@ -21,6 +21,7 @@ struct Inner {
     nodes: HashMap<NodeId, Bytes>,
     snapshots: HashMap<(RepoName, SnapshotId), Snapshot>,
     heads: HashMap<RepoName, SignedHead>,
+    keys: HashMap<RepoName, Bytes>,
 }
 
 impl MemoryStore {
@@ -101,6 +102,21 @@ impl SnapshotStore for MemoryStore {
             return Err(StoreError::Conflict(format!("a newer head of '{name}' is stored")));
         }
         inner.heads.insert(name, head.clone());
+        Ok(())
+    }
+
+    async fn replace_head(&self, head: &SignedHead) -> Result<(), StoreError> {
+        let name = head.head().repository.clone();
+        self.inner().heads.insert(name, head.clone());
+        Ok(())
+    }
+
+    async fn keys(&self, repository: &RepoName) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.inner().keys.get(repository).cloned())
+    }
+
+    async fn put_keys(&self, repository: &RepoName, keys: Bytes) -> Result<(), StoreError> {
+        self.inner().keys.insert(repository.clone(), keys);
         Ok(())
     }
 

@@ -105,6 +105,13 @@ pub trait Publication: Debug + Send + Sync + 'static {
     /// repository. Waits for ever if none comes: the caller sets the limit. Cancellation safe.
     async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>>;
 
+    /// The key lists of the repository's master ([`KeyChain::encode`](crate::KeyChain::encode)); `None` if there are none.
+    /// May look them up on a disk.
+    fn keys(&self, repository: &RepoName) -> Option<Bytes> {
+        let _ = repository;
+        None
+    }
+
     /// Where catalog nodes are read.
     fn nodes(&self) -> Arc<dyn NodeSource>;
 

@@ -1,6 +1,7 @@
 //! The trait of stores for catalogs, records and heads.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::StoreError;
 use crate::catalog::{CatalogNode, NodeSource};
@@ -52,6 +53,25 @@ pub trait SnapshotStore: NodeSource + std::fmt::Debug + 'static {
     /// [`StoreError::Conflict`] if the stored head has a higher sequence number (a second guard: callers
     /// check [`SignedHead::succeeds`] first), else as [`put_nodes`](Self::put_nodes).
     async fn put_head(&self, head: &SignedHead) -> Result<(), StoreError>;
+
+    /// Replaces the head of its repository, whatever the sequence number of the stored one: for a caller to whom that one
+    /// does not count any more, since its keys were replaced.
+    ///
+    /// # Errors
+    /// As [`put_nodes`](Self::put_nodes).
+    async fn replace_head(&self, head: &SignedHead) -> Result<(), StoreError>;
+
+    /// The stored key lists of a repository ([`KeyChain::encode`](crate::KeyChain::encode)), not verified.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if they are here but not readable.
+    async fn keys(&self, repository: &RepoName) -> Result<Option<Bytes>, StoreError>;
+
+    /// Replaces the key lists of a repository.
+    ///
+    /// # Errors
+    /// As [`put_nodes`](Self::put_nodes).
+    async fn put_keys(&self, repository: &RepoName, keys: Bytes) -> Result<(), StoreError>;
 
     /// The stored head of a repository, verified again with `trusted`.
     ///

@@ -72,6 +72,16 @@ pub trait Upstream: Debug + Send + Sync + 'static {
     /// Any [`TransportError`].
     async fn head(&self, repository: &RepoName, after: Option<u64>) -> Result<Option<Bytes>, TransportError>;
 
+    /// The key lists of a master ([`KeyChain::encode`](crate::KeyChain::encode)), not yet verified; none from somebody who
+    /// does not know of any.
+    ///
+    /// # Errors
+    /// Any [`TransportError`].
+    async fn keys(&self, repository: &RepoName) -> Result<Bytes, TransportError> {
+        let _ = repository;
+        Ok(Bytes::new())
+    }
+
     /// The bytes of a snapshot record, not yet verified.
     ///
     /// # Errors

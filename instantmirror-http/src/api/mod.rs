@@ -45,6 +45,7 @@ pub(crate) type Answer = Response<ServeBody>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Call {
     Head,
+    Keys,
     Snapshot(SnapshotId),
     Catalog(NodeId),
     Object(ObjectId),
@@ -69,6 +70,7 @@ impl Call {
         }
         let (repository, call) = match parts {
             [repository, "head"] => (repository, Self::Head),
+            [repository, "keys"] => (repository, Self::Keys),
             [repository, "snapshots", uuid] => (repository, Self::Snapshot(id(uuid)?)),
             [repository, "catalog", hash] => (repository, Self::Catalog(id(hash)?)),
             [repository, "objects", hash] => (repository, Self::Object(id(hash)?)),
@@ -136,7 +138,7 @@ impl Api {
                 .is_none_or(|state| !state.snapshots.contains_key(id)),
             Call::Catalog(root) => sight.is_staged_node(root),
             Call::Object(object) | Call::Outboard(object) => sight.is_staged_object(object),
-            Call::Head | Call::Batch | Call::Synced => false,
+            Call::Head | Call::Keys | Call::Batch | Call::Synced => false,
         };
         if is_staged && !sight.is_node() {
             if let Some(refusal) = sight.unauthorized() {
@@ -146,11 +148,18 @@ impl Api {
                 Call::Snapshot(id) => snapshot(publication, &repository, id),
                 Call::Catalog(root) => error(StatusCode::NOT_FOUND, &format!("there is no catalog node {root} here")),
                 Call::Object(object) | Call::Outboard(object) => objects::not_here(&object),
-                Call::Head | Call::Batch | Call::Synced => error(StatusCode::NOT_FOUND, "not here"),
+                Call::Head | Call::Keys | Call::Batch | Call::Synced => error(StatusCode::NOT_FOUND, "not here"),
             };
         }
         let answer = match call {
             Call::Head => head(publication, &repository, request.query, stopping).await,
+            Call::Keys => match publication.keys(&repository) {
+                Some(keys) => whole("application/vnd.instantmirror.keys.v1+jsonl", "no-cache", keys),
+                None => error(
+                    StatusCode::NOT_FOUND,
+                    &format!("the master of '{repository}' has never changed its key"),
+                ),
+            },
             Call::Snapshot(id) => match sight.staged(&repository, id) {
                 Some(staged) => whole("application/json", FOREVER, staged.encode().1.into()),
                 None => snapshot(publication, &repository, id),
@@ -282,6 +291,7 @@ mod tests {
         let object: ObjectId = hash.parse().unwrap();
         for (path, call) in [
             ("head".to_owned(), Call::Head),
+            ("keys".to_owned(), Call::Keys),
             (format!("snapshots/{uuid}"), Call::Snapshot(uuid)),
             (format!("catalog/{hash}"), Call::Catalog(hash.parse().unwrap())),
             (format!("objects/{hash}"), Call::Object(object)),

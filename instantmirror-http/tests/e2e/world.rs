@@ -188,12 +188,13 @@ impl World {
         let mut head = held.unwrap_or_else(|| Head {
             repository: name(),
             sequence: 0,
-            issued: Timestamp::from_millis(0),
-            expires: Timestamp::from_millis(1000),
+            issued: Timestamp::from_millis(1_000_000),
+            expires: Timestamp::from_millis(1_001_000),
             piece_length: 1 << 20,
             current: None,
             snapshots: Vec::new(),
             tags: BTreeMap::new(),
+            key_list: 0,
             preseed: Vec::new(),
         });
         head.sequence += 1;

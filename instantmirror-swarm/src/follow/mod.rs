@@ -4,6 +4,7 @@
 
 mod keep;
 mod tags;
+mod trust;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::AtomicBool;
@@ -19,15 +20,17 @@ use instantmirror_core::retention::RetentionPolicy;
 use instantmirror_core::traits::{SnapshotStore, StoreError, TransportError, Upstream};
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{
-    Clock, Directory, HeadError, Kind, NodeId, PublicKey, RecordError, RepoName, SignedHead, Snapshot, SnapshotId,
-    Timestamp,
+    Clock, Directory, HeadError, KeysError, Kind, NodeId, PublicKey, RecordError, RepoName, SignedHead, Snapshot,
+    SnapshotId, Timestamp,
 };
 use tokio::sync::watch;
 
 pub use keep::Intake;
+pub use trust::TrustedKey;
 
 use keep::Wanted;
 use tags::is_tagged;
+use trust::Trust;
 
 /// First pause after a failure; doubles up to [`RETRY_PAUSE_MAX`].
 pub const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -46,6 +49,9 @@ pub enum FollowError {
     /// It sent a head that must not be believed.
     #[error(transparent)]
     Head(#[from] HeadError),
+    /// It sent key lists that must not be believed.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// It sent a snapshot record that must not be believed.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -85,7 +91,7 @@ pub struct Follower {
     repository: RepoName,
     upstreams: Vec<Arc<dyn Upstream>>,
     store: Arc<dyn SnapshotStore>,
-    trusted: Vec<PublicKey>,
+    trust: Mutex<Trust>,
     clock: Arc<dyn Clock>,
     state: watch::Sender<Arc<RepositoryState>>,
     status: Mutex<FollowStatus>,
@@ -102,18 +108,20 @@ impl Follower {
     /// Takes up what the store holds: the last head and every snapshot that is whole. Asks nobody.
     ///
     /// # Errors
-    /// [`StoreError`] if the store cannot be read. A head in it that is damaged, or that no key of `trusted` has
-    /// signed, is no error: nothing is shown then until a good one comes.
+    /// [`StoreError`] if the store cannot be read. A head in it that is damaged, or that no key has signed which `pinned`
+    /// or a key list after it made trusted, is no error: nothing is shown then until a good one comes.
     pub async fn open(
         repository: RepoName,
         upstreams: Vec<Arc<dyn Upstream>>,
         store: Arc<dyn SnapshotStore>,
-        trusted: Vec<PublicKey>,
+        pinned: Vec<PublicKey>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let mut state = RepositoryState::empty(repository.clone());
         let mut status = FollowStatus::default();
-        let stored = match store.head(&repository, &trusted).await {
+        let trust = Trust::open(store.as_ref(), &repository, pinned).await?;
+        // One that was believed when it came is shown on, though its key was retired since.
+        let stored = match store.head(&repository, &trust.ever_trusted()).await {
             Err(StoreError::Damaged(text)) => {
                 // One repository's trouble: the others go on, and a new head may come.
                 tracing::error!(%repository, "nothing of it is shown until a trusted head comes: {text}");
@@ -137,7 +145,7 @@ impl Follower {
             repository,
             upstreams,
             store,
-            trusted,
+            trust: Mutex::new(trust),
             clock,
             state,
             status: Mutex::new(status),
@@ -206,6 +214,7 @@ impl Follower {
     /// longer the longer nobody gives a valid answer. Drop the future to stop; nothing is half done then.
     pub async fn run(&self) {
         let (mut pause, mut turn, mut complained) = (RETRY_PAUSE, 0, String::new());
+        let mut expired = None;
         // The first question to a master is not for something newer: one that was set back must be noticed.
         let mut is_known = false;
         loop {
@@ -226,6 +235,7 @@ impl Follower {
                         status.last_contact = Some(now);
                         status.last_error = None;
                     });
+                    self.complain_of_age(upstream.label(), &mut expired, now);
                 }
                 Err(error) => {
                     let text = error.to_string();
@@ -240,6 +250,20 @@ impl Follower {
                     pause = (pause * 2).min(RETRY_PAUSE_MAX);
                 }
             }
+        }
+    }
+
+    /// A master that answers and never has anything new is one that died, or one from which news are kept. Said once for
+    /// each head; `expired` is the last one.
+    fn complain_of_age(&self, master: &str, expired: &mut Option<u64>, now: Timestamp) {
+        let held = self.state().head.clone();
+        let Some(head) = held.filter(|head| head.is_expired(now)) else {
+            return;
+        };
+        let (sequence, expires) = (head.head().sequence, head.head().expires);
+        if *expired != Some(sequence) {
+            tracing::error!(repository = %self.repository, master, "EXPIRED: head {sequence} was valid until {expires}, and there is no newer one; what is here is served on");
+            *expired = Some(sequence);
         }
     }
 
@@ -265,9 +289,12 @@ impl Follower {
         let held = self.state().head.clone();
         // A snapshot that could not be made whole is tried again before anything is waited for.
         let whole = held.as_ref().is_some_and(|head| self.missing(head).is_empty());
-        let after = match &held {
+        // One whose keys were all retired protects from nothing, and is replaced by whatever the new ones have signed.
+        let counted = held.as_deref().filter(|head| self.is_trusted(head));
+        let after = match counted {
             Some(held) if whole && wait => Some(held.head().sequence),
             Some(_) => None,
+            None if held.is_some() => None,
             // Sequences begin at 1: a master that has not published yet answers as soon as it has.
             None => Some(0),
         };
@@ -278,8 +305,10 @@ impl Follower {
             self.stage(upstream).await;
             return self.drop_aged().await;
         };
-        let head = SignedHead::verify(bytes, &self.repository, &self.trusted)?;
-        match head.succeeds(held.as_deref(), self.clock.now())? {
+        let head = self.verify(bytes, upstream).await?;
+        // What was learned on the way may have retired the key of the one held.
+        let counted = held.as_deref().filter(|head| self.is_trusted(head));
+        match head.succeeds(counted, self.clock.now())? {
             Succession::Same if whole => {
                 if wait {
                     // The other side did not wait: do not ask in a tight loop.
@@ -289,7 +318,8 @@ impl Follower {
                 return self.drop_aged().await;
             }
             Succession::Same => {}
-            Succession::Newer => self.store.put_head(&head).await?,
+            Succession::Newer if counted.is_some() => self.store.put_head(&head).await?,
+            Succession::Newer => self.store.replace_head(&head).await?,
         }
         self.catch_up(Arc::new(head), upstream).await?;
         self.stage(upstream).await;

@@ -154,6 +154,7 @@ pub(crate) fn head(sequence: u64, snapshots: &[&Snapshot]) -> Head {
         current: snapshots.last().map(|snapshot| snapshot.id),
         snapshots: snapshots.iter().map(live).collect(),
         tags: BTreeMap::new(),
+        key_list: 0,
         preseed: Vec::new(),
     }
 }
@@ -266,6 +267,18 @@ impl SnapshotStore for RottenStore {
 
     async fn put_head(&self, head: &SignedHead) -> Result<(), StoreError> {
         self.0.put_head(head).await
+    }
+
+    async fn replace_head(&self, head: &SignedHead) -> Result<(), StoreError> {
+        self.0.replace_head(head).await
+    }
+
+    async fn keys(&self, repository: &RepoName) -> Result<Option<Bytes>, StoreError> {
+        self.0.keys(repository).await
+    }
+
+    async fn put_keys(&self, repository: &RepoName, keys: Bytes) -> Result<(), StoreError> {
+        self.0.put_keys(repository, keys).await
     }
 
     async fn head(&self, repository: &RepoName, trusted: &[PublicKey]) -> Result<Option<SignedHead>, StoreError> {
