@@ -1,5 +1,6 @@
 //! The node: shows the snapshots of its masters whole, and fetches each file when it is first read.
 
+mod adopt;
 mod control;
 mod preseed;
 mod publication;
@@ -9,6 +10,7 @@ mod standings;
 mod status;
 mod tags;
 mod token;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,14 +29,18 @@ use instantmirror_swarm::{FetchEngine, Follower, HttpOrigin, Intake};
 use crate::clock::SystemClock;
 use crate::config::{NodeConfig, NodeRepository};
 
+use adopt::Adoption;
 use preseed::Preseed;
 use tags::Tags;
+use verify::SharedVerification;
 
-pub(crate) use control::{TAG_PATH, TagRequest, UNTAG_PATH};
+pub use adopt::{AdoptError, AdoptMethod, AdoptRequest, AdoptStatus, AdoptTrust};
+pub(crate) use control::{ADOPT_PATH, TAG_PATH, TagRequest, UNTAG_PATH, VERIFY_PATH};
 pub use publication::NodePublication;
 pub use serve::NodeServer;
 pub use tags::{TagError, TagStatus};
 pub use token::TokenError;
+pub use verify::{VerifyError, VerifyRequest, VerifyStatus};
 
 pub use status::{CacheStatus, FetchStatus, NodeStatus, RepositoryStatus, TransferStatus};
 
@@ -80,6 +86,8 @@ pub struct Node {
     intake: Intake,
     engine: FetchEngine,
     tags: Arc<Tags>,
+    verification: SharedVerification,
+    adoption: Arc<Adoption>,
 }
 
 impl Node {
@@ -136,6 +144,8 @@ impl Node {
             intake,
             engine,
             tags: Arc::new(tags),
+            verification: SharedVerification::default(),
+            adoption: Arc::default(),
         })
     }
 
@@ -161,7 +171,7 @@ impl Node {
             }
         });
         let followers = futures_util::future::join_all(self.followers.values().map(Follower::run));
-        let own = futures_util::future::join(self.keep_tags(), self.classify_objects());
+        let own = futures_util::future::join3(self.keep_tags(), self.classify_objects(), self.scrub());
         futures_util::future::join4(followers, self.clean_catalogs(), self.preseed(), own).await;
     }
 

@@ -8,7 +8,7 @@ use instantmirror_core::{Clock as _, SnapshotId, Timestamp};
 use instantmirror_http::Stats;
 use serde::{Deserialize, Serialize};
 
-use super::{Node, TagStatus};
+use super::{AdoptStatus, Node, TagStatus, VerifyStatus};
 use crate::clock::SystemClock;
 use crate::config::ByteSize;
 use crate::serve::HttpStatus;
@@ -27,6 +27,15 @@ pub struct NodeStatus {
     /// Tags of its operator.
     #[serde(default)]
     pub tags: Vec<TagStatus>,
+    /// The verification by hand, the present or the last one.
+    #[serde(default)]
+    pub verify: VerifyStatus,
+    /// The scrub, if there is one.
+    #[serde(default)]
+    pub scrub: Option<VerifyStatus>,
+    /// The adoption, the present or the last one.
+    #[serde(default)]
+    pub adopt: AdoptStatus,
     /// What it has fetched since its start.
     pub fetch: FetchStatus,
     /// Objects being fetched now.
@@ -141,6 +150,9 @@ impl Node {
             pid: std::process::id(),
             repositories: self.followers.values().map(repository_status).collect(),
             tags: self.tags.status(),
+            verify: self.verify_status(),
+            scrub: self.scrub_status(),
+            adopt: self.adopt_status(),
             cache: CacheStatus {
                 used_bytes: usage.used_bytes,
                 reserved_bytes: usage.reserved_bytes,
@@ -235,6 +247,7 @@ impl fmt::Display for NodeStatus {
                 "       {garbage} objects of no snapshot, {old} of old ones only: these go first"
             )?;
         }
+        self.upkeep(f)?;
         let fetch = &self.fetch;
         let (hits, misses, bytes) = (fetch.hits, fetch.misses, ByteSize(fetch.bytes));
         writeln!(
@@ -257,6 +270,35 @@ impl fmt::Display for NodeStatus {
                 f,
                 "  {} {percent:3} % of {size}, {readers} readers ({})",
                 transfer.object, transfer.repository
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl NodeStatus {
+    /// What goes on in the cache beside reading.
+    fn upkeep(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(scrub) = &self.scrub {
+            let (done, all) = (scrub.objects_done, scrub.objects);
+            writeln!(
+                f,
+                "scrub: {done} of {all} objects in pass {}; all passes: {scrub}",
+                scrub.passes + 1
+            )?;
+        }
+        if self.verify.running {
+            writeln!(
+                f,
+                "verify: {} of {} objects; {}",
+                self.verify.objects_done, self.verify.objects, self.verify
+            )?;
+        }
+        if self.adopt.running {
+            writeln!(
+                f,
+                "adopt: {} of {} files looked at",
+                self.adopt.files_done, self.adopt.files
             )?;
         }
         Ok(())

@@ -27,8 +27,8 @@ pub(super) struct Trash {
 }
 
 impl Shared {
-    /// Reserves what `object`, which has a slot, still lacks; gives up others for it.
-    pub(super) fn reserve(&self, object: &ObjectId, size: u64) -> Result<(), CacheError> {
+    /// Reserves what `object`, which has a slot, still lacks; gives up others for it if it may.
+    pub(super) fn reserve(&self, object: &ObjectId, size: u64, may_evict: bool) -> Result<(), CacheError> {
         loop {
             let space = self.disk().space().map_err(cache_error)?;
             let room = Room {
@@ -47,6 +47,7 @@ impl Shared {
                             max,
                         });
                     }
+                    Err(Shortage::Now) if !may_evict => return Err(CacheError::Full { object: *object, size }),
                     Err(Shortage::Shrinking) => return Err(CacheError::Full { object: *object, size }),
                     Err(Shortage::Now) => self.take_victim(&mut table).map_err(cache_error)?,
                 }
