@@ -270,9 +270,7 @@ impl Shared {
     fn note_missing(&self, lease: &fill::Lease) {
         let mut table = self.table();
         if table.is_current(&lease.object(), lease.generation()) {
-            tracing::warn!(object = %lease.object(), "object has vanished from the cache directory");
-            let bytes = table.take_out(&lease.object());
-            table.gone(bytes);
+            self.forget_vanished(&mut table, &lease.object());
         }
     }
 

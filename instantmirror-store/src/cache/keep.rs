@@ -141,6 +141,14 @@ impl Shared {
         }
     }
 
+    /// Somebody else has removed an object's file.
+    pub(super) fn forget_vanished(&self, table: &mut Table, object: &ObjectId) {
+        tracing::warn!(%object, "object has vanished from the cache directory");
+        discard(self.disk(), &kept_outboard_path(object));
+        let bytes = table.take_out(object);
+        table.gone(bytes);
+    }
+
     /// Moves a damaged whole object out of the way, so that it is never served; returns the error to report. Does
     /// nothing if what the caller has opened is not the object that is here now.
     pub(super) fn put_aside(&self, object: &ObjectId, generation: u64, reason: &str) -> CacheError {

@@ -404,8 +404,7 @@ impl Shared {
         let object = lease.object();
         let file = match self.disk.open(&layout::object_path(&object)) {
             Err(error) if error.is_not_found() => {
-                tracing::warn!(%object, "object has vanished from the cache directory");
-                let _ = self.table().take_out(&object);
+                self.forget_vanished(&mut self.table(), &object);
                 return Ok(None);
             }
             file => file.map_err(cache_error)?,

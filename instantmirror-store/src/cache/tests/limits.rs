@@ -275,7 +275,7 @@ impl Machine {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(8000))]
+    #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
     fn limits_hold_at_every_instant_whatever_happens(
