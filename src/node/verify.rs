@@ -2,13 +2,16 @@
 //!
 //! What is found wrong is in quarantine before it is told; with a repair it is fetched again from the masters.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use instantmirror_core::catalog::Reachable;
 use instantmirror_core::traits::{Class, ObjectCache as _};
-use instantmirror_core::{FileMeta, ObjectId};
+use instantmirror_core::{FileMeta, Kind, NodeId, ObjectId};
 use instantmirror_store::StoreError;
 use instantmirror_store::cache::{Checked, Finding, Subset};
+use instantmirror_store::snapshots::DiskSnapshotStore;
 use serde::{Deserialize, Serialize};
 
 use super::Node;
@@ -85,6 +88,8 @@ pub struct VerifyStatus {
     pub foreign: u64,
     /// Objects fetched again.
     pub repaired: u64,
+    /// Lost objects that no snapshot here refers to.
+    pub unneeded: u64,
     /// What was found, the first thousand.
     pub findings: Vec<String>,
     /// Why it ended early, if it did.
@@ -95,7 +100,7 @@ impl VerifyStatus {
     /// What was found and is not mended: objects that are not here any more.
     #[must_use]
     pub fn unrepaired(&self) -> u64 {
-        (self.damaged + self.missing).saturating_sub(self.repaired)
+        (self.damaged + self.missing).saturating_sub(self.repaired + self.unneeded)
     }
 
     fn add(&mut self, checked: &Checked) {
@@ -227,7 +232,7 @@ impl Node {
             status.objects = subset.share(usage.objects);
             status.bytes = subset.share(usage.used_bytes);
         }
-        let (begun, mut read, mut lost) = (Instant::now(), 0, Vec::new());
+        let (begun, mut read, mut lost) = (Instant::now(), 0, HashSet::new());
         loop {
             let step = tokio::task::spawn_blocking(move || {
                 let step = checker.step();
@@ -239,7 +244,7 @@ impl Node {
             read += checked.bytes;
             lock(status).add(&checked);
             lost.extend(checked.findings.iter().filter_map(Finding::lost));
-            if rate.is_some() {
+            if rate.is_some() && !lost.is_empty() {
                 self.repair(std::mem::take(&mut lost), status).await;
             }
             pace(begun, read, rate).await;
@@ -251,34 +256,59 @@ impl Node {
         Ok(())
     }
 
-    async fn repair(&self, lost: Vec<(ObjectId, u64)>, status: &Mutex<VerifyStatus>) {
-        for (object, size) in lost {
-            let fetched = tokio::time::timeout(REPAIR_TIMEOUT, self.fetch_anywhere(object, size)).await;
-            if fetched == Ok(true) {
-                tracing::info!(%object, "fetched again");
-                lock(status).repaired += 1;
-            } else {
-                tracing::warn!(%object, "cannot be fetched again now; whoever asks for it tries it anew");
+    /// Fetches lost objects again, each for a repository that has it in a snapshot.
+    async fn repair(&self, mut lost: HashSet<ObjectId>, status: &Mutex<VerifyStatus>) {
+        for (name, follower) in self.followers.iter() {
+            if lost.is_empty() {
+                return;
+            }
+            let roots: Vec<NodeId> = follower
+                .state()
+                .snapshots
+                .values()
+                .map(|snapshot| snapshot.root.node)
+                .collect();
+            let (store, wanted) = (Arc::clone(&self.snapshots), lost.clone());
+            let files = tokio::task::spawn_blocking(move || files_of(store, roots, wanted)).await;
+            let files = files.unwrap_or_else(|error| {
+                tracing::error!(repository = %name, "its catalogs could not be walked: {error}");
+                Vec::new()
+            });
+            for file in files {
+                lost.remove(&file.object);
+                let fetched = self.engine.fetch(name, &file, Class::Preseed);
+                match tokio::time::timeout(REPAIR_TIMEOUT, fetched).await {
+                    Ok(Ok(())) => {
+                        tracing::info!(object = %file.object, "fetched again");
+                        lock(status).repaired += 1;
+                    }
+                    Ok(Err(error)) => tracing::warn!(object = %file.object, "cannot be fetched again now: {error}"),
+                    Err(_) => tracing::warn!(object = %file.object, "cannot be fetched again now: it takes too long"),
+                }
             }
         }
+        lock(status).unneeded += lost.len() as u64;
     }
+}
 
-    /// Nobody knows of which repository an object is, so all are asked.
-    async fn fetch_anywhere(&self, object: ObjectId, size: u64) -> bool {
-        let file = FileMeta {
-            size,
-            object,
-            first_piece: 0,
-            link_group: None,
-        };
-        for repository in self.followers.keys() {
-            match self.engine.fetch(repository, &file, Class::Preseed).await {
-                Ok(()) => return true,
-                Err(error) => tracing::debug!(%repository, %object, "not there: {error}"),
+/// What catalogs say of some objects, once each.
+fn files_of(store: Arc<DiskSnapshotStore>, roots: Vec<NodeId>, mut wanted: HashSet<ObjectId>) -> Vec<FileMeta> {
+    let mut walk = Reachable::new(store, HashSet::new());
+    roots.into_iter().for_each(|root| walk.add_root(root));
+    let mut files = Vec::new();
+    for node in walk.filter_map(Result::ok) {
+        for i in 0..if node.is_index() { 0 } else { node.len() } {
+            if let Ok(Kind::File(file)) = node.meta(i).map(|meta| meta.kind)
+                && wanted.remove(&file.object)
+            {
+                files.push(file);
             }
         }
-        false
+        if wanted.is_empty() {
+            break;
+        }
     }
+    files
 }
 
 /// Waits until no more than `rate` bytes a second were read.

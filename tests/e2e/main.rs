@@ -19,5 +19,6 @@ mod restart;
 mod staging;
 mod tls;
 mod tree;
+mod upkeep;
 mod world;
 mod yum;

@@ -5,7 +5,7 @@
 //! once; nothing is ever repaired here.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use instantmirror_core::expiry::{Handle, fingerprint};
 use instantmirror_core::outboard::ObjectHasher;
@@ -61,8 +61,6 @@ pub enum Finding {
     Damaged {
         /// Which.
         object: ObjectId,
-        /// Its size, in bytes.
-        size: u64,
         /// What is wrong.
         reason: String,
     },
@@ -70,8 +68,6 @@ pub enum Finding {
     Missing {
         /// Which.
         object: ObjectId,
-        /// Its size, in bytes.
-        size: u64,
     },
     /// A file that does not belong into the cache; it is in quarantine now.
     Foreign {
@@ -81,11 +77,11 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// The object that is to be fetched again, and its size in bytes.
+    /// The object that is not here any more.
     #[must_use]
-    pub fn lost(&self) -> Option<(ObjectId, u64)> {
+    pub fn lost(&self) -> Option<ObjectId> {
         match self {
-            Self::Damaged { object, size, .. } | Self::Missing { object, size } => Some((*object, *size)),
+            Self::Damaged { object, .. } | Self::Missing { object } => Some(*object),
             Self::Foreign { .. } => None,
         }
     }
@@ -95,7 +91,7 @@ impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Damaged { object, reason, .. } => write!(f, "object {object} is damaged: {reason}"),
-            Self::Missing { object, .. } => write!(f, "object {object} has vanished"),
+            Self::Missing { object } => write!(f, "object {object} has vanished"),
             Self::Foreign { path } => write!(f, "{} does not belong into the cache", path.display()),
         }
     }
@@ -161,8 +157,11 @@ impl Checker {
             let dir = self.next_dir;
             self.next_dir += 1;
             if u64::from(dir) % self.subset.of == self.subset.part || self.subset.of > u64::from(DIRS) {
-                self.shared.find_foreign(&format!("{dir:02x}"), &mut done)?;
+                self.shared.find_foreign(&format!("{dir:02x}"))?;
             }
+            // Those that the listing at the start found are told too, once.
+            let foreign = std::mem::take(&mut *self.shared.foreign.lock().unwrap_or_else(PoisonError::into_inner));
+            done.findings = foreign.into_iter().map(|path| Finding::Foreign { path }).collect();
             return Ok(Some(done));
         }
         while done.bytes < BYTES_OF_A_STEP && done.objects < OBJECTS_OF_A_STEP {
@@ -208,11 +207,9 @@ impl Checker {
                 }
                 Err(error) if error.is_not_found() => {
                     self.shared.note_missing(&lease);
-                    done.findings.push(Finding::Missing { object, size });
+                    done.findings.push(Finding::Missing { object });
                 }
-                Err(error) => done
-                    .findings
-                    .push(self.shared.note_damaged(&lease, size, &error.to_string())),
+                Err(error) => done.findings.push(self.shared.note_damaged(&lease, &error.to_string())),
             }
         }
         false
@@ -251,8 +248,7 @@ impl Checker {
             }
         };
         if let Some(reason) = reason {
-            done.findings
-                .push(self.shared.note_damaged(&open.lease, open.size, &reason));
+            done.findings.push(self.shared.note_damaged(&open.lease, &reason));
         }
     }
 }
@@ -274,12 +270,11 @@ impl Shared {
         }
     }
 
-    fn note_damaged(&self, lease: &fill::Lease, size: u64, reason: &str) -> Finding {
+    fn note_damaged(&self, lease: &fill::Lease, reason: &str) -> Finding {
         let object = lease.object();
         let _ = self.put_aside(&object, lease.generation(), reason);
         Finding::Damaged {
             object,
-            size,
             reason: reason.to_owned(),
         }
     }
@@ -294,7 +289,7 @@ impl Shared {
     }
 
     /// Looks for files of one directory that the table does not know.
-    fn find_foreign(&self, prefix: &str, done: &mut Checked) -> Result<()> {
+    fn find_foreign(&self, prefix: &str) -> Result<()> {
         let dir = Path::new(OBJECTS).join(prefix);
         let items = match self.disk().list(&dir) {
             Err(error) if error.is_not_found() => return Ok(()),
@@ -307,7 +302,6 @@ impl Shared {
             let object = stem.parse::<ObjectId>().ok().filter(|_| stem.starts_with(prefix));
             let Some(object) = object.filter(|_| item.kind == FileKind::File) else {
                 self.put_foreign_aside(&path);
-                done.findings.push(Finding::Foreign { path });
                 continue;
             };
             // What is named by this process is named under the lock.
@@ -318,7 +312,6 @@ impl Shared {
             }
             drop(table);
             self.put_foreign_aside(&path);
-            done.findings.push(Finding::Foreign { path });
         }
         Ok(())
     }

@@ -19,6 +19,9 @@ use crate::error::Result;
 /// Most files in quarantine; the oldest goes when there are more.
 const QUARANTINE_FILES_MAX: usize = 32;
 
+/// Foreign files that are remembered until somebody asks for them.
+const FOREIGN_TOLD: usize = 10_000;
+
 /// A file in `trash/`, and the bytes that end with it.
 #[derive(Debug)]
 pub(super) struct Trash {
@@ -180,6 +183,11 @@ impl Shared {
         tracing::error!(path = %path.display(), "foreign file in the cache directory: put into quarantine");
         self.table().damaged += 1;
         self.quarantine_file(&mut self.table(), path, "foreign");
+        let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        if foreign.len() < FOREIGN_TOLD {
+            foreign.push(path.to_path_buf());
+        }
+        drop(foreign);
         self.bound_quarantine();
     }
 

@@ -104,6 +104,8 @@ struct Shared {
     loading: Mutex<()>,
     /// Files in quarantine, oldest first, with their bytes.
     quarantine: Mutex<VecDeque<(PathBuf, u64)>>,
+    /// Files that were put aside since somebody last asked, as far as they fit.
+    foreign: Mutex<Vec<PathBuf>>,
     serial: AtomicU64,
     _lock: DiskLock,
 }
@@ -151,6 +153,7 @@ impl DiskCache {
             loaded: AtomicBool::new(false),
             loading: Mutex::default(),
             quarantine: Mutex::default(),
+            foreign: Mutex::default(),
             serial: AtomicU64::new(0),
             _lock: lock,
         };

@@ -175,10 +175,7 @@ fn a_checker_finds_every_damage_and_nothing_else() {
         let cache = start(&disk, VerifyWhen::Doubtful);
         let hit = damage(&disk, kind);
         let (_, findings) = check(&cache, Subset::ALL);
-        let found: HashSet<_> = findings
-            .iter()
-            .filter_map(|finding| finding.lost().map(|(object, _)| object))
-            .collect();
+        let found: HashSet<_> = findings.iter().filter_map(Finding::lost).collect();
         let expected: HashSet<_> = hit.iter().map(|number| ObjectId::of(&content(*number))).collect();
         assert_eq!(found, expected, "{kind:?}");
         assert_eq!(findings.len(), hit.len());
