@@ -11,6 +11,7 @@ mod curl;
 mod debian;
 mod export;
 mod kill;
+mod kill_cache;
 mod lifecycle;
 mod link;
 mod local_tags;
