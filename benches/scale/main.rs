@@ -22,9 +22,12 @@ use instantmirror::core::head::{HEAD_VALIDITY_MAX, LiveSnapshot, SnapshotState};
 use instantmirror::core::traits::SnapshotStore as _;
 use instantmirror::core::{Directory, Head, RepoName, RepoPath, Root, SecretKey, Snapshot, SnapshotId, Timestamp};
 use instantmirror::master::load_key;
+use instantmirror::store::digest::ContentHasher;
 use instantmirror::store::disk::RealDisk;
+use instantmirror::store::references::{CountedTree, FILE, References};
 use instantmirror::store::snapshots::DiskSnapshotStore;
 use serde_json::json;
+use sha2::Digest as _;
 
 use model::{Shape, Tree};
 
@@ -60,6 +63,12 @@ enum Command {
         /// The paths, one a line: the first 1,000 one by one, then all of them again.
         paths: PathBuf,
     },
+    /// Hashes memory on one core: each digest that an import needs by itself, then all in one pass.
+    Digests {
+        /// How much, in MiB.
+        #[arg(long, default_value_t = 1024)]
+        mib: usize,
+    },
 }
 
 fn main() -> Result<()> {
@@ -92,6 +101,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Command::Lookup { paths } => lookup(&config.store.dir, &name, &key, &paths),
+        Command::Digests { mib } => digests(mib),
     }
 }
 
@@ -104,6 +114,7 @@ fn now() -> Timestamp {
 struct Maker {
     dir: PathBuf,
     store: DiskSnapshotStore,
+    references: References,
     tree: Tree,
     key: SecretKey,
     head: Head,
@@ -127,6 +138,7 @@ impl Maker {
         let tree = Tree::new(shape)?;
         let dir = dir.to_path_buf();
         let mut maker = Self {
+            references: References::open(&dir)?,
             dir,
             store,
             tree,
@@ -162,6 +174,12 @@ impl Maker {
                 bytes,
             },
         };
+        let tree = CountedTree {
+            repository: snapshot.repository.clone(),
+            snapshot: snapshot.id,
+            root: node,
+        };
+        self.references.count_in(&self.store, &tree)?;
         let record = block_on(self.store.put_snapshot(&snapshot))?;
         self.head.current = Some(snapshot.id);
         self.head.snapshots.push(LiveSnapshot {
@@ -193,6 +211,7 @@ impl Maker {
             "files": snapshot.root.files,
             "node_bytes": self.node_bytes,
             "disk": disk(&self.dir.join("catalog"))?,
+            "references": std::fs::metadata(self.dir.join(FILE))?.len(),
         });
         println!("{line}");
         Ok(())
@@ -244,6 +263,42 @@ fn lookup(dir: &Path, name: &RepoName, key: &SecretKey, paths: &Path) -> Result<
             "found": found,
             "paths": paths.len(),
         })
+    );
+    Ok(())
+}
+
+/// Bytes that an import reads at a time.
+const READ_BYTES: usize = 1 << 20;
+
+/// The piece length of a repository, unless it is configured.
+const PIECE_BYTES: u32 = 1 << 20;
+
+/// Rates in MB/s on one core, best of three: memory that is in no cache of the processor.
+fn digests(mib: usize) -> Result<()> {
+    let data: Vec<u8> = (0..mib << 20)
+        .map(|i: usize| i.wrapping_mul(0x9e37_79b9).to_le_bytes()[2])
+        .collect();
+    let rate = |hash: &dyn Fn()| {
+        let measure = |_| {
+            let begun = Instant::now();
+            hash();
+            data.len() as f64 / 1e6 / begun.elapsed().as_secs_f64()
+        };
+        (0..3).map(measure).fold(0.0, f64::max)
+    };
+    let sha256 = rate(&|| _ = std::hint::black_box(sha2::Sha256::digest(&data)));
+    let sha1 = rate(&|| _ = std::hint::black_box(sha1::Sha1::digest(&data)));
+    let blake3 = rate(&|| _ = std::hint::black_box(blake3::hash(&data)));
+    ContentHasher::new(PIECE_BYTES)?;
+    let all = rate(&|| {
+        if let Ok(mut all) = ContentHasher::new(PIECE_BYTES) {
+            data.chunks(READ_BYTES).for_each(|part| all.update(part));
+            std::hint::black_box(all.finish());
+        }
+    });
+    println!(
+        "{}",
+        json!({ "sha256": sha256, "sha1": sha1, "blake3": blake3, "all": all })
     );
     Ok(())
 }

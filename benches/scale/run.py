@@ -43,6 +43,8 @@ class Sizes:
         self.pool_names = self.files // 2
         self.per_directory = 10 if quick else 50
         self.rounds = 1 if quick else 5
+        self.large_files, self.large_mib = (2, 2) if quick else (16, 128)
+        self.digest_mib = 8 if quick else 1024
         self.changed_directories = 20 if quick else 300
         self.snapshots = 5 if quick else arguments.snapshots
         self.shape = (20_000, 400, 1, 1_000) if quick else (3_000_000, 60_000, 4, 150_000)
@@ -177,6 +179,9 @@ def catalogs(world, program, sizes):
             maker.process.kill()
             maker.process.wait()
     lookups(world, program, config, paths)
+    world.table.add(
+        f"counts of references of {many['snapshots'] + 2} snapshots", f"{many['references'] / MIB:.0f} MiB on the master's disk"
+    )
     retention(world, config, sizes.snapshots + 1)
 
 
@@ -220,8 +225,8 @@ def lookups(world, program, config, paths):
 def retention(world, config, keep):
     """One snapshot of very many goes."""
     text = config.read_text()
-    config.write_text(text + f'\n[retention]\nkeep_last = {keep}\n[snapshots]\ngrace = "0 s"\n')
-    cost, said = bench.run([world.imserver, "--config", config, "retention", "b", "--now"])
+    config.write_text(text + f'\n[retention]\nkeep_last = {keep}\ndelete_after = "0 s"\n[snapshots]\ngrace = "0 s"\n')
+    cost, said = bench.run([world.imserver, "--config", config, "retention", "b"])
     world.table.add(f"retention: one of {keep + 1} snapshots goes", f"{cost.wall:.2f} s ({said.strip().splitlines()[-1]})")
     config.write_text(text)
 
@@ -262,6 +267,36 @@ def tree(world, sizes):
     )
     shutil.rmtree(copy)
     changes(world, sizes, config, key, source)
+
+
+def first_import(world, program, sizes):
+    """Large files that are in memory and are taken in by hard link: what an import costs beside the disk."""
+    source = world.place / "large-tree"
+    source.mkdir()
+    data = random.Random(5).randbytes(MIB)
+    for i in range(sizes.large_files):
+        with open(source / f"image-{i}.iso", "wb") as file:
+            for part in range(sizes.large_mib):
+                file.write(data[part:] + data[:part] if i == 0 else data[part * i % MIB :] + data[: part * i % MIB])
+    config, _ = world.master("large", source)
+    config.write_text(config.read_text().replace("[[repository]]", '[[repository]]\nimport = "hardlink"', 1))
+    alone = json.loads(bench.run([program, config, "digests", "--mib", sizes.digest_mib])[1])
+    cost = world.publish(config)
+    megabytes = sizes.large_files * sizes.large_mib * MIB / 1e6
+    slowest = min(alone["sha256"], alone["sha1"], alone["blake3"])
+    world.table.add(
+        "one core: SHA-256, SHA-1, BLAKE3 alone; all in one pass",
+        f"{alone['sha256']:.0f}, {alone['sha1']:.0f}, {alone['blake3']:.0f}; {alone['all']:.0f} MB/s",
+        f"the slowest alone {slowest:.0f} MB/s",
+        f"{slowest / alone['all']:.2f}",
+    )
+    world.table.add(
+        f"first import of {megabytes:.0f} MB that are in memory, by hard link, all cores",
+        f"{megabytes / cost.wall:.0f} MB/s ({megabytes / cost.cpu:.0f} MB per CPU second)",
+        f"the slowest digest alone on one core {slowest:.0f} MB/s",
+        f"{slowest / (megabytes / cost.wall):.2f}",
+    )
+    shutil.rmtree(source)
 
 
 def changes(world, sizes, config, key, source):
@@ -320,6 +355,7 @@ def main():
             if arguments.only != "tree":
                 catalogs(world, binaries / "catalog-scale", sizes)
             if arguments.only != "catalogs":
+                first_import(world, binaries / "catalog-scale", sizes)
                 tree(world, sizes)
         finally:
             world.stop_all()

@@ -7,8 +7,8 @@
 //! * What is published: [`Name`], [`RepoPath`], [`Entry`], [`catalog`], [`changes`], [`Snapshot`], [`Head`].
 //! * What proves it: [`ObjectId`], [`outboard`], [`sign`].
 //! * Where parts meet: [`traits`], with [`memory`] implementations and (feature `conformance`) suites.
-//! * What is decided: [`scheduler`], [`expiry`], [`fill`], [`view`], [`grace`],
-//!   [`retention`], [`appearance`].
+//! * What is decided: [`scheduler`], [`fill`], [`sources`], [`throttle`], [`readahead`], [`preseed`], [`bundle`],
+//!   [`popularity`], [`expiry`], [`view`], [`grace`], [`retention`], [`appearance`].
 //!
 //! ```
 //! use instantmirror_core::catalog::{Catalog, build_directory};
@@ -32,8 +32,10 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod address;
 pub mod appearance;
 pub mod batch;
+pub mod bundle;
 pub mod catalog;
 pub mod changes;
 #[cfg(feature = "conformance")]
@@ -48,13 +50,18 @@ pub mod id;
 pub mod memory;
 pub mod name;
 pub mod outboard;
+pub mod popularity;
+pub mod preseed;
 pub mod range_set;
+pub mod readahead;
 pub mod reader;
 pub mod retention;
 pub mod rules;
 pub mod scheduler;
 pub mod sign;
 pub mod snapshot;
+pub mod sources;
+pub mod throttle;
 pub mod time;
 pub mod traits;
 pub mod view;

@@ -128,33 +128,6 @@ impl<S: NodeSource + Clone> Garbage<S> {
     pub fn is_live(&self, node: &NodeId) -> bool {
         self.live.contains(node)
     }
-
-    /// A test that is true for every object in use, and with a chance of one in billions for another: eight bytes of
-    /// memory each instead of 32.
-    ///
-    /// # Errors
-    /// [`CatalogError`] if a live node cannot be read.
-    pub fn live_objects(&self) -> Result<LiveObjects, CatalogError> {
-        let mut live = LiveObjects::default();
-        for id in &self.live {
-            for_each_object(&load(&self.source, *id)?, |object| {
-                live.0.insert(fingerprint(&object));
-            })?;
-        }
-        Ok(live)
-    }
-}
-
-/// Objects in use, by fingerprint; see [`Garbage::live_objects`].
-#[derive(Debug, Default)]
-pub struct LiveObjects(HashSet<u64>);
-
-impl LiveObjects {
-    /// Whether the object is in use.
-    #[must_use]
-    pub fn contains(&self, object: &ObjectId) -> bool {
-        self.0.contains(&fingerprint(object))
-    }
 }
 
 /// Measures how much distinct content trees add to each other.
@@ -284,8 +257,6 @@ mod tests {
         garbage.condemn([old, middle]);
         assert_eq!(objects(&garbage), (0..10).map(object).collect());
         assert!(garbage.is_live(&new) && !garbage.is_live(&old));
-        let live = garbage.live_objects().unwrap();
-        assert!(live.contains(&object(10)) && !live.contains(&object(9)));
 
         // One that turns up later and has some of it again.
         let late = tree(&store, (3..6).chain(2000..2003));

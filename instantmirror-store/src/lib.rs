@@ -11,7 +11,8 @@
 //! - [`snapshots`]: catalogs, records and heads, core's `SnapshotStore`.
 //! - [`tree`], [`digest`], [`import`]: reading a source tree, hashing it in one pass, taking its files in.
 //! - [`objects`], [`scan`]: the master's objects, and how a source tree becomes a catalog.
-//! - [`garbage`]: what no snapshot refers to any more.
+//! - [`references`], [`garbage`]: what no snapshot refers to any more, counted and by looking at everything.
+//! - [`metadata`]: whether a tree agrees with the repository metadata in it.
 //!
 //! This crate never opens a socket, never needs an async runtime, and never trusts a byte that it has not checked.
 
@@ -21,8 +22,10 @@ pub mod disk;
 mod error;
 pub mod garbage;
 pub mod import;
+pub mod metadata;
 pub mod objects;
 pub mod pack;
+pub mod references;
 pub mod scan;
 pub mod snapshots;
 pub mod tree;

@@ -313,6 +313,20 @@ impl ObjectStore {
         Ok(())
     }
 
+    /// The content of an object as a stream, each group of it verified.
+    ///
+    /// Errors: [`StoreError::Io`] if it is not here, [`StoreError::Damaged`] if its digest is not.
+    pub fn content(&self, object: &ObjectId) -> Result<ObjectContent> {
+        let path = object_path(object);
+        let object = self.open_object(object)?;
+        let absent = || StoreError::io("open", &path, std::io::ErrorKind::NotFound);
+        Ok(ObjectContent {
+            object: object.ok_or_else(absent)?,
+            position: 0,
+            ready: Bytes::new(),
+        })
+    }
+
     fn sync(&self, fresh: &[ObjectId]) -> Result<()> {
         if fresh.len() > SYNC_EACH_MAX {
             return self.disk.sync_all();
@@ -340,6 +354,27 @@ impl ObjectStore {
             outboard: digest.outboard().clone(),
             file,
         }))
+    }
+}
+
+/// An object being read from its start to its end; see [`ObjectStore::content`].
+#[derive(Debug)]
+pub struct ObjectContent {
+    object: StoredObject,
+    position: u64,
+    ready: Bytes,
+}
+
+impl Read for ObjectContent {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.ready.is_empty() {
+            let end = self.object.size().min(self.position + READ_BYTES as u64);
+            let read = self.object.read(self.position..end);
+            (self.ready, self.position) = (read.map_err(std::io::Error::other)?, end);
+        }
+        let len = buffer.len().min(self.ready.len());
+        buffer[..len].copy_from_slice(&self.ready.split_to(len));
+        Ok(len)
     }
 }
 

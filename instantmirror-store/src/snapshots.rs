@@ -120,6 +120,11 @@ impl DiskSnapshotStore {
             .map_err(core_error)
     }
 
+    /// How many catalog nodes there are, those that were put several times counted so until indexes are merged.
+    pub fn node_count(&self) -> u64 {
+        self.packs.stats().entries
+    }
+
     /// All snapshots of all repositories that are here, whether or not any head names them, in no order.
     pub fn records(&self) -> Result<Vec<(RepoName, SnapshotId)>, CoreError> {
         let mut records = Vec::new();

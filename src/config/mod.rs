@@ -3,6 +3,7 @@
 
 mod addresses;
 mod cache;
+mod fetch;
 mod http;
 mod lifecycle;
 mod node;
@@ -14,14 +15,15 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-pub use addresses::{AddressBlock, NodesConfig};
+pub use addresses::{NodesConfig, PeersConfig, Preferred};
 pub use cache::{CacheConfig, ExpiryKind, VerifyKind};
+pub use fetch::{ClassConfig, FetchConfig, PreseedConfig, RulesConfig, SourceConfig};
 pub use http::{HttpConfig, LimitsConfig, TlsConfig};
 pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig};
 pub use node::{NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, LogConfig, MountConfig};
-pub use server::{ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};
-pub use units::{ByteSize, TimeSpan};
+pub use server::{CheckKind, ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};
+pub use units::{ByteRate, ByteSize, DayHours, TimeSpan};
 
 /// Why a configuration cannot be used. Programs exit with code 2.
 #[derive(Debug, thiserror::Error)]

@@ -55,12 +55,18 @@ pub struct ServerRepository {
     /// What to do with names that no snapshot can hold.
     #[serde(default)]
     pub unpublishable: UnpublishableKind,
+    /// What to do if the repository metadata in the tree does not agree with the files in it.
+    #[serde(default)]
+    pub check: CheckKind,
     /// BitTorrent piece length; a power of two, fixed once the repository has a snapshot.
     #[serde(default = "default_piece_length")]
     pub piece_length: ByteSize,
     /// Extra places at which it appears.
     #[serde(default)]
     pub mounts: Vec<MountConfig>,
+    /// Globs of paths that mirrors are advised to fetch before anybody asks for them, most urgent first.
+    #[serde(default, deserialize_with = "super::fetch::globs")]
+    pub preseed: Vec<String>,
     /// Which snapshots stay; instead of `[retention]`, not in addition to it.
     #[serde(default)]
     pub retention: Option<RetentionConfig>,
@@ -92,6 +98,20 @@ pub enum UnpublishableKind {
     Refuse,
     /// Leave them out, and say so each time.
     Skip,
+}
+
+/// What to do if the repository metadata in a tree (`repomd.xml`, `Release`, `Packages`) names files that are missing or
+/// different. A tree without metadata is always good.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckKind {
+    /// Refuse the publish and list what is wrong.
+    #[default]
+    Refuse,
+    /// List what is wrong in the log, and publish.
+    Warn,
+    /// Do not look.
+    Off,
 }
 
 /// `[store]`: where the master keeps objects, catalogs and its key.

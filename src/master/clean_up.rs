@@ -2,25 +2,23 @@
 //!
 //! Order: the snapshot left the head before; it is noted as expired, and waits `delete_after`, which is the lease that
 //! every reader has, in whatever process: nodes that show it until they have the new head, downloads that go range by
-//! range. Then its objects go, then their digests, then its record, then its catalog nodes, then the note. A crash
-//! between any two leaves the note, so the next run finishes the job; what is in use is never touched.
+//! range. Then its tree is counted out, which lists what only it referred to; its record goes; then the listed objects
+//! go, then, when there are enough of them, digests and catalog nodes; then the note. A crash between any two leaves
+//! lists and note, so the next run finishes the job.
 //!
-//! The walks that find out what goes hold no lock. Each step that removes holds the store's lock, looks first whether a
-//! snapshot was published since, and spares what that one uses. A walk costs what the catalogs of the store weigh, not
-//! what they describe.
+//! Each step holds the store's lock, and so does every publish until its own tree is counted in. What is listed is
+//! looked up once more when its turn comes: what a publish has taken into use again meanwhile stays. The cost is that
+//! of what goes, however much stays.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
 use instantmirror_core::traits::SnapshotStore as _;
-use instantmirror_core::{Clock as _, NodeId, ObjectId, RepoName, SnapshotId, Timestamp};
-use instantmirror_store::disk::{read_file, write_atomically};
-use instantmirror_store::garbage::Garbage;
-use instantmirror_store::snapshots::DiskSnapshotStore;
+use instantmirror_core::{Clock as _, ObjectId, RepoName, SnapshotId, Timestamp};
+use instantmirror_store::references::{CountedTree, ReferenceError, References};
 
+use super::publish::counted_tree;
 use super::writer::{WRITER_POLL, Writer};
 use super::{Master, MasterError, expired};
 use crate::clock::SystemClock;
@@ -29,21 +27,19 @@ use crate::clock::SystemClock;
 const STEP_TIME: Duration = Duration::from_millis(100);
 /// Objects that are removed between two looks at the clock.
 const STEP_OBJECTS: usize = 64;
-/// The digest table is rewritten when one in so many of its entries is dead.
-const DEAD_DIGESTS_SHARE: u64 = 16;
-/// A digest table of so few entries is rewritten whenever anything of it is dead.
-const SMALL_DIGESTS: u64 = 50_000;
-/// Objects that are gone and whose digests are not yet: 32 bytes each.
-const DEAD_DIGESTS: &str = "dead-digests";
-/// Most bytes of that list; it is worked off long before.
-const DEAD_DIGESTS_BYTES_MAX: u64 = 1 << 30;
+/// Objects that are removed before that is made durable.
+const SYNC_OBJECTS: usize = 100_000;
+/// Digests and catalog nodes are rewritten when one in so many of them is dead.
+const DEAD_SHARE: u64 = 16;
+/// A table of so few entries is rewritten whenever anything of it is dead.
+const SMALL_TABLE: u64 = 50_000;
 
 /// How to clean up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CleanUpOptions {
     /// Delete at once what has left the head, without waiting for `delete_after`.
     pub now: bool,
-    /// Also look for objects that no snapshot ever referred to, left by publishes that were killed.
+    /// Also look for objects and catalog nodes that no snapshot ever referred to, left by publishes that were killed.
     pub orphans: bool,
 }
 
@@ -62,65 +58,117 @@ pub struct CleanedUp {
 
 type Record = (RepoName, SnapshotId);
 
-/// What is to be deleted, and what is known to be in use.
-struct Job {
-    due: BTreeSet<Record>,
-    /// Every record that was looked at; one that is not in here is news.
-    known: BTreeSet<Record>,
-    garbage: Garbage<Arc<DiskSnapshotStore>>,
-    done: CleanedUp,
-    /// Objects removed by this run.
-    removed: HashSet<ObjectId>,
-}
-
 impl Master {
     /// Deletes the data of snapshots that left the heads more than `delete_after` ago. Blocks; holds the store's lock for
-    /// fractions of a second at a time. May be run at any time, in any process, several times at once.
+    /// fractions of a second at a time, longer only for the first time in a store of an older version. May be run at any
+    /// time, in any process, several times at once.
     ///
     /// # Errors
     /// [`MasterError::Store`] with [`Locked`](instantmirror_store::StoreError::Locked) when a publish takes long: the
-    /// next run goes on. [`MasterError::Catalog`] if a catalog that is in use cannot be read: nothing is deleted then.
+    /// next run goes on. [`MasterError::References`] if a catalog that is in use cannot be read: nothing is deleted then.
     pub fn clean_up(&self, options: CleanUpOptions) -> Result<CleanedUp, MasterError> {
-        let (due, waiting) = self.note_expired(options)?;
+        let (due, waiting) = self.count_out_expired(options)?;
         let mut done = CleanedUp {
             waiting,
             ..CleanedUp::default()
         };
-        if due.is_empty() && !options.orphans {
-            return Ok(done);
-        }
-        let known: BTreeSet<Record> = self.snapshots.records()?.into_iter().collect();
-        let garbage = self.find_garbage(&due, &known)?;
-        let mut job = Job {
-            due,
-            known,
-            garbage,
-            done,
-            removed: HashSet::new(),
-        };
-        for shard in 0..job.garbage.shards() {
-            let objects = job.garbage.objects(shard).map_err(MasterError::Catalog)?;
-            self.remove_objects(&mut job, objects)?;
-        }
         if options.orphans {
-            let orphans = self.orphans(&job)?;
-            self.remove_objects(&mut job, orphans)?;
+            self.condemn_orphans()?;
         }
-        self.finish(&mut job)?;
-        done = job.done;
-        tracing::info!(
-            snapshots = done.snapshots,
-            objects = done.objects,
-            bytes = done.bytes,
-            "cleaned up"
-        );
+        let mut after = None;
+        while self.remove_objects(&mut after, &mut done)? {
+            // Long enough for whoever waits for the lock to have it.
+            std::thread::sleep(WRITER_POLL * 2);
+        }
+        self.finish(&due, options, &mut done)?;
+        if done.snapshots > 0 || done.objects > 0 {
+            tracing::info!(
+                snapshots = done.snapshots,
+                objects = done.objects,
+                bytes = done.bytes,
+                "cleaned up"
+            );
+        }
         Ok(done)
     }
 
-    /// Notes every record that no head names, and returns those that may go, and how many have to wait.
-    fn note_expired(&self, options: CleanUpOptions) -> Result<(BTreeSet<Record>, u64), MasterError> {
+    /// Lists what only expired snapshots refer to, and removes their records. Returns those that are due, and how many
+    /// have to wait.
+    fn count_out_expired(&self, options: CleanUpOptions) -> Result<(BTreeSet<Record>, u64), MasterError> {
         // A publish stores its record before its head: only who holds the lock can tell one from the other.
-        let _writer = Writer::open(self)?;
+        let writer = Writer::open(self)?;
+        let (due, waiting) = self.note_expired(options)?;
+        let mut references = References::open(&self.config.store.dir)?;
+        match self.count_out(&writer, &mut references, &due) {
+            Err(MasterError::References(error @ ReferenceError::Inconsistent { .. })) => {
+                tracing::error!("{error}: references are counted anew");
+                references.forget_all()?;
+                self.count_out(&writer, &mut references, &due)?;
+            }
+            done => done?,
+        }
+        Ok((due, waiting))
+    }
+
+    fn count_out(
+        &self,
+        writer: &Writer,
+        references: &mut References,
+        due: &BTreeSet<Record>,
+    ) -> Result<(), MasterError> {
+        let records: BTreeSet<Record> = self.snapshots.records()?.into_iter().collect();
+        let counted = self.count_in_all(writer, references, &records, due)?;
+        for tree in counted {
+            let record = (tree.repository.clone(), tree.snapshot);
+            // A tree without a record is of a publish that was killed, unless a head still promises it.
+            let is_lost = !records.contains(&record) && !self.is_named(&record)?;
+            if due.contains(&record) || is_lost {
+                references.count_out(writer.snapshots.as_ref(), &tree)?;
+            }
+        }
+        for (repository, id) in due {
+            block_on(writer.snapshots.remove_snapshot(repository, *id))?;
+        }
+        Ok(())
+    }
+
+    /// Counts in what has a record and is not counted: in a store of an older version, or after the table was lost.
+    fn count_in_all(
+        &self,
+        writer: &Writer,
+        references: &mut References,
+        records: &BTreeSet<Record>,
+        due: &BTreeSet<Record>,
+    ) -> Result<Vec<CountedTree>, MasterError> {
+        let mut counted = references.trees()?;
+        let known: BTreeSet<Record> = counted.iter().map(|t| (t.repository.clone(), t.snapshot)).collect();
+        for (repository, id) in records.difference(&known) {
+            let is_due = due.contains(&(repository.clone(), *id));
+            let snapshot = match block_on(self.snapshots.snapshot(repository, *id)) {
+                Err(error) if is_due => {
+                    tracing::warn!(%repository, snapshot = %id, "an expired snapshot goes without its objects: {error}");
+                    continue;
+                }
+                found => found?,
+            };
+            let Some(snapshot) = snapshot else { continue };
+            let tree = counted_tree(&snapshot);
+            match references.count_in(writer.snapshots.as_ref(), &tree) {
+                Err(error @ ReferenceError::Catalog(_)) if is_due => {
+                    tracing::warn!(%repository, snapshot = %id, "an expired snapshot goes without its objects: {error}");
+                }
+                done => {
+                    done?;
+                    counted.push(tree);
+                }
+            }
+        }
+        Ok(counted)
+    }
+
+    /// Notes every record that no head names, and returns those that may go, and how many have to wait. For who holds
+    /// the lock.
+    fn note_expired(&self, options: CleanUpOptions) -> Result<(BTreeSet<Record>, u64), MasterError> {
         let now = SystemClock.now();
         let mut due = BTreeSet::new();
         let mut waiting = 0;
@@ -155,137 +203,121 @@ impl Master {
         Ok(ids)
     }
 
-    fn find_garbage(
-        &self,
-        due: &BTreeSet<Record>,
-        known: &BTreeSet<Record>,
-    ) -> Result<Garbage<Arc<DiskSnapshotStore>>, MasterError> {
-        let mut live = Vec::new();
-        for record in known.difference(due) {
-            live.extend(self.root(record)?);
-        }
-        let mut garbage = Garbage::mark(Arc::clone(&self.snapshots), live).map_err(MasterError::Catalog)?;
-        let mut dead = Vec::new();
-        for record in due {
-            match self.root(record) {
-                Ok(root) => dead.extend(root),
-                Err(error) => tracing::warn!("an expired snapshot goes without its objects: {error}"),
-            }
-        }
-        garbage.condemn(dead);
-        Ok(garbage)
+    fn is_named(&self, (repository, id): &Record) -> Result<bool, MasterError> {
+        let head = block_on(self.head(repository))?;
+        Ok(head.is_some_and(|head| head.head().snapshot(id).is_some()))
     }
 
-    fn root(&self, (repository, id): &Record) -> Result<Option<NodeId>, MasterError> {
-        let snapshot = block_on(self.snapshots.snapshot(repository, *id))?;
-        Ok(snapshot.map(|snapshot| snapshot.root.node))
-    }
-
-    /// Objects on the disk that nothing refers to.
-    fn orphans(&self, job: &Job) -> Result<HashSet<ObjectId>, MasterError> {
-        let live = job.garbage.live_objects().map_err(MasterError::Catalog)?;
-        let mut orphans = HashSet::new();
-        self.objects.for_each(|object| {
-            if !live.contains(&object) {
-                orphans.insert(object);
-            }
+    /// Lists objects on the disk that nothing refers to. One of a publish that goes on now is taken off the list again
+    /// by the look before its removal.
+    fn condemn_orphans(&self) -> Result<(), MasterError> {
+        let mut references = References::open(&self.config.store.dir)?;
+        let mut found = Vec::new();
+        let mut failed = Ok(());
+        self.objects.for_each(|object| match references.uses(&object) {
+            Ok(true) => {}
+            Ok(false) => found.push(object),
+            Err(error) => failed = Err(error),
         })?;
-        Ok(orphans)
-    }
-
-    fn remove_objects(&self, job: &mut Job, mut objects: HashSet<ObjectId>) -> Result<(), MasterError> {
-        while !objects.is_empty() {
-            let writer = Writer::open(self)?;
-            self.spare_what_is_new(job, &mut objects)?;
-            let begun = Instant::now();
-            while begun.elapsed() < STEP_TIME && !objects.is_empty() {
-                let some: Vec<ObjectId> = objects.iter().take(STEP_OBJECTS).copied().collect();
-                let (count, bytes) = writer.objects.discard(&some)?;
-                job.done.objects += count;
-                job.done.bytes += bytes;
-                some.iter().for_each(|object| _ = objects.remove(object));
-                job.removed.extend(some);
-            }
-            drop(writer);
-            // Long enough for whoever waits for the lock to have it.
-            std::thread::sleep(WRITER_POLL * 2);
+        failed?;
+        for some in found.chunks(SYNC_OBJECTS) {
+            references.condemn(some)?;
         }
         Ok(())
     }
 
-    /// Takes snapshots that were published since the last look as live. For who holds the lock.
-    fn spare_what_is_new(&self, job: &mut Job, objects: &mut HashSet<ObjectId>) -> Result<(), MasterError> {
-        for record in self.snapshots.records()? {
-            if !job.known.contains(&record) {
-                if let Some(root) = self.root(&record)? {
-                    job.garbage.absolve(root, objects).map_err(MasterError::Catalog)?;
-                }
-                job.known.insert(record);
-            }
+    /// Removes some of what is listed behind `after`. Returns whether there may be more.
+    fn remove_objects(&self, after: &mut Option<ObjectId>, done: &mut CleanedUp) -> Result<bool, MasterError> {
+        let writer = Writer::open(self)?;
+        let mut references = References::open(&self.config.store.dir)?;
+        let begun = Instant::now();
+        let mut removed: Vec<ObjectId> = Vec::new();
+        let mut is_more = true;
+        while is_more && begun.elapsed() < STEP_TIME && removed.len() < SYNC_OBJECTS {
+            let some = references.dead_objects(after.as_ref(), STEP_OBJECTS)?;
+            let (count, bytes) = writer.objects.discard(&some)?;
+            done.objects += count;
+            done.bytes += bytes;
+            is_more = !some.is_empty();
+            *after = some.last().copied().or(*after);
+            removed.extend(some);
         }
-        Ok(())
+        if !removed.is_empty() {
+            writer.objects.commit_discarded(&removed)?;
+            references.objects_gone(&removed)?;
+        }
+        Ok(is_more)
     }
 
     /// Removes what is left when the objects are gone.
-    fn finish(&self, job: &mut Job) -> Result<(), MasterError> {
+    fn finish(&self, due: &BTreeSet<Record>, options: CleanUpOptions, done: &mut CleanedUp) -> Result<(), MasterError> {
+        if due.is_empty() && done.objects == 0 && !options.orphans {
+            return Ok(());
+        }
         let writer = Writer::open(self)?;
-        self.spare_what_is_new(job, &mut HashSet::new())?;
-        writer.objects.commit_discarded(&job.removed)?;
-        self.forget_digests(&writer, &job.removed, SMALL_DIGESTS)?;
+        let mut references = References::open(&self.config.store.dir)?;
+        forget_digests(&writer, &mut references, SMALL_TABLE)?;
+        forget_nodes(&writer, &mut references, options.orphans)?;
         let mut gone: BTreeMap<RepoName, Vec<SnapshotId>> = BTreeMap::new();
-        for (repository, id) in &job.due {
-            block_on(writer.snapshots.remove_snapshot(repository, *id))?;
+        for (repository, id) in due {
             gone.entry(repository.clone()).or_default().push(*id);
         }
-        writer.snapshots.compact_nodes(&|node| job.garbage.is_live(node))?;
         for (repository, ids) in gone {
             let mut noted = expired::read(self.disk.as_ref(), &repository)?;
             for id in ids {
-                job.done.snapshots += u64::from(noted.remove(&id).is_some());
+                done.snapshots += u64::from(noted.remove(&id).is_some());
             }
             expired::write(self.disk.as_ref(), &repository, &noted)?;
         }
         Ok(())
     }
+}
 
-    /// Forgets the digests of removed objects: when there are enough of them, or the table has no more than `small`
-    /// entries, since that rewrites the table's index. Until then they are listed.
-    fn forget_digests(&self, writer: &Writer, removed: &HashSet<ObjectId>, small: u64) -> Result<(), MasterError> {
-        let path = Path::new(DEAD_DIGESTS);
-        let listed = match read_file(self.disk.as_ref(), path, DEAD_DIGESTS_BYTES_MAX) {
-            Err(error) if error.is_not_found() => Vec::new(),
-            listed => listed?,
-        };
-        let ids = listed.chunks_exact(32).filter_map(|bytes| bytes.first_chunk::<32>());
-        let mut dead: HashSet<ObjectId> = ids.map(|bytes| ObjectId::from_bytes(*bytes)).collect();
-        let before = dead.len();
-        dead.extend(removed);
-        let entries = writer.digests.entries();
-        if entries > small && (dead.len() as u64) < entries / DEAD_DIGESTS_SHARE {
-            if dead.len() > before {
-                let bytes: Vec<u8> = dead.iter().flat_map(|object| *object.as_bytes()).collect();
-                write_atomically(self.disk.as_ref(), path, &bytes)?;
-            }
-            return Ok(());
-        }
-        if dead.is_empty() {
-            return Ok(());
-        }
-        // One that was published again has its file, and a digest that counts.
-        let mut back = HashSet::new();
-        for object in &dead {
-            if writer.objects.is_here(object)? {
-                back.insert(*object);
-            }
-        }
-        writer
-            .digests
-            .retain(&|object| !dead.contains(object) || back.contains(object))?;
-        if !listed.is_empty() {
-            self.disk.remove(path)?;
-        }
-        Ok(())
+/// Forgets the digests of removed objects: when there are enough of them, or the table has no more than `small` entries,
+/// since that rewrites the table's index.
+fn forget_digests(writer: &Writer, references: &mut References, small: u64) -> Result<(), MasterError> {
+    let dead: HashSet<ObjectId> = references.dead_digests()?.into_iter().collect();
+    if !is_worth_it(dead.len(), writer.digests.entries(), small) {
+        return Ok(());
     }
+    // One that was published again has its file, and a digest that counts.
+    let mut back = HashSet::new();
+    for object in &dead {
+        if writer.objects.is_here(object)? {
+            back.insert(*object);
+        }
+    }
+    writer
+        .digests
+        .retain(&|object| !dead.contains(object) || back.contains(object))?;
+    Ok(references.digests_gone()?)
+}
+
+/// Gives the space of dead catalog nodes back, when there are enough of them; with `orphans` also of those that nothing
+/// ever referred to.
+fn forget_nodes(writer: &Writer, references: &mut References, orphans: bool) -> Result<(), MasterError> {
+    let mut dead: HashSet<_> = references.dead_nodes()?.into_iter().collect();
+    if !orphans && !is_worth_it(dead.len(), writer.snapshots.node_count(), SMALL_TABLE) {
+        return Ok(());
+    }
+    let mut back = HashSet::new();
+    for node in &dead {
+        if references.uses_node(node)? {
+            back.insert(*node);
+        }
+    }
+    dead.retain(|node| !back.contains(node));
+    let unused = |node: &_| match orphans {
+        // What cannot be found out is kept.
+        true => !references.uses_node(node).unwrap_or(true),
+        false => dead.contains(node),
+    };
+    writer.snapshots.compact_nodes(&|node| !unused(node))?;
+    Ok(references.nodes_gone()?)
+}
+
+fn is_worth_it(dead: usize, entries: u64, small: u64) -> bool {
+    dead > 0 && (entries <= small || dead as u64 >= entries / DEAD_SHARE)
 }
 
 /// Whether the lease of the last readers has ended. A clock that was set back makes it longer, never shorter.
@@ -295,6 +327,8 @@ fn is_due(since: Timestamp, now: Timestamp, wait: Duration) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use instantmirror_store::references::FILE;
+
     use super::super::tests::{World, name};
     use super::*;
 
@@ -311,29 +345,75 @@ mod tests {
         world.publish("b", "of another repository");
         world.publish("a", "new");
         let master = &world.master;
-        let (due, waiting) = master.note_expired(CleanUpOptions::default()).unwrap();
+        let (due, waiting) = master.count_out_expired(CleanUpOptions::default()).unwrap();
         assert_eq!((due.len(), waiting), (1, 0));
-        let known: BTreeSet<Record> = master.snapshots.records().unwrap().into_iter().collect();
-        let garbage = master.find_garbage(&due, &known).unwrap();
-        let objects = garbage.objects(0).unwrap();
-        assert_eq!(objects, [ObjectId::of(b"old")].into());
+        let listed = || {
+            let mut references = References::open(&world.in_store("")).unwrap();
+            references.dead_objects(None, 10).unwrap()
+        };
+        assert_eq!(listed(), [ObjectId::of(b"old")]);
         // Now somebody publishes just that content: it is in the store, so it is not read in again.
         world.publish("b", "old");
-        let mut job = Job {
-            due,
-            known,
-            garbage,
-            done: CleanedUp::default(),
-            removed: HashSet::new(),
-        };
-        master.remove_objects(&mut job, objects).unwrap();
-        master.finish(&mut job).unwrap();
+        let mut done = CleanedUp::default();
+        while master.remove_objects(&mut None, &mut done).unwrap() {}
+        master.finish(&due, CleanUpOptions::default(), &mut done).unwrap();
         assert!(here(&world, "old") && here(&world, "new"));
-        assert_eq!((job.done.objects, job.done.snapshots), (0, 1));
+        assert_eq!((done.objects, done.snapshots), (0, 1));
+        assert_eq!(listed(), []);
         // The other repository's expired snapshot goes the next time, and takes nothing with it that is in use.
         let done = master.clean_up(CleanUpOptions::default()).unwrap();
         assert_eq!((done.objects, done.snapshots), (1, 1));
         assert!(here(&world, "old") && here(&world, "new") && !here(&world, "of another repository"));
+    }
+
+    #[test]
+    fn a_store_without_counts_or_with_wrong_ones_gets_them_from_its_catalogs() {
+        type Spoil = fn(&std::path::Path);
+        let spoils: [Spoil; 3] = [
+            |file| std::fs::remove_file(file).unwrap(),
+            |file| std::fs::write(file, "no database at all, but long enough to look like one".repeat(100)).unwrap(),
+            |file| {
+                let db = rusqlite::Connection::open(file).unwrap();
+                db.execute_batch("DELETE FROM nodes; DELETE FROM objects").unwrap();
+            },
+        ];
+        for spoil in spoils {
+            let world = World::with_options(RULES);
+            world.publish("a", "old");
+            world.publish("b", "shared");
+            world.publish("a", "shared");
+            spoil(&world.in_store(FILE));
+            let done = world.master.clean_up(CleanUpOptions::default()).unwrap();
+            assert_eq!((done.objects, done.snapshots), (1, 1));
+            assert!(here(&world, "shared") && !here(&world, "old"));
+            world.publish("a", "third");
+            world.publish("b", "fourth");
+            assert_eq!(world.master.clean_up(CleanUpOptions::default()).unwrap().objects, 1);
+            assert!(!here(&world, "shared") && here(&world, "third") && here(&world, "fourth"));
+        }
+    }
+
+    #[test]
+    fn what_a_killed_publish_counted_in_goes_with_the_next_clean_up() {
+        let world = World::with_options(RULES);
+        world.publish("a", "kept");
+        let lost = world.publish("a", "of a killed publish");
+        // Killed between counting and storing the record: its head never came to be.
+        std::fs::remove_file(world.in_store(&format!("records/a/{}.record", lost.snapshot.id))).unwrap();
+        let named = world
+            .master
+            .clean_up(CleanUpOptions {
+                now: true,
+                orphans: false,
+            })
+            .unwrap();
+        assert!(
+            here(&world, "of a killed publish"),
+            "a head promises it still: {named:?}"
+        );
+        world.publish("a", "next");
+        world.master.clean_up(CleanUpOptions::default()).unwrap();
+        assert!(!here(&world, "of a killed publish") && here(&world, "next"));
     }
 
     #[test]
@@ -355,18 +435,17 @@ mod tests {
         let world = World::with_options(RULES);
         let contents: Vec<String> = (0..40).map(|number| format!("content {number}")).collect();
         contents.iter().for_each(|content| _ = world.publish("a", content));
-        let (master, writer) = (&world.master, Writer::open(&world.master).unwrap());
+        let writer = Writer::open(&world.master).unwrap();
+        let mut references = References::open(&world.in_store("")).unwrap();
         let id = |number: usize| ObjectId::of(contents[number].as_bytes());
-        let listed = || std::fs::metadata(world.in_store(DEAD_DIGESTS)).map_or(0, |meta| meta.len());
-        let forget = |numbers: &[usize]| {
+        let mut forget = |numbers: &[usize]| {
             let objects: Vec<_> = numbers.iter().map(|number| id(*number)).collect();
             writer.objects.discard(&objects).unwrap();
-            master
-                .forget_digests(&writer, &objects.into_iter().collect(), 0)
-                .unwrap();
+            references.objects_gone(&objects).unwrap();
+            forget_digests(&writer, &mut references, 0).unwrap();
+            references.dead_digests().unwrap().len()
         };
-        forget(&[0]);
-        assert_eq!((listed(), writer.digests.entries()), (32, 40));
+        assert_eq!((forget(&[0]), writer.digests.entries()), (1, 40));
         // Meanwhile number 0 comes back: its digest must stay.
         std::fs::create_dir_all(world.in_store(&format!("objects/{}", &id(0).to_string()[..2]))).unwrap();
         std::fs::write(
@@ -374,8 +453,7 @@ mod tests {
             &contents[0],
         )
         .unwrap();
-        forget(&[1, 2]);
-        assert_eq!((listed(), writer.digests.entries()), (0, 38));
+        assert_eq!((forget(&[1, 2]), writer.digests.entries()), (0, 38));
         assert!(writer.digests.digest(&id(0)).unwrap().is_some() && writer.digests.digest(&id(1)).unwrap().is_none());
     }
 

@@ -6,6 +6,7 @@
 //! by themselves.
 
 mod clean_up;
+mod consistency;
 mod embargo;
 mod expired;
 mod gate;
@@ -34,6 +35,7 @@ use instantmirror_core::{
 };
 use instantmirror_store::digest::DigestTable;
 use instantmirror_store::disk::{Disk, RealDisk};
+use instantmirror_store::metadata::{MetadataError, Problems};
 use instantmirror_store::objects::ObjectStore;
 use instantmirror_store::snapshots::DiskSnapshotStore;
 use instantmirror_store::{StoreError, objects};
@@ -63,6 +65,9 @@ pub enum MasterError {
     /// A catalog in the store.
     #[error(transparent)]
     Catalog(instantmirror_core::catalog::CatalogError),
+    /// The counts of what refers to what.
+    #[error(transparent)]
+    References(#[from] instantmirror_store::references::ReferenceError),
     /// Objects in the store.
     #[error(transparent)]
     Objects(#[from] CacheError),
@@ -185,6 +190,21 @@ pub enum MasterError {
         /// Its source tree.
         source_tree: PathBuf,
     },
+    /// The repository metadata in a tree does not agree with the files in it.
+    #[error(
+        "'{repository}' is not published, since its metadata does not agree with its files ({} found):{problems}\n\
+         Mend the tree, or publish it nevertheless: `imserver publish --no-check {repository}`",
+        problems.count()
+    )]
+    Inconsistent {
+        /// The repository.
+        repository: RepoName,
+        /// What is wrong.
+        problems: Problems,
+    },
+    /// The metadata in a tree could not be checked.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
     /// An export.
     #[error(transparent)]
     Export(#[from] ExportError),

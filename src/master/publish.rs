@@ -11,6 +11,7 @@ use instantmirror_core::head::{LiveSnapshot, SnapshotState};
 use instantmirror_core::traits::SnapshotStore;
 use instantmirror_core::{Clock as _, Directory, Head, RepoName, Root, SignedHead, Snapshot, SnapshotId, Timestamp};
 use instantmirror_store::import::ImportOptions;
+use instantmirror_store::references::{CountedTree, References};
 use instantmirror_store::scan::{PieceSpace, ScanParts, Scanned, StampBook, changes_of_list, scan};
 use instantmirror_store::tree::SourceTree;
 
@@ -60,6 +61,8 @@ pub struct PublishOptions {
     pub hints: Option<Hints>,
     /// Wait for whoever writes to the store now, however long that takes.
     pub wait: bool,
+    /// Publish whatever the repository metadata in the tree says.
+    pub no_check: bool,
 }
 
 /// When a staged snapshot is released: when all of this holds. Without any, by hand.
@@ -110,8 +113,9 @@ impl Master {
     ///
     /// # Errors
     /// [`MasterError::Busy`] if somebody else writes to this store now, and goes on for longer than a short wait;
-    /// [`MasterError::Store`] with [`Unpublishable`](instantmirror_store::StoreError::Unpublishable) if the tree holds what cannot be published; [`MasterError::Emptied`] if it has
-    /// lost all its files. The repository is as before then.
+    /// [`MasterError::Store`] with [`Unpublishable`](instantmirror_store::StoreError::Unpublishable) if the tree holds
+    /// what cannot be published; [`MasterError::Emptied`] if it has lost all its files; [`MasterError::Inconsistent`] if
+    /// its metadata does not agree with its files. The repository is as before then.
     pub fn publish(
         &self,
         name: &RepoName,
@@ -148,6 +152,9 @@ impl Master {
                 source_tree: repository.source.clone(),
             });
         }
+        if !options.no_check {
+            self.check_metadata(repository, &writer, &scanned.root)?;
+        }
         let now = SystemClock.now();
         let snapshot = Snapshot {
             id: SnapshotId::from_random(random()?),
@@ -157,6 +164,8 @@ impl Master {
             note: options.note.clone(),
             root: scanned.root,
         };
+        // Before the record: what has a record is counted.
+        References::open(&self.config.store.dir)?.count_in(writer.snapshots.as_ref(), &counted_tree(&snapshot))?;
         let record = block_on(writer.snapshots.put_snapshot(&snapshot))?;
         let mut head = held.map_or_else(|| first_head(repository, now), |held| held.head().clone());
         self.drop_lost(&mut head)?;
@@ -198,7 +207,7 @@ impl Master {
     }
 
     fn renew(&self, name: &RepoName) -> Result<(), MasterError> {
-        if block_on(self.head(name))?.is_some_and(|held| is_old(&held)) {
+        if block_on(self.head(name))?.is_some_and(|held| self.is_due(&held)) {
             let writer = Writer::open(self)?;
             // Somebody may have published until the lock was ours: only what is held now has a successor.
             if let Some(held) = block_on(self.head(name))? {
@@ -208,8 +217,13 @@ impl Master {
         Ok(())
     }
 
+    /// Whether a head says what is not so any more, or will not be believed for long.
+    fn is_due(&self, held: &SignedHead) -> bool {
+        is_old(held) || held.head().preseed != self.advice(&held.head().repository)
+    }
+
     fn renew_if_old(&self, writer: &Writer, held: &SignedHead) -> Result<(), MasterError> {
-        if is_old(held) {
+        if self.is_due(held) {
             self.commit(writer, held.head().clone(), SystemClock.now())?;
         }
         Ok(())
@@ -313,6 +327,14 @@ fn changes<'a>(
         Hints::Paths(changes) => Cow::Borrowed(changes),
         Hints::List(list) => Cow::Owned(changes_of_list(list, writer.snapshots.as_ref(), book, base)?),
     }))
+}
+
+pub(super) fn counted_tree(snapshot: &Snapshot) -> CountedTree {
+    CountedTree {
+        repository: snapshot.repository.clone(),
+        snapshot: snapshot.id,
+        root: snapshot.root.node,
+    }
 }
 
 fn directory(root: &Root) -> Directory {

@@ -31,6 +31,7 @@ struct Asked {
     note: String,
     allow_empty: bool,
     wait: bool,
+    no_check: bool,
 }
 
 /// The body of an answer.
@@ -108,6 +109,7 @@ fn publish(master: &Master, name: RepoName, asked: Asked) -> Result<Done, Master
         allow_empty: asked.allow_empty,
         hints,
         wait: asked.wait,
+        no_check: asked.no_check,
         stage: None,
     };
     let published = master.publish(&name, &options, &NoProgress)?;
@@ -141,9 +143,9 @@ fn status_of(error: &MasterError) -> StatusCode {
         MasterError::UnknownRepository { .. } => StatusCode::NOT_FOUND,
         MasterError::Hints(_) => StatusCode::BAD_REQUEST,
         MasterError::Busy { .. } => StatusCode::CONFLICT,
-        MasterError::Emptied { .. } | MasterError::Store(StoreError::Unpublishable { .. }) => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        MasterError::Emptied { .. }
+        | MasterError::Inconsistent { .. }
+        | MasterError::Store(StoreError::Unpublishable { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

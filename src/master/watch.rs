@@ -148,6 +148,7 @@ impl Master {
             waiting.changed(Instant::now());
         }
         let mut retry = settle;
+        let mut complained = String::new();
         while let Some(changes) = next_changes(&gathered, settle, stopped) {
             let options = PublishOptions {
                 hints: Some(Hints::Paths(changes.clone())),
@@ -159,14 +160,25 @@ impl Master {
             match published {
                 Ok(published) => {
                     retry = settle;
+                    complained.clear();
                     if let Published::Snapshot(_) = published {
                         self.after_publish(name);
                     }
                 }
                 Err(error) => {
-                    tracing::error!(repository = %name, "not published: {}; it is tried again", explain(&error));
+                    let text = explain(&error);
+                    if text == complained {
+                        tracing::info!(repository = %name, "still not published, for the same reason");
+                    } else if matches!(error, MasterError::Inconsistent { .. }) {
+                        tracing::error!(repository = %name, "not published: {text}\nIt is tried again when something changes");
+                    } else {
+                        tracing::error!(repository = %name, "not published: {text}; it is tried again");
+                    }
+                    complained = text;
                     retry = (retry * 2).min(RETRY_MAX).max(settle);
-                    put_back(&gathered, changes, retry);
+                    // A tree at rest is not mended by time.
+                    let is_retried = !matches!(error, MasterError::Inconsistent { .. });
+                    put_back(&gathered, changes, is_retried.then_some(retry));
                 }
             }
         }
@@ -174,11 +186,12 @@ impl Master {
     }
 }
 
-fn put_back(gathered: &Gathered, changes: ChangeSet, retry: Duration) {
+/// Keeps what was not published for the next try: after `retry`, or when something changes.
+fn put_back(gathered: &Gathered, changes: ChangeSet, retry: Option<Duration>) {
     let now = Instant::now();
     let mut waiting = gathered.waiting();
     waiting.changes.merge(changes);
-    if waiting.since.is_none() {
+    if let Some(retry) = retry.filter(|_| waiting.since.is_none()) {
         waiting.changed(now);
         waiting.not_before = Some(now + retry);
     }

@@ -10,6 +10,7 @@ use instantmirror_core::traits::SnapshotStore as _;
 use instantmirror_core::{Head, RepoName, Timestamp};
 use instantmirror_store::StoreError;
 use instantmirror_store::digest::DigestTable;
+use instantmirror_store::disk::remove_leftovers;
 use instantmirror_store::objects::ObjectStore;
 use instantmirror_store::scan::ScanSink;
 use instantmirror_store::snapshots::DiskSnapshotStore;
@@ -65,6 +66,12 @@ impl Writer {
         let digests = Arc::new(DigestTable::open(Arc::clone(&master.disk), DIGESTS)?);
         let objects = ObjectStore::open(Arc::clone(&master.disk), Arc::clone(&digests))?;
         objects.remove_leftovers()?;
+        for repository in &master.config.repositories {
+            match remove_leftovers(master.disk.as_ref(), &Master::repository_dir(&repository.name)) {
+                Err(error) if error.is_not_found() => {}
+                removed => removed?,
+            }
+        }
         Ok(Self {
             snapshots,
             digests,
@@ -76,6 +83,7 @@ impl Writer {
 impl Master {
     /// Signs and stores the successor of a head.
     pub(super) fn commit(&self, writer: &Writer, mut head: Head, now: Timestamp) -> Result<u64, MasterError> {
+        head.preseed = self.advice(&head.repository);
         head.sequence += 1;
         head.issued = now;
         head.expires = now.plus(HEAD_VALIDITY_MAX);
@@ -83,6 +91,12 @@ impl Master {
         block_on(writer.snapshots.put_head(&signed))?;
         tracing::info!(repository = %head.repository, sequence = head.sequence, current = head.current.map(tracing::field::display), "head signed");
         Ok(head.sequence)
+    }
+
+    /// What the configuration advises mirrors to fetch ahead.
+    pub(super) fn advice(&self, name: &RepoName) -> Vec<String> {
+        let configured = self.repository(name);
+        configured.map_or_else(|_| Vec::new(), |repository| repository.preseed.clone())
     }
 
     /// The head of a repository, which has to have one.

@@ -17,6 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use instantmirror_core::address::AddressPolicy;
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::{ObjectCache, PeerTransport, SnapshotStore, Upstream};
 use instantmirror_core::{RepoName, SnapshotId};
@@ -30,19 +31,24 @@ use crate::clock::SystemClock;
 use crate::config::{NodeConfig, NodeRepository};
 
 use adopt::Adoption;
-use preseed::Preseed;
+use preseed::{Ahead, Preseed, RulesDriver};
 use tags::Tags;
 use verify::SharedVerification;
 
 pub use adopt::{AdoptError, AdoptMethod, AdoptRequest, AdoptStatus, AdoptTrust};
-pub(crate) use control::{ADOPT_PATH, TAG_PATH, TagRequest, UNTAG_PATH, VERIFY_PATH};
+pub(crate) use control::{ADOPT_PATH, VERIFY_PATH};
+pub(crate) use control::{PREFETCH_PATH, Prefetched, RELOAD_PATH};
+pub(crate) use control::{TAG_PATH, TagRequest, UNTAG_PATH};
+pub(crate) use preseed::PrefetchRequest;
+pub use preseed::{PrefetchError, PrefetchStatus, PreseedStatus, StepStatus};
 pub use publication::NodePublication;
+pub use reload::{Reloaded, Reloader};
 pub use serve::NodeServer;
 pub use tags::{TagError, TagStatus};
 pub use token::TokenError;
 pub use verify::{VerifyError, VerifyRequest, VerifyStatus};
 
-pub use status::{CacheStatus, FetchStatus, NodeStatus, RepositoryStatus, TransferStatus};
+pub use status::{CacheStatus, FetchStatus, NodeStatus, QueuedStatus, RepositoryStatus, SourceStatus, TransferStatus};
 
 /// Why a node cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +94,7 @@ pub struct Node {
     tags: Arc<Tags>,
     verification: SharedVerification,
     adoption: Arc<Adoption>,
+    ahead: Arc<Ahead>,
 }
 
 impl Node {
@@ -105,7 +112,7 @@ impl Node {
         let (mut followers, mut sources) = (BTreeMap::new(), BTreeMap::new());
         let (intake, mut registered) = (Intake::default(), BTreeMap::new());
         for repository in &config.repositories {
-            let origins = origins_of(repository)?;
+            let origins = origins_of(repository, &config.peers.policy())?;
             if repository.token_file.is_some() {
                 registered.insert(repository.name.clone(), origins.clone());
             }
@@ -135,8 +142,11 @@ impl Node {
         let objects: Arc<dyn ObjectCache> = Arc::new(cache.clone());
         let engine = FetchEngine::new(objects, sources, scheduler);
         engine.never_keep(config.cache.never.clone());
+        engine.set_limits(config.fetch_limits());
+        let config = Arc::new(config);
         Ok(Self {
-            config: Arc::new(config),
+            ahead: Arc::new(Ahead::new(&config)),
+            config,
             cache,
             snapshots,
             followers: Arc::new(followers),
@@ -171,8 +181,21 @@ impl Node {
             }
         });
         let followers = futures_util::future::join_all(self.followers.values().map(Follower::run));
-        let own = futures_util::future::join3(self.keep_tags(), self.classify_objects(), self.scrub());
+        let own = futures_util::future::join4(
+            self.keep_tags(),
+            self.classify_objects(),
+            self.scrub(),
+            self.apply_rules(),
+        );
         futures_util::future::join4(followers, self.clean_catalogs(), self.preseed(), own).await;
+    }
+
+    /// Applies the rules of what is fetched ahead, for ever.
+    async fn apply_rules(&self) {
+        let all = self.followers.iter().map(|(name, follower)| async move {
+            RulesDriver::new(self, name.clone()).run(follower).await;
+        });
+        futures_util::future::join_all(all).await;
     }
 
     /// Fetches what is staged ahead of its release, for ever.
@@ -244,10 +267,10 @@ impl Node {
     }
 }
 
-fn origins_of(repository: &NodeRepository) -> Result<Vec<HttpOrigin>, NodeError> {
+fn origins_of(repository: &NodeRepository, peers: &AddressPolicy) -> Result<Vec<HttpOrigin>, NodeError> {
     let token = repository.token_file.as_deref().map(token::load).transpose()?;
     let origins = repository.master.iter().map(|url| {
-        let origin = HttpOrigin::new(url)?;
+        let origin = HttpOrigin::new(url)?.with_policy(peers)?;
         match &token {
             Some(token) => origin.with_token(token),
             None => Ok(origin),

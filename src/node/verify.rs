@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use instantmirror_core::catalog::Reachable;
+use instantmirror_core::preseed::Step;
 use instantmirror_core::traits::{Class, ObjectCache as _};
 use instantmirror_core::{FileMeta, Kind, NodeId, ObjectId};
 use instantmirror_store::StoreError;
@@ -276,7 +277,7 @@ impl Node {
             });
             for file in files {
                 lost.remove(&file.object);
-                let fetched = self.engine.fetch(name, &file, Class::Preseed);
+                let fetched = self.engine.fetch(name, &file, Step::of(Class::Preseed));
                 match tokio::time::timeout(REPAIR_TIMEOUT, fetched).await {
                     Ok(Ok(())) => {
                         tracing::info!(object = %file.object, "fetched again");

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod ahead;
 mod bad_input;
 mod browser;
 mod cache;
 mod command_line;
+mod consistency;
 mod crowd;
 mod curl;
 mod debian;

@@ -147,7 +147,7 @@ fn a_second_publish_is_refused_or_waits() {
 }
 
 /// POSTs to the control socket; returns status and JSON.
-fn control(master: &Master, path: &str, body: &str) -> (u16, serde_json::Value) {
+pub(crate) fn control(master: &Master, path: &str, body: &str) -> (u16, serde_json::Value) {
     let mut stream = UnixStream::connect(master.dir.join("store/control.sock")).unwrap();
     let length = body.len();
     let request =

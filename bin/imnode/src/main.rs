@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a command line program")]
 
+mod prefetch;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,7 +18,9 @@ const EXAMPLES: &str = "Examples:
   imnode --print-config > imnode.toml    begin with a configuration in which every key is explained
   imnode --check-config                  check it
   imnode run                             follow the masters and serve their snapshots until SIGTERM
-  imnode status                          how a running node is";
+  imnode status                          how a running node is
+  imnode prefetch debian dists/stable    have these files here before anybody asks for them
+  imnode reload                          take up a changed configuration";
 
 /// A mirror node of InstantMirror: shows every snapshot of its masters whole, fetches files when they are read.
 #[derive(Parser)]
@@ -87,6 +91,20 @@ enum Command {
         #[arg(long, default_value = "hash")]
         trust: AdoptTrust,
     },
+    /// Have the running node fetch files now: paths from the top of the repository, or globs as in .gitignore.
+    Prefetch {
+        repository: RepoName,
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<String>,
+        /// Of this snapshot instead of the current one.
+        #[arg(long, value_name = "UUID")]
+        snapshot: Option<SnapshotId>,
+        /// Do not wait until they are here.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Have the running node read its configuration again, as SIGHUP does, and say what has changed.
+    Reload,
 }
 
 fn subset(text: &str) -> Result<(u64, u64), String> {
@@ -142,24 +160,7 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<ExitCode>
     let config = NodeConfig::load(file)?;
     match command {
         Command::Run => {
-            daemon::start_logging(&config.log.level).map_err(anyhow::Error::msg)?;
-            daemon::raise_descriptor_limit(config.http.max_connections);
-            let node = Node::open(config).await?;
-            let server = NodeServer::bind(node.clone()).await?;
-            for url in server.urls() {
-                println!("serving on {url}");
-            }
-            let frontend = server.frontend();
-            let obey = daemon::obey(&frontend, || {
-                let config = NodeConfig::load(file)?;
-                frontend.reload_node(&config);
-                node.reload(&config);
-                Ok(())
-            });
-            tokio::select! {
-                () = server.run(daemon::told_to_stop()) => {}
-                () = obey => {}
-            }
+            return serve(file, config).await;
         }
         Command::Tag {
             repository,
@@ -178,6 +179,26 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<ExitCode>
         Command::Untag { repository, name } => {
             control::untag(&config.control_socket(), repository, name).await?;
             println!("untagged");
+        }
+        Command::Prefetch {
+            repository,
+            paths,
+            snapshot,
+            no_wait,
+        } => {
+            let socket = config.control_socket();
+            let id = control::prefetch(&socket, repository, *snapshot, paths).await?;
+            prefetch::wait(&socket, id, !no_wait).await?;
+        }
+        Command::Reload => {
+            let reloaded = control::reload(&config.control_socket()).await?;
+            reloaded.changed.iter().for_each(|name| println!("changed: {name}"));
+            for name in &reloaded.refused {
+                println!("takes a restart: {name}");
+            }
+            if reloaded.changed.is_empty() && reloaded.refused.is_empty() {
+                println!("nothing has changed");
+            }
         }
         Command::Tags => {
             let status: NodeStatus = control::status(&config.control_socket()).await?;
@@ -226,6 +247,28 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<ExitCode>
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Follows and serves until the process is told to stop.
+async fn serve(file: &Path, config: NodeConfig) -> anyhow::Result<()> {
+    daemon::start_logging(&config.log.level).map_err(anyhow::Error::msg)?;
+    daemon::raise_descriptor_limit(config.http.max_connections);
+    let read_again = file.to_path_buf();
+    let server = NodeServer::bind(Node::open(config).await?).await?;
+    let server = server.reloading(move || NodeConfig::load(&read_again));
+    for url in server.urls() {
+        println!("serving on {url}");
+    }
+    let (frontend, reload) = (server.frontend(), server.reloader());
+    let obey = daemon::obey(&frontend, || match &reload {
+        Some(reload) => reload().map(drop),
+        None => Ok(()),
+    });
+    tokio::select! {
+        () = server.run(daemon::told_to_stop()) => {}
+        () = obey => {}
+    }
+    Ok(())
 }
 
 /// Says how far a tag is, once a second, until it is complete.

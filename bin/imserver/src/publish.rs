@@ -34,6 +34,10 @@ pub(crate) struct Arguments {
     /// as `fullfiletimelist` of Fedora's mirrors, made of this very tree, from which follows what has changed.
     #[arg(long, value_name = "FILE")]
     changed_from: Option<PathBuf>,
+    /// Publish even if the repository metadata in the tree (repomd.xml, Release, Packages) names files that are missing
+    /// or different. For this once; the next publish is checked again.
+    #[arg(long)]
+    no_check: bool,
     /// Wait while another process writes to the store, however long; else a publish gives up after 10 seconds.
     #[arg(long)]
     wait: bool,
@@ -61,6 +65,7 @@ pub(crate) fn run(master: &Master, arguments: Arguments) -> anyhow::Result<()> {
         }),
         hints,
         wait: arguments.wait,
+        no_check: arguments.no_check,
     };
     let mut failed = Vec::new();
     for name in &names {

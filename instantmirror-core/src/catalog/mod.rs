@@ -8,10 +8,12 @@
 //! * [`build`] turns a directory's entries into nodes, cutting large ones at content-defined borders.
 //! * [`read`] looks up paths and lists directories.
 //! * [`delta`] finds the nodes one tree has and another lacks, which is also how closure is checked.
+//! * [`diff`] tells file by file what two trees differ in.
 //! * [`reach`] visits all nodes that many trees use, each once.
 
 pub mod build;
 pub mod delta;
+pub mod diff;
 pub mod frame;
 mod layout;
 pub mod node;
@@ -27,6 +29,7 @@ use crate::{NodeId, StoreError};
 
 pub use build::build_directory;
 pub use delta::{Closure, Delta, check_closure};
+pub use diff::{Difference, Differences};
 pub use layout::{LEAF_ENTRIES_MAX, LEAF_ENTRIES_MEAN, NODE_BYTES_MAX};
 pub use node::{CatalogNode, Child, Totals};
 pub use reach::Reachable;

@@ -438,3 +438,105 @@ fn documented_vectors() {
     assert!(vectors.contains(&expected), "not in the vectors:\n{expected}");
     assert_eq!(HEADER_BYTES, 16);
 }
+
+/// Files by path, to a content number; the directories follow from the paths.
+type Model = BTreeMap<String, u8>;
+
+fn build_model(store: &MemoryStore, model: &Model) -> Directory {
+    let mut entries = Vec::new();
+    let mut below: BTreeMap<&str, Model> = BTreeMap::new();
+    for (path, content) in model {
+        match path.split_once('/') {
+            None => entries.push(file(path, &[*content])),
+            Some((dir, rest)) => _ = below.entry(dir).or_default().insert(rest.to_owned(), *content),
+        }
+    }
+    for (dir, model) in below {
+        entries.push(directory(dir, build_model(store, &model)));
+    }
+    entries.sort_by(|one, other| one.name.cmp(&other.name));
+    build(store, &entries)
+}
+
+fn content(meta: Option<&Meta>) -> Option<ObjectId> {
+    meta.map(|meta| meta.as_file().unwrap().object)
+}
+
+proptest! {
+    #[test]
+    fn differences_are_what_two_models_differ_in(
+        one in prop::collection::btree_map("d[a-c]/(e[a-b]/)?[a-d]|f[a-c]|g[a-b]/[0-9]{3}", any::<u8>(), 0..60),
+        other in prop::collection::btree_map("d[a-c]/(e[a-b]/)?[a-d]|f[a-c]|g[a-b]/[0-9]{3}", any::<u8>(), 0..60),
+        common in prop::collection::btree_map("h/[0-9]{4}", any::<u8>(), 0..300),
+    ) {
+        let store = MemoryStore::new();
+        let with_common = |model: &Model| model.clone().into_iter().chain(common.clone()).collect::<Model>();
+        let (one, other) = (with_common(&one), with_common(&other));
+        let roots = (build_model(&store, &one).node, build_model(&store, &other).node);
+        let mut found = BTreeMap::new();
+        for difference in Differences::new(&store, Some(roots.0), roots.1) {
+            let Difference { path, before, after } = difference.unwrap();
+            let pair = (content(before.as_ref()), content(after.as_ref()));
+            prop_assert!(found.insert(path.to_string(), pair).is_none(), "{path} is told twice");
+        }
+        let object = |model: &Model, path: &str| model.get(path).map(|content| ObjectId::of(&[*content]));
+        let mut wanted = BTreeMap::new();
+        for path in one.keys().chain(other.keys()) {
+            let pair = (object(&one, path), object(&other, path));
+            if pair.0 != pair.1 {
+                wanted.insert(path.clone(), pair);
+            }
+        }
+        prop_assert_eq!(found, wanted);
+    }
+}
+
+#[test]
+fn differences_read_only_what_differs_and_tell_of_what_changes_its_kind() {
+    let store = MemoryStore::new();
+    let mut entries = numbered(50_000);
+    let before = build(&store, &entries);
+    entries[777] = file("package-000777.rpm", b"changed");
+    let kept = build(&store, &[file("kept", b"x")]);
+    let after = build(&store, &entries);
+    let counting = Counting(&store, std::sync::atomic::AtomicUsize::new(0));
+    let found: Vec<_> = Differences::new(&counting, Some(before.node), after.node)
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].path.as_str(), "package-000777.rpm");
+    let read = counting.1.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(
+        read < 60,
+        "{read} nodes of {} were read",
+        all_nodes(&store, after.node).len()
+    );
+
+    // A directory, then a symlink, then a file of the same name.
+    let trees = [
+        build(&store, &[directory("thing", kept)]),
+        build(&store, &[symlink("thing", "kept")]),
+        build(&store, &[file("thing", b"y")]),
+    ];
+    let paths = |one: usize, other: usize| -> Vec<String> {
+        let found = Differences::new(&store, Some(trees[one].node), trees[other].node);
+        let mut paths: Vec<_> = found.map(|found| found.unwrap().path.to_string()).collect();
+        paths.sort();
+        paths
+    };
+    assert_eq!(paths(0, 1), ["thing", "thing/kept"]);
+    assert_eq!(paths(1, 2), ["thing"]);
+    assert_eq!(paths(2, 0), ["thing", "thing/kept"]);
+    assert!(paths(1, 1).is_empty());
+    let lost = Differences::new(&store, Some(NodeId::from_bytes([9; 32])), after.node).collect::<Vec<_>>();
+    assert!(matches!(lost[..], [Err(CatalogError::Missing(_))]), "{lost:?}");
+}
+
+struct Counting<'a>(&'a MemoryStore, std::sync::atomic::AtomicUsize);
+
+impl NodeSource for Counting<'_> {
+    fn node(&self, id: &NodeId) -> Result<Option<Bytes>, StoreError> {
+        self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.0.node(id)
+    }
+}

@@ -47,6 +47,8 @@ struct State {
     waiting: Vec<Waker>,
     delivered: u64,
     streams: usize,
+    /// How often all open streams were broken off.
+    breaks: u64,
 }
 
 impl FaultyTransport {
@@ -100,6 +102,13 @@ impl FaultyTransport {
     pub fn release(&self) {
         let mut state = self.state();
         state.budget = None;
+        state.waiting.drain(..).for_each(Waker::wake);
+    }
+
+    /// Every stream that is open now breaks off.
+    pub fn fail_open_streams(&self) {
+        let mut state = self.state();
+        state.breaks += 1;
         state.waiting.drain(..).for_each(Waker::wake);
     }
 
@@ -163,10 +172,10 @@ impl PeerTransport for FaultyTransport {
     ) -> Result<ByteStream, TransportError> {
         self.enter(Call::Range(*object, range.clone()))?;
         let inner = self.inner.range(repository, object, range.clone()).await?;
-        let left = {
+        let (left, breaks) = {
             let mut state = self.state();
             state.streams += 1;
-            state.cut_after
+            (state.cut_after, state.breaks)
         };
         Ok(Box::pin(FaultyStream {
             transport: self.clone(),
@@ -174,6 +183,7 @@ impl PeerTransport for FaultyTransport {
             held: Bytes::new(),
             position: range.start,
             left,
+            breaks,
             over: false,
         }))
     }
@@ -196,7 +206,51 @@ impl PeerTransport for FaultyTransport {
         sink: &mut (dyn FnMut(BatchItem) + Send),
     ) -> Result<(), TransportError> {
         self.enter(Call::Batch(objects.iter().map(|(object, _)| *object).collect()))?;
-        self.inner.batch(repository, objects, sink).await
+        let mut items = Vec::new();
+        let inner = self
+            .inner
+            .batch(repository, objects, &mut |item| items.push(item))
+            .await;
+        let mut left = self.state().cut_after;
+        for (object, content) in items {
+            let Ok(content) = content else {
+                sink((object, content));
+                continue;
+            };
+            let len = content.len() as u64;
+            if left.is_some_and(|left| left < len) {
+                return Err(self.unreachable("the connection broke"));
+            }
+            left = left.map(|left| left - len);
+            std::future::poll_fn(|context| self.poll_budget(context, len)).await;
+            sink((object, Ok(self.flipped(content))));
+        }
+        inner
+    }
+}
+
+impl FaultyTransport {
+    /// Waits until so many bytes may be delivered, and counts them as delivered.
+    fn poll_budget(&self, context: &Context<'_>, bytes: u64) -> Poll<()> {
+        let mut state = self.state();
+        if state.budget.is_some_and(|budget| budget < bytes) {
+            state.waiting.push(context.waker().clone());
+            return Poll::Pending;
+        }
+        state.budget = state.budget.map(|budget| budget - bytes);
+        state.delivered += bytes;
+        Poll::Ready(())
+    }
+
+    fn flipped(&self, content: Bytes) -> Bytes {
+        let Some(place) = self.state().flip_at.and_then(|at| usize::try_from(at).ok()) else {
+            return content;
+        };
+        let mut content = Vec::from(content);
+        if let Some(byte) = content.get_mut(place) {
+            *byte ^= 1;
+        }
+        content.into()
     }
 }
 
@@ -206,6 +260,7 @@ struct FaultyStream {
     held: Bytes,
     position: u64,
     left: Option<u64>,
+    breaks: u64,
     over: bool,
 }
 
@@ -227,7 +282,7 @@ impl Stream for FaultyStream {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        if this.left == Some(0) {
+        if this.left == Some(0) || this.breaks < this.transport.state().breaks {
             this.over = true;
             return Poll::Ready(Some(Err(this.transport.unreachable("the connection broke"))));
         }

@@ -10,10 +10,11 @@ macro_rules! scheduler_conformance {
             a_request_starts_as_it_was_submitted
             classes_are_served_strictly_in_order
             inside_a_class_the_earliest_deadline_goes_first
+            a_lower_rank_goes_before_an_earlier_deadline
             each_request_is_started_once
             raising_makes_a_request_more_urgent
             raising_never_makes_a_request_less_urgent
-            raising_what_runs_or_is_gone_does_nothing
+            raising_what_runs_changes_its_class_and_starts_nothing
             a_cancelled_request_never_starts
             cancelling_what_runs_or_is_gone_does_nothing
             a_retry_waits_until_the_moment_it_names
@@ -25,6 +26,9 @@ macro_rules! scheduler_conformance {
             reports_about_what_does_not_run_do_nothing
             no_more_run_than_may
             background_leaves_room_for_demand
+            a_class_at_its_own_limit_holds_nobody_back
+            what_is_less_urgent_yields_while_something_runs
+            limits_can_change_at_any_time
             a_place_that_becomes_free_is_used
             the_status_counts_what_waits_and_runs
             random_driving_keeps_every_promise
@@ -44,6 +48,7 @@ fn limits() -> SchedulerLimits {
     SchedulerLimits {
         running_max: 100,
         background_running_max: 50,
+        class_running_max: [usize::MAX; Class::ALL.len()],
         tries_max: 3,
         retry_pause: Duration::from_secs(1),
         retry_pause_max: Duration::from_secs(8),
@@ -58,8 +63,10 @@ fn request(class: Class, deadline: Moment) -> Request {
     Request {
         repository: "conformance".parse().unwrap(),
         object: ObjectId::of(b"object"),
+        objects: 1,
         size: 10,
         class,
+        rank: 0,
         deadline,
     }
 }
@@ -95,6 +102,19 @@ pub fn an_empty_queue_is_idle<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S)
     for class in Class::ALL {
         assert_eq!(queue.status(class), QueueStatus::default());
     }
+}
+
+/// Rules have an order.
+pub fn a_lower_rank_goes_before_an_earlier_deadline<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(limits());
+    let ranked = |queue: &mut S, rank, deadline| {
+        let request = request(Class::Preseed, at(deadline));
+        queue.submit(at(0), Request { rank, ..request })
+    };
+    let second = ranked(&mut queue, 1, 0);
+    let first = ranked(&mut queue, 0, 9);
+    let third = ranked(&mut queue, 1, 5);
+    assert_eq!(started(&mut queue, at(0)), [first, second, third]);
 }
 
 /// The driver gets back what was submitted, then nothing more.
@@ -187,16 +207,19 @@ pub fn raising_never_makes_a_request_less_urgent<S: Scheduler>(make: &dyn Fn(Sch
     assert_eq!(started(&mut queue, at(0)), [other]);
 }
 
-/// Raising is for what waits.
-pub fn raising_what_runs_or_is_gone_does_nothing<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+/// What runs starts no second time, but others yield to it from then on and it to fewer. What is gone stays gone.
+pub fn raising_what_runs_changes_its_class_and_starts_nothing<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
     let mut queue = make(limits());
-    let ticket = submit(&mut queue, Class::Rest, 1);
+    let ticket = submit(&mut queue, Class::Preseed, 1);
     assert_eq!(started(&mut queue, at(0)), [ticket]);
+    queue.raise(ticket, Class::Rest, at(0));
+    assert_eq!(queue.status(Class::Preseed).running, 1, "never less urgent");
+    assert!(!queue.must_yield(Class::Bundle));
     queue.raise(ticket, Class::Demand, at(0));
-    assert_eq!(
-        (queue.status(Class::Demand).running, queue.status(Class::Rest).running),
-        (0, 1)
-    );
+    let running = |class| queue.status(class).running;
+    assert_eq!((running(Class::Demand), running(Class::Preseed)), (1, 0));
+    assert!(queue.must_yield(Class::Bundle) && !queue.must_yield(Class::Demand));
+    assert_eq!(queue.next(at(0)), Next::Idle);
     queue.finished(at(0), ticket, Outcome::Done);
     queue.raise(ticket, Class::Demand, at(0));
     queue.raise(Ticket(u64::MAX), Class::Demand, at(0));
@@ -368,6 +391,64 @@ pub fn background_leaves_room_for_demand<S: Scheduler>(make: &dyn Fn(SchedulerLi
     assert_eq!(started(&mut queue, at(0)), [demand[3]], "demand goes before background");
     queue.finished(at(0), demand[0], Outcome::Done);
     assert_eq!(started(&mut queue, at(0)), [background[2]]);
+}
+
+/// A class that has reached its own limit waits, and those below it start.
+pub fn a_class_at_its_own_limit_holds_nobody_back<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut class_running_max = [usize::MAX; Class::ALL.len()];
+    class_running_max[Class::Preseed.index()] = 1;
+    let mut queue = make(SchedulerLimits {
+        class_running_max,
+        ..limits()
+    });
+    let [first, second] = [0, 1].map(|deadline| submit(&mut queue, Class::Preseed, deadline));
+    let rest = submit(&mut queue, Class::Rest, 0);
+    assert_eq!(started(&mut queue, at(0)), [first, rest]);
+    queue.finished(at(0), first, Outcome::Done);
+    assert_eq!(started(&mut queue, at(0)), [second]);
+}
+
+/// As long as something more urgent runs, and no longer. What only waits makes nobody yield.
+pub fn what_is_less_urgent_yields_while_something_runs<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let mut queue = make(limits());
+    let preseed = submit(&mut queue, Class::Preseed, 0);
+    assert!(Class::ALL.iter().all(|class| !queue.must_yield(*class)));
+    assert_eq!(started(&mut queue, at(0)), [preseed]);
+    let yielding: Vec<_> = Class::ALL
+        .into_iter()
+        .filter(|class| queue.must_yield(*class))
+        .collect();
+    assert_eq!(yielding, [Class::Suggested, Class::Popular, Class::Rest]);
+    let demand = submit(&mut queue, Class::Demand, 0);
+    assert!(!queue.must_yield(Class::Preseed));
+    assert_eq!(started(&mut queue, at(0)), [demand]);
+    assert!(queue.must_yield(Class::Preseed) && !queue.must_yield(Class::Demand));
+    assert!(queue.finished(at(0), demand, Outcome::Retry));
+    assert!(!queue.must_yield(Class::Preseed), "it pauses");
+    assert!(!queue.finished(at(0), preseed, Outcome::Done));
+    assert!(Class::ALL.iter().all(|class| !queue.must_yield(*class)));
+}
+
+/// A higher limit lets more start at once; under a lower one what runs goes on.
+pub fn limits_can_change_at_any_time<S: Scheduler>(make: &dyn Fn(SchedulerLimits) -> S) {
+    let with = |background_running_max| SchedulerLimits {
+        background_running_max,
+        ..limits()
+    };
+    let mut queue = make(with(1));
+    let tickets: Vec<_> = (0..4)
+        .map(|deadline| submit(&mut queue, Class::Rest, deadline))
+        .collect();
+    assert_eq!(started(&mut queue, at(0)), tickets[..1]);
+    queue.set_limits(with(3));
+    assert_eq!(started(&mut queue, at(0)), tickets[1..3]);
+    queue.set_limits(with(1));
+    queue.finished(at(0), tickets[0], Outcome::Done);
+    assert_eq!(queue.next(at(0)), Next::Idle);
+    assert_eq!(queue.status(Class::Rest).running, 2);
+    queue.finished(at(0), tickets[1], Outcome::Done);
+    queue.finished(at(0), tickets[2], Outcome::Done);
+    assert_eq!(started(&mut queue, at(0)), tickets[3..]);
 }
 
 /// A finished request makes room, however it ended.

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use crate::scheduler::SchedulerLimits;
 use crate::{Moment, ObjectId, RepoName};
 
 /// Why something is fetched, most urgent first. A class is served only when every one above it is empty
@@ -32,24 +33,53 @@ impl Class {
         Self::Popular,
         Self::Rest,
     ];
+
+    /// Its place in [`ALL`](Self::ALL).
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// As configurations, logs and metrics call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Demand => "demand",
+            Self::Bundle => "bundle",
+            Self::Preseed => "preseed",
+            Self::Suggested => "suggested",
+            Self::Popular => "popular",
+            Self::Rest => "rest",
+        }
+    }
+
+    /// Whether nobody waits for it.
+    #[must_use]
+    pub const fn is_background(self) -> bool {
+        !matches!(self, Self::Demand)
+    }
 }
 
 /// Names one submitted request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
-/// One object to be fetched.
+/// One object to be fetched, or many small ones in one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// The repository to fetch it from.
     pub repository: RepoName,
-    /// The object.
+    /// The object; of many the first.
     pub object: ObjectId,
-    /// Its size in bytes.
+    /// How many objects it is.
+    pub objects: usize,
+    /// Bytes of all of them.
     pub size: u64,
     /// How urgent it is.
     pub class: Class,
-    /// Inside a class, the earliest deadline goes first.
+    /// Inside a class, the lowest rank goes first: the number of a pre-seed rule, for instance.
+    pub rank: u32,
+    /// Inside a rank, the earliest deadline goes first.
     pub deadline: Moment,
 }
 
@@ -78,9 +108,9 @@ pub enum Outcome {
 /// Requests of one class.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueStatus {
-    /// Waiting, retries included.
+    /// Objects waiting, retries included.
     pub waiting: usize,
-    /// Started and not finished.
+    /// Objects started and not finished.
     pub running: usize,
     /// Bytes of those waiting.
     pub waiting_bytes: u64,
@@ -105,6 +135,13 @@ pub trait Scheduler: Debug + Send {
 
     /// Reports how a started request ended. Returns whether it will be tried again.
     fn finished(&mut self, now: Moment, ticket: Ticket, outcome: Outcome) -> bool;
+
+    /// Whether what runs in this class has to hold still now, because something of a more urgent class runs. The driver
+    /// reads no more from its transfers until that is over.
+    fn must_yield(&self, class: Class) -> bool;
+
+    /// Replaces the limits. What runs already goes on, also beyond a lower limit.
+    fn set_limits(&mut self, limits: SchedulerLimits);
 
     /// What waits and runs in a class.
     fn status(&self, class: Class) -> QueueStatus;

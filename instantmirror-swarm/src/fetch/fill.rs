@@ -23,6 +23,7 @@ pub(super) struct Fill {
     pub(super) object: ObjectId,
     pub(super) size: u64,
     class: Class,
+    rank: u32,
     sources: Mutex<Vec<Source>>,
     state: Mutex<State>,
     handle: OnceLock<Arc<dyn ObjectHandle>>,
@@ -56,7 +57,7 @@ struct State {
 }
 
 impl Fill {
-    pub(super) fn new(repository: RepoName, object: ObjectId, size: u64, class: Class) -> Self {
+    pub(super) fn new(repository: RepoName, object: ObjectId, size: u64, class: Class, rank: u32) -> Self {
         let plan = FillPlan::new(size, RangeSet::new());
         let state = Mutex::new(State {
             plan,
@@ -72,6 +73,7 @@ impl Fill {
             object,
             size,
             class,
+            rank,
             sources: Mutex::default(),
             state,
             handle,
@@ -88,7 +90,17 @@ impl Fill {
             .send_if_modified(|demanded| !std::mem::replace(demanded, true));
     }
 
-    async fn demanded(&self) {
+    /// How urgent it is now.
+    pub(super) fn class(&self) -> Class {
+        if *self.demanded.borrow() {
+            Class::Demand
+        } else {
+            self.class
+        }
+    }
+
+    /// Waits until a client waits for it.
+    pub(super) async fn demanded(&self) {
         // The sender lives in self.
         let _ = self.demanded.subscribe().wait_for(|demanded| *demanded).await;
     }
@@ -122,12 +134,7 @@ impl Fill {
         self.wants_changed.notify_one();
     }
 
-    /// The source to ask after so many others. It may come while they are asked.
-    pub(super) fn source(&self, number: usize) -> Option<Source> {
-        lock(&self.sources).get(number).cloned()
-    }
-
-    /// All that are known.
+    /// All that are known; more may come.
     pub(super) fn sources(&self) -> Vec<Source> {
         lock(&self.sources).clone()
     }
@@ -228,8 +235,10 @@ impl Fill {
         Request {
             repository: self.repository.clone(),
             object: self.object,
+            objects: 1,
             size: self.size,
-            class: self.class,
+            class: self.class(),
+            rank: self.rank,
             deadline: engine.queue.now(),
         }
     }
@@ -255,7 +264,7 @@ pub(super) async fn run(engine: Arc<Engine>, fill: Arc<Fill>) {
 /// Waits for the turn and for room. Another fill of the object may be ending: that is waited for as a retry.
 async fn begin(engine: &Engine, fill: &Fill, place: &mut Place) -> Result<Sink, FetchError> {
     loop {
-        let raised = fill.class == Class::Demand;
+        let raised = fill.class() == Class::Demand;
         tokio::select! {
             biased;
             () = place.turn() => {}
@@ -287,6 +296,7 @@ async fn drive(engine: &Arc<Engine>, fill: &Arc<Fill>, flights: &mut JoinSet<Lan
         place: Some(place),
         granted: true,
     };
+    let mut raised = fill.class == Class::Demand;
     loop {
         pause.end_unwanted(fill);
         slot.ask_or_give_back(engine, fill, &pause);
@@ -309,6 +319,11 @@ async fn drive(engine: &Arc<Engine>, fill: &Arc<Fill>, flights: &mut JoinSet<Lan
             landed = flights.join_next(), if !flights.is_empty() => {
                 let Some(Ok(landing)) = landed else { continue };
                 land(engine, fill, &mut slot, &mut pause, landing)?;
+            }
+            () = fill.demanded(), if !raised => {
+                // Whoever is less urgent yields from now on, and this no longer.
+                raised = true;
+                slot.raise();
             }
             () = slot.turn(), if !slot.granted || pause.awaits_turn => {
                 slot.granted = true;
@@ -336,6 +351,12 @@ impl Slot {
             self.place = Some(engine.queue.submit(fill.request(engine)));
         } else if rests && self.granted {
             self.leave(pause);
+        }
+    }
+
+    fn raise(&self) {
+        if let Some(place) = &self.place {
+            place.raise(Class::Demand);
         }
     }
 

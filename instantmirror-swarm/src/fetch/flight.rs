@@ -7,11 +7,12 @@ use bytes::BytesMut;
 use futures_util::StreamExt as _;
 use instantmirror_core::fill::FlightId;
 use instantmirror_core::outboard::{GROUP_BYTES, Outboard, VerifyError};
-use instantmirror_core::traits::{ByteStream, CacheError, FetchError, TransportError};
+use instantmirror_core::traits::{ByteStream, CacheError, Class, FetchError, TransportError};
 use tokio::sync::OnceCell;
 
 use super::Engine;
 use super::fill::{Fill, Sink, Source, unavailable};
+use super::sources::Running;
 
 /// What all flights of a fill share.
 #[derive(Debug)]
@@ -45,12 +46,16 @@ pub(super) async fn fly(job: Arc<Job>, flight: FlightId, range: Range<u64>) -> L
     let start = range.start;
     let mut position = start;
     let mut failure: Option<LandingError> = None;
-    let mut number = 0;
-    while let Some(source) = job.fill.source(number) {
-        number += 1;
+    let mut asked = Vec::new();
+    loop {
+        // Sources may come while others are asked.
+        let sources = job.fill.sources();
+        let best = job.engine.sources.best(&sources, &asked, range.end - position);
+        let Some((place, source)) = best else { break };
+        asked.push(place);
         let flown = tokio::select! {
             biased;
-            flown = job.fly_from(&source, flight, &mut position, range.end) => flown,
+            flown = job.fly_from(source, flight, &mut position, range.end) => flown,
             () = job.fill.cut(flight) => Ok(()),
         };
         let Err(error) = flown else {
@@ -60,8 +65,7 @@ pub(super) async fn fly(job: Arc<Job>, flight: FlightId, range: Range<u64>) -> L
                 error: None,
             };
         };
-        let stats = &job.engine.stats;
-        stats.blame(&job.fill.object, source.transport.label(), &error);
+        job.engine.blame(&job.fill.object, source.transport.label(), &error);
         if matches!(error, FetchError::Cache(_)) {
             // Our own disk, not the source: no other source will do better.
             failure = Some(LandingError { error, is_final: true });
@@ -135,6 +139,10 @@ impl Job {
         position: &mut u64,
         end: u64,
     ) -> Result<(), FetchError> {
+        let engine = &self.engine;
+        let label = source.transport.label();
+        self.hold_still().await;
+        let mut running = engine.sources.begin(label, self.fill.class()).await;
         let body = async {
             let range = *position..end;
             let opened = source.transport.range(&source.repository, &self.fill.object, range);
@@ -143,7 +151,31 @@ impl Job {
         // The content travels while the outboard does: one round trip, not two.
         let outboard = self.outboard.get_or_try_init(|| self.fetch_outboard(source));
         let (mut body, _) = tokio::try_join!(body, outboard)?;
-        self.receive(source, &mut body, flight, position).await
+        self.receive(source, &mut running, &mut body, flight, position).await
+    }
+
+    /// Waits while something more urgent runs, unless a client comes to wait for this.
+    async fn hold_still(&self) {
+        let class = self.fill.class();
+        tokio::select! {
+            biased;
+            () = self.engine.queue.gate().pass(class) => {}
+            () = self.fill.demanded() => {}
+        }
+    }
+
+    /// Waits until limits on bytes allow for more, unless a client comes to wait for this.
+    async fn pace(&self, label: &str, bytes: u64) {
+        let class = self.fill.class();
+        let pace = self.engine.sources.pace(label, class, bytes);
+        if class == Class::Demand {
+            return pace.await;
+        }
+        tokio::select! {
+            biased;
+            () = pace => {}
+            () = self.fill.demanded() => {}
+        }
     }
 
     async fn fetch_outboard(&self, source: &Source) -> Result<(), FetchError> {
@@ -158,6 +190,7 @@ impl Job {
     async fn receive(
         &self,
         source: &Source,
+        running: &mut Running<'_>,
         body: &mut ByteStream,
         flight: FlightId,
         position: &mut u64,
@@ -167,6 +200,7 @@ impl Job {
             let Some(end) = self.fill.flight_end(flight).filter(|&end| *position < end) else {
                 return Ok(());
             };
+            self.hold_still().await;
             match body.next().await {
                 Some(Ok(bytes)) => held.extend_from_slice(&bytes),
                 Some(Err(error)) => return Err(self.unavailable(source, error)),
@@ -181,9 +215,12 @@ impl Job {
                 CacheError::Verify(error) => self.corrupt(source, error),
                 other => FetchError::Cache(other),
             })?;
-            self.engine.stats.received(source.transport.label(), take);
+            let label = source.transport.label();
+            self.engine.stats.received(label, self.fill.class(), take);
+            running.received(take);
             self.fill.arrived(flight, *position..*position + take);
             *position += take;
+            self.pace(label, take).await;
         }
     }
 }

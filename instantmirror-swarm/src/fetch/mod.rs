@@ -6,11 +6,16 @@
 //! object in memory than the part that is arriving. An object that the cache has no room for is streamed past
 //! it, to each reader by itself.
 
+mod ahead;
+mod batch;
 mod fill;
 mod flight;
+mod gate;
+mod limits;
 mod passing;
 mod queue;
 mod reader;
+mod sources;
 mod stats;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use instantmirror_core::entry::FileMeta;
+use instantmirror_core::preseed::Step;
 use instantmirror_core::reader::{EmptyReader, HandleReader};
 use instantmirror_core::rules::PathGlobs;
 use instantmirror_core::traits::{
@@ -25,9 +31,13 @@ use instantmirror_core::traits::{
 };
 use instantmirror_core::{ObjectId, RepoName};
 
+use ahead::ReadsAhead;
+pub use batch::{BATCH_BYTES_MAX, BATCHED_OBJECT_BYTES_MAX, BatchDone};
 use fill::Fill;
+pub use limits::FetchLimits;
 use queue::Queue;
 use reader::FillReader;
+use sources::Sources;
 pub use stats::{FetchStats, Transfer};
 
 /// Most objects that are remembered as logged; then all are forgotten, and may be logged again.
@@ -41,8 +51,10 @@ pub struct FetchEngine(Arc<Engine>);
 #[derive(Debug)]
 struct Engine {
     cache: Arc<dyn ObjectCache>,
-    sources: BTreeMap<RepoName, Vec<Arc<dyn PeerTransport>>>,
+    transports: BTreeMap<RepoName, Vec<Arc<dyn PeerTransport>>>,
     queue: Queue,
+    sources: Sources,
+    ahead: ReadsAhead,
     /// By object and size: repositories may disagree about a size, and only one of them is right.
     fills: Mutex<HashMap<(ObjectId, u64), Arc<Fill>>>,
     stats: stats::Counters,
@@ -58,17 +70,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl FetchEngine {
-    /// An engine that fetches each repository from its sources, tried in order.
+    /// An engine that fetches each repository from its sources: from the one that should be fastest, and among those of
+    /// which nothing is known from the first. The scheduler keeps the limits it was made with until
+    /// [`set_limits`](Self::set_limits).
     pub fn new(
         cache: Arc<dyn ObjectCache>,
-        sources: BTreeMap<RepoName, Vec<Arc<dyn PeerTransport>>>,
+        transports: BTreeMap<RepoName, Vec<Arc<dyn PeerTransport>>>,
         scheduler: Box<dyn Scheduler>,
     ) -> Self {
         let (queue, fills, stats) = (Queue::new(scheduler), Mutex::default(), stats::Counters::default());
         Self(Arc::new(Engine {
             cache,
-            sources,
+            transports,
             queue,
+            sources: Sources::new(FetchLimits::default()),
+            ahead: ReadsAhead::default(),
             fills,
             stats,
             passed_by: Mutex::default(),
@@ -82,10 +98,16 @@ impl FetchEngine {
         *lock(&self.0.never_kept) = Arc::new(paths);
     }
 
+    /// Changes the limits for all that begins from now on; what runs keeps its place.
+    pub fn set_limits(&self, limits: FetchLimits) {
+        self.0.queue.set_limits(limits.scheduler.clone());
+        self.0.sources.set_limits(limits);
+    }
+
     /// What has been done since the start.
     #[must_use]
     pub fn stats(&self) -> FetchStats {
-        self.0.stats.snapshot(&self.0.queue)
+        self.0.stats.snapshot(&self.0.queue, &self.0.sources)
     }
 
     /// The objects being fetched now.
@@ -94,17 +116,30 @@ impl FetchEngine {
         lock(&self.0.fills).values().map(|fill| fill.transfer()).collect()
     }
 
-    /// Brings all of an object into the cache, at the urgency of `class`. A client that wants it meanwhile makes it
+    /// Brings all of an object into the cache, at the urgency of `step`. A client that wants it meanwhile makes it
     /// urgent. Dropping the future withdraws the interest.
     ///
     /// # Errors
     /// [`FetchError`] if it cannot be had, or if the cache has no room for it.
-    pub async fn fetch(&self, repository: &RepoName, file: &FileMeta, class: Class) -> Result<(), FetchError> {
+    pub async fn fetch(&self, repository: &RepoName, file: &FileMeta, step: Step) -> Result<(), FetchError> {
         if self.holds(file).await? {
             return Ok(());
         }
         let intent = ReadIntent::of(0..file.size);
-        self.0.start_or_join(repository, file, &intent, class)?.kept().await
+        self.0.start_or_join(repository, file, &intent, step)?.kept().await
+    }
+
+    /// Brings many small objects into the cache, as many as possible with one request, at the urgency of `step`. Those
+    /// that are here already cost nothing. Objects beyond [`batched_bytes_max`](Self::batched_bytes_max) are left out. Dropping the future
+    /// ends it; what has come is kept.
+    pub async fn fetch_batch(&self, repository: &RepoName, files: &[FileMeta], step: Step) -> BatchDone {
+        batch::fetch(&self.0, repository, files, step).await
+    }
+
+    /// Largest object that [`fetch_batch`](Self::fetch_batch) takes, in bytes.
+    #[must_use]
+    pub fn batched_bytes_max(&self) -> u64 {
+        self.0.sources.batched_bytes_max()
     }
 
     /// Whether all of a file is in the cache.
@@ -142,6 +177,7 @@ impl ObjectSource for FetchEngine {
             return Ok(Arc::new(EmptyReader));
         }
         let engine = &self.0;
+        engine.read_ahead(repository, file, &intent);
         // A fill in progress goes first: its readers share one handle and see bytes as they come.
         if let Some(reader) = engine.join(repository, file, &intent) {
             return Ok(Arc::new(reader));
@@ -165,14 +201,20 @@ impl ObjectSource for FetchEngine {
             repository,
             file,
             &intent,
-            Class::Demand,
+            Step::of(Class::Demand),
         )?))
     }
 }
 
 impl Engine {
+    /// Takes note of a transfer that failed.
+    fn blame(&self, object: &ObjectId, label: &str, error: &FetchError) {
+        self.stats.blame(object, label, error);
+        self.sources.failed(label, error);
+    }
+
     fn sources_of(&self, repository: &RepoName) -> &[Arc<dyn PeerTransport>] {
-        self.sources.get(repository).map_or(&[], Vec::as_slice)
+        self.transports.get(repository).map_or(&[], Vec::as_slice)
     }
 
     /// The sources of a repository, of which there has to be one.
@@ -201,7 +243,7 @@ impl Engine {
         intent: &ReadIntent,
     ) -> Result<FillReader, FetchError> {
         let sources = self.some_sources_of(repository, file)?;
-        let fill = Arc::new(Fill::new(repository.clone(), file.object, file.size, Class::Demand));
+        let fill = Arc::new(Fill::new(repository.clone(), file.object, file.size, Class::Demand, 0));
         fill.add_sources(repository, sources);
         Ok(FillReader::pass(self, &fill, intent))
     }
@@ -226,7 +268,7 @@ impl Engine {
         repository: &RepoName,
         file: &FileMeta,
         intent: &ReadIntent,
-        class: Class,
+        step: Step,
     ) -> Result<FillReader, FetchError> {
         let sources = self.some_sources_of(repository, file)?;
         let mut fills = lock(&self.fills);
@@ -234,13 +276,14 @@ impl Engine {
             .get(&(file.object, file.size))
             .filter(|fill| fill.accepts_readers())
         {
-            if class == Class::Demand {
+            if step.class == Class::Demand {
                 fill.demand();
             }
             fill.add_sources(repository, sources);
             return Ok(FillReader::attach(self, fill, intent));
         }
-        let fill = Arc::new(Fill::new(repository.clone(), file.object, file.size, class));
+        let Step { class, rank } = step;
+        let fill = Arc::new(Fill::new(repository.clone(), file.object, file.size, class, rank));
         fill.add_sources(repository, sources);
         let reader = FillReader::attach(self, &fill, intent);
         fills.insert((file.object, file.size), Arc::clone(&fill));

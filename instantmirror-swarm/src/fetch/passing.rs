@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use instantmirror_core::ObjectId;
 use instantmirror_core::outboard::{GROUP_BYTES, Outboard, VerifyError, group_cover};
-use instantmirror_core::traits::{ByteStream, CacheError, FetchError, TransportError};
+use instantmirror_core::traits::{ByteStream, CacheError, Class, FetchError, TransportError};
 use tokio::sync::OnceCell;
 
 use super::fill::{Fill, Source, unavailable};
@@ -136,7 +136,7 @@ impl Passing {
             object: fill.object,
             size: fill.size,
             until: group_cover(range, fill.size).end.min(fill.size),
-            sources: fill.sources(),
+            sources: engine.sources.ordered(&fill.sources(), fill.size),
             outboard: OnceCell::new(),
             window: Mutex::default(),
             transfer: tokio::sync::Mutex::default(),
@@ -161,7 +161,7 @@ impl Passing {
                 Ok(()) => (asked, round, failure) = (0, 1, None),
                 Err(error) => {
                     *transfer = None;
-                    self.engine.stats.blame(&self.object, source.transport.label(), &error);
+                    self.engine.blame(&self.object, source.transport.label(), &error);
                     failure = Some(LandingError::of(error).and(failure));
                     (asked, number) = (asked + 1, (number + 1) % self.sources.len());
                 }
@@ -225,7 +225,9 @@ impl Passing {
         let (position, bytes) = (open.position, group.len() as u64);
         lock(&self.window).push(position, group);
         open.position += bytes;
-        self.engine.stats.received(source.transport.label(), bytes);
+        self.engine
+            .stats
+            .received(source.transport.label(), Class::Demand, bytes);
         Ok(())
     }
 

@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use instantmirror_core::Moment;
+use instantmirror_core::scheduler::SchedulerLimits;
 use instantmirror_core::traits::{Class, Next, Outcome, QueueStatus, Request, Scheduler, Ticket};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::gate::Gate;
 use super::lock;
 
 /// The scheduler with those who wait for their turn.
@@ -18,6 +20,7 @@ pub(super) struct Queue(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     start: Instant,
+    gate: Gate,
     state: Mutex<State>,
 }
 
@@ -47,12 +50,23 @@ impl Queue {
         });
         Self(Arc::new(Inner {
             start: Instant::now(),
+            gate: Gate::new(),
             state,
         }))
     }
 
     pub(super) fn now(&self) -> Moment {
         Moment(self.0.start.elapsed())
+    }
+
+    /// Holds back what is less urgent than what runs.
+    pub(super) fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    pub(super) fn set_limits(&self, limits: SchedulerLimits) {
+        lock(&self.0.state).scheduler.set_limits(limits);
+        self.pump();
     }
 
     pub(super) fn status(&self, class: Class) -> QueueStatus {
@@ -80,6 +94,16 @@ impl Queue {
     fn pump(&self) {
         let mut state = lock(&self.0.state);
         let now = self.now();
+        let wake_at = Self::start_all(&mut state, now);
+        self.0.gate.update(state.scheduler.as_ref());
+        if let Some(moment) = wake_at.filter(|moment| state.alarm.is_none_or(|alarm| *moment < alarm)) {
+            state.alarm = Some(moment);
+            self.wake_after(moment.since(now));
+        }
+    }
+
+    /// Returns when to come back.
+    fn start_all(state: &mut State, now: Moment) -> Option<Moment> {
         loop {
             match state.scheduler.next(now) {
                 Next::Start(ticket, _) => {
@@ -88,14 +112,8 @@ impl Queue {
                         let _ = sender.send(());
                     }
                 }
-                Next::Idle => return,
-                Next::WaitUntil(moment) => {
-                    if state.alarm.is_none_or(|alarm| moment < alarm) {
-                        state.alarm = Some(moment);
-                        self.wake_after(moment.since(now));
-                    }
-                    return;
-                }
+                Next::Idle => return None,
+                Next::WaitUntil(moment) => return Some(moment),
             }
         }
     }

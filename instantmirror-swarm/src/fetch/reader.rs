@@ -40,8 +40,13 @@ impl FillReader {
 impl FillReader {
     /// Waits until all of the object is in the cache; what the cache has no room for is an error here.
     pub(super) async fn kept(&self) -> Result<(), FetchError> {
-        let mut end = 0;
-        while end < self.fill.size {
+        self.covered(0..self.fill.size).await
+    }
+
+    /// The same for a range.
+    pub(super) async fn covered(&self, range: Range<u64>) -> Result<(), FetchError> {
+        let mut end = range.start;
+        while end < range.end {
             end = self.fill.ready(self.want, end).await?;
         }
         Ok(())

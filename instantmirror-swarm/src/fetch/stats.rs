@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use instantmirror_core::sources::Score;
 use instantmirror_core::traits::{Class, FetchError, QueueStatus};
 use instantmirror_core::{ObjectId, RepoName};
+use tokio::time::Instant;
 
 use super::lock;
 use super::queue::Queue;
+use super::sources::Sources;
 
 /// Counts since the engine was made.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct FetchStats {
     /// Opens that found all they wanted in the cache.
     pub hits: u64,
@@ -29,6 +32,49 @@ pub struct FetchStats {
     pub corrupt: BTreeMap<String, u64>,
     /// What waits and runs, by class, most urgent first.
     pub queue: Vec<(Class, QueueStatus)>,
+    /// Verified bytes by class, in the order of [`Class::ALL`].
+    pub class_bytes: [u64; Class::ALL.len()],
+    /// Bytes per second by class, over some seconds.
+    pub class_rates: [f64; Class::ALL.len()],
+    /// What is known of each source that was asked.
+    pub sources: Vec<(String, Score)>,
+}
+
+/// Over so many seconds a rate is averaged; older bytes fade.
+const RATE_SECONDS: f64 = 5.0;
+
+/// Bytes per second, averaged.
+#[derive(Debug, Clone, Copy)]
+struct Meter {
+    rate: f64,
+    at: Instant,
+}
+
+impl Meter {
+    fn now(&self) -> f64 {
+        self.rate * (-self.at.elapsed().as_secs_f64() / RATE_SECONDS).exp()
+    }
+
+    fn add(&mut self, bytes: u64) {
+        self.rate = self.now() + bytes as f64 / RATE_SECONDS;
+        self.at = Instant::now();
+    }
+}
+
+#[derive(Debug)]
+struct ClassCounts {
+    bytes: u64,
+    meter: Meter,
+}
+
+impl Default for ClassCounts {
+    fn default() -> Self {
+        let meter = Meter {
+            rate: 0.0,
+            at: Instant::now(),
+        };
+        Self { bytes: 0, meter }
+    }
 }
 
 /// One object being fetched.
@@ -53,6 +99,7 @@ pub(super) struct Counters {
     objects: AtomicU64,
     passed: AtomicU64,
     by_source: Mutex<BTreeMap<String, SourceCounts>>,
+    by_class: Mutex<[ClassCounts; Class::ALL.len()]>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -89,8 +136,11 @@ impl Counters {
         }
     }
 
-    pub(super) fn received(&self, label: &str, bytes: u64) {
+    pub(super) fn received(&self, label: &str, class: Class, bytes: u64) {
         self.source(label, |counts| counts.bytes += bytes);
+        let counts = &mut lock(&self.by_class)[class.index()];
+        counts.bytes += bytes;
+        counts.meter.add(bytes);
     }
 
     /// Takes note of a transfer that failed.
@@ -103,7 +153,13 @@ impl Counters {
         }
     }
 
-    pub(super) fn snapshot(&self, queue: &Queue) -> FetchStats {
+    pub(super) fn snapshot(&self, queue: &Queue, sources: &Sources) -> FetchStats {
+        let by_class = lock(&self.by_class);
+        let (class_bytes, class_rates) = (
+            std::array::from_fn(|class| by_class[class].bytes),
+            std::array::from_fn(|class| by_class[class].meter.now()),
+        );
+        drop(by_class);
         let by_source = lock(&self.by_source).clone();
         let pick = |part: fn(&SourceCounts) -> u64| {
             by_source
@@ -123,6 +179,9 @@ impl Counters {
                 .into_iter()
                 .map(|class| (class, queue.status(class)))
                 .collect(),
+            class_bytes,
+            class_rates,
+            sources: sources.scores(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use instantmirror_core::conformance::content;
 use instantmirror_core::memory::MemoryCache;
+use instantmirror_core::preseed::Step;
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::{Class, ObjectCache, PeerTransport};
 use instantmirror_swarm::fetch::FetchEngine;
@@ -17,11 +18,20 @@ async fn what_is_fetched_ahead_is_whole_in_the_cache_and_costs_no_second_request
     let (cache, master) = (MemoryCache::new(None), source("master", &[&data]));
     let engine = engine(&cache, &[&master]);
     assert!(!engine.holds(&file(&data)).await.unwrap());
-    engine.fetch(&repository(), &file(&data), Class::Preseed).await.unwrap();
+    engine
+        .fetch(&repository(), &file(&data), Step::of(Class::Preseed))
+        .await
+        .unwrap();
     settle().await;
     assert!(engine.holds(&file(&data)).await.unwrap());
-    engine.fetch(&repository(), &file(&data), Class::Preseed).await.unwrap();
-    engine.fetch(&repository(), &file(b""), Class::Preseed).await.unwrap();
+    engine
+        .fetch(&repository(), &file(&data), Step::of(Class::Preseed))
+        .await
+        .unwrap();
+    engine
+        .fetch(&repository(), &file(b""), Step::of(Class::Preseed))
+        .await
+        .unwrap();
     assert!(fetch(&engine, &data).await.unwrap() == data);
     assert_eq!(master.delivered(), data.len() as u64);
 }
@@ -31,7 +41,12 @@ async fn what_the_cache_has_no_room_for_is_not_streamed_to_nobody() {
     let data = content(1, 8 << 20);
     let (cache, master) = (MemoryCache::new(Some(1 << 20)), source("master", &[&data]));
     let engine = engine(&cache, &[&master]);
-    assert!(engine.fetch(&repository(), &file(&data), Class::Preseed).await.is_err());
+    assert!(
+        engine
+            .fetch(&repository(), &file(&data), Step::of(Class::Preseed))
+            .await
+            .is_err()
+    );
     settle().await;
     assert_eq!((master.delivered(), cache.usage().objects), (0, 0));
 }
@@ -50,7 +65,7 @@ async fn a_client_does_not_wait_behind_what_is_fetched_ahead() {
     master.hold();
     let ahead = |data: &[u8]| {
         let (engine, file) = (engine.clone(), file(data));
-        tokio::spawn(async move { engine.fetch(&repository(), &file, Class::Preseed).await })
+        tokio::spawn(async move { engine.fetch(&repository(), &file, Step::of(Class::Preseed)).await })
     };
     let (one, other) = (ahead(&first), ahead(&second));
     settle().await;

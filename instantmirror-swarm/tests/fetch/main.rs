@@ -4,6 +4,8 @@
 #![allow(clippy::single_range_in_vec_init)]
 
 mod ahead;
+mod batch;
+mod limits;
 mod passing;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,86 @@
+//! The tree of a catalog, with the content in a master's object store.
+
+use std::io::Read;
+
+use instantmirror_core::catalog::{Catalog, CatalogError, Differences, NodeSource, Resolution};
+use instantmirror_core::{FileMeta, Meta, ObjectId, RepoPath};
+
+use super::{Checked, Known, MetadataError, Touched, Tree, check, check_since, is_metadata};
+use crate::objects::ObjectStore;
+
+/// A [`Tree`] that was scanned and stored, published or not.
+#[derive(Debug)]
+pub struct StoredTree<'a, S> {
+    catalog: Catalog<&'a S>,
+    objects: &'a ObjectStore,
+}
+
+impl<'a, S: NodeSource> StoredTree<'a, S> {
+    /// The tree below `root`.
+    pub fn new(nodes: &'a S, root: Meta, objects: &'a ObjectStore) -> Self {
+        Self {
+            catalog: Catalog::new(nodes, root),
+            objects,
+        }
+    }
+
+    fn resolve(&self, path: &RepoPath) -> Result<Option<(RepoPath, Meta)>, MetadataError> {
+        match self.catalog.resolve(path)? {
+            Resolution::Found(real, meta) => Ok(Some((real, meta))),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl<S: NodeSource> Tree for StoredTree<'_, S> {
+    fn file(&self, path: &RepoPath) -> Result<Option<(RepoPath, FileMeta)>, MetadataError> {
+        let found = self.resolve(path)?;
+        Ok(found.and_then(|(real, meta)| Some((real, *meta.as_file()?))))
+    }
+
+    fn is_directory(&self, path: &RepoPath) -> Result<bool, MetadataError> {
+        let found = self.resolve(path)?;
+        Ok(found.is_some_and(|(_, meta)| meta.as_directory().is_some()))
+    }
+
+    fn open(&self, file: &FileMeta) -> Result<Box<dyn Read + '_>, MetadataError> {
+        Ok(Box::new(self.objects.content(&file.object)?))
+    }
+
+    fn sha256(&self, object: &ObjectId) -> Result<Option<[u8; 32]>, MetadataError> {
+        Ok(self.objects.sha256(object)?)
+    }
+}
+
+/// Checks the metadata of a stored tree: what could have become wrong since the `known` one, or everything.
+///
+/// # Errors
+/// [`MetadataError`]: then nothing is known.
+pub fn check_stored<S: NodeSource>(
+    nodes: &S,
+    root: &Meta,
+    objects: &ObjectStore,
+    known: Option<&Known>,
+) -> Result<Checked, MetadataError> {
+    let tree = StoredTree::new(nodes, root.clone(), objects);
+    let Some(node) = root.as_directory().map(|directory| directory.node) else {
+        return Ok(Checked::default());
+    };
+    if let Some(known) = known {
+        match Touched::of(Differences::new(nodes, Some(known.root), node)) {
+            Ok(Some(touched)) => return check_since(&tree, known, &touched),
+            // Too much has changed, or the catalog of the tree that was good was cleaned up.
+            Ok(None) | Err(CatalogError::Missing(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut metadata = Vec::new();
+    for found in Differences::new(nodes, None, node) {
+        let path = found?.path;
+        if is_metadata(&path) {
+            metadata.push(path);
+        }
+    }
+    metadata.sort();
+    check(&tree, metadata)
+}

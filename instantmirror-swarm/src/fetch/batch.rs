@@ -1,0 +1,218 @@
+//! Many small objects with one request: a round trip for each would cost more than their bytes.
+//!
+//! A batch is one request of the scheduler. An object that a client comes to want meanwhile is fetched for it by itself,
+//! at once; whichever of the two is first fills the cache. What a source lacks or gets wrong is asked of the next one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use instantmirror_core::batch::BATCH_OBJECTS_MAX;
+use instantmirror_core::entry::FileMeta;
+use instantmirror_core::outboard::{ObjectHasher, VerifyError};
+use instantmirror_core::preseed::Step;
+use instantmirror_core::traits::{BatchItem, CacheError, FetchError, Outcome, Request, TransportError};
+use instantmirror_core::{ObjectId, RepoName};
+use tokio::sync::mpsc;
+
+use super::fill::{Source, unavailable};
+use super::passing::has_no_room;
+use super::queue::Place;
+use super::{Engine, FetchEngine};
+
+/// Largest object that is ever fetched in a batch, in bytes: larger ones have groups enough to be worth a request.
+pub const BATCHED_OBJECT_BYTES_MAX: u64 = 512 * 1024;
+/// Bytes of one batch, at most: what a client may have to wait for on a link that is slow to notice.
+pub const BATCH_BYTES_MAX: u64 = 4 << 20;
+
+/// What a batch brought.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BatchDone {
+    /// Objects that were not here and are now.
+    pub fetched: u64,
+    /// Objects that were here.
+    pub present: u64,
+    /// Objects that could not be had.
+    pub failed: u64,
+    /// The cache has no room for more.
+    pub is_full: bool,
+}
+
+type Wanted = HashMap<ObjectId, FileMeta>;
+
+/// Splits what is missing into batches and fetches one after the other.
+pub(super) async fn fetch(engine: &Arc<Engine>, repository: &RepoName, files: &[FileMeta], step: Step) -> BatchDone {
+    let mut done = BatchDone::default();
+    let mut wanted = Wanted::new();
+    let mut bytes = 0;
+    let handle = FetchEngine(Arc::clone(engine));
+    let max = handle.batched_bytes_max();
+    for file in files.iter().filter(|file| file.size <= max) {
+        if matches!(handle.holds(file).await, Ok(true)) {
+            done.present += 1;
+            continue;
+        }
+        if wanted.len() >= BATCH_OBJECTS_MAX || bytes + file.size > BATCH_BYTES_MAX {
+            fetch_one(engine, repository, std::mem::take(&mut wanted), step, &mut done).await;
+            bytes = 0;
+        }
+        if done.is_full {
+            return done;
+        }
+        bytes += file.size;
+        wanted.insert(file.object, *file);
+    }
+    fetch_one(engine, repository, wanted, step, &mut done).await;
+    done
+}
+
+async fn fetch_one(engine: &Arc<Engine>, repository: &RepoName, mut wanted: Wanted, step: Step, done: &mut BatchDone) {
+    let Some(first) = wanted.keys().next().copied() else {
+        return;
+    };
+    let request = Request {
+        repository: repository.clone(),
+        object: first,
+        objects: wanted.len(),
+        size: wanted.values().map(|file| file.size).sum(),
+        class: step.class,
+        rank: step.rank,
+        deadline: engine.queue.now(),
+    };
+    let mut place = engine.queue.submit(request);
+    let before = wanted.len();
+    loop {
+        place.turn().await;
+        let error = ask_all(engine, repository, &mut wanted, step, &mut done.is_full).await;
+        if wanted.is_empty() || done.is_full || !may_retry(&mut place, error.as_ref()) {
+            break;
+        }
+    }
+    place.finished(Outcome::Done);
+    done.fetched += (before - wanted.len()) as u64;
+    done.failed += wanted.len() as u64;
+    if !wanted.is_empty() && !done.is_full {
+        tracing::warn!(%repository, objects = wanted.len(), "objects could not be fetched ahead");
+    }
+}
+
+fn may_retry(place: &mut Place, error: Option<&FetchError>) -> bool {
+    let transient = matches!(error, Some(FetchError::Unavailable { source, .. }) if source.is_transient());
+    transient && place.finished(Outcome::Retry)
+}
+
+/// Asks source after source for what is still wanted. Returns the last error.
+async fn ask_all(
+    engine: &Arc<Engine>,
+    repository: &RepoName,
+    wanted: &mut Wanted,
+    step: Step,
+    is_full: &mut bool,
+) -> Option<FetchError> {
+    let all: Vec<Source> = engine
+        .sources_of(repository)
+        .iter()
+        .map(|transport| Source {
+            repository: repository.clone(),
+            transport: Arc::clone(transport),
+        })
+        .collect();
+    let bytes = wanted.values().map(|file| file.size).sum();
+    let mut last = None;
+    for source in engine.sources.ordered(&all, bytes) {
+        if wanted.is_empty() || *is_full {
+            break;
+        }
+        match ask(engine, &source, wanted, step).await {
+            Ok(()) => {}
+            Err(error) if has_no_room(&error) => *is_full = true,
+            Err(error) => {
+                let object = wanted.keys().next().copied();
+                if let Some(object) = object {
+                    engine.blame(&object, source.transport.label(), &error);
+                }
+                last = Some(error);
+            }
+        }
+    }
+    last
+}
+
+/// One request to one source. What comes right is taken in and is wanted no more.
+async fn ask(engine: &Arc<Engine>, source: &Source, wanted: &mut Wanted, step: Step) -> Result<(), FetchError> {
+    let label = source.transport.label();
+    let gate = engine.queue.gate();
+    gate.pass(step.class).await;
+    let mut running = engine.sources.begin(label, step.class).await;
+    let objects: Vec<(ObjectId, u64)> = wanted.values().map(|file| (file.object, file.size)).collect();
+    // Bounded by the size of a batch.
+    let (sender, mut items) = mpsc::unbounded_channel::<BatchItem>();
+    let mut sink = move |item: BatchItem| _ = sender.send(item);
+    let request = async {
+        let asked = source.transport.batch(&source.repository, &objects, &mut sink);
+        let asked = gate.drive(step.class, asked).await;
+        // Nothing more will come.
+        drop(sink);
+        asked
+    };
+    let mut failure = None;
+    let take = async {
+        while let Some((object, content)) = items.recv().await {
+            let taken = match content {
+                Ok(content) => take_in(engine, source, wanted, object, content).await,
+                Err(error) => Err(unavailable(object, &source.repository, error)),
+            };
+            match taken {
+                Ok(bytes) => {
+                    running.received(bytes);
+                    engine.stats.received(label, step.class, bytes);
+                    engine.sources.pace(label, step.class, bytes).await;
+                }
+                Err(FetchError::Unavailable { source, .. }) if matches!(*source, TransportError::NotFound { .. }) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+    };
+    let (asked, ()) = tokio::join!(request, take);
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let some = objects.first().map_or_else(|| ObjectId::of(b""), |(object, _)| *object);
+    asked.map_err(|error| unavailable(some, &source.repository, error))
+}
+
+/// Verifies an object and puts it into the cache. Returns its size.
+async fn take_in(
+    engine: &Engine,
+    source: &Source,
+    wanted: &mut Wanted,
+    object: ObjectId,
+    content: Bytes,
+) -> Result<u64, FetchError> {
+    let Some(file) = wanted.get(&object) else {
+        return Ok(0);
+    };
+    let mut hasher = ObjectHasher::new();
+    hasher.update(&content);
+    let outboard = hasher.finish();
+    if outboard.object() != object || content.len() as u64 != file.size {
+        return Err(FetchError::Corrupt {
+            object,
+            repository: source.repository.clone(),
+            source: VerifyError::Outboard(object),
+        });
+    }
+    match engine.cache.fill(&object, file.size).await {
+        Ok(fill) => {
+            fill.set_outboard(outboard)?;
+            fill.write(0, &content)?;
+            fill.finish().await?;
+            engine.stats.object();
+        }
+        // A client came for it meanwhile, and its own transfer fills it.
+        Err(CacheError::Busy(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    wanted.remove(&object);
+    Ok(content.len() as u64)
+}

@@ -1,0 +1,245 @@
+//! Whom a transfer asks, and how much of us each of them has to bear: core's [`SourceBoard`] in real time, with a limit
+//! on transfers and bytes per source and per class.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use instantmirror_core::Moment;
+use instantmirror_core::sources::{Fault, Score, SourceBoard};
+use instantmirror_core::throttle::Throttle;
+use instantmirror_core::traits::{Class, FetchError, TransportError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use super::fill::Source;
+use super::{BATCHED_OBJECT_BYTES_MAX, FetchLimits, lock};
+
+/// What is known of all sources.
+#[derive(Debug)]
+pub(super) struct Sources {
+    start: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    limits: FetchLimits,
+    board: SourceBoard,
+    slots: HashMap<String, Slots>,
+    by_source: HashMap<String, Throttle>,
+    by_class: [Option<Throttle>; Class::ALL.len()],
+    background: Option<Throttle>,
+    all: Option<Throttle>,
+}
+
+/// Transfers that one source may have under way. Those that nobody waits for take one of both kinds, so that a client
+/// always finds one.
+#[derive(Debug, Clone)]
+struct Slots {
+    all: Arc<Semaphore>,
+    background: Arc<Semaphore>,
+}
+
+impl Slots {
+    fn new(running_max: usize) -> Self {
+        let background = (running_max - running_max / 4).max(1);
+        Self {
+            all: Arc::new(Semaphore::new(running_max)),
+            background: Arc::new(Semaphore::new(background)),
+        }
+    }
+}
+
+/// One transfer from one source. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Running<'a> {
+    sources: &'a Sources,
+    label: String,
+    begun: Instant,
+    first_byte: Option<Instant>,
+    bytes: u64,
+    _permits: (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>),
+}
+
+impl Sources {
+    pub(super) fn new(limits: FetchLimits) -> Self {
+        let start = Instant::now();
+        let state = State {
+            board: SourceBoard::new(limits.source_running_max),
+            by_class: limits.class_rates.map(|rate| rate.map(Throttle::new)),
+            background: limits.background_rate.map(Throttle::new),
+            all: limits.rate.map(Throttle::new),
+            limits,
+            slots: HashMap::new(),
+            by_source: HashMap::new(),
+        };
+        Self {
+            start,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Replaces the limits; what is known of sources stays. Transfers that run keep their slots.
+    pub(super) fn set_limits(&self, limits: FetchLimits) {
+        let fresh = Self::new(limits);
+        let fresh = fresh
+            .state
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = lock(&self.state);
+        let mut board = std::mem::take(&mut state.board);
+        board.set_running_max(fresh.limits.source_running_max);
+        *state = State { board, ..fresh };
+    }
+
+    fn now(&self) -> Moment {
+        Moment(self.start.elapsed())
+    }
+
+    pub(super) fn batched_bytes_max(&self) -> u64 {
+        let max = lock(&self.state).limits.batched_bytes_max;
+        max.unwrap_or(BATCHED_OBJECT_BYTES_MAX).min(BATCHED_OBJECT_BYTES_MAX)
+    }
+
+    pub(super) fn scores(&self) -> Vec<(String, Score)> {
+        let state = lock(&self.state);
+        let scores = state.board.scores().iter();
+        scores.map(|(label, score)| (label.clone(), score.clone())).collect()
+    }
+
+    /// The one to ask for `bytes` bytes, of those that were not asked yet.
+    pub(super) fn best<'a>(&self, sources: &'a [Source], asked: &[usize], bytes: u64) -> Option<(usize, &'a Source)> {
+        let state = lock(&self.state);
+        let left: Vec<usize> = (0..sources.len()).filter(|place| !asked.contains(place)).collect();
+        let preferred = |label: &str| {
+            let place = state.limits.preferred.iter().position(|preferred| preferred == label);
+            u32::try_from(place.unwrap_or(state.limits.preferred.len())).unwrap_or(u32::MAX)
+        };
+        let candidates: Vec<(&str, u32)> = left
+            .iter()
+            .map(|place| sources[*place].transport.label())
+            .map(|label| (label, preferred(label)))
+            .collect();
+        let first = *state.board.order(self.now(), &candidates, bytes).first()?;
+        let place = left[first];
+        Some((place, &sources[place]))
+    }
+
+    /// All of them, in the order in which to ask them for `bytes` bytes.
+    pub(super) fn ordered(&self, sources: &[Source], bytes: u64) -> Vec<Source> {
+        let mut asked = Vec::with_capacity(sources.len());
+        while let Some((place, _)) = self.best(sources, &asked, bytes) {
+            asked.push(place);
+        }
+        asked
+            .into_iter()
+            .filter_map(|place| sources.get(place).cloned())
+            .collect()
+    }
+
+    /// Waits for a free slot at a source, and until its rate and that of the class allow for more bytes.
+    pub(super) async fn begin(&self, label: &str, class: Class) -> Running<'_> {
+        let slots = {
+            let mut state = lock(&self.state);
+            let max = state.limits.source_running_max;
+            max.map(|max| {
+                state
+                    .slots
+                    .entry(label.to_owned())
+                    .or_insert_with(|| Slots::new(max))
+                    .clone()
+            })
+        };
+        // Never closed, so acquiring cannot fail.
+        let mut permits = (None, None);
+        if let Some(slots) = slots {
+            if class.is_background() {
+                permits.1 = slots.background.acquire_owned().await.ok();
+            }
+            permits.0 = slots.all.acquire_owned().await.ok();
+        }
+        self.pace(label, class, 0).await;
+        lock(&self.state).board.begun(label);
+        Running {
+            sources: self,
+            label: label.to_owned(),
+            begun: Instant::now(),
+            first_byte: None,
+            bytes: 0,
+            _permits: permits,
+        }
+    }
+
+    /// Takes note of bytes that have come, and waits until more may.
+    pub(super) async fn pace(&self, label: &str, class: Class, bytes: u64) {
+        let pause = {
+            let now = self.now();
+            let mut state = lock(&self.state);
+            let State {
+                limits,
+                by_source,
+                by_class,
+                background,
+                all,
+                ..
+            } = &mut *state;
+            let source = limits
+                .source_rate
+                .map(|rate| by_source.entry(label.to_owned()).or_insert_with(|| Throttle::new(rate)));
+            let throttles = [
+                by_class[class.index()].as_mut(),
+                background.as_mut().filter(|_| class.is_background()),
+                all.as_mut(),
+                source,
+            ];
+            let until = throttles
+                .into_iter()
+                .flatten()
+                .map(|throttle| throttle.take(now, bytes))
+                .max();
+            until.map_or(Duration::ZERO, |until| until.since(now))
+        };
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Takes note of how a transfer failed.
+    pub(super) fn failed(&self, label: &str, error: &FetchError) {
+        let fault = match error {
+            FetchError::Corrupt { .. } => Fault::Lied,
+            FetchError::Unavailable { source, .. } => match source.as_ref() {
+                TransportError::NotFound { .. } => Fault::Missing,
+                TransportError::Protocol { .. } => Fault::Lied,
+                _ => Fault::Failed,
+            },
+            // Our own disk.
+            _ => return,
+        };
+        lock(&self.state).board.failed(label, self.now(), fault);
+    }
+}
+
+impl Running<'_> {
+    /// Good bytes have come.
+    pub(super) fn received(&mut self, bytes: u64) {
+        if self.first_byte.is_none() {
+            self.first_byte = Some(Instant::now());
+            let latency = self.begun.elapsed();
+            lock(&self.sources.state).board.answered(&self.label, latency);
+        }
+        self.bytes += bytes;
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.sources.state);
+        state.board.ended(&self.label);
+        if let Some(first_byte) = self.first_byte {
+            state.board.delivered(&self.label, self.bytes, first_byte.elapsed());
+        }
+    }
+}
