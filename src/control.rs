@@ -10,7 +10,8 @@ use tokio::net::UnixStream;
 use instantmirror_core::{RepoName, SnapshotId, TagName};
 
 use crate::node::{
-    PREFETCH_PATH, PrefetchRequest, Prefetched, RELOAD_PATH, Reloaded, TAG_PATH, TagRequest, UNTAG_PATH,
+    ADOPT_PATH, AdoptRequest, PREFETCH_PATH, PrefetchRequest, Prefetched, RELOAD_PATH, Reloaded, TAG_PATH, TagRequest,
+    UNTAG_PATH, VERIFY_PATH, VerifyRequest,
 };
 use crate::serve::STATUS_PATH;
 
@@ -78,6 +79,22 @@ pub async fn tag(
 /// [`ControlError`].
 pub async fn untag(socket: &Path, repository: &RepoName, tag: &TagName) -> Result<(), ControlError> {
     post(socket, &format!("{UNTAG_PATH}{repository}/{tag}"), "").await
+}
+
+/// Has a running node begin to verify its cache; its status says how far it is.
+///
+/// # Errors
+/// [`ControlError`].
+pub async fn verify(socket: &Path, request: &VerifyRequest) -> Result<(), ControlError> {
+    post(socket, VERIFY_PATH, &serde_json::json!(request).to_string()).await
+}
+
+/// Has a running node begin to adopt a directory; its status says how far it is.
+///
+/// # Errors
+/// [`ControlError`].
+pub async fn adopt(socket: &Path, request: &AdoptRequest) -> Result<(), ControlError> {
+    post(socket, ADOPT_PATH, &serde_json::json!(request).to_string()).await
 }
 
 /// Has a running node fetch files, and returns the number of that prefetch.

@@ -1,4 +1,4 @@
-//! What the node's control socket answers: its status, and tags.
+//! What the node's control socket answers: its status, tags, verification and adoption.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -7,7 +7,7 @@ use instantmirror_core::{RepoName, SnapshotId, TagName};
 use instantmirror_http::{Extra, ExtraRequest};
 use serde::{Deserialize, Serialize};
 
-use super::{Node, PrefetchRequest, Reloaded, Reloader};
+use super::{AdoptRequest, Node, PrefetchRequest, Reloaded, Reloader, VerifyRequest};
 use crate::daemon::explain;
 use crate::serve::StatusPage;
 
@@ -16,6 +16,10 @@ pub(crate) const TAG_PATH: &str = ".im/tag/";
 /// `POST /.im/untag/REPO/TAG`.
 pub(crate) const UNTAG_PATH: &str = ".im/untag/";
 
+/// `POST /.im/verify` with a [`VerifyRequest`]: answered when it has begun.
+pub(crate) const VERIFY_PATH: &str = ".im/verify";
+/// `POST /.im/adopt` with an [`AdoptRequest`]: answered when it has begun.
+pub(crate) const ADOPT_PATH: &str = ".im/adopt";
 /// `POST /.im/prefetch/REPO` with a [`PrefetchRequest`].
 pub(crate) const PREFETCH_PATH: &str = ".im/prefetch/";
 /// `POST /.im/reload`.
@@ -54,6 +58,32 @@ impl NodeControl {
         let asked: TagRequest = serde_json::from_slice(body).map_err(|error| error.to_string())?;
         let tagged = self.node.tag(&repository, &tag, asked.snapshot, asked.force).await;
         tagged.map_err(|error| error.to_string())
+    }
+
+    fn verify(&self, body: &[u8]) -> Result<(), String> {
+        let asked: VerifyRequest = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        let subset = self.node.begin_verify(&asked).map_err(|error| error.to_string())?;
+        let node = self.node.clone();
+        tokio::spawn(async move {
+            match node.run_verify(asked, subset).await {
+                Ok(status) => tracing::info!("the cache was verified: {status}"),
+                Err(error) => tracing::error!("the cache was not verified to the end: {error}"),
+            }
+        });
+        Ok(())
+    }
+
+    fn adopt(&self, body: &[u8]) -> Result<(), String> {
+        let asked: AdoptRequest = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        let prepared = self.node.begin_adopt(&asked).map_err(|error| error.to_string())?;
+        let node = self.node.clone();
+        tokio::spawn(async move {
+            match node.run_adopt(prepared).await {
+                Ok(status) => tracing::info!(dir = %asked.dir.display(), "{} files adopted", status.adopted),
+                Err(error) => tracing::error!(dir = %asked.dir.display(), "not adopted to the end: {error}"),
+            }
+        });
+        Ok(())
     }
 
     fn reload(&self) -> Result<Reloaded, String> {
@@ -109,6 +139,10 @@ impl Extra for NodeControl {
             self.prefetch(name, &request.body)
                 .await
                 .and_then(|id| json(&Prefetched { id }))
+        } else if request.path == VERIFY_PATH {
+            self.verify(&request.body).map(|()| empty())
+        } else if request.path == ADOPT_PATH {
+            self.adopt(&request.body).map(|()| empty())
         } else if request.path == RELOAD_PATH {
             self.reload().and_then(|said| json(&said))
         } else {

@@ -1,5 +1,6 @@
 //! The node: shows the snapshots of its masters whole, and fetches each file when it is first read.
 
+mod adopt;
 mod control;
 mod preseed;
 mod publication;
@@ -9,6 +10,7 @@ mod standings;
 mod status;
 mod tags;
 mod token;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,9 +30,13 @@ use instantmirror_swarm::{FetchEngine, Follower, HttpOrigin, Intake};
 use crate::clock::SystemClock;
 use crate::config::{NodeConfig, NodeRepository};
 
+use adopt::Adoption;
 use preseed::{Ahead, Preseed, RulesDriver};
 use tags::Tags;
+use verify::SharedVerification;
 
+pub use adopt::{AdoptError, AdoptMethod, AdoptRequest, AdoptStatus, AdoptTrust};
+pub(crate) use control::{ADOPT_PATH, VERIFY_PATH};
 pub(crate) use control::{PREFETCH_PATH, Prefetched, RELOAD_PATH};
 pub(crate) use control::{TAG_PATH, TagRequest, UNTAG_PATH};
 pub(crate) use preseed::PrefetchRequest;
@@ -40,6 +46,7 @@ pub use reload::{Reloaded, Reloader};
 pub use serve::NodeServer;
 pub use tags::{TagError, TagStatus};
 pub use token::TokenError;
+pub use verify::{VerifyError, VerifyRequest, VerifyStatus};
 
 pub use status::{
     CacheStatus, FetchStatus, KeyStatus, NodeStatus, QueuedStatus, RepositoryStatus, SourceStatus, TransferStatus,
@@ -87,6 +94,8 @@ pub struct Node {
     intake: Intake,
     engine: FetchEngine,
     tags: Arc<Tags>,
+    verification: SharedVerification,
+    adoption: Arc<Adoption>,
     ahead: Arc<Ahead>,
 }
 
@@ -147,6 +156,8 @@ impl Node {
             intake,
             engine,
             tags: Arc::new(tags),
+            verification: SharedVerification::default(),
+            adoption: Arc::default(),
         })
     }
 
@@ -172,7 +183,12 @@ impl Node {
             }
         });
         let followers = futures_util::future::join_all(self.followers.values().map(Follower::run));
-        let own = futures_util::future::join3(self.keep_tags(), self.classify_objects(), self.apply_rules());
+        let own = futures_util::future::join4(
+            self.keep_tags(),
+            self.classify_objects(),
+            self.scrub(),
+            self.apply_rules(),
+        );
         futures_util::future::join4(followers, self.clean_catalogs(), self.preseed(), own).await;
     }
 

@@ -11,7 +11,7 @@ use instantmirror_http::Stats;
 use instantmirror_swarm::{FetchStats, TrustedKey};
 use serde::{Deserialize, Serialize};
 
-use super::{Node, PrefetchStatus, PreseedStatus, StepStatus, TagStatus};
+use super::{AdoptStatus, Node, PrefetchStatus, PreseedStatus, StepStatus, TagStatus, VerifyStatus};
 use crate::clock::SystemClock;
 use crate::config::{ByteRate, ByteSize};
 use crate::serve::HttpStatus;
@@ -30,6 +30,15 @@ pub struct NodeStatus {
     /// Tags of its operator.
     #[serde(default)]
     pub tags: Vec<TagStatus>,
+    /// The verification by hand, the present or the last one.
+    #[serde(default)]
+    pub verify: VerifyStatus,
+    /// The scrub, if there is one.
+    #[serde(default)]
+    pub scrub: Option<VerifyStatus>,
+    /// The adoption, the present or the last one.
+    #[serde(default)]
+    pub adopt: AdoptStatus,
     /// What it has fetched since its start.
     pub fetch: FetchStatus,
     /// What waits to be fetched and is being fetched, by class, most urgent first.
@@ -205,6 +214,9 @@ impl Node {
             pid: std::process::id(),
             repositories: self.followers.values().map(repository_status).collect(),
             tags: self.tags.status(),
+            verify: self.verify_status(),
+            scrub: self.scrub_status(),
+            adopt: self.adopt_status(),
             cache: CacheStatus {
                 used_bytes: usage.used_bytes,
                 reserved_bytes: usage.reserved_bytes,
@@ -347,6 +359,7 @@ impl fmt::Display for NodeStatus {
                 "       {garbage} objects of no snapshot, {old} of old ones only: these go first"
             )?;
         }
+        self.upkeep(f)?;
         let fetch = &self.fetch;
         let (hits, misses, bytes) = (fetch.hits, fetch.misses, ByteSize(fetch.bytes));
         writeln!(
@@ -377,6 +390,33 @@ impl fmt::Display for NodeStatus {
 }
 
 impl NodeStatus {
+    /// What goes on in the cache beside reading.
+    fn upkeep(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(scrub) = &self.scrub {
+            let (done, all) = (scrub.objects_done, scrub.objects);
+            writeln!(
+                f,
+                "scrub: {done} of {all} objects in pass {}; all passes: {scrub}",
+                scrub.passes + 1
+            )?;
+        }
+        if self.verify.running {
+            writeln!(
+                f,
+                "verify: {} of {} objects; {}",
+                self.verify.objects_done, self.verify.objects, self.verify
+            )?;
+        }
+        if self.adopt.running {
+            writeln!(
+                f,
+                "adopt: {} of {} files looked at",
+                self.adopt.files_done, self.adopt.files
+            )?;
+        }
+        Ok(())
+    }
+
     /// Classes that have something to do or did something, sources, and what is fetched ahead with an estimate.
     fn write_fetching(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for class in self

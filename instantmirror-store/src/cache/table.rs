@@ -414,6 +414,11 @@ impl Table {
         Some(self.keep(handle))
     }
 
+    /// As [`lease`](Self::lease), for who looks after the object and does not use it.
+    pub(super) fn lease_unused(&mut self, object: &ObjectId) -> Option<u64> {
+        self.handle(object).map(|handle| self.keep(handle))
+    }
+
     fn keep(&mut self, handle: Handle) -> u64 {
         let active = self.activate(handle);
         active.leases += 1;

@@ -4,6 +4,7 @@
 mod faults;
 mod lazy;
 mod limits;
+mod rot;
 
 use std::path::Path;
 use std::sync::Arc;
