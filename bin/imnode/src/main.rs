@@ -159,9 +159,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 async fn with_config(file: &Path, command: &Command) -> anyhow::Result<ExitCode> {
     let config = NodeConfig::load(file)?;
     match command {
-        Command::Run => {
-            return serve(file, config).await;
-        }
+        Command::Run => serve(file, config).await?,
         Command::Tag {
             repository,
             name,
