@@ -102,7 +102,9 @@ fn garbage_goes_first_then_what_only_an_old_snapshot_has() {
         assert!(cached(&node, &content(3, file)).exists());
     }
     assert!(number(&node, "evicted") >= 4);
-    assert!((0..5).filter(|file| cached(&node, &content(0, *file)).exists()).count() <= 1);
+    // An eighth of the cache, two of these files, may be held open by answers that are kept ready.
+    let left = (0..5).filter(|file| cached(&node, &content(0, *file)).exists());
+    assert!(left.count() <= 2);
 }
 
 #[test]
