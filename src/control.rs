@@ -9,7 +9,10 @@ use tokio::net::UnixStream;
 
 use instantmirror_core::{RepoName, SnapshotId, TagName};
 
-use crate::node::{TAG_PATH, TagRequest, UNTAG_PATH};
+use crate::node::{
+    ADOPT_PATH, AdoptRequest, PREFETCH_PATH, PrefetchRequest, Prefetched, RELOAD_PATH, Reloaded, TAG_PATH, TagRequest,
+    UNTAG_PATH, VERIFY_PATH, VerifyRequest,
+};
 use crate::serve::STATUS_PATH;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -78,12 +81,67 @@ pub async fn untag(socket: &Path, repository: &RepoName, tag: &TagName) -> Resul
     post(socket, &format!("{UNTAG_PATH}{repository}/{tag}"), "").await
 }
 
+/// Has a running node begin to verify its cache; its status says how far it is.
+///
+/// # Errors
+/// [`ControlError`].
+pub async fn verify(socket: &Path, request: &VerifyRequest) -> Result<(), ControlError> {
+    post(socket, VERIFY_PATH, &serde_json::json!(request).to_string()).await
+}
+
+/// Has a running node begin to adopt a directory; its status says how far it is.
+///
+/// # Errors
+/// [`ControlError`].
+pub async fn adopt(socket: &Path, request: &AdoptRequest) -> Result<(), ControlError> {
+    post(socket, ADOPT_PATH, &serde_json::json!(request).to_string()).await
+}
+
+/// Has a running node fetch files, and returns the number of that prefetch.
+///
+/// # Errors
+/// [`ControlError`].
+pub async fn prefetch(
+    socket: &Path,
+    repository: &RepoName,
+    snapshot: Option<SnapshotId>,
+    paths: &[String],
+) -> Result<u64, ControlError> {
+    let request = PrefetchRequest {
+        paths: paths.to_vec(),
+        snapshot,
+    };
+    let body = serde_json::json!(request).to_string();
+    let answer: Prefetched = ask(socket, &format!("{PREFETCH_PATH}{repository}"), &body).await?;
+    Ok(answer.id)
+}
+
+/// Has a running node read its configuration again.
+///
+/// # Errors
+/// [`ControlError`].
+pub async fn reload(socket: &Path) -> Result<Reloaded, ControlError> {
+    ask(socket, RELOAD_PATH, "").await
+}
+
+async fn ask<T: DeserializeOwned>(socket: &Path, path: &str, body: &str) -> Result<T, ControlError> {
+    let answer = post_for(socket, path, body).await?;
+    serde_json::from_slice(&answer).map_err(|error| ControlError::Answer {
+        socket: socket.to_path_buf(),
+        reason: error.to_string(),
+    })
+}
+
 async fn post(socket: &Path, path: &str, body: &str) -> Result<(), ControlError> {
+    post_for(socket, path, body).await.map(drop)
+}
+
+async fn post_for(socket: &Path, path: &str, body: &str) -> Result<Vec<u8>, ControlError> {
     let length = body.len();
     let request = format!(
         "POST /{path} HTTP/1.1\r\nHost: control\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     );
-    exchange(socket, request, CHANGE_TIMEOUT).await.map(drop)
+    exchange(socket, request, CHANGE_TIMEOUT).await
 }
 
 /// Sends a request and returns the body of the answer.

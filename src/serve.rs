@@ -167,8 +167,8 @@ impl Frontend {
     }
 
     /// Shows these mounts from now on and reads the certificate again. No connection is closed and no request
-    /// lost. What cannot change while serving is logged by its name, as is what goes wrong.
-    pub(crate) fn reload(&self, config: &HttpConfig, mounts: Mounts) {
+    /// lost. Returns what has changed and cannot while serving, by its name; what goes wrong is logged.
+    pub(crate) fn reload(&self, config: &HttpConfig, mounts: Mounts) -> Vec<String> {
         let held = &self.0.config;
         let fixed = [
             ("[http] listen", held.listen == config.listen),
@@ -177,9 +177,10 @@ impl Frontend {
             ("[http.tls]", held.tls == config.tls),
             ("[http.limits]", held.limits == config.limits),
         ];
-        for (name, _) in fixed.iter().filter(|(_, same)| !same) {
-            tracing::warn!("{name} has changed, which takes a restart; it stays as it was");
-        }
+        let refused = fixed
+            .iter()
+            .filter(|(_, same)| !same)
+            .map(|(name, _)| (*name).to_owned());
         self.reopen_access_log();
         match self.0.files.tls.as_ref().map(|tls| tls.reload()) {
             None => {}
@@ -188,6 +189,7 @@ impl Frontend {
         }
         let next = (self.0.make)(mounts).continuing(&self.0.services.borrow());
         self.0.services.send_replace(Arc::new(next));
+        refused.collect()
     }
 }
 

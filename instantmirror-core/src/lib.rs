@@ -32,8 +32,10 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod address;
 pub mod appearance;
 pub mod batch;
+pub mod bencode;
 pub mod bundle;
 pub mod catalog;
 pub mod changes;

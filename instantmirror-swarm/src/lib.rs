@@ -17,6 +17,6 @@ pub mod fetch;
 pub mod follow;
 pub mod origin;
 
-pub use fetch::{FetchEngine, FetchStats, Transfer};
+pub use fetch::{BatchDone, FetchEngine, FetchLimits, FetchStats, Transfer};
 pub use follow::{FollowError, FollowStatus, Follower, Intake, TrustedKey};
 pub use origin::HttpOrigin;

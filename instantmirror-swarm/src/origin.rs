@@ -1,18 +1,21 @@
 //! A master over HTTP: [`PeerTransport`] for objects, [`Upstream`] for heads and catalogs
 //! (docs/formats/api.md). Verifies nothing; whoever asks does.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
+use instantmirror_core::address::AddressPolicy;
 use instantmirror_core::batch::{self, BatchDecoder};
 use instantmirror_core::keys::KEY_CHAIN_BYTES_MAX;
 use instantmirror_core::sign::ENVELOPE_BYTES_MAX;
 use instantmirror_core::traits::{BatchItem, ByteStream, PeerTransport, TransportError, Upstream};
 use instantmirror_core::{NodeId, ObjectId, Outboard, RepoName, SnapshotId};
+use reqwest::dns::{Addrs, Name as ResolvedName, Resolve, Resolving};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, header};
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
@@ -22,6 +25,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one head request may be held by the server, beyond which the link is taken for dead.
 pub const LONG_POLL_TIMEOUT: Duration = Duration::from_secs(75);
+/// Redirects that are followed for one request.
+const REDIRECTS_MAX: usize = 4;
 /// Largest snapshot record that is read.
 const RECORD_BYTES_MAX: usize = 1 << 20;
 
@@ -69,14 +74,7 @@ impl HttpOrigin {
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
-        let client = Client::builder()
-            .user_agent(concat!("InstantMirror/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::limited(4))
-            .build()
-            .map_err(|error| refused(error.to_string()))?;
+        let client = client(&AddressPolicy::default()).map_err(|error| refused(error.to_string()))?;
         Ok(Self {
             client,
             base: url,
@@ -95,8 +93,7 @@ impl HttpOrigin {
             from: self.label.clone(),
             reason: reason.to_owned(),
         };
-        let host = self.base.host_str().unwrap_or_default().trim_matches(['[', ']']);
-        let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        let is_here = self.host() == "localhost" || self.host_address().is_some_and(|address| address.is_loopback());
         if self.base.scheme() != "https" && !is_here {
             return Err(refused("a token is sent over https or inside this machine only"));
         }
@@ -105,6 +102,41 @@ impl HttpOrigin {
         value.set_sensitive(true);
         self.authorization = Some(value);
         Ok(self)
+    }
+
+    /// Deals with no address that the policy does not admit, whatever the master's name resolves to and wherever it sends
+    /// us, and with preferred ones first.
+    ///
+    /// # Errors
+    /// [`TransportError::Refused`] if the master is named by an address that is not admitted.
+    pub fn with_policy(mut self, policy: &AddressPolicy) -> Result<Self, TransportError> {
+        let refused = |reason: String| TransportError::Refused {
+            from: self.label.clone(),
+            reason,
+        };
+        if let Some(address) = self.host_address().filter(|address| !policy.admits(*address)) {
+            return Err(refused(format!("the configuration admits nothing at {address}")));
+        }
+        self.client = client(policy).map_err(|error| refused(error.to_string()))?;
+        Ok(self)
+    }
+
+    /// The host in its URL, as it was written.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.base.host_str().unwrap_or_default()
+    }
+
+    /// The same, if it is an address and no name.
+    #[must_use]
+    pub fn host_address(&self) -> Option<IpAddr> {
+        address_of(&self.base)
+    }
+
+    /// Who it is, for logs and statistics: its URL.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        &self.label
     }
 
     /// Tells the master that we have all of a staged snapshot. It wants a [token](Self::with_token).
@@ -244,6 +276,59 @@ impl HttpOrigin {
                 }
             }
         }))
+    }
+}
+
+fn address_of(url: &Url) -> Option<IpAddr> {
+    url.host_str()?.trim_matches(['[', ']']).parse().ok()
+}
+
+fn client(policy: &AddressPolicy) -> reqwest::Result<Client> {
+    let followed = policy.clone();
+    let redirect = reqwest::redirect::Policy::custom(move |attempt| {
+        if attempt.previous().len() > REDIRECTS_MAX {
+            return attempt.error("too many redirects");
+        }
+        match address_of(attempt.url()) {
+            Some(address) if !followed.admits(address) => {
+                attempt.error("a redirect to an address that is not admitted")
+            }
+            _ => attempt.follow(),
+        }
+    });
+    Client::builder()
+        .user_agent(concat!("InstantMirror/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .no_proxy()
+        .redirect(redirect)
+        .dns_resolver(Arc::new(PolicyResolver(policy.clone())))
+        .build()
+}
+
+/// The system's resolver, without the addresses that are not admitted, preferred ones first.
+#[derive(Debug)]
+struct PolicyResolver(AddressPolicy);
+
+impl Resolve for PolicyResolver {
+    fn resolve(&self, name: ResolvedName) -> Resolving {
+        let policy = self.0.clone();
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let all: Vec<SocketAddr> = found.collect();
+            let mut admitted: Vec<SocketAddr> = all.iter().copied().filter(|one| policy.admits(one.ip())).collect();
+            if admitted.is_empty() && !all.is_empty() {
+                let reason = format!(
+                    "the configuration admits none of the {} addresses of {}",
+                    all.len(),
+                    name.as_str()
+                );
+                return Err(reason.into());
+            }
+            // Stable: the system's order stays among equals.
+            admitted.sort_by_key(|one| policy.rank(one.ip()));
+            Ok(Box::new(admitted.into_iter()) as Addrs)
+        })
     }
 }
 

@@ -1,74 +1,9 @@
-//! Blocks of addresses, as people write them: `192.0.2.7`, `2001:db8::/32`.
+//! Whose requests are answered and whom we ask: `[nodes]`, `[peers]`.
 
-use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 
+use instantmirror_core::address::{AddressBlock, AddressPolicy};
 use serde::{Deserialize, Deserializer};
-
-/// All addresses that begin with the same bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AddressBlock {
-    first: IpAddr,
-    prefix: u8,
-}
-
-impl AddressBlock {
-    /// Whether an address lies in the block. One of IPv4 that came over IPv6 (`::ffff:192.0.2.7`) counts as of IPv4.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.first, address.to_canonical()) {
-            (IpAddr::V4(first), IpAddr::V4(address)) => {
-                let differ = u32::from(first) ^ u32::from(address);
-                differ.leading_zeros() >= u32::from(self.prefix)
-            }
-            (IpAddr::V6(first), IpAddr::V6(address)) => {
-                let differ = u128::from(first) ^ u128::from(address);
-                differ.leading_zeros() >= u32::from(self.prefix)
-            }
-            _ => false,
-        }
-    }
-}
-
-impl fmt::Display for AddressBlock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.first, self.prefix)
-    }
-}
-
-impl FromStr for AddressBlock {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("'{text}' is not a block of addresses: write one like 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32");
-        let (address, prefix) = text
-            .split_once('/')
-            .map_or((text, None), |(address, prefix)| (address, Some(prefix)));
-        let first: IpAddr = address.parse().map_err(|_| wrong())?;
-        let bits = if first.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Ok(bits), |prefix| prefix.parse().map_err(|_| wrong()))?;
-        let block = Self { first, prefix };
-        // The bits behind the prefix are not meant: who writes them may have meant another prefix.
-        let is_clean = match first {
-            IpAddr::V4(first) => u32::from(first).checked_shl(u32::from(prefix)).unwrap_or(0) == 0,
-            IpAddr::V6(first) => u128::from(first).checked_shl(u32::from(prefix)).unwrap_or(0) == 0,
-        };
-        if prefix > bits || !is_clean {
-            return Err(format!("{}: the prefix leaves bits of the address over", wrong()));
-        }
-        Ok(block)
-    }
-}
-
-impl<'de> Deserialize<'de> for AddressBlock {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
 
 /// `[nodes]`: which addresses may use the API of a master.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -84,43 +19,82 @@ impl NodesConfig {
     /// Whether a client may use the API. One without an address, on a Unix socket, may.
     #[must_use]
     pub fn admits(&self, address: Option<IpAddr>) -> bool {
-        let Some(address) = address else { return true };
-        let in_one = |blocks: &[AddressBlock]| blocks.iter().any(|block| block.contains(address));
-        (self.allow.is_empty() || in_one(&self.allow)) && !in_one(&self.deny)
+        let policy = AddressPolicy {
+            preferred: Vec::new(),
+            allow: self.allow.clone(),
+            deny: self.deny.clone(),
+        };
+        address.is_none_or(|address| policy.admits(address))
+    }
+}
+
+/// `[peers]`: from whom a node fetches.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeersConfig {
+    /// Blocks of addresses, and names of hosts as they stand in `master`, that are asked before others.
+    pub preferred: Vec<Preferred>,
+    /// If there are any, nothing is asked of others.
+    pub allow: Vec<AddressBlock>,
+    /// Nothing is ever asked of these, whatever `allow` says.
+    pub deny: Vec<AddressBlock>,
+}
+
+/// Somebody who is preferred: a block of addresses, or a host by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Preferred {
+    /// All addresses of a block.
+    Block(AddressBlock),
+    /// A host name.
+    Host(String),
+}
+
+impl<'de> Deserialize<'de> for Preferred {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let is_name = text.contains('.') || text == "localhost";
+        let looks_like_address =
+            text.contains(['/', ':']) || text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        match text.parse() {
+            Ok(block) => Ok(Self::Block(block)),
+            Err(error) if looks_like_address || !is_name => Err(serde::de::Error::custom(format!(
+                "{error}, or the name of a host like mirror.example.org"
+            ))),
+            Err(_) => Ok(Self::Host(text.to_ascii_lowercase())),
+        }
+    }
+}
+
+impl PeersConfig {
+    /// The same, as far as it is about addresses.
+    #[must_use]
+    pub fn policy(&self) -> AddressPolicy {
+        let block = |preferred: &Preferred| match preferred {
+            Preferred::Block(block) => Some(*block),
+            Preferred::Host(_) => None,
+        };
+        AddressPolicy {
+            preferred: self.preferred.iter().filter_map(block).collect(),
+            allow: self.allow.clone(),
+            deny: self.deny.clone(),
+        }
+    }
+
+    /// The place of a URL's host among the preferred ones, if it is one of them by its name or address.
+    #[must_use]
+    pub fn rank(&self, host: &str) -> Option<usize> {
+        let host = host.trim_matches(['[', ']']);
+        let address: Option<IpAddr> = host.parse().ok();
+        self.preferred.iter().position(|preferred| match preferred {
+            Preferred::Block(block) => address.is_some_and(|address| block.contains(address)),
+            Preferred::Host(name) => name.eq_ignore_ascii_case(host),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn blocks_hold_what_begins_alike() {
-        for (block, inside, outside) in [
-            ("192.0.2.7", "192.0.2.7", "192.0.2.8"),
-            ("192.0.2.0/24", "192.0.2.255", "192.0.3.0"),
-            ("192.0.2.0/24", "::ffff:192.0.2.1", "::192.0.2.1"),
-            ("0.0.0.0/0", "255.1.2.3", "::1"),
-            ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::"),
-            ("::/0", "::1", "127.0.0.1"),
-        ] {
-            let parsed: AddressBlock = block.parse().unwrap();
-            assert!(parsed.contains(inside.parse().unwrap()), "{block} {inside}");
-            assert!(!parsed.contains(outside.parse().unwrap()), "{block} {outside}");
-        }
-        for wrong in [
-            "",
-            "x",
-            "192.0.2.0/33",
-            "192.0.2.1/24",
-            "::1/0",
-            "::/129",
-            "192.0.2/24",
-            "1.2.3.4/-1",
-        ] {
-            assert!(wrong.parse::<AddressBlock>().is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn denied_wins_over_allowed() {

@@ -2,6 +2,8 @@
 //! every error says file, line, column, and the nearest key or what is allowed.
 
 mod addresses;
+mod cache;
+mod fetch;
 mod http;
 mod lifecycle;
 mod node;
@@ -13,13 +15,15 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-pub use addresses::{AddressBlock, NodesConfig};
+pub use addresses::{NodesConfig, PeersConfig, Preferred};
+pub use cache::{CacheConfig, ExpiryKind, VerifyKind};
+pub use fetch::{ClassConfig, FetchConfig, PreseedConfig, RulesConfig, SourceConfig};
 pub use http::{HttpConfig, LimitsConfig, TlsConfig};
 pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig};
-pub use node::{CacheConfig, NodeConfig, NodeRepository};
+pub use node::{NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, LogConfig, MountConfig};
 pub use server::{CheckKind, ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};
-pub use units::{ByteSize, TimeSpan};
+pub use units::{ByteRate, ByteSize, DayHours, TimeSpan};
 
 /// Why a configuration cannot be used. Programs exit with code 2.
 #[derive(Debug, thiserror::Error)]

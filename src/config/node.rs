@@ -3,13 +3,17 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use instantmirror_core::rules::PathGlobs;
 use instantmirror_core::{PublicKey, RepoName};
+use instantmirror_swarm::FetchLimits;
 use serde::{Deserialize, Deserializer};
 
+use super::cache::CacheConfig;
 use super::lifecycle::NodeSnapshotsConfig;
 use super::parts::check_mounts;
-use super::{ByteSize, Checked, ConfigError, ControlConfig, HttpConfig, LogConfig, MountConfig};
+use super::{
+    Checked, ConfigError, ControlConfig, FetchConfig, HttpConfig, LogConfig, MountConfig, PeersConfig, PreseedConfig,
+    RulesConfig,
+};
 
 /// The configuration of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -23,6 +27,15 @@ pub struct NodeConfig {
     /// `[snapshots]`.
     #[serde(default)]
     pub snapshots: NodeSnapshotsConfig,
+    /// `[preseed]`, for repositories that have no rules of their own.
+    #[serde(default)]
+    pub preseed: PreseedConfig,
+    /// `[fetch]`.
+    #[serde(default)]
+    pub fetch: FetchConfig,
+    /// `[peers]`.
+    #[serde(default)]
+    pub peers: PeersConfig,
     /// `[http]`.
     #[serde(default)]
     pub http: HttpConfig,
@@ -51,6 +64,9 @@ pub struct NodeRepository {
     /// Extra places at which it appears.
     #[serde(default)]
     pub mounts: Vec<MountConfig>,
+    /// What of it is fetched ahead; instead of the rules of `[preseed]`, not in addition to them.
+    #[serde(default)]
+    pub preseed: Option<RulesConfig>,
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
@@ -64,29 +80,6 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
         OneOrMany::One(url) => vec![url],
         OneOrMany::Many(urls) => urls,
     })
-}
-
-/// `[cache]`: where objects and catalogs are kept, and how many.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CacheConfig {
-    /// Its directory.
-    pub dir: PathBuf,
-    /// Most bytes of objects; never exceeded.
-    pub max_size: ByteSize,
-    /// Most objects.
-    #[serde(default)]
-    pub max_objects: Option<u64>,
-    /// Free space on its file system that is left to others.
-    #[serde(default)]
-    pub keep_free: Option<ByteSize>,
-    /// Paths in repositories whose files are streamed to clients and not kept.
-    #[serde(default, deserialize_with = "globs")]
-    pub never: PathGlobs,
-}
-
-fn globs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathGlobs, D::Error> {
-    PathGlobs::new(Vec::<String>::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
 impl NodeConfig {
@@ -106,6 +99,28 @@ impl NodeConfig {
         super::parse(file, text)
     }
 
+    /// What of a repository is fetched ahead.
+    #[must_use]
+    pub fn rules_of(&self, repository: &RepoName) -> RulesConfig {
+        let own = self.repositories.iter().find(|one| one.name == *repository);
+        own.and_then(|one| one.preseed.clone())
+            .unwrap_or_else(|| self.preseed.rules())
+    }
+
+    /// Limits of fetching.
+    #[must_use]
+    pub fn fetch_limits(&self) -> FetchLimits {
+        let masters = self.repositories.iter().flat_map(|repository| &repository.master);
+        let origins = masters.filter_map(|url| instantmirror_swarm::HttpOrigin::new(url).ok());
+        let mut preferred: Vec<(usize, String)> = origins
+            .filter_map(|origin| Some((self.peers.rank(origin.host())?, origin.label().to_owned())))
+            .collect();
+        preferred.sort();
+        preferred.dedup();
+        let preferred = preferred.into_iter().map(|(_, label)| label).collect();
+        self.fetch.limits(&self.preseed, preferred)
+    }
+
     /// The control socket.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
@@ -118,8 +133,10 @@ impl NodeConfig {
 
 impl Checked for NodeConfig {
     fn check(&self) -> Result<(), String> {
+        self.cache.check()?;
         self.http.check()?;
         self.log.check()?;
+        self.fetch.check()?;
         let mut names = BTreeSet::new();
         for NodeRepository {
             name,
@@ -142,7 +159,15 @@ impl Checked for NodeConfig {
                     Some(_) => origin.with_token("token"),
                     None => Ok(origin),
                 });
-                origin.map_err(|error| format!("repository '{name}': master {error}"))?;
+                let origin = origin.map_err(|error| format!("repository '{name}': master {error}"))?;
+                if origin
+                    .host_address()
+                    .is_some_and(|address| !self.peers.policy().admits(address))
+                {
+                    return Err(format!(
+                        "repository '{name}': [peers] allow and deny leave out its master {url}"
+                    ));
+                }
             }
             if trust.is_empty() {
                 return Err(format!(

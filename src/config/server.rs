@@ -64,6 +64,9 @@ pub struct ServerRepository {
     /// Extra places at which it appears.
     #[serde(default)]
     pub mounts: Vec<MountConfig>,
+    /// Globs of paths that mirrors are advised to fetch before anybody asks for them, most urgent first.
+    #[serde(default, deserialize_with = "super::fetch::globs")]
+    pub preseed: Vec<String>,
     /// Which snapshots stay; instead of `[retention]`, not in addition to it.
     #[serde(default)]
     pub retention: Option<RetentionConfig>,

@@ -93,6 +93,102 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// Bytes per second, written with its unit: `"100 MiB/s"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteRate(pub u64);
+
+impl FromStr for ByteRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let size = text.trim().strip_suffix("/s").map(str::parse::<ByteSize>);
+        match size {
+            Some(Ok(size)) if size.0 > 0 => Ok(Self(size.0)),
+            Some(Ok(_)) => Err(format!("'{text}' is no rate: leave the key out for no limit")),
+            _ => Err(format!("'{text}' is not a rate: write one like \"100 MiB/s\"")),
+        }
+    }
+}
+
+impl fmt::Display for ByteRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/s", ByteSize(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteRate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// A part of every day, in minutes from midnight: `"22:00-06:00"`. May go over midnight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DayHours {
+    begin: u16,
+    end: u16,
+}
+
+/// Minutes of a day.
+const DAY: u16 = 24 * 60;
+
+impl DayHours {
+    /// Whether a minute of the day lies in it.
+    #[must_use]
+    pub fn contains(&self, minute: u16) -> bool {
+        if self.begin < self.end {
+            (self.begin..self.end).contains(&minute)
+        } else {
+            minute >= self.begin || minute < self.end
+        }
+    }
+
+    /// Minutes from this minute of the day until it begins; 0 if it goes on now.
+    #[must_use]
+    pub fn begins_in(&self, minute: u16) -> u16 {
+        if self.contains(minute) {
+            return 0;
+        }
+        (self.begin + DAY - minute) % DAY
+    }
+}
+
+impl FromStr for DayHours {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let minute = |text: &str| {
+            let (hour, minute) = text.trim().split_once(':')?;
+            let (hour, minute): (u16, u16) = (hour.parse().ok()?, minute.parse().ok()?);
+            (minute < 60 && hour * 60 + minute <= DAY && hour <= 24).then_some(hour * 60 + minute)
+        };
+        let wrong = || format!("'{text}' is no part of a day: write one like \"22:00-06:00\", in local time");
+        let (begin, end) = text.split_once('-').ok_or_else(wrong)?;
+        let (begin, end) = (minute(begin).ok_or_else(wrong)?, minute(end).ok_or_else(wrong)?);
+        if begin == end || begin == DAY {
+            return Err(wrong());
+        }
+        Ok(Self { begin, end })
+    }
+}
+
+impl fmt::Display for DayHours {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { begin, end } = self;
+        write!(f, "{:02}:{:02}-{:02}:{:02}", begin / 60, begin % 60, end / 60, end % 60)
+    }
+}
+
+impl<'de> Deserialize<'de> for DayHours {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
 impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?
@@ -112,6 +208,39 @@ impl<'de> Deserialize<'de> for TimeSpan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_want_their_unit() {
+        assert_eq!("100 MiB/s".parse(), Ok(ByteRate(100 << 20)));
+        assert_eq!(ByteRate(1 << 20).to_string(), "1.0 MiB/s");
+        for wrong in ["100 MiB", "100", "0 B/s", "/s", ""] {
+            assert!(wrong.parse::<ByteRate>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_day_may_go_over_midnight() {
+        let at = |hour: u16, minute: u16| hour * 60 + minute;
+        let night: DayHours = "22:00-06:00".parse().unwrap();
+        assert!(night.contains(at(23, 0)) && night.contains(0) && night.contains(at(5, 59)));
+        assert!(!night.contains(at(6, 0)) && !night.contains(at(21, 59)));
+        assert_eq!(
+            (
+                night.begins_in(at(21, 0)),
+                night.begins_in(at(1, 0)),
+                night.begins_in(at(6, 0))
+            ),
+            (60, 0, 960)
+        );
+        let noon: DayHours = " 11:30 - 12:45".parse().unwrap();
+        assert!(noon.contains(at(12, 0)) && !noon.contains(at(12, 45)));
+        assert_eq!(noon.begins_in(at(13, 30)), 22 * 60);
+        assert!("18:00-24:00".parse::<DayHours>().unwrap().contains(at(23, 59)));
+        assert_eq!(night.to_string(), "22:00-06:00");
+        for wrong in ["22-6", "25:00-26:00", "1:60-2:00", "3:00-3:00", "24:00-1:00", "x", ""] {
+            assert!(wrong.parse::<DayHours>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn reads_what_people_write() {

@@ -221,7 +221,7 @@ impl Master {
 
     fn renew(&self, name: &RepoName) -> Result<(), MasterError> {
         let held = block_on(self.head(name))?;
-        if held.map_or(Ok(false), |held| self.is_old(&held))? {
+        if held.map_or(Ok(false), |held| self.is_due(&held))? {
             let writer = Writer::open(self)?;
             // Somebody may have published until the lock was ours: only what is held now has a successor.
             if let Some(held) = block_on(self.head(name))? {
@@ -231,8 +231,13 @@ impl Master {
         Ok(())
     }
 
+    /// Whether a head says what is not so any more, or will not be believed for long.
+    fn is_due(&self, held: &SignedHead) -> Result<bool, MasterError> {
+        Ok(self.is_old(held)? || held.head().preseed != self.advice(&held.head().repository))
+    }
+
     fn renew_if_old(&self, writer: &Writer, held: &SignedHead) -> Result<(), MasterError> {
-        if self.is_old(held)? {
+        if self.is_due(held)? {
             self.commit(writer, held.head().clone(), SystemClock.now())?;
         }
         Ok(())

@@ -84,6 +84,7 @@ impl Writer {
 impl Master {
     /// Signs and stores the successor of a head.
     pub(super) fn commit(&self, writer: &Writer, mut head: Head, now: Timestamp) -> Result<u64, MasterError> {
+        head.preseed = self.advice(&head.repository);
         head.sequence += 1;
         head.issued = now;
         head.expires = now.plus(HEAD_VALIDITY_MAX);
@@ -93,6 +94,12 @@ impl Master {
         block_on(writer.snapshots.put_head(&signed))?;
         tracing::info!(repository = %head.repository, sequence = head.sequence, current = head.current.map(tracing::field::display), "head signed");
         Ok(head.sequence)
+    }
+
+    /// What the configuration advises mirrors to fetch ahead.
+    pub(super) fn advice(&self, name: &RepoName) -> Vec<String> {
+        let configured = self.repository(name);
+        configured.map_or_else(|_| Vec::new(), |repository| repository.preseed.clone())
     }
 
     /// The head of a repository, which has to have one.

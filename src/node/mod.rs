@@ -1,40 +1,56 @@
 //! The node: shows the snapshots of its masters whole, and fetches each file when it is first read.
 
+mod adopt;
 mod control;
 mod preseed;
 mod publication;
+mod reload;
 mod serve;
+mod standings;
 mod status;
 mod tags;
 mod token;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use instantmirror_core::address::AddressPolicy;
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::{ObjectCache, PeerTransport, SnapshotStore, Upstream};
 use instantmirror_core::{RepoName, SnapshotId};
 use instantmirror_store::StoreError;
-use instantmirror_store::cache::{CacheLimits, CacheOptions, DiskCache, VerifyWhen};
+use instantmirror_store::cache::DiskCache;
 use instantmirror_store::disk::{Disk, RealDisk};
 use instantmirror_store::snapshots::DiskSnapshotStore;
 use instantmirror_swarm::{FetchEngine, Follower, HttpOrigin, Intake};
 
 use crate::clock::SystemClock;
-use crate::config::{CacheConfig, NodeConfig, NodeRepository};
+use crate::config::{NodeConfig, NodeRepository};
 
-use preseed::Preseed;
+use adopt::Adoption;
+use preseed::{Ahead, Preseed, RulesDriver};
 use tags::Tags;
+use verify::SharedVerification;
 
+pub use adopt::{AdoptError, AdoptMethod, AdoptRequest, AdoptStatus, AdoptTrust};
+pub(crate) use control::{ADOPT_PATH, VERIFY_PATH};
+pub(crate) use control::{PREFETCH_PATH, Prefetched, RELOAD_PATH};
 pub(crate) use control::{TAG_PATH, TagRequest, UNTAG_PATH};
+pub(crate) use preseed::PrefetchRequest;
+pub use preseed::{PrefetchError, PrefetchStatus, PreseedStatus, StepStatus};
 pub use publication::NodePublication;
+pub use reload::{Reloaded, Reloader};
 pub use serve::NodeServer;
 pub use tags::{TagError, TagStatus};
 pub use token::TokenError;
+pub use verify::{VerifyError, VerifyRequest, VerifyStatus};
 
-pub use status::{CacheStatus, FetchStatus, KeyStatus, NodeStatus, RepositoryStatus, TransferStatus};
+pub use status::{
+    CacheStatus, FetchStatus, KeyStatus, NodeStatus, QueuedStatus, RepositoryStatus, SourceStatus, TransferStatus,
+};
 
 /// Why a node cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +94,9 @@ pub struct Node {
     intake: Intake,
     engine: FetchEngine,
     tags: Arc<Tags>,
+    verification: SharedVerification,
+    adoption: Arc<Adoption>,
+    ahead: Arc<Ahead>,
 }
 
 impl Node {
@@ -88,14 +107,14 @@ impl Node {
     /// [`NodeError::Store`] with [`StoreError::Locked`] if another process uses the directory.
     pub async fn open(config: NodeConfig) -> Result<Self, NodeError> {
         let dir = &config.cache.dir;
-        let cache = DiskCache::open(open_disk(&dir.join(CACHE))?, cache_options(&config.cache))?;
+        let cache = DiskCache::open(open_disk(&dir.join(CACHE))?, config.cache.options())?;
         let disk = open_disk(&dir.join(SNAPSHOTS))?;
         let snapshots = Arc::new(DiskSnapshotStore::open(Arc::clone(&disk), "")?);
         let (tags, tagged) = Tags::open(disk, &cache)?;
         let (mut followers, mut sources) = (BTreeMap::new(), BTreeMap::new());
         let (intake, mut registered) = (Intake::default(), BTreeMap::new());
         for repository in &config.repositories {
-            let origins = origins_of(repository)?;
+            let origins = origins_of(repository, &config.peers.policy())?;
             if repository.token_file.is_some() {
                 registered.insert(repository.name.clone(), origins.clone());
             }
@@ -125,8 +144,11 @@ impl Node {
         let objects: Arc<dyn ObjectCache> = Arc::new(cache.clone());
         let engine = FetchEngine::new(objects, sources, scheduler);
         engine.never_keep(config.cache.never.clone());
+        engine.set_limits(config.fetch_limits());
+        let config = Arc::new(config);
         Ok(Self {
-            config: Arc::new(config),
+            ahead: Arc::new(Ahead::new(&config)),
+            config,
             cache,
             snapshots,
             followers: Arc::new(followers),
@@ -134,6 +156,8 @@ impl Node {
             intake,
             engine,
             tags: Arc::new(tags),
+            verification: SharedVerification::default(),
+            adoption: Arc::default(),
         })
     }
 
@@ -159,7 +183,21 @@ impl Node {
             }
         });
         let followers = futures_util::future::join_all(self.followers.values().map(Follower::run));
-        futures_util::future::join4(followers, self.clean_catalogs(), self.preseed(), self.keep_tags()).await;
+        let own = futures_util::future::join4(
+            self.keep_tags(),
+            self.classify_objects(),
+            self.scrub(),
+            self.apply_rules(),
+        );
+        futures_util::future::join4(followers, self.clean_catalogs(), self.preseed(), own).await;
+    }
+
+    /// Applies the rules of what is fetched ahead, for ever.
+    async fn apply_rules(&self) {
+        let all = self.followers.iter().map(|(name, follower)| async move {
+            RulesDriver::new(self, name.clone()).run(follower).await;
+        });
+        futures_util::future::join_all(all).await;
     }
 
     /// Fetches what is staged ahead of its release, for ever.
@@ -216,33 +254,31 @@ impl Node {
     /// # Errors
     /// [`instantmirror_core::CacheError::Io`].
     pub async fn checkpoint(&self) -> Result<(), instantmirror_core::CacheError> {
-        self.cache.checkpoint().await
+        let cache = self.cache.clone();
+        // Before all is listed there is nothing new to say. It syncs a file system: not on the runtime's threads.
+        let written = tokio::task::spawn_blocking(move || match cache.is_loaded() {
+            true => futures_executor::block_on(cache.checkpoint()),
+            false => Ok(()),
+        });
+        written.await.unwrap_or_else(|error| {
+            Err(instantmirror_core::CacheError::Io {
+                what: "cannot write down the state of the cache".to_owned(),
+                source: Arc::new(error),
+            })
+        })
     }
 }
 
-fn origins_of(repository: &NodeRepository) -> Result<Vec<HttpOrigin>, NodeError> {
+fn origins_of(repository: &NodeRepository, peers: &AddressPolicy) -> Result<Vec<HttpOrigin>, NodeError> {
     let token = repository.token_file.as_deref().map(token::load).transpose()?;
     let origins = repository.master.iter().map(|url| {
-        let origin = HttpOrigin::new(url)?;
+        let origin = HttpOrigin::new(url)?.with_policy(peers)?;
         match &token {
             Some(token) => origin.with_token(token),
             None => Ok(origin),
         }
     });
     Ok(origins.collect::<Result<_, _>>()?)
-}
-
-fn cache_options(config: &CacheConfig) -> CacheOptions {
-    let limits = CacheLimits {
-        max_bytes: Some(config.max_size.0),
-        max_objects: config.max_objects,
-        keep_free_bytes: config.keep_free.map_or(0, |size| size.0),
-    };
-    CacheOptions {
-        limits,
-        policy: instantmirror_core::expiry::PolicyKind::default(),
-        verify: VerifyWhen::FirstUse,
-    }
 }
 
 fn open_disk(dir: &Path) -> Result<Arc<dyn Disk>, StoreError> {

@@ -11,6 +11,7 @@ use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{Clock as _, RepoName, SignedHead, Snapshot};
 
 use super::Node;
+use super::preseed::Watched;
 use crate::clock::SystemClock;
 use crate::master::head_after;
 
@@ -56,6 +57,6 @@ impl Publication for NodePublication {
     }
 
     fn objects(&self) -> Arc<dyn ObjectSource> {
-        Arc::new(self.0.engine.clone())
+        Arc::new(Watched::new(self.0.clone()))
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use instantmirror_http::{HotLimits, Mounts, Service};
 
 use super::control::NodeControl;
-use super::{Node, NodeError};
-use crate::config::NodeConfig;
+use super::{Node, NodeError, Reloader};
+use crate::config::{ConfigError, NodeConfig};
 use crate::serve::{Frontend, Sockets, StatusPage, mounts};
 
 /// The cache writes down its state this often.
@@ -23,6 +23,17 @@ pub struct NodeServer {
     node: Node,
     sockets: Sockets,
     frontend: Frontend,
+    load: Option<Load>,
+}
+
+/// Reads a configuration.
+#[derive(Clone)]
+struct Load(Arc<dyn Fn() -> Result<NodeConfig, ConfigError> + Send + Sync>);
+
+impl std::fmt::Debug for Load {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Load")
+    }
 }
 
 impl NodeServer {
@@ -44,7 +55,31 @@ impl NodeServer {
             node,
             sockets,
             frontend,
+            load: None,
         })
+    }
+
+    /// Reads its configuration so when it is told to reload: by the control socket, or by whoever calls
+    /// [`reloader`](Self::reloader).
+    #[must_use]
+    pub fn reloading(mut self, load: impl Fn() -> Result<NodeConfig, ConfigError> + Send + Sync + 'static) -> Self {
+        self.load = Some(Load(Arc::new(load)));
+        self
+    }
+
+    /// Reads the configuration again and takes up what can change while the node runs; `None` if it was not said
+    /// [how](Self::reloading). To be called inside a tokio runtime.
+    #[must_use]
+    pub fn reloader(&self) -> Option<Reloader> {
+        let (node, frontend, load) = (self.node.clone(), self.frontend.clone(), self.load.clone()?);
+        Some(Arc::new(move || {
+            let config = (load.0)()?;
+            let refused = frontend.reload(&config.http, mounts_of(&config));
+            let mut reloaded = node.reload(config);
+            reloaded.refused.extend(refused);
+            reloaded.tell();
+            Ok(reloaded)
+        }))
     }
 
     /// The addresses it listens on.
@@ -67,28 +102,23 @@ impl NodeServer {
 
     /// Follows and serves until `shutdown` is ready, then finishes what runs and writes down the cache's state.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let reload = self.reloader();
         let Self {
             node,
             sockets,
             frontend,
+            ..
         } = self;
         let (shown, answers) = (node.clone(), frontend.clone());
         let page = StatusPage::new(move || serde_json::to_vec(&shown.status(&answers.stats())));
         let local = Service::new(node.publication()).with_extra(Arc::new(NodeControl {
             node: node.clone(),
             status: page,
+            reload,
         }));
         let background = futures_util::future::join(node.follow(), checkpoints(&node));
         sockets.serve(&frontend, local, background, shutdown).await;
         write_down(&node).await;
-    }
-}
-
-impl Frontend {
-    /// Takes up what a changed configuration says about a node's mounts and certificate. What cannot change while
-    /// the node runs is logged by its name.
-    pub fn reload_node(&self, config: &NodeConfig) {
-        self.reload(&config.http, mounts_of(config));
     }
 }
 

@@ -1,21 +1,23 @@
 //! What a node tells of itself: the JSON of its control socket, and the same for people.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-use instantmirror_core::traits::ObjectCache as _;
+use instantmirror_core::sources::Score;
+use instantmirror_core::traits::{Class, ObjectCache as _, QueueStatus};
 use instantmirror_core::{Clock as _, PublicKey, SnapshotId, Timestamp};
 use instantmirror_http::Stats;
-use instantmirror_swarm::TrustedKey;
+use instantmirror_swarm::{FetchStats, TrustedKey};
 use serde::{Deserialize, Serialize};
 
-use super::{Node, TagStatus};
+use super::{AdoptStatus, Node, PrefetchStatus, PreseedStatus, StepStatus, TagStatus, VerifyStatus};
 use crate::clock::SystemClock;
-use crate::config::ByteSize;
+use crate::config::{ByteRate, ByteSize};
 use crate::serve::HttpStatus;
 
 /// A node at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// Version of the program.
     pub version: String,
@@ -28,8 +30,29 @@ pub struct NodeStatus {
     /// Tags of its operator.
     #[serde(default)]
     pub tags: Vec<TagStatus>,
+    /// The verification by hand, the present or the last one.
+    #[serde(default)]
+    pub verify: VerifyStatus,
+    /// The scrub, if there is one.
+    #[serde(default)]
+    pub scrub: Option<VerifyStatus>,
+    /// The adoption, the present or the last one.
+    #[serde(default)]
+    pub adopt: AdoptStatus,
     /// What it has fetched since its start.
     pub fetch: FetchStatus,
+    /// What waits to be fetched and is being fetched, by class, most urgent first.
+    #[serde(default)]
+    pub queue: Vec<QueuedStatus>,
+    /// What is known of each source that was asked.
+    #[serde(default)]
+    pub sources: Vec<SourceStatus>,
+    /// What is fetched ahead.
+    #[serde(default)]
+    pub preseed: Vec<PreseedStatus>,
+    /// What operators asked for.
+    #[serde(default)]
+    pub prefetches: Vec<PrefetchStatus>,
     /// Objects being fetched now.
     pub transfers: Vec<TransferStatus>,
     /// What its HTTP server has answered.
@@ -91,8 +114,20 @@ pub struct CacheStatus {
     pub reserved_bytes: u64,
     /// The limit.
     pub max_bytes: Option<u64>,
+    /// Bytes beside objects: outboards and the like. They count towards the limit.
+    #[serde(default)]
+    pub side_bytes: u64,
     /// Objects held.
     pub objects: u64,
+    /// Those that no snapshot refers to: the first to go.
+    #[serde(default)]
+    pub garbage: u64,
+    /// Those that only an old snapshot refers to: the next.
+    #[serde(default)]
+    pub old: u64,
+    /// Whether the listing at the start is done; until then what is missing is not kept.
+    #[serde(default)]
+    pub listed: bool,
     /// Objects given up since the start.
     pub evicted: u64,
     /// Objects put aside as damaged since the start.
@@ -116,6 +151,42 @@ pub struct FetchStatus {
     pub corrupt: u64,
 }
 
+/// One class of what is fetched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QueuedStatus {
+    /// Its name.
+    pub class: String,
+    /// Objects that wait.
+    pub waiting: usize,
+    /// Bytes of those.
+    pub waiting_bytes: u64,
+    /// Objects that are being fetched.
+    pub running: usize,
+    /// Bytes fetched since the start.
+    pub bytes: u64,
+    /// Bytes per second, over some seconds.
+    pub bytes_per_second: u64,
+}
+
+/// One source.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// Its URL or address.
+    pub source: String,
+    /// Verified bytes it has delivered.
+    pub bytes: u64,
+    /// Milliseconds to the first byte, averaged.
+    pub latency_ms: Option<u64>,
+    /// Bytes per second of one transfer, averaged.
+    pub bytes_per_second: Option<u64>,
+    /// Transfers under way.
+    pub running: usize,
+    /// Transfers that broke off or were refused.
+    pub failures: u64,
+    /// Data that did not match.
+    pub corrupt: u64,
+}
+
 /// One object being fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransferStatus {
@@ -136,17 +207,25 @@ impl Node {
     #[must_use]
     pub fn status(&self, answered: &Stats) -> NodeStatus {
         let usage = self.cache.usage();
+        let (garbage, old) = self.cache.standings();
         let stats = self.engine.stats();
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             repositories: self.followers.values().map(repository_status).collect(),
             tags: self.tags.status(),
+            verify: self.verify_status(),
+            scrub: self.scrub_status(),
+            adopt: self.adopt_status(),
             cache: CacheStatus {
                 used_bytes: usage.used_bytes,
                 reserved_bytes: usage.reserved_bytes,
                 max_bytes: usage.max_bytes,
+                side_bytes: usage.side_bytes,
                 objects: usage.objects,
+                garbage: garbage as u64,
+                old: old as u64,
+                listed: self.cache.is_loaded(),
                 evicted: usage.evicted,
                 damaged: usage.damaged,
             },
@@ -158,6 +237,10 @@ impl Node {
                 failures: stats.failures.values().sum(),
                 corrupt: stats.corrupt.values().sum(),
             },
+            queue: queue_status(&stats),
+            sources: source_status(&stats),
+            preseed: self.ahead.status(),
+            prefetches: self.ahead.prefetches.status(),
             transfers: self.engine.transfers().iter().map(transfer_status).collect(),
             http: HttpStatus::new(answered),
         }
@@ -190,6 +273,44 @@ fn repository_status(follower: &instantmirror_swarm::Follower) -> RepositoryStat
             .collect(),
         key_list: follower.key_list_version(),
     }
+}
+
+/// A rate as a whole number: status pages need no more.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "no rate is negative or beyond 2^64"
+)]
+fn whole(rate: f64) -> u64 {
+    rate.max(0.0).round() as u64
+}
+
+fn queue_status(stats: &FetchStats) -> Vec<QueuedStatus> {
+    let status = |(class, queued): &(Class, QueueStatus)| QueuedStatus {
+        class: class.name().to_owned(),
+        waiting: queued.waiting,
+        waiting_bytes: queued.waiting_bytes,
+        running: queued.running,
+        bytes: stats.class_bytes[class.index()],
+        bytes_per_second: whole(stats.class_rates[class.index()]),
+    };
+    stats.queue.iter().map(status).collect()
+}
+
+fn source_status(stats: &FetchStats) -> Vec<SourceStatus> {
+    let count = |counts: &BTreeMap<String, u64>, label: &str| counts.get(label).copied().unwrap_or(0);
+    let status = |(label, score): &(String, Score)| SourceStatus {
+        source: label.clone(),
+        bytes: count(&stats.bytes, label),
+        latency_ms: score
+            .latency
+            .map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
+        bytes_per_second: score.bytes_per_second.map(whole),
+        running: score.running,
+        failures: count(&stats.failures, label),
+        corrupt: count(&stats.corrupt, label),
+    };
+    stats.sources.iter().map(status).collect()
 }
 
 fn transfer_status(transfer: &instantmirror_swarm::Transfer) -> TransferStatus {
@@ -225,6 +346,20 @@ impl fmt::Display for NodeStatus {
             "\ncache: {used} {max} in {} objects, {} given up, {} damaged",
             cache.objects, cache.evicted, cache.damaged
         )?;
+        if !cache.listed {
+            writeln!(
+                f,
+                "       still listing what is there; what is not is not kept meanwhile"
+            )?;
+        }
+        if cache.garbage + cache.old > 0 {
+            let (garbage, old) = (cache.garbage, cache.old);
+            writeln!(
+                f,
+                "       {garbage} objects of no snapshot, {old} of old ones only: these go first"
+            )?;
+        }
+        self.upkeep(f)?;
         let fetch = &self.fetch;
         let (hits, misses, bytes) = (fetch.hits, fetch.misses, ByteSize(fetch.bytes));
         writeln!(
@@ -239,6 +374,7 @@ impl fmt::Display for NodeStatus {
                 fetch.failures, fetch.corrupt
             )?;
         }
+        self.write_fetching(f)?;
         write!(f, "{}", self.http)?;
         for transfer in &self.transfers {
             let percent = transfer.present * 100 / transfer.size.max(1);
@@ -250,6 +386,121 @@ impl fmt::Display for NodeStatus {
             )?;
         }
         Ok(())
+    }
+}
+
+impl NodeStatus {
+    /// What goes on in the cache beside reading.
+    fn upkeep(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(scrub) = &self.scrub {
+            let (done, all) = (scrub.objects_done, scrub.objects);
+            writeln!(
+                f,
+                "scrub: {done} of {all} objects in pass {}; all passes: {scrub}",
+                scrub.passes + 1
+            )?;
+        }
+        if self.verify.running {
+            writeln!(
+                f,
+                "verify: {} of {} objects; {}",
+                self.verify.objects_done, self.verify.objects, self.verify
+            )?;
+        }
+        if self.adopt.running {
+            writeln!(
+                f,
+                "adopt: {} of {} files looked at",
+                self.adopt.files_done, self.adopt.files
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Classes that have something to do or did something, sources, and what is fetched ahead with an estimate.
+    fn write_fetching(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for class in self
+            .queue
+            .iter()
+            .filter(|class| class.waiting + class.running > 0 || class.bytes > 0)
+        {
+            let (rate, bytes) = (ByteRate(class.bytes_per_second), ByteSize(class.bytes));
+            let waiting = ByteSize(class.waiting_bytes);
+            writeln!(
+                f,
+                "  {:9} {} running, {} waiting ({waiting}), {rate}, {bytes} so far",
+                class.class, class.running, class.waiting
+            )?;
+        }
+        for source in &self.sources {
+            let latency = source
+                .latency_ms
+                .map_or_else(String::new, |ms| format!(", first byte after {ms} ms"));
+            let rate = source
+                .bytes_per_second
+                .map_or_else(String::new, |rate| format!(", {} a transfer", ByteRate(rate)));
+            writeln!(f, "  from {}: {}{latency}{rate}", source.source, ByteSize(source.bytes))?;
+        }
+        for repository in &self.preseed {
+            self.write_preseed(f, repository)?;
+        }
+        for prefetch in self.prefetches.iter().filter(|prefetch| !prefetch.is_over) {
+            writeln!(f, "{prefetch}")?;
+        }
+        Ok(())
+    }
+
+    fn write_preseed(&self, f: &mut fmt::Formatter<'_>, repository: &PreseedStatus) -> fmt::Result {
+        let open: Vec<&StepStatus> = repository.steps.iter().filter(|step| !step.is_over).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "ahead of demand, {} {}:", repository.repository, repository.snapshot)?;
+        for step in &open {
+            let failed = if step.failed > 0 {
+                format!(", {} failed", step.failed)
+            } else {
+                String::new()
+            };
+            let (done, all) = (ByteSize(step.bytes_done), ByteSize(step.bytes));
+            writeln!(
+                f,
+                "  {:9} {}: {done} of {all}, {} of {} files{failed}",
+                step.class, step.rule, step.files_done, step.files
+            )?;
+        }
+        if let Some(waiting) = &repository.waiting {
+            return writeln!(f, "  waits {waiting}");
+        }
+        let left: u64 = open.iter().map(|step| step.bytes - step.bytes_done).sum();
+        let background = self.queue.iter().filter(|class| class.class != Class::Demand.name());
+        let rate: u64 = background.map(|class| class.bytes_per_second).sum();
+        match left.checked_div(rate) {
+            Some(seconds) => writeln!(f, "  done in about {}", people_time(Duration::from_secs(seconds))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// For people: one line.
+impl fmt::Display for PrefetchStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.is_over { "over" } else { "fetching" };
+        write!(
+            f,
+            "prefetch {} of {} {}: {state}, {} of {} files, {} of {}",
+            self.id,
+            self.repository,
+            self.paths.join(" "),
+            self.files_done,
+            self.files,
+            ByteSize(self.bytes_done),
+            ByteSize(self.bytes)
+        )?;
+        match self.failed {
+            0 => Ok(()),
+            failed => write!(f, ", {failed} failed"),
+        }
     }
 }
 

@@ -207,8 +207,8 @@ impl Node {
         let mut next = list.clone();
         next.insert(key.clone(), snapshot);
         let holding = self.holding(&next).await?;
-        let limits = &self.config.cache;
-        let max = limits.max_size.0;
+        let limits = self.cache.limits();
+        let max = limits.max_bytes.unwrap_or(u64::MAX);
         if holding.bytes > max || holding.objects > limits.max_objects.unwrap_or(u64::MAX) {
             let (bytes, objects) = (holding.bytes, holding.objects);
             return Err(TagError::TooLarge { bytes, objects, max });

@@ -1,14 +1,13 @@
 //! What goes wrong, what is said then, and that everything else goes on.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
 use instantmirror_testkit::command::{clean_command, run_any};
 use instantmirror_testkit::http;
 use instantmirror_testkit::process::{TestDir, binary, poll};
 use instantmirror_testkit::tree::noise;
 
-use crate::world::{LIMIT, Master, Node};
+use crate::world::{LIMIT, Master, Mount, Node};
 
 /// A published, served and mirrored repository `r` with the files `good` and `large`.
 fn world(name: &str) -> (TestDir, Master, Node, String) {
@@ -381,26 +380,4 @@ fn hostile_paths_get_an_error_and_nothing_else() {
     }
     assert!(node.daemon().is_running());
     assert_eq!(node.get("/r/snap/current/good"), b"good");
-}
-
-/// A mounted tmpfs, unmounted at the end whatever happens.
-struct Mount(std::path::PathBuf);
-
-impl Mount {
-    fn tmpfs(at: &Path, options: &str) -> Self {
-        let done = clean_command("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(at)
-            .status()
-            .unwrap();
-        assert!(done.success(), "mounting a tmpfs needs root");
-        Self(at.to_path_buf())
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Lazily: daemons that still have files open end right after.
-        let _ = clean_command("umount").arg("--lazy").arg(&self.0).status();
-    }
 }

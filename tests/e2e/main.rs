@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod ahead;
 mod attacks;
 mod bad_input;
 mod browser;
+mod cache;
 mod command_line;
 mod consistency;
 mod crowd;
@@ -13,6 +15,7 @@ mod debian;
 mod export;
 mod keys;
 mod kill;
+mod kill_cache;
 mod kill_heads;
 mod lifecycle;
 mod link;
@@ -22,5 +25,6 @@ mod restart;
 mod staging;
 mod tls;
 mod tree;
+mod upkeep;
 mod world;
 mod yum;

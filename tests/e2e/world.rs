@@ -282,3 +282,25 @@ impl Node {
         answer.body
     }
 }
+
+/// A mounted tmpfs, unmounted at the end whatever happens.
+pub(crate) struct Mount(PathBuf);
+
+impl Mount {
+    pub(crate) fn tmpfs(at: &Path, options: &str) -> Self {
+        let done = clean_command("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(at)
+            .status()
+            .unwrap();
+        assert!(done.success(), "mounting a tmpfs needs root");
+        Self(at.to_path_buf())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily: daemons that still have files open end right after.
+        let _ = clean_command("umount").arg("--lazy").arg(&self.0).status();
+    }
+}

@@ -3,20 +3,24 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a command line program")]
 
+mod prefetch;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use instantmirror::config::{ConfigError, NodeConfig};
 use instantmirror::core::{RepoName, SnapshotId, TagName};
-use instantmirror::node::NodeStatus;
-use instantmirror::{Node, NodeServer, control, daemon};
+use instantmirror::node::{AdoptMethod, AdoptRequest, AdoptTrust, NodeStatus, VerifyRequest};
+use instantmirror::{Node, NodeServer, control, daemon, upkeep};
 
 const EXAMPLES: &str = "Examples:
   imnode --print-config > imnode.toml    begin with a configuration in which every key is explained
   imnode --check-config                  check it
   imnode run                             follow the masters and serve their snapshots until SIGTERM
-  imnode status                          how a running node is";
+  imnode status                          how a running node is
+  imnode prefetch debian dists/stable    have these files here before anybody asks for them
+  imnode reload                          take up a changed configuration";
 
 /// A mirror node of InstantMirror: shows every snapshot of its masters whole, fetches files when they are read.
 #[derive(Parser)]
@@ -61,11 +65,64 @@ enum Command {
     Untag { repository: RepoName, name: TagName },
     /// List the tags of the running node, and how much of them is here.
     Tags,
+    /// Read the cache, running or not, and put aside what is damaged or does not belong there. Ends with 3 if anything
+    /// is lost.
+    Verify {
+        /// Only part N of M, so that M nights cover everything.
+        #[arg(long, value_name = "N/M", value_parser = subset)]
+        subset: Option<(u64, u64)>,
+        /// Fetch what is lost again.
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Take what lies in a directory into the cache, running or not, instead of downloading it. Ends with 3 if the cache
+    /// is full.
+    Adopt {
+        repository: RepoName,
+        /// The repository's tree as another mirroring tool has left it.
+        dir: PathBuf,
+        /// The snapshot that it is compared with: current, snap/UUID, master-snap/TAG, local-snap/TAG.
+        #[arg(long, default_value = "current")]
+        view: String,
+        /// reflink (else copy), hardlink (else copy; only if the files there are never edited in place), copy.
+        #[arg(long, default_value = "reflink")]
+        method: AdoptMethod,
+        /// hash, or size-mtime: what has size and time of the snapshot's file is hashed when it is first read.
+        #[arg(long, default_value = "hash")]
+        trust: AdoptTrust,
+    },
+    /// Have the running node fetch files now: paths from the top of the repository, or globs as in .gitignore.
+    Prefetch {
+        repository: RepoName,
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<String>,
+        /// Of this snapshot instead of the current one.
+        #[arg(long, value_name = "UUID")]
+        snapshot: Option<SnapshotId>,
+        /// Do not wait until they are here.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Have the running node read its configuration again, as SIGHUP does, and say what has changed.
+    Reload,
 }
+
+fn subset(text: &str) -> Result<(u64, u64), String> {
+    let parts = text
+        .split_once('/')
+        .and_then(|(n, m)| Some((n.parse().ok()?, m.parse().ok()?)));
+    let is_part = |(n, m): &(u64, u64)| (1..=*m).contains(n);
+    parts
+        .filter(is_part)
+        .ok_or_else(|| "a part is N/M, with N from 1 to M: 3/30".to_owned())
+}
+
+/// Something is lost, or not all was done for want of room.
+const INCOMPLETE: u8 = 3;
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("imnode: {}", daemon::explain(error.as_ref()));
             ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
@@ -73,7 +130,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<()> {
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments {
         config: file,
         check_config,
@@ -82,7 +139,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     } = arguments;
     if print_config {
         print!("{}", include_str!("../../../docs/config/imnode.toml"));
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     match command {
         _ if check_config => {
@@ -92,33 +149,17 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
                 file.display(),
                 config.repositories.len()
             );
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
         Some(command) => daemon::runtime()?.block_on(with_config(&file, &command)),
         None => anyhow::bail!("nothing to do; `imnode --help` shows what there is"),
     }
 }
 
-async fn with_config(file: &Path, command: &Command) -> anyhow::Result<()> {
+async fn with_config(file: &Path, command: &Command) -> anyhow::Result<ExitCode> {
     let config = NodeConfig::load(file)?;
     match command {
-        Command::Run => {
-            daemon::start_logging(&config.log.level).map_err(anyhow::Error::msg)?;
-            daemon::raise_descriptor_limit(config.http.max_connections);
-            let server = NodeServer::bind(Node::open(config).await?).await?;
-            for url in server.urls() {
-                println!("serving on {url}");
-            }
-            let frontend = server.frontend();
-            let obey = daemon::obey(&frontend, || {
-                frontend.reload_node(&NodeConfig::load(file)?);
-                Ok(())
-            });
-            tokio::select! {
-                () = server.run(daemon::told_to_stop()) => {}
-                () = obey => {}
-            }
-        }
+        Command::Run => serve(file, config).await?,
         Command::Tag {
             repository,
             name,
@@ -137,6 +178,26 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<()> {
             control::untag(&config.control_socket(), repository, name).await?;
             println!("untagged");
         }
+        Command::Prefetch {
+            repository,
+            paths,
+            snapshot,
+            no_wait,
+        } => {
+            let socket = config.control_socket();
+            let id = control::prefetch(&socket, repository, *snapshot, paths).await?;
+            prefetch::wait(&socket, id, !no_wait).await?;
+        }
+        Command::Reload => {
+            let reloaded = control::reload(&config.control_socket()).await?;
+            reloaded.changed.iter().for_each(|name| println!("changed: {name}"));
+            for name in &reloaded.refused {
+                println!("takes a restart: {name}");
+            }
+            if reloaded.changed.is_empty() && reloaded.refused.is_empty() {
+                println!("nothing has changed");
+            }
+        }
         Command::Tags => {
             let status: NodeStatus = control::status(&config.control_socket()).await?;
             status.tags.iter().for_each(|tag| println!("{tag}"));
@@ -148,6 +209,62 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<()> {
                 false => print!("{status}"),
             }
         }
+        Command::Verify { subset, repair } => {
+            daemon::start_logging("error").map_err(anyhow::Error::msg)?;
+            let request = VerifyRequest {
+                subset: *subset,
+                repair: *repair,
+            };
+            let status = upkeep::verify(config, request).await?;
+            status.findings.iter().for_each(|finding| println!("{finding}"));
+            println!("{status}");
+            if status.unrepaired() > 0 {
+                return Ok(ExitCode::from(INCOMPLETE));
+            }
+        }
+        Command::Adopt {
+            repository,
+            dir,
+            view,
+            method,
+            trust,
+        } => {
+            daemon::start_logging("error").map_err(anyhow::Error::msg)?;
+            let request = AdoptRequest {
+                repository: repository.clone(),
+                dir: std::path::absolute(dir)?,
+                view: view.clone(),
+                method: *method,
+                trust: *trust,
+            };
+            let status = upkeep::adopt(config, request).await?;
+            println!("{status}");
+            if status.full {
+                return Ok(ExitCode::from(INCOMPLETE));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Follows and serves until the process is told to stop.
+async fn serve(file: &Path, config: NodeConfig) -> anyhow::Result<()> {
+    daemon::start_logging(&config.log.level).map_err(anyhow::Error::msg)?;
+    daemon::raise_descriptor_limit(config.http.max_connections);
+    let read_again = file.to_path_buf();
+    let server = NodeServer::bind(Node::open(config).await?).await?;
+    let server = server.reloading(move || NodeConfig::load(&read_again));
+    for url in server.urls() {
+        println!("serving on {url}");
+    }
+    let (frontend, reload) = (server.frontend(), server.reloader());
+    let obey = daemon::obey(&frontend, || match &reload {
+        Some(reload) => reload().map(drop),
+        None => Ok(()),
+    });
+    tokio::select! {
+        () = server.run(daemon::told_to_stop()) => {}
+        () = obey => {}
     }
     Ok(())
 }

@@ -47,6 +47,8 @@ struct State {
     waiting: Vec<Waker>,
     delivered: u64,
     streams: usize,
+    /// How often all open streams were broken off.
+    breaks: u64,
 }
 
 impl FaultyTransport {
@@ -100,6 +102,13 @@ impl FaultyTransport {
     pub fn release(&self) {
         let mut state = self.state();
         state.budget = None;
+        state.waiting.drain(..).for_each(Waker::wake);
+    }
+
+    /// Every stream that is open now breaks off.
+    pub fn fail_open_streams(&self) {
+        let mut state = self.state();
+        state.breaks += 1;
         state.waiting.drain(..).for_each(Waker::wake);
     }
 
@@ -163,10 +172,10 @@ impl PeerTransport for FaultyTransport {
     ) -> Result<ByteStream, TransportError> {
         self.enter(Call::Range(*object, range.clone()))?;
         let inner = self.inner.range(repository, object, range.clone()).await?;
-        let left = {
+        let (left, breaks) = {
             let mut state = self.state();
             state.streams += 1;
-            state.cut_after
+            (state.cut_after, state.breaks)
         };
         Ok(Box::pin(FaultyStream {
             transport: self.clone(),
@@ -174,6 +183,7 @@ impl PeerTransport for FaultyTransport {
             held: Bytes::new(),
             position: range.start,
             left,
+            breaks,
             over: false,
         }))
     }
@@ -250,6 +260,7 @@ struct FaultyStream {
     held: Bytes,
     position: u64,
     left: Option<u64>,
+    breaks: u64,
     over: bool,
 }
 
@@ -271,7 +282,7 @@ impl Stream for FaultyStream {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        if this.left == Some(0) {
+        if this.left == Some(0) || this.breaks < this.transport.state().breaks {
             this.over = true;
             return Poll::Ready(Some(Err(this.transport.unreachable("the connection broke"))));
         }

@@ -266,7 +266,7 @@ pub(super) fn begin(shared: &Arc<Shared>, object: &ObjectId, size: u64) -> Resul
         }
     }
     let right = claim(shared, object, size)?;
-    shared.reserve(object, size)?;
+    shared.reserve(object, size, true)?;
     let partial = open_partial(shared, &right.lease, size)?;
     let handle = DiskHandle {
         content: Content::Partial(partial),
@@ -345,6 +345,7 @@ pub(super) fn place_whole<T>(
     shared: &Arc<Shared>,
     object: &ObjectId,
     size: u64,
+    may_evict: bool,
     place: impl FnOnce(&dyn Disk, &Path) -> Result<Placed<T>>,
 ) -> Result<Option<T>, ImportError> {
     shared.ensure_loaded()?;
@@ -352,7 +353,7 @@ pub(super) fn place_whole<T>(
         return Ok(None);
     }
     let right = claim(shared, object, size)?;
-    shared.reserve(object, size)?;
+    shared.reserve(object, size, may_evict)?;
     remove_files(shared.disk(), object);
     let Placed {
         read_only,
@@ -398,7 +399,7 @@ impl ObjectFill for DiskFill {
         // Asked for under the lock, so that the last to arrive tells the newest.
         let mut table = self.shared().table();
         if table.slot(&lease.object).is_some_and(|slot| !slot.whole) {
-            table.set_held(&lease.object, lease.generation, partial.present_bytes());
+            table.set_held(&lease.object, lease.generation, partial.held_bytes());
         }
         written
     }

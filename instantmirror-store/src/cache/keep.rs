@@ -19,6 +19,9 @@ use crate::error::Result;
 /// Most files in quarantine; the oldest goes when there are more.
 const QUARANTINE_FILES_MAX: usize = 32;
 
+/// Foreign files that are remembered until somebody asks for them.
+const FOREIGN_TOLD: usize = 10_000;
+
 /// A file in `trash/`, and the bytes that end with it.
 #[derive(Debug)]
 pub(super) struct Trash {
@@ -27,8 +30,8 @@ pub(super) struct Trash {
 }
 
 impl Shared {
-    /// Reserves what `object`, which has a slot, still lacks; gives up others for it.
-    pub(super) fn reserve(&self, object: &ObjectId, size: u64) -> Result<(), CacheError> {
+    /// Reserves what `object`, which has a slot, still lacks; gives up others for it if it may.
+    pub(super) fn reserve(&self, object: &ObjectId, size: u64, may_evict: bool) -> Result<(), CacheError> {
         loop {
             let space = self.disk().space().map_err(cache_error)?;
             let room = Room {
@@ -47,6 +50,7 @@ impl Shared {
                             max,
                         });
                     }
+                    Err(Shortage::Now) if !may_evict => return Err(CacheError::Full { object: *object, size }),
                     Err(Shortage::Shrinking) => return Err(CacheError::Full { object: *object, size }),
                     Err(Shortage::Now) => self.take_victim(&mut table).map_err(cache_error)?,
                 }
@@ -61,9 +65,11 @@ impl Shared {
     /// Gives up objects until what is there is within the limits, or nothing more may go.
     pub(super) fn trim(&self) -> Result<()> {
         loop {
+            let keep_free = self.table().limits.keep_free_bytes;
+            let is_full = keep_free > 0 && self.disk().space()?.free_bytes < keep_free;
             let trash = {
                 let mut table = self.table();
-                if !table.is_over() {
+                if !table.is_over() && !is_full {
                     return Ok(());
                 }
                 self.take_victim(&mut table)?
@@ -138,6 +144,14 @@ impl Shared {
         }
     }
 
+    /// Somebody else has removed an object's file.
+    pub(super) fn forget_vanished(&self, table: &mut Table, object: &ObjectId) {
+        tracing::warn!(%object, "object has vanished from the cache directory");
+        discard(self.disk(), &kept_outboard_path(object));
+        let bytes = table.take_out(object);
+        table.gone(bytes);
+    }
+
     /// Moves a damaged whole object out of the way, so that it is never served; returns the error to report. Does
     /// nothing if what the caller has opened is not the object that is here now.
     pub(super) fn put_aside(&self, object: &ObjectId, generation: u64, reason: &str) -> CacheError {
@@ -169,6 +183,11 @@ impl Shared {
         tracing::error!(path = %path.display(), "foreign file in the cache directory: put into quarantine");
         self.table().damaged += 1;
         self.quarantine_file(&mut self.table(), path, "foreign");
+        let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        if foreign.len() < FOREIGN_TOLD {
+            foreign.push(path.to_path_buf());
+        }
+        drop(foreign);
         self.bound_quarantine();
     }
 

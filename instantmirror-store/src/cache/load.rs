@@ -12,6 +12,7 @@ use instantmirror_core::ObjectId;
 
 use super::Shared;
 use super::layout::{OBJECTS, PARTIAL, QUARANTINE, kept_outboard_path, object_path, partial_path};
+use super::partial::Partial;
 use super::proof::take_outboard_back;
 use super::record::Past;
 use super::table::Found;
@@ -167,10 +168,17 @@ impl Shared {
         let mtime_ns = mtime_of(&meta);
         let recorded = self.past().and_then(|past| past.find(object)).filter(|_| whole);
         let trusted = recorded.is_some_and(|found| found.size == meta.len && found.mtime_ns == mtime_ns);
+        // At most this is there; how much can be used shows when it is opened. What the file system has compressed, or
+        // not yet written, is more than it says.
+        let held = if whole {
+            0
+        } else {
+            Partial::claimed(self.disk(), object, meta.len).len()
+        };
         let found = Found {
             size: meta.len,
-            // At most this is there; how much can be used shows when it is opened.
-            held: meta.len.min(meta.allocated),
+            on_disk: true,
+            held: held.max(meta.allocated).min(meta.len),
             whole,
             trusted,
             mtime_ns,

@@ -11,6 +11,7 @@
 //! Opening is quick whatever the cache holds: single objects are looked up on the disk until
 //! [`load`](DiskCache::load) has listed them all, which the first fill waits for.
 
+mod check;
 mod checkpoint;
 mod fill;
 mod held;
@@ -40,6 +41,7 @@ use crate::disk::{Disk, DiskFile, DiskLock, discard, read_file, remove_leftovers
 use crate::error::{Result, StoreError};
 use crate::import::{self, ImportError, ImportMethod, ImportRequest, Imported};
 
+pub use check::{Checked, Checker, Finding, Subset};
 pub use held::HeldObjects;
 pub use standing::Reclassification;
 pub use table::CacheLimits;
@@ -102,6 +104,8 @@ struct Shared {
     loading: Mutex<()>,
     /// Files in quarantine, oldest first, with their bytes.
     quarantine: Mutex<VecDeque<(PathBuf, u64)>>,
+    /// Files that were put aside since somebody last asked, as far as they fit.
+    foreign: Mutex<Vec<PathBuf>>,
     serial: AtomicU64,
     _lock: DiskLock,
 }
@@ -149,6 +153,7 @@ impl DiskCache {
             loaded: AtomicBool::new(false),
             loading: Mutex::default(),
             quarantine: Mutex::default(),
+            foreign: Mutex::default(),
             serial: AtomicU64::new(0),
             _lock: lock,
         };
@@ -227,22 +232,39 @@ impl DiskCache {
     /// Readable at once; durable after the next [`checkpoint`](ObjectCache::checkpoint), which a publisher awaits
     /// before it commits a snapshot. Errors: [`StoreError::SourceChanged`], and as `ObjectCache::fill`.
     pub fn import(&self, request: &ImportRequest<'_>) -> Result<Imported, ImportError> {
-        self.take_in_file(request, true)
+        self.take_in_file(request, true, true)
     }
 
-    /// As [`import`](Self::import), for a file that nobody has hashed: its first reader does, whatever the policy of
-    /// verification.
-    pub fn import_unverified(&self, request: &ImportRequest<'_>) -> Result<Imported, ImportError> {
-        self.take_in_file(request, false)
+    /// As [`import`](Self::import), but gives nothing up for it. With `verified` false nobody has hashed the file: its
+    /// first reader does, whatever the policy of verification.
+    pub fn adopt(&self, request: &ImportRequest<'_>, verified: bool) -> Result<Imported, ImportError> {
+        self.take_in_file(request, verified, false)
     }
 
-    fn take_in_file(&self, request: &ImportRequest<'_>, verified: bool) -> Result<Imported, ImportError> {
+    /// Keeps an outboard that somebody has computed beside its object, if that is here. Without it the first reader
+    /// after a restart computes it again.
+    pub fn keep_outboard(&self, outboard: &Outboard) {
+        let object = outboard.object();
+        let generation = self.shared.table().lease_unused(&object);
+        if let Some(generation) = generation {
+            let _lease = fill::Lease::new(&self.shared, object, generation);
+            self.shared.keep_outboard(outboard, generation);
+        }
+    }
+
+    fn take_in_file(
+        &self,
+        request: &ImportRequest<'_>,
+        verified: bool,
+        may_evict: bool,
+    ) -> Result<Imported, ImportError> {
         let ImportRequest {
             source,
             object,
             options,
         } = request;
-        let imported = fill::place_whole(&self.shared, object, source.stamp().size, |disk, path| {
+        let size = source.stamp().size;
+        let imported = fill::place_whole(&self.shared, object, size, may_evict, |disk, path| {
             let imported = import::place(disk, path, source, *options)?;
             // A hard link shares its permissions with the source, which are not ours to change.
             Ok(fill::Placed {
@@ -385,8 +407,7 @@ impl Shared {
         let object = lease.object();
         let file = match self.disk.open(&layout::object_path(&object)) {
             Err(error) if error.is_not_found() => {
-                tracing::warn!(%object, "object has vanished from the cache directory");
-                let _ = self.table().take_out(&object);
+                self.forget_vanished(&mut self.table(), &object);
                 return Ok(None);
             }
             file => file.map_err(cache_error)?,
@@ -482,7 +503,7 @@ impl Shared {
             return Ok(None);
         };
         table.set_partial(&object, &partial);
-        table.set_held(&object, lease.generation(), partial.present_bytes());
+        table.set_held(&object, lease.generation(), partial.held_bytes());
         Ok(Some(partial))
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Partial {
     object: ObjectId,
     size: u64,
     file: Box<dyn DiskFile>,
+    /// Bytes on the disk that no map named when it was opened: written just before a kill, or rotten.
+    stray: u64,
     state: Mutex<State>,
 }
 
@@ -63,15 +65,23 @@ impl Partial {
             .ok()
             .and_then(|values| Outboard::verify(object, size, values.into()).ok());
         let outboard = kept.or_else(|| lone_outboard(object, size));
-        let map = read_file(disk, &map_path(&object), SIDE_FILE_BYTES_MAX);
-        let claimed = map.ok().and_then(|map| decode_map(&map, size));
-        let partial = Self::new(object, size, file, outboard);
-        let mut claimed = claimed.unwrap_or_default();
-        if !has_map(size) {
-            claimed.insert(0..size);
-        }
+        let claimed = Self::claimed(disk, &object, size);
+        let mut partial = Self::new(object, size, file, outboard);
         partial.verify_again(&claimed)?;
+        let there = disk.metadata(&partial_path(&object))?.allocated;
+        partial.stray = there.min(size).saturating_sub(partial.present_bytes());
         Ok(partial)
+    }
+
+    /// What may be there of an object that nobody has opened yet.
+    pub(super) fn claimed(disk: &dyn Disk, object: &ObjectId, size: u64) -> RangeSet {
+        if !has_map(size) {
+            let mut all = RangeSet::new();
+            all.insert(0..size);
+            return all;
+        }
+        let map = read_file(disk, &map_path(object), SIDE_FILE_BYTES_MAX);
+        map.ok().and_then(|map| decode_map(&map, size)).unwrap_or_default()
     }
 
     fn new(object: ObjectId, size: u64, file: Box<dyn DiskFile>, outboard: Option<Outboard>) -> Self {
@@ -84,6 +94,7 @@ impl Partial {
             object,
             size,
             file,
+            stray: 0,
             state: Mutex::new(state),
         }
     }
@@ -122,6 +133,11 @@ impl Partial {
 
     pub(super) fn present_bytes(&self) -> u64 {
         self.state().present.len()
+    }
+
+    /// Bytes that it may take on the disk.
+    pub(super) fn held_bytes(&self) -> u64 {
+        (self.present_bytes() + self.stray).min(self.size)
     }
 
     pub(super) fn gap(&self) -> Option<Range<u64>> {

@@ -41,6 +41,12 @@ impl Reclassification {
     }
 }
 
+impl Drop for Reclassification {
+    fn drop(&mut self) {
+        let _ = self.cache.shared.table().end_marks();
+    }
+}
+
 impl DiskCache {
     /// Begins to find out which objects no live snapshot refers to, and which only an old one.
     pub fn reclassify(&self) -> Reclassification {

@@ -107,6 +107,8 @@ impl View<'_> {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Found {
     pub(super) size: u64,
+    /// Whether files of it are on the disk.
+    pub(super) on_disk: bool,
     /// Bytes of a partial object that may be there.
     pub(super) held: u64,
     pub(super) whole: bool,
@@ -309,7 +311,7 @@ impl Table {
             self.side += side_of(found.size, true);
         } else {
             // What is to come is counted when it is promised.
-            let side = if found.held > 0 { side_of(found.size, false) } else { 0 };
+            let side = if found.on_disk { side_of(found.size, false) } else { 0 };
             self.used += found.held;
             self.side += side;
             let active = self.activate(handle);
@@ -410,6 +412,11 @@ impl Table {
         self.settle(handle);
         self.soil(handle);
         Some(self.keep(handle))
+    }
+
+    /// As [`lease`](Self::lease), for who looks after the object and does not use it.
+    pub(super) fn lease_unused(&mut self, object: &ObjectId) -> Option<u64> {
+        self.handle(object).map(|handle| self.keep(handle))
     }
 
     fn keep(&mut self, handle: Handle) -> u64 {

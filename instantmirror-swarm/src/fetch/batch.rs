@@ -20,7 +20,7 @@ use super::passing::has_no_room;
 use super::queue::Place;
 use super::{Engine, FetchEngine};
 
-/// Largest object that is fetched in a batch, in bytes: larger ones have groups enough to be worth a request.
+/// Largest object that is ever fetched in a batch, in bytes: larger ones have groups enough to be worth a request.
 pub const BATCHED_OBJECT_BYTES_MAX: u64 = 512 * 1024;
 /// Bytes of one batch, at most: what a client may have to wait for on a link that is slow to notice.
 pub const BATCH_BYTES_MAX: u64 = 4 << 20;
@@ -46,7 +46,8 @@ pub(super) async fn fetch(engine: &Arc<Engine>, repository: &RepoName, files: &[
     let mut wanted = Wanted::new();
     let mut bytes = 0;
     let handle = FetchEngine(Arc::clone(engine));
-    for file in files.iter().filter(|file| file.size <= BATCHED_OBJECT_BYTES_MAX) {
+    let max = handle.batched_bytes_max();
+    for file in files.iter().filter(|file| file.size <= max) {
         if matches!(handle.holds(file).await, Ok(true)) {
             done.present += 1;
             continue;

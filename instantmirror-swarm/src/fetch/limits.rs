@@ -18,6 +18,10 @@ pub struct FetchLimits {
     pub source_rate: Option<u64>,
     /// Most transfers at a time from one source.
     pub source_running_max: Option<usize>,
+    /// Objects up to this size are fetched many in one request, at most [`BATCHED_OBJECT_BYTES_MAX`].
+    ///
+    /// [`BATCHED_OBJECT_BYTES_MAX`]: super::BATCHED_OBJECT_BYTES_MAX
+    pub batched_bytes_max: Option<u64>,
     /// Labels of sources that are asked before all others, the first one first, as long as they work.
     pub preferred: Vec<String>,
 }

@@ -130,10 +130,16 @@ impl FetchEngine {
     }
 
     /// Brings many small objects into the cache, as many as possible with one request, at the urgency of `step`. Those
-    /// that are here already cost nothing. Objects beyond [`BATCHED_OBJECT_BYTES_MAX`] are left out. Dropping the future
+    /// that are here already cost nothing. Objects beyond [`batched_bytes_max`](Self::batched_bytes_max) are left out. Dropping the future
     /// ends it; what has come is kept.
     pub async fn fetch_batch(&self, repository: &RepoName, files: &[FileMeta], step: Step) -> BatchDone {
         batch::fetch(&self.0, repository, files, step).await
+    }
+
+    /// Largest object that [`fetch_batch`](Self::fetch_batch) takes, in bytes.
+    #[must_use]
+    pub fn batched_bytes_max(&self) -> u64 {
+        self.0.sources.batched_bytes_max()
     }
 
     /// Whether all of a file is in the cache.

@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::fill::Source;
-use super::{FetchLimits, lock};
+use super::{BATCHED_OBJECT_BYTES_MAX, FetchLimits, lock};
 
 /// What is known of all sources.
 #[derive(Debug)]
@@ -96,6 +96,11 @@ impl Sources {
 
     fn now(&self) -> Moment {
         Moment(self.start.elapsed())
+    }
+
+    pub(super) fn batched_bytes_max(&self) -> u64 {
+        let max = lock(&self.state).limits.batched_bytes_max;
+        max.unwrap_or(BATCHED_OBJECT_BYTES_MAX).min(BATCHED_OBJECT_BYTES_MAX)
     }
 
     pub(super) fn scores(&self) -> Vec<(String, Score)> {

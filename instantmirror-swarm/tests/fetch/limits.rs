@@ -188,3 +188,39 @@ async fn whoever_reads_piece_by_piece_finds_the_next_piece_there() {
     assert_eq!(master.delivered(), 5 * G as u64);
     assert_eq!(cache.usage().used_bytes, 5 * G as u64);
 }
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_misses_survive_their_leader_with_no_request_more_and_its_source_with_one() {
+    let data = content(1, 8 * G);
+    let (cache, master, second) = (
+        MemoryCache::new(None),
+        source("master", &[&data]),
+        source("second", &[&data]),
+    );
+    let engine = engine(&cache, &[&master, &second]);
+    master.hold();
+    second.hold();
+    let reader = || {
+        let (engine, data) = (engine.clone(), data.clone());
+        tokio::spawn(async move { fetch(&engine, &data).await.unwrap() == data })
+    };
+    let leader = reader();
+    settle().await;
+    let readers: Vec<_> = (0..10_000).map(|_| reader()).collect();
+    settle().await;
+    assert_eq!(engine.transfers()[0].readers, 10_001);
+    // The client that began it goes away.
+    leader.abort();
+    settle().await;
+    assert_eq!((engine.transfers()[0].readers, master.ranges().len()), (10_000, 1));
+    // The source breaks off: the next one is asked for the rest, once.
+    master.allow(3 * G as u64);
+    settle().await;
+    master.fail_open_streams();
+    second.release();
+    for reader in readers {
+        assert!(reader.await.unwrap());
+    }
+    assert_eq!(master.ranges().len(), 1);
+    assert_eq!(second.ranges(), [3 * G as u64..8 * G as u64]);
+}

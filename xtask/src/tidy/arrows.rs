@@ -32,6 +32,7 @@ const ROLES: &[(&str, Role)] = &[
     ("imnode", Role::Binary),
     ("imtracker", Role::Binary),
     ("catalog-scale", Role::Binary),
+    ("cache-scale", Role::Binary),
     ("expiry-sim", Role::Binary),
     ("instantmirror-testkit", Role::Aside),
     ("xtask", Role::Aside),

@@ -3,6 +3,8 @@
 
 mod faults;
 mod lazy;
+mod limits;
+mod rot;
 
 use std::path::Path;
 use std::sync::Arc;

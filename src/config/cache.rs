@@ -1,0 +1,118 @@
+//! `[cache]` of a node.
+
+use std::path::PathBuf;
+
+use instantmirror_core::expiry::PolicyKind;
+use instantmirror_core::rules::PathGlobs;
+use instantmirror_store::cache::{CacheLimits, CacheOptions, VerifyWhen};
+use serde::{Deserialize, Deserializer};
+
+use super::ByteSize;
+
+/// `[cache]`: where objects and catalogs are kept, how many, and which go.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheConfig {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Most bytes of objects; never exceeded.
+    pub max_size: ByteSize,
+    /// Most objects.
+    #[serde(default)]
+    pub max_objects: Option<u64>,
+    /// Free space on its file system that is left to others.
+    #[serde(default)]
+    pub keep_free: Option<ByteSize>,
+    /// Which objects go when room is needed.
+    #[serde(default)]
+    pub policy: ExpiryKind,
+    /// When what lies on the disk is verified.
+    #[serde(default)]
+    pub verify: VerifyKind,
+    /// Bytes a second that a scrub reads.
+    #[serde(default = "scrub_rate")]
+    pub scrub_rate: ByteSize,
+    /// Paths in repositories whose files are streamed to clients and not kept.
+    #[serde(default, deserialize_with = "globs")]
+    pub never: PathGlobs,
+}
+
+/// A disk of 10 TB in six days.
+fn scrub_rate() -> ByteSize {
+    ByteSize(20 << 20)
+}
+
+fn globs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathGlobs, D::Error> {
+    PathGlobs::new(Vec::<String>::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
+/// Which objects go first, after those that no snapshot or only an old one refers to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExpiryKind {
+    /// What was not used again soon after it came.
+    #[default]
+    #[serde(rename = "s3-fifo")]
+    S3Fifo,
+    /// What was not used for longest.
+    Lru,
+    /// What has the fewest uses a byte.
+    Gdsf,
+    /// What has the fewest uses.
+    Lfuda,
+}
+
+/// When objects on the disk are verified, beside those that a crash may have damaged: those always are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerifyKind {
+    /// Before each is first served by this process.
+    #[default]
+    FirstUse,
+    /// For every request.
+    Always,
+    /// By reading all of them again and again in the background.
+    Scrub,
+    /// Never: the file system does it.
+    Filesystem,
+}
+
+impl CacheConfig {
+    /// The hard limits.
+    #[must_use]
+    pub fn limits(&self) -> CacheLimits {
+        CacheLimits {
+            max_bytes: Some(self.max_size.0),
+            max_objects: self.max_objects,
+            keep_free_bytes: self.keep_free.map_or(0, |size| size.0),
+        }
+    }
+
+    /// How the cache is run.
+    #[must_use]
+    pub fn options(&self) -> CacheOptions {
+        let policy = match self.policy {
+            ExpiryKind::S3Fifo => PolicyKind::S3Fifo,
+            ExpiryKind::Lru => PolicyKind::Lru,
+            ExpiryKind::Gdsf => PolicyKind::Gdsf,
+            ExpiryKind::Lfuda => PolicyKind::Lfuda,
+        };
+        let verify = match self.verify {
+            VerifyKind::FirstUse => VerifyWhen::FirstUse,
+            VerifyKind::Always => VerifyWhen::Always,
+            VerifyKind::Scrub | VerifyKind::Filesystem => VerifyWhen::Doubtful,
+        };
+        CacheOptions {
+            limits: self.limits(),
+            verify,
+            policy,
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.verify == VerifyKind::Scrub && self.scrub_rate.0 < 1 << 10 {
+            return Err("[cache] scrub_rate is too small to come to an end: at least \"1 KiB\" (a second)".to_owned());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! A configuration that has changed while the node runs: what is taken up at once, and what takes a restart.
+
+use std::sync::Arc;
+
+use instantmirror_core::traits::ObjectCache as _;
+use serde::{Deserialize, Serialize};
+
+use super::Node;
+use crate::config::{ConfigError, NodeConfig};
+
+/// Reads the configuration again and takes it up.
+pub type Reloader = Arc<dyn Fn() -> Result<Reloaded, ConfigError> + Send + Sync>;
+
+/// What came of reading the configuration again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// What has changed and holds from now on, by its name in the configuration.
+    pub changed: Vec<String>,
+    /// What has changed and takes a restart: it stays as it was.
+    pub refused: Vec<String>,
+}
+
+impl Reloaded {
+    /// Says it in the log.
+    pub(super) fn tell(&self) {
+        for name in &self.refused {
+            tracing::warn!("{name} has changed, which takes a restart; it stays as it was");
+        }
+        for name in &self.changed {
+            tracing::info!("{name} has changed, and holds from now on");
+        }
+    }
+}
+
+impl Node {
+    /// Takes up what a changed configuration says. Limits hold at once for what comes; what the cache holds beyond them
+    /// goes object by object in the background; transfers that run keep their places. Must be called inside a tokio
+    /// runtime.
+    pub fn reload(&self, config: NodeConfig) -> Reloaded {
+        let config = Arc::new(config);
+        let held = self.ahead.config.send_replace(Arc::clone(&config));
+        let mut reloaded = Reloaded {
+            changed: Vec::new(),
+            refused: self.refused(&config),
+        };
+        let mut taken = |name: &str, same: bool| {
+            if !same {
+                reloaded.changed.push(name.to_owned());
+            }
+        };
+        taken("[cache] never", held.cache.never == config.cache.never);
+        taken("[cache] limits", config.cache.limits() == self.cache.limits());
+        taken("[preseed]", held.preseed == config.preseed);
+        taken("[fetch]", held.fetch == config.fetch);
+        taken("[peers] preferred", held.peers.preferred == config.peers.preferred);
+        for repository in &config.repositories {
+            let before = held.repositories.iter().find(|one| one.name == repository.name);
+            let Some(before) = before else { continue };
+            let name = |key: &str| format!("repository '{}' {key}", repository.name);
+            taken(&name("preseed"), before.preseed == repository.preseed);
+            taken(&name("mounts"), before.mounts == repository.mounts);
+        }
+        self.engine.never_keep(config.cache.never.clone());
+        self.engine.set_limits(config.fetch_limits());
+        self.take_up_limits(&config);
+        reloaded
+    }
+
+    /// What differs from what the node was started with and cannot change while it runs.
+    fn refused(&self, new: &NodeConfig) -> Vec<String> {
+        let held = &self.config;
+        let fixed = [
+            ("[cache] dir", held.cache.dir == new.cache.dir),
+            ("[cache] policy", held.cache.policy == new.cache.policy),
+            ("[cache] verify", held.cache.verify == new.cache.verify),
+            ("[cache] scrub_rate", held.cache.scrub_rate == new.cache.scrub_rate),
+            ("[snapshots]", held.snapshots == new.snapshots),
+            ("[peers] allow", held.peers.allow == new.peers.allow),
+            ("[peers] deny", held.peers.deny == new.peers.deny),
+            ("[control]", held.control == new.control),
+            ("[log]", held.log == new.log),
+        ];
+        let mut refused: Vec<String> = fixed
+            .iter()
+            .filter(|(_, same)| !same)
+            .map(|(name, _)| (*name).to_owned())
+            .collect();
+        for repository in &new.repositories {
+            let name = |key: &str| format!("repository '{}'{key}", repository.name);
+            let Some(before) = held.repositories.iter().find(|one| one.name == repository.name) else {
+                refused.push(name(", which is new,"));
+                continue;
+            };
+            let fixed = [
+                (" master", before.master == repository.master),
+                (" trust", before.trust == repository.trust),
+                (" token_file", before.token_file == repository.token_file),
+            ];
+            refused.extend(fixed.iter().filter(|(_, same)| !same).map(|(key, _)| name(key)));
+        }
+        let is_gone = |name| !new.repositories.iter().any(|one| one.name == name);
+        let gone = held.repositories.iter().filter(|one| is_gone(one.name.clone()));
+        refused.extend(gone.map(|one| format!("repository '{}', which is gone,", one.name)));
+        refused
+    }
+
+    fn take_up_limits(&self, config: &NodeConfig) {
+        let limits = config.cache.limits();
+        if limits == self.cache.limits() {
+            return;
+        }
+        let (bytes, objects, free) = (limits.max_bytes, limits.max_objects, limits.keep_free_bytes);
+        tracing::info!(max_size = ?bytes, max_objects = ?objects, keep_free = free, "the cache has other limits now");
+        self.cache.set_limits(limits);
+        let cache = self.cache.clone();
+        tokio::task::spawn_blocking(move || match cache.shrink() {
+            Ok(()) => {
+                let usage = cache.usage();
+                tracing::info!(
+                    objects = usage.objects,
+                    bytes = usage.used_bytes + usage.side_bytes,
+                    "the cache gave up what was beyond its limits, but for what is in use or tagged"
+                );
+            }
+            Err(error) => tracing::error!(
+                "the cache cannot give up what is beyond its limits: {error}; it is tried again when room is needed"
+            ),
+        });
+    }
+}

@@ -1,0 +1,107 @@
+//! What the snapshots say of the objects in the cache: which are garbage, which only an old snapshot refers to.
+//!
+//! One walk of the catalogs each time the set of snapshots has changed, in the background, and no more often than costs
+//! a twentieth of one core.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use instantmirror_core::catalog::{CatalogError, CatalogNode, Reachable};
+use instantmirror_core::expiry::Standing;
+use instantmirror_core::{Clock as _, Kind, NodeId, ObjectId, grace};
+use instantmirror_store::cache::DiskCache;
+use instantmirror_store::snapshots::DiskSnapshotStore;
+
+use super::Node;
+use crate::clock::SystemClock;
+
+/// How often the set of snapshots is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// After a walk the next one waits for so many times what it took.
+const REST: u32 = 20;
+/// What was fetched for an old snapshot since the last walk is found out after this time at the latest.
+const INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Roots of trees: of those that clients are sent to, and of the others that are shown.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Roots {
+    live: BTreeSet<NodeId>,
+    old: BTreeSet<NodeId>,
+}
+
+impl Node {
+    /// Keeps the cache told, for ever.
+    pub(super) async fn classify_objects(&self) {
+        let mut last: Option<(Roots, Instant)> = None;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if !self.cache.is_loaded() {
+                continue;
+            }
+            let roots = self.roots();
+            if last
+                .as_ref()
+                .is_some_and(|(known, at)| *known == roots && at.elapsed() < INTERVAL)
+            {
+                continue;
+            }
+            let begun = Instant::now();
+            let (cache, store, walked) = (self.cache.clone(), Arc::clone(&self.snapshots), roots.clone());
+            let done = tokio::task::spawn_blocking(move || walk(&cache, store, &walked)).await;
+            match done {
+                Ok(Ok((garbage, old))) => {
+                    tracing::debug!(garbage, old, took = ?begun.elapsed(), "what the snapshots say of cached objects");
+                    last = Some((roots, Instant::now()));
+                }
+                // A snapshot that is dropped meanwhile may take catalog nodes with it: the next look knows.
+                Ok(Err(error)) => tracing::debug!("the catalogs could not be walked to the end: {error}"),
+                Err(error) => tracing::error!("the catalogs could not be walked: {error}"),
+            }
+            tokio::time::sleep(begun.elapsed() * REST).await;
+        }
+    }
+
+    fn roots(&self) -> Roots {
+        let mut roots = Roots::default();
+        let now = SystemClock.now();
+        for follower in self.followers.values() {
+            let state = follower.state();
+            let current = state.current.and_then(|id| state.snapshots.get(&id));
+            let graced = grace::fallbacks(&state, self.config.snapshots.grace.0, now);
+            roots.live.extend(current.map(|snapshot| snapshot.root.node));
+            roots.live.extend(graced.iter().map(|snapshot| snapshot.root.node));
+            // What is staged will be current.
+            roots
+                .live
+                .extend(follower.staged().borrow().iter().map(|snapshot| snapshot.root.node));
+            roots
+                .old
+                .extend(state.snapshots.values().map(|snapshot| snapshot.root.node));
+        }
+        roots.old = &roots.old - &roots.live;
+        roots
+    }
+}
+
+fn walk(cache: &DiskCache, store: Arc<DiskSnapshotStore>, roots: &Roots) -> Result<(usize, usize), CatalogError> {
+    let marks = cache.reclassify();
+    let mut walk = Reachable::new(store, HashSet::new());
+    for (roots, standing) in [(&roots.live, Standing::Live), (&roots.old, Standing::Old)] {
+        roots.iter().for_each(|root| walk.add_root(*root));
+        for node in walk.by_ref() {
+            marks.mark(&objects_of(&node?)?, standing);
+        }
+    }
+    Ok(marks.finish())
+}
+
+fn objects_of(node: &CatalogNode) -> Result<Vec<ObjectId>, CatalogError> {
+    let mut objects = Vec::new();
+    for i in 0..if node.is_index() { 0 } else { node.len() } {
+        if let Kind::File(file) = node.meta(i)?.kind {
+            objects.push(file.object);
+        }
+    }
+    Ok(objects)
+}

@@ -1,0 +1,147 @@
+//! `imnode verify` and `imnode adopt`: done by the running node, or by this process where none runs, with a progress
+//! line on a terminal.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::config::NodeConfig;
+use crate::control::{self, ControlError};
+use crate::node::{
+    AdoptError, AdoptRequest, AdoptStatus, Node, NodeError, NodeStatus, VerifyError, VerifyRequest, VerifyStatus,
+};
+
+/// How often a running node is asked how far it is.
+const ASK: Duration = Duration::from_millis(200);
+
+/// Why it was not done, or not to the end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpkeepError {
+    /// The running node refuses, or does not answer.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// No node runs, and this process cannot open the cache either.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// Verifying failed.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// Adopting failed.
+    #[error(transparent)]
+    Adopt(#[from] AdoptError),
+    /// The running node came to no end.
+    #[error("the node ended it early: {0}")]
+    Ended(String),
+}
+
+/// Verifies the cache of a node. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// [`UpkeepError`].
+pub async fn verify(config: NodeConfig, request: VerifyRequest) -> Result<VerifyStatus, UpkeepError> {
+    let socket = config.control_socket();
+    let bar = bar(true);
+    let status = match control::verify(&socket, &request).await {
+        Err(ControlError::NotRunning { .. }) => {
+            let node = Node::open(config).await?;
+            let show = every(|| show_verify(&bar, &node.verify_status()));
+            let done = tokio::select! {
+                done = node.verify(request) => done?,
+                never = show => never,
+            };
+            node.checkpoint()
+                .await
+                .unwrap_or_else(|error| tracing::warn!("{error}"));
+            done
+        }
+        begun => {
+            begun?;
+            loop {
+                let status = control::status::<NodeStatus>(&socket).await?.verify;
+                show_verify(&bar, &status);
+                if !status.running {
+                    break status;
+                }
+                tokio::time::sleep(ASK).await;
+            }
+        }
+    };
+    bar.finish_and_clear();
+    match status.error {
+        Some(error) => Err(UpkeepError::Ended(error)),
+        None => Ok(status),
+    }
+}
+
+/// Adopts a directory into the cache of a node. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// [`UpkeepError`].
+pub async fn adopt(config: NodeConfig, request: AdoptRequest) -> Result<AdoptStatus, UpkeepError> {
+    let socket = config.control_socket();
+    let bar = bar(false);
+    let status = match control::adopt(&socket, &request).await {
+        Err(ControlError::NotRunning { .. }) => {
+            let node = Node::open(config).await?;
+            let show = every(|| show_adopt(&bar, &node.adopt_status()));
+            tokio::select! {
+                done = node.adopt(&request) => done?,
+                never = show => never,
+            }
+        }
+        begun => {
+            begun?;
+            loop {
+                let status = control::status::<NodeStatus>(&socket).await?.adopt;
+                show_adopt(&bar, &status);
+                if !status.running {
+                    break status;
+                }
+                tokio::time::sleep(ASK).await;
+            }
+        }
+    };
+    bar.finish_and_clear();
+    match status.error {
+        Some(error) => Err(UpkeepError::Ended(error)),
+        None => Ok(status),
+    }
+}
+
+async fn every<T>(show: impl Fn()) -> T {
+    loop {
+        show();
+        tokio::time::sleep(ASK).await;
+    }
+}
+
+fn bar(in_bytes: bool) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
+    let template = if in_bytes {
+        "{wide_bar} {bytes} of {total_bytes}, {eta} left{msg}"
+    } else {
+        "{wide_bar} {pos} of {len} files, {eta} left{msg}"
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn show_verify(bar: &ProgressBar, status: &VerifyStatus) {
+    bar.set_length(status.bytes.max(status.bytes_done));
+    bar.set_position(status.bytes_done);
+    let wrong = status.damaged + status.missing + status.foreign;
+    bar.set_message(if wrong > 0 {
+        format!("; {wrong} wrong")
+    } else {
+        String::new()
+    });
+}
+
+fn show_adopt(bar: &ProgressBar, status: &AdoptStatus) {
+    bar.set_length(status.files);
+    bar.set_position(status.files_done);
+    bar.set_message(format!("; {} adopted, {} missing", status.adopted, status.missing));
+}
