@@ -8,7 +8,7 @@ use instantmirror_core::preseed::Step;
 use instantmirror_core::traits::ObjectCache as _;
 use instantmirror_core::{FileMeta, Kind, NodeId, RepoName, RepoPath, StoreError};
 use instantmirror_store::cache::DiskCache;
-use instantmirror_store::snapshots::DiskSnapshotStore;
+use instantmirror_store::snapshots::{CatalogWalker, DiskSnapshotStore};
 use instantmirror_swarm::FetchEngine;
 use instantmirror_swarm::fetch::BATCH_BYTES_MAX;
 use tokio::sync::mpsc;
@@ -129,10 +129,10 @@ impl Bringer {
 
     fn walk(
         &self,
-        work: impl FnOnce(Arc<DiskSnapshotStore>, &dyn Fn(FileMeta) -> bool) -> Result<(), CatalogError> + Send + 'static,
+        work: impl FnOnce(CatalogWalker, &dyn Fn(FileMeta) -> bool) -> Result<(), CatalogError> + Send + 'static,
     ) -> Walk {
         let (sender, files) = mpsc::channel(FILES_AHEAD);
-        let store = Arc::clone(&self.store);
+        let store = self.store.walker();
         let task = tokio::task::spawn_blocking(move || work(store, &|file| sender.blocking_send(file).is_ok()));
         Walk { files, task }
     }

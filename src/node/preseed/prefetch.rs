@@ -189,7 +189,7 @@ impl Node {
 
     /// Files, and bytes in them, whose paths match.
     async fn count_matching(&self, root: NodeId, globs: PathGlobs) -> Result<(u64, u64), CatalogError> {
-        let store = Arc::clone(&self.snapshots);
+        let store = self.snapshots.walker();
         let count = tokio::task::spawn_blocking(move || {
             let (mut files, mut bytes) = (0, 0);
             for difference in Differences::new(store, None, root) {
