@@ -35,6 +35,7 @@
 pub mod address;
 pub mod appearance;
 pub mod batch;
+pub mod bencode;
 pub mod bundle;
 pub mod catalog;
 pub mod changes;

@@ -212,7 +212,8 @@ fn benches(root: &Path) -> Result<()> {
         "--only",
         HTTP_BENCHES,
     ];
-    for arguments in [&whole[..], &http[..]] {
+    let fetch = ["benches/fetch/run.py", "--quick", "--bin", "target/debug"];
+    for arguments in [&whole[..], &http[..], &fetch[..]] {
         run_command(
             Command::new("python3")
                 .args(arguments)
