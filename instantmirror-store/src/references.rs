@@ -716,7 +716,7 @@ mod tests {
             .unwrap();
         let error = references.count_out(&store, &tree).unwrap_err();
         assert!(matches!(error, ReferenceError::Inconsistent { .. }), "{error}");
-        assert_eq!(references.trees().unwrap(), [tree.clone()]);
+        assert_eq!(references.trees().unwrap(), std::slice::from_ref(&tree));
         assert!(references.uses_node(&tree.root).unwrap() && references.dead_nodes().unwrap().is_empty());
         references.forget_all().unwrap();
         references.count_in(&store, &tree).unwrap();
