@@ -209,8 +209,16 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<ExitCode>
                 false => print!("{status}"),
             }
         }
+        Command::Verify { .. } | Command::Adopt { .. } => return look_after(config, command).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What can be done to a cache beside serving from it.
+async fn look_after(config: NodeConfig, command: &Command) -> anyhow::Result<ExitCode> {
+    daemon::start_logging("error").map_err(anyhow::Error::msg)?;
+    match command {
         Command::Verify { subset, repair } => {
-            daemon::start_logging("error").map_err(anyhow::Error::msg)?;
             let request = VerifyRequest {
                 subset: *subset,
                 repair: *repair,
@@ -229,7 +237,6 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<ExitCode>
             method,
             trust,
         } => {
-            daemon::start_logging("error").map_err(anyhow::Error::msg)?;
             let request = AdoptRequest {
                 repository: repository.clone(),
                 dir: std::path::absolute(dir)?,
@@ -243,6 +250,7 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<ExitCode>
                 return Ok(ExitCode::from(INCOMPLETE));
             }
         }
+        _ => {}
     }
     Ok(ExitCode::SUCCESS)
 }
