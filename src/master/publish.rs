@@ -145,16 +145,7 @@ impl Master {
             self.renew_if_old(&writer, held)?;
             return Ok(Published::Unchanged(current.id));
         }
-        let had_files = current.as_ref().is_some_and(|current| current.root.files > 0);
-        if had_files && scanned.root.files == 0 && !options.allow_empty {
-            return Err(MasterError::Emptied {
-                repository: name.clone(),
-                source_tree: repository.source.clone(),
-            });
-        }
-        if !options.no_check {
-            self.check_metadata(repository, &writer, &scanned.root)?;
-        }
+        self.check_tree(repository, &writer, options, current.as_ref(), &scanned.root)?;
         let now = SystemClock.now();
         let snapshot = Snapshot {
             id: SnapshotId::from_random(random()?),
@@ -190,6 +181,28 @@ impl Master {
             is_full_scan,
             took: started.elapsed(),
         })))
+    }
+
+    /// What was scanned is no accident, as far as one can tell.
+    fn check_tree(
+        &self,
+        repository: &ServerRepository,
+        writer: &Writer,
+        options: &PublishOptions,
+        current: Option<&Snapshot>,
+        root: &Root,
+    ) -> Result<(), MasterError> {
+        let had_files = current.is_some_and(|current| current.root.files > 0);
+        if had_files && root.files == 0 && !options.allow_empty {
+            return Err(MasterError::Emptied {
+                repository: repository.name.clone(),
+                source_tree: repository.source.clone(),
+            });
+        }
+        if options.no_check {
+            return Ok(());
+        }
+        self.check_metadata(repository, writer, root)
     }
 
     /// Signs the heads anew that would otherwise come near their expiry.

@@ -10,6 +10,9 @@ use instantmirror_testkit::process::TestDir;
 
 use crate::world::{LIMIT, Master};
 
+/// What is called like metadata in these trees is none.
+const UNCHECKED: &str = "check = \"off\"";
+
 fn tree(source: &Path) {
     let now = SystemTime::now();
     let old = now - Duration::from_secs(400 * 86_400);
@@ -60,7 +63,7 @@ fn ls_lr_is_what_ls_says() {
     let dir = TestDir::new("e2e-ls").unwrap();
     let source = dir.folder("source").unwrap();
     tree(&source);
-    let master = Master::new(&dir, &[("r", &source)]);
+    let master = Master::with_options(&dir, &[("r", &source)], UNCHECKED);
     master.publish("r");
     let ours = master.run(&["export", "r", "--format", "ls-lR"]).text();
     let mut ls = clean_command("ls");
@@ -96,7 +99,7 @@ fn a_fullfiletimelist_lists_every_path_once_with_time_and_size() {
     let dir = TestDir::new("e2e-timelist").unwrap();
     let source = dir.folder("source").unwrap();
     tree(&source);
-    let master = Master::new(&dir, &[("r", &source)]);
+    let master = Master::with_options(&dir, &[("r", &source)], UNCHECKED);
     let first = master.publish("r");
     let list = master.run(&["export", "r", "--format", "fullfiletimelist"]).text();
     let sections = sections(&list);
@@ -146,7 +149,7 @@ fn a_trace_says_when_the_snapshot_was_made() {
     let dir = TestDir::new("e2e-trace").unwrap();
     let source = dir.folder("source").unwrap();
     tree(&source);
-    let master = Master::new(&dir, &[("r", &source)]);
+    let master = Master::with_options(&dir, &[("r", &source)], UNCHECKED);
     let (_, said) = master.fail(&["export", "r", "--format", "trace"]);
     assert!(said.contains("never published"), "{said}");
     let id = master.publish("r");

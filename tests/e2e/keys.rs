@@ -63,6 +63,21 @@ fn plant(master: &Master, (sequence, head): (u64, &[u8])) {
     std::fs::rename(tmp, path).unwrap();
 }
 
+fn a_retired_key_is_worth_nothing(master: &Master, node: &mut Node, current: &str) {
+    // Whoever has the old key signs as it likes, and nobody believes it.
+    let (sequence, forged) = forge(master, "store/key", |head| head.preseed.push("**".to_owned()));
+    plant(master, (sequence, &forged));
+    let refused = poll(LIMIT, || node.status_text().contains("TROUBLE").then_some(()));
+    assert!(refused.is_some(), "{}", node.status_text());
+    let said = node.daemon().log();
+    assert!(
+        said.contains("REFUSED") && said.contains("no signature by a trusted key"),
+        "{said}"
+    );
+    node.wait_for("r", current);
+    assert_eq!(node.get("/r/snap/current/file"), b"three");
+}
+
 #[test]
 fn a_key_is_changed_under_running_mirrors_and_the_old_one_is_worth_nothing_then() {
     let dir = TestDir::new("e2e-keys").unwrap();
@@ -119,19 +134,7 @@ fn a_key_is_changed_under_running_mirrors_and_the_old_one_is_worth_nothing_then(
         late.stop(false);
     }
 
-    // Whoever has the old key signs as it likes, and nobody believes it.
-    let (sequence, forged) = forge(&master, "store/key", |head| head.preseed.push("**".to_owned()));
-    plant(&master, (sequence, &forged));
-    let refused = poll(LIMIT, || node.status_text().contains("TROUBLE").then_some(()));
-    assert!(refused.is_some(), "{}", node.status_text());
-    let said = node.daemon().log();
-    assert!(
-        said.contains("REFUSED") && said.contains("no signature by a trusted key"),
-        "{said}"
-    );
-    node.wait_for("r", &third);
-    assert_eq!(node.get("/r/snap/current/file"), b"three");
-
+    a_retired_key_is_worth_nothing(&master, &mut node, &third);
     let (code, said) = master.fail(&["key", "retire", &new]);
     assert!(code == 1 && said.contains("this is the only key"), "{said}");
     let (_, said) = master.fail(&["key", "retire", &old]);

@@ -202,6 +202,7 @@ fn benches(root: &Path) -> Result<()> {
             .args(["run", "--package", "expiry-sim", "--"])
             .args(EXPIRY_TRACE),
     )?;
+    cache_bench(root)?;
     let whole = ["benches/run.py", "--quick", "--bin", "target/debug"];
     // One case of each kind: every server is started, every client used.
     let http = [
