@@ -188,16 +188,7 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<ExitCode>
             let id = control::prefetch(&socket, repository, *snapshot, paths).await?;
             prefetch::wait(&socket, id, !no_wait).await?;
         }
-        Command::Reload => {
-            let reloaded = control::reload(&config.control_socket()).await?;
-            reloaded.changed.iter().for_each(|name| println!("changed: {name}"));
-            for name in &reloaded.refused {
-                println!("takes a restart: {name}");
-            }
-            if reloaded.changed.is_empty() && reloaded.refused.is_empty() {
-                println!("nothing has changed");
-            }
-        }
+        Command::Reload => reload(&config.control_socket()).await?,
         Command::Tags => {
             let status: NodeStatus = control::status(&config.control_socket()).await?;
             status.tags.iter().for_each(|tag| println!("{tag}"));
@@ -223,12 +214,7 @@ async fn look_after(config: NodeConfig, command: &Command) -> anyhow::Result<Exi
                 subset: *subset,
                 repair: *repair,
             };
-            let status = upkeep::verify(config, request).await?;
-            status.findings.iter().for_each(|finding| println!("{finding}"));
-            println!("{status}");
-            if status.unrepaired() > 0 {
-                return Ok(ExitCode::from(INCOMPLETE));
-            }
+            return verify(config, request).await;
         }
         Command::Adopt {
             repository,
@@ -244,15 +230,46 @@ async fn look_after(config: NodeConfig, command: &Command) -> anyhow::Result<Exi
                 method: *method,
                 trust: *trust,
             };
-            let status = upkeep::adopt(config, request).await?;
-            println!("{status}");
-            if status.full {
-                return Ok(ExitCode::from(INCOMPLETE));
-            }
+            return adopt(config, request).await;
         }
         _ => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn reload(socket: &Path) -> anyhow::Result<()> {
+    let reloaded = control::reload(socket).await?;
+    reloaded.changed.iter().for_each(|name| println!("changed: {name}"));
+    for name in &reloaded.refused {
+        println!("takes a restart: {name}");
+    }
+    if reloaded.changed.is_empty() && reloaded.refused.is_empty() {
+        println!("nothing has changed");
+    }
+    Ok(())
+}
+
+async fn verify(config: NodeConfig, request: VerifyRequest) -> anyhow::Result<ExitCode> {
+    daemon::start_logging("error").map_err(anyhow::Error::msg)?;
+    let status = upkeep::verify(config, request).await?;
+    status.findings.iter().for_each(|finding| println!("{finding}"));
+    println!("{status}");
+    Ok(code(status.unrepaired() == 0))
+}
+
+async fn adopt(config: NodeConfig, request: AdoptRequest) -> anyhow::Result<ExitCode> {
+    daemon::start_logging("error").map_err(anyhow::Error::msg)?;
+    let status = upkeep::adopt(config, request).await?;
+    println!("{status}");
+    Ok(code(!status.full))
+}
+
+fn code(is_whole: bool) -> ExitCode {
+    if is_whole {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(INCOMPLETE)
+    }
 }
 
 /// Follows and serves until the process is told to stop.

@@ -7,10 +7,11 @@ use instantmirror_core::catalog::{CatalogError, Differences};
 use instantmirror_core::preseed::Step;
 use instantmirror_core::rules::{GlobError, PathGlobs};
 use instantmirror_core::traits::Class;
-use instantmirror_core::{Kind, RepoName, SnapshotId, StoreError};
+use instantmirror_core::{Kind, NodeId, RepoName, SnapshotId, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::super::Node;
+use super::Ahead;
 use super::bring::{Bringer, How, Room};
 
 /// Most prefetches that are remembered; the oldest that is over goes.
@@ -160,21 +161,8 @@ impl Node {
             repository: repository.clone(),
             snapshot,
         })?;
-        let (store, root, wanted) = (Arc::clone(&self.snapshots), shown.root.node, globs.clone());
-        let count = tokio::task::spawn_blocking(move || {
-            let (mut files, mut bytes) = (0, 0);
-            for difference in Differences::new(store, None, root) {
-                let difference = difference?;
-                if let Some(Kind::File(file)) = difference.after.map(|meta| meta.kind)
-                    && wanted.matches(&difference.path)
-                {
-                    (files, bytes) = (files + 1, bytes + file.size);
-                }
-            }
-            Ok::<_, CatalogError>((files, bytes))
-        });
-        let broke_off = |error: tokio::task::JoinError| CatalogError::from(StoreError::Damaged(error.to_string()));
-        let (files, bytes) = count.await.map_err(broke_off)??;
+        let root = shown.root.node;
+        let (files, bytes) = self.count_matching(root, globs.clone()).await?;
         if files == 0 {
             return Err(PrefetchError::NothingMatches {
                 repository: repository.clone(),
@@ -194,33 +182,54 @@ impl Node {
             failed: 0,
             is_over: false,
         });
-        let (bringer, ahead) = (Bringer::new(self, repository.clone()), Arc::clone(&self.ahead));
-        tokio::spawn(async move {
-            let done = |size: u64, is_here: bool| {
-                ahead.prefetches.note(id, |status| match is_here {
-                    true => (status.files_done, status.bytes_done) = (status.files_done + 1, status.bytes_done + size),
-                    false => status.failed += 1,
-                });
-            };
-            let how = How {
-                step: Step::of(Class::Preseed),
-                room: Room::Made,
-                verify: false,
-                pacer: None,
-                done: &done,
-            };
-            let walk = bringer.new_files(None, root, move |path, _| globs.matches(path));
-            if let Err(error) = bringer.bring(walk, &how).await {
-                tracing::warn!(repository = %bringer.repository, "a prefetch broke off: {error}");
-            }
-            ahead.prefetches.note(id, |status| {
-                // What the walk did not come to is not here.
-                status.failed = status.files - status.files_done;
-                status.is_over = true;
-            });
-        });
+        let bringer = Bringer::new(self, repository.clone());
+        tokio::spawn(bring(bringer, Arc::clone(&self.ahead), id, root, globs));
         Ok(id)
     }
+
+    /// Files, and bytes in them, whose paths match.
+    async fn count_matching(&self, root: NodeId, globs: PathGlobs) -> Result<(u64, u64), CatalogError> {
+        let store = Arc::clone(&self.snapshots);
+        let count = tokio::task::spawn_blocking(move || {
+            let (mut files, mut bytes) = (0, 0);
+            for difference in Differences::new(store, None, root) {
+                let difference = difference?;
+                if let Some(Kind::File(file)) = difference.after.map(|meta| meta.kind)
+                    && globs.matches(&difference.path)
+                {
+                    (files, bytes) = (files + 1, bytes + file.size);
+                }
+            }
+            Ok((files, bytes))
+        });
+        count.await.map_err(|error| StoreError::Damaged(error.to_string()))?
+    }
+}
+
+/// Carries a prefetch out and keeps its status up.
+async fn bring(bringer: Bringer, ahead: Arc<Ahead>, id: u64, root: NodeId, globs: PathGlobs) {
+    let done = |size: u64, is_here: bool| {
+        ahead.prefetches.note(id, |status| match is_here {
+            true => (status.files_done, status.bytes_done) = (status.files_done + 1, status.bytes_done + size),
+            false => status.failed += 1,
+        });
+    };
+    let how = How {
+        step: Step::of(Class::Preseed),
+        room: Room::Made,
+        verify: false,
+        pacer: None,
+        done: &done,
+    };
+    let walk = bringer.new_files(None, root, move |path, _| globs.matches(path));
+    if let Err(error) = bringer.bring(walk, &how).await {
+        tracing::warn!(repository = %bringer.repository, "a prefetch broke off: {error}");
+    }
+    ahead.prefetches.note(id, |status| {
+        // What the walk did not come to is not here.
+        status.failed = status.files - status.files_done;
+        status.is_over = true;
+    });
 }
 
 #[cfg(test)]
