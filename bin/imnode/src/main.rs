@@ -200,15 +200,6 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<ExitCode>
                 false => print!("{status}"),
             }
         }
-        Command::Verify { .. } | Command::Adopt { .. } => return look_after(config, command).await,
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// What can be done to a cache beside serving from it.
-async fn look_after(config: NodeConfig, command: &Command) -> anyhow::Result<ExitCode> {
-    daemon::start_logging("error").map_err(anyhow::Error::msg)?;
-    match command {
         Command::Verify { subset, repair } => {
             let request = VerifyRequest {
                 subset: *subset,
@@ -232,7 +223,6 @@ async fn look_after(config: NodeConfig, command: &Command) -> anyhow::Result<Exi
             };
             return adopt(config, request).await;
         }
-        _ => {}
     }
     Ok(ExitCode::SUCCESS)
 }
