@@ -422,14 +422,20 @@ pub struct Copier {
 }
 
 impl Copier {
-    /// As [`PackStore::get`], which it falls back on where segments change under it.
+    /// As [`PackStore::get`], which it falls back on where segments change under it. Every checksum is compared.
     pub fn get(&self, key: &Key) -> Result<Option<Bytes>> {
         let view = self.store.current();
         let found = find_in(&view, key)?;
         if let Some((_, _, at)) = found {
             let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Ok(value) = self.store.segments.read_copy(&mut files, key, at) {
-                return Ok(Some(value));
+            match self.store.segments.read_copy(&mut files, key, at) {
+                Ok(value) => return Ok(Some(value)),
+                Err(error @ StoreError::Damaged { .. }) if Arc::ptr_eq(&view, &self.store.current()) => {
+                    self.store.note_broken(key);
+                    return Err(error);
+                }
+                // It was rewritten or removed meanwhile.
+                Err(_) => {}
             }
         }
         self.store.get(key)
