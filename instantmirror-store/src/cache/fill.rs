@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use instantmirror_core::outboard::{Outboard, VerifyError};
+use instantmirror_core::outboard::{GROUP_BYTES, Outboard, VerifyError};
 use instantmirror_core::traits::{ObjectFill, ObjectHandle};
 use instantmirror_core::{CacheError, ObjectId, RangeSet};
 
@@ -440,6 +440,9 @@ fn publish(shared: &Shared, object: &ObjectId, read_only: bool, verified: bool) 
     }
     let mtime_ns = shared.disk().metadata(&to).map_or(0, |meta| mtime_of(&meta));
     table.set_whole(object, mtime_ns, verified);
-    remove_side_files(shared.disk(), object);
+    // An object of one group never had any.
+    if table.slot(object).is_none_or(|slot| slot.size > GROUP_BYTES) {
+        remove_side_files(shared.disk(), object);
+    }
     Ok(())
 }

@@ -44,8 +44,18 @@ pub(super) struct Partial {
 impl Partial {
     /// Begins a partial object without content; leftovers of an earlier one go.
     pub(super) fn create(disk: &dyn Disk, object: ObjectId, size: u64) -> Result<Self> {
-        remove_files(disk, &object);
-        let file = disk.create_new(&partial_path(&object))?;
+        let path = partial_path(&object);
+        let file = match disk.create_new(&path) {
+            // Most objects leave nothing behind, so nothing is looked for first. What lies beside it is only a hint.
+            Err(error) if error.is_already_exists() => {
+                remove_files(disk, &object);
+                disk.create_new(&path)?
+            }
+            created => created?,
+        };
+        if size > GROUP_BYTES {
+            remove_side_files(disk, &object);
+        }
         file.set_len(size)?;
         Ok(Self::new(object, size, file, lone_outboard(object, size)))
     }

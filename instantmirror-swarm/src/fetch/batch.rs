@@ -9,13 +9,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use instantmirror_core::batch::BATCH_OBJECTS_MAX;
 use instantmirror_core::entry::FileMeta;
-use instantmirror_core::outboard::{ObjectHasher, VerifyError};
+use instantmirror_core::outboard::{ObjectHasher, Outboard, VerifyError};
 use instantmirror_core::preseed::Step;
 use instantmirror_core::traits::{BatchItem, CacheError, FetchError, Outcome, Request, TransportError};
 use instantmirror_core::{ObjectId, RepoName};
 use tokio::sync::mpsc;
 
 use super::fill::{Source, unavailable};
+use super::flight::broken_off;
 use super::passing::has_no_room;
 use super::queue::Place;
 use super::{Engine, FetchEngine};
@@ -181,38 +182,48 @@ async fn ask(engine: &Arc<Engine>, source: &Source, wanted: &mut Wanted, step: S
     asked.map_err(|error| unavailable(some, &source.repository, error))
 }
 
-/// Verifies an object and puts it into the cache. Returns its size.
+/// Verifies an object and puts it into the cache. Returns its size. Not on the runtime's threads: a disk that is busy
+/// would block there what clients wait for.
 async fn take_in(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     source: &Source,
     wanted: &mut Wanted,
     object: ObjectId,
     content: Bytes,
 ) -> Result<u64, FetchError> {
-    let Some(file) = wanted.get(&object) else {
+    let Some(file) = wanted.get(&object).copied() else {
         return Ok(0);
     };
-    let mut hasher = ObjectHasher::new();
-    hasher.update(&content);
-    let outboard = hasher.finish();
-    if outboard.object() != object || content.len() as u64 != file.size {
-        return Err(FetchError::Corrupt {
-            object,
-            repository: source.repository.clone(),
-            source: VerifyError::Outboard(object),
-        });
-    }
-    match engine.cache.fill(&object, file.size).await {
+    let (engine, repository) = (Arc::clone(engine), source.repository.clone());
+    let kept = tokio::task::spawn_blocking(move || {
+        let mut hasher = ObjectHasher::new();
+        hasher.update(&content);
+        let outboard = hasher.finish();
+        if outboard.object() != object || content.len() as u64 != file.size {
+            return Err(FetchError::Corrupt {
+                object,
+                repository,
+                source: VerifyError::Outboard(object),
+            });
+        }
+        futures_executor::block_on(keep(&engine, file, outboard, &content))
+    });
+    kept.await.unwrap_or_else(|error| Err(broken_off(error).into()))?;
+    wanted.remove(&object);
+    Ok(file.size)
+}
+
+async fn keep(engine: &Engine, file: FileMeta, outboard: Outboard, content: &[u8]) -> Result<(), FetchError> {
+    match engine.cache.fill(&file.object, file.size).await {
         Ok(fill) => {
             fill.set_outboard(outboard)?;
-            fill.write(0, &content)?;
+            fill.write(0, content)?;
             fill.finish().await?;
             engine.stats.object();
+            Ok(())
         }
         // A client came for it meanwhile, and its own transfer fills it.
-        Err(CacheError::Busy(_)) => {}
-        Err(error) => return Err(error.into()),
+        Err(CacheError::Busy(_)) => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    wanted.remove(&object);
-    Ok(content.len() as u64)
 }

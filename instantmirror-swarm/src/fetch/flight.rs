@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use instantmirror_core::fill::FlightId;
 use instantmirror_core::outboard::{GROUP_BYTES, Outboard, VerifyError};
@@ -154,6 +154,17 @@ impl Job {
         self.receive(source, &mut running, &mut body, flight, position).await
     }
 
+    /// Hands verified groups to the cache. A disk that is busy blocks whoever writes: not the runtime's threads, where what
+    /// clients wait for runs, unless this is that.
+    async fn write(&self, position: u64, groups: Bytes) -> Result<(), CacheError> {
+        if !self.fill.class().is_background() {
+            return self.sink.write(position, &groups);
+        }
+        let sink = Arc::clone(&self.sink);
+        let written = tokio::task::spawn_blocking(move || sink.write(position, &groups)).await;
+        written.unwrap_or_else(|error| Err(broken_off(error)))
+    }
+
     /// Waits while something more urgent runs, unless a client comes to wait for this.
     async fn hold_still(&self) {
         let class = self.fill.class();
@@ -211,7 +222,7 @@ impl Job {
                 continue;
             }
             let groups = held.split_to(usize::try_from(take).unwrap_or(held.len())).freeze();
-            self.sink.write(*position, &groups).map_err(|error| match error {
+            self.write(*position, groups).await.map_err(|error| match error {
                 CacheError::Verify(error) => self.corrupt(source, error),
                 other => FetchError::Cache(other),
             })?;
@@ -222,6 +233,14 @@ impl Job {
             *position += take;
             self.pace(label, take).await;
         }
+    }
+}
+
+/// The error of work on the disk that never came to its end.
+pub(super) fn broken_off(error: tokio::task::JoinError) -> CacheError {
+    CacheError::Io {
+        what: "writing to the cache broke off".to_owned(),
+        source: Arc::new(error),
     }
 }
 

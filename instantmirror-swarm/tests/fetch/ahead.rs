@@ -10,7 +10,7 @@ use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::{Class, ObjectCache, PeerTransport};
 use instantmirror_swarm::fetch::FetchEngine;
 
-use super::{G, engine, fetch, file, open, repository, settle, source};
+use super::{G, engine, fetch, file, open, repository, settle_disk, source};
 
 #[tokio::test(start_paused = true)]
 async fn what_is_fetched_ahead_is_whole_in_the_cache_and_costs_no_second_request() {
@@ -22,7 +22,7 @@ async fn what_is_fetched_ahead_is_whole_in_the_cache_and_costs_no_second_request
         .fetch(&repository(), &file(&data), Step::of(Class::Preseed))
         .await
         .unwrap();
-    settle().await;
+    settle_disk().await;
     assert!(engine.holds(&file(&data)).await.unwrap());
     engine
         .fetch(&repository(), &file(&data), Step::of(Class::Preseed))
@@ -47,7 +47,7 @@ async fn what_the_cache_has_no_room_for_is_not_streamed_to_nobody() {
             .await
             .is_err()
     );
-    settle().await;
+    settle_disk().await;
     assert_eq!((master.delivered(), cache.usage().objects), (0, 0));
 }
 
@@ -68,10 +68,10 @@ async fn a_client_does_not_wait_behind_what_is_fetched_ahead() {
         tokio::spawn(async move { engine.fetch(&repository(), &file, Step::of(Class::Preseed)).await })
     };
     let (one, other) = (ahead(&first), ahead(&second));
-    settle().await;
+    settle_disk().await;
     assert_eq!(master.ranges(), [0..2 * G as u64], "one at a time in the background");
     let _reader = open(&engine, &file(&second), 0..second.len()).await.unwrap();
-    settle().await;
+    settle_disk().await;
     assert_eq!(master.ranges(), [0..2 * G as u64, 0..3 * G as u64]);
     master.release();
     assert!(one.await.unwrap().is_ok() && other.await.unwrap().is_ok());

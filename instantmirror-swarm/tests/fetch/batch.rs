@@ -7,7 +7,7 @@ use instantmirror_core::traits::{Class, ObjectCache};
 use instantmirror_core::{FileMeta, ObjectId};
 use instantmirror_swarm::fetch::{BATCH_BYTES_MAX, BATCHED_OBJECT_BYTES_MAX, BatchDone};
 
-use super::{G, engine, fetch, file, repository, settle, source};
+use super::{G, engine, fetch, file, repository, settle_disk, source};
 
 const STEP: Step = Step::of(Class::Preseed);
 
@@ -138,19 +138,19 @@ async fn a_client_gets_its_object_while_the_batch_with_it_is_held() {
         let (engine, files) = (engine.clone(), files(&data));
         tokio::spawn(async move { engine.fetch_batch(&repository(), &files, STEP).await })
     };
-    settle().await;
+    settle_disk().await;
     assert_eq!(cache.usage().objects, 1);
     let missing = data.iter().find(|data| !cached(&cache, data)).unwrap().clone();
     let reader = {
         let (engine, missing) = (engine.clone(), missing.clone());
         tokio::spawn(async move { fetch(&engine, &missing).await.unwrap() == missing })
     };
-    settle().await;
+    settle_disk().await;
     assert_eq!(master.ranges().len(), 1, "it is asked for by itself, at once");
     master.release();
     assert!(reader.await.unwrap());
     assert_eq!(batch.await.unwrap().failed, 0);
-    settle().await;
+    settle_disk().await;
     assert_eq!(cache.usage().objects, 50);
     let queue = engine.stats().queue;
     assert!(queue.iter().all(|(_, status)| status.running + status.waiting == 0));

@@ -12,7 +12,7 @@ use instantmirror_swarm::fetch::{FetchEngine, FetchLimits};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{G, engine, fetch, file, open, read, repository, settle, source};
+use super::{G, engine, fetch, file, open, read, repository, settle_disk, source};
 
 fn ahead(engine: &FetchEngine, data: &[u8]) -> JoinHandle<bool> {
     let (engine, file) = (engine.clone(), file(data));
@@ -34,15 +34,15 @@ async fn what_is_fetched_ahead_stands_still_while_a_client_waits() {
     busy.hold();
     free.hold();
     let task = ahead(&engine, &background);
-    settle().await;
+    settle_disk().await;
     busy.allow(10 * G as u64);
-    settle().await;
+    settle_disk().await;
     assert_eq!(engine.transfers()[0].present, 10 * G as u64);
     // A client's transfer hangs at its source: whatever the other one would deliver, nothing more is taken.
     let reader = open(&engine, &file(&wanted), 0..wanted.len()).await.unwrap();
-    settle().await;
+    settle_disk().await;
     busy.release();
-    settle().await;
+    settle_disk().await;
     let present = |data: &[u8]| {
         let size = data.len() as u64;
         let transfer = engine.transfers().into_iter().find(|transfer| transfer.size == size);
@@ -66,11 +66,11 @@ async fn a_client_that_comes_for_what_is_fetched_ahead_makes_it_urgent() {
     let engine = engine(&cache, &[&master]);
     master.hold();
     let (first, second) = (ahead(&engine, &one), ahead(&engine, &other));
-    settle().await;
+    settle_disk().await;
     let reader = open(&engine, &file(&other), 0..other.len()).await.unwrap();
-    settle().await;
+    settle_disk().await;
     master.allow(60 * G as u64);
-    settle().await;
+    settle_disk().await;
     assert!(reader.ready(0).await.is_ok() && engine.holds(&file(&other)).await.unwrap());
     drop(reader);
     assert!(!engine.holds(&file(&one)).await.unwrap());
@@ -116,10 +116,10 @@ async fn a_source_has_no_more_transfers_than_it_may_and_clients_find_a_place() {
     limited(&engine, |limits| limits.source_running_max = Some(4));
     master.hold();
     let tasks: Vec<_> = data[..8].iter().map(|data| ahead(&engine, data)).collect();
-    settle().await;
+    settle_disk().await;
     assert_eq!(master.open_streams(), 3, "one place is left for clients");
     let reader = open(&engine, &file(&data[9]), 0..G).await.unwrap();
-    settle().await;
+    settle_disk().await;
     assert_eq!(master.open_streams(), 4);
     master.release();
     assert!(read(reader.as_ref(), 0..G).await.unwrap() == data[9]);
@@ -138,12 +138,12 @@ async fn a_client_gets_through_however_few_transfers_a_source_may_have() {
         limited(&engine, |limits| limits.source_running_max = Some(running_max));
         master.hold();
         let tasks: Vec<_> = data[..8].iter().map(|data| ahead(&engine, data)).collect();
-        settle().await;
+        settle_disk().await;
         // They have begun and hold still from here on, with what they have of the source.
         master.allow(G as u64);
-        settle().await;
+        settle_disk().await;
         let reader = open(&engine, &file(&data[9]), 0..3 * G).await.unwrap();
-        settle().await;
+        settle_disk().await;
         master.release();
         assert!(read(reader.as_ref(), 0..3 * G).await.unwrap() == data[9]);
         for task in tasks {
@@ -197,7 +197,7 @@ async fn whoever_reads_piece_by_piece_finds_the_next_piece_there() {
     let engine = engine(&cache, &[&master]);
     for piece in 0..100 {
         read_part(&engine, &data, piece * 2 * G, 2 * G).await;
-        settle().await;
+        settle_disk().await;
     }
     let requests = master.ranges().len();
     assert!(requests < 40, "{requests} requests for 100 pieces");
@@ -207,7 +207,7 @@ async fn whoever_reads_piece_by_piece_finds_the_next_piece_there() {
     let engine = super::engine(&cache, &[&master]);
     for piece in [7, 90, 3, 55, 20] {
         read_part(&engine, &data, piece * 2 * G, G).await;
-        settle().await;
+        settle_disk().await;
     }
     assert_eq!(master.delivered(), 5 * G as u64);
     assert_eq!(cache.usage().used_bytes, 5 * G as u64);
@@ -229,17 +229,17 @@ async fn ten_thousand_misses_survive_their_leader_with_no_request_more_and_its_s
         tokio::spawn(async move { fetch(&engine, &data).await.unwrap() == data })
     };
     let leader = reader();
-    settle().await;
+    settle_disk().await;
     let readers: Vec<_> = (0..10_000).map(|_| reader()).collect();
-    settle().await;
+    settle_disk().await;
     assert_eq!(engine.transfers()[0].readers, 10_001);
     // The client that began it goes away.
     leader.abort();
-    settle().await;
+    settle_disk().await;
     assert_eq!((engine.transfers()[0].readers, master.ranges().len()), (10_000, 1));
     // The source breaks off: the next one is asked for the rest, once.
     master.allow(3 * G as u64);
-    settle().await;
+    settle_disk().await;
     master.fail_open_streams();
     second.release();
     for reader in readers {

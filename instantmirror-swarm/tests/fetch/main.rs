@@ -82,6 +82,13 @@ async fn settle() {
     }
 }
 
+/// The same, with what is written to the cache beside the runtime: virtual time stands still while that goes on.
+async fn settle_disk() {
+    settle().await;
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    settle().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn objects_of_every_shape_arrive_and_are_hits_afterwards() {
     let objects: Vec<_> = (0..)
