@@ -244,7 +244,14 @@ impl Service {
             return self.finish(request, response).await;
         }
         let Route::File(origin, file, mtime) = route else {
-            return self.finish(request, respond(request, path, route)).await;
+            let torrents = match &route {
+                Route::Directory(origin, ..) => {
+                    let publication = self.publication.as_ref();
+                    publication.torrents(&origin.repository, origin.snapshot, &origin.path)
+                }
+                _ => Vec::new(),
+            };
+            return self.finish(request, respond(request, path, route, torrents)).await;
         };
         let facts = Facts {
             sha256: self.publication.sha256(&file.object),

@@ -8,6 +8,7 @@
 mod build;
 mod parse;
 pub mod shards;
+mod webseed;
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,6 +20,7 @@ use crate::name::NameError;
 
 pub use build::{Content, Tail, TorrentFile, build};
 pub use parse::{FileKind, Metainfo, MetainfoFile};
+pub use webseed::{WEB_SEED_PREFIX, WebSeedPlace, web_seed_path};
 
 /// Length of a SHA-1 hash in bytes.
 pub const SHA1_BYTES: usize = 20;
