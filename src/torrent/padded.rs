@@ -1,0 +1,60 @@
+//! SHA-1 of last pieces with zeros behind them: the one thing about a torrent that takes time.
+
+use std::collections::HashMap;
+use std::num::NonZero;
+
+use instantmirror_core::ObjectId;
+use instantmirror_store::digest::{SHA1_BYTES, TailPiece};
+
+/// Hashes of padded pieces, kept for whoever makes torrents of the same files again.
+#[derive(Debug, Default)]
+pub struct PaddedPieces {
+    known: HashMap<(ObjectId, u32), [u8; SHA1_BYTES]>,
+    /// What was asked for since the last [`forget_others`](Self::forget_others).
+    used: HashMap<(ObjectId, u32), [u8; SHA1_BYTES]>,
+}
+
+/// A last piece: for whom, of which object, and what is known of it.
+pub(super) type Wanted = (usize, ObjectId, TailPiece);
+
+impl PaddedPieces {
+    /// The hashes of these, in order, computed on all processors where they are not known.
+    pub(super) fn of(&mut self, wanted: &[Wanted], piece_bytes: u32) -> Vec<[u8; SHA1_BYTES]> {
+        let mut unknown: HashMap<ObjectId, &TailPiece> = HashMap::new();
+        for (_, object, tail) in wanted {
+            if !self.known.contains_key(&(*object, piece_bytes)) {
+                unknown.insert(*object, tail);
+            }
+        }
+        let unknown: Vec<_> = unknown.into_iter().collect();
+        let hash = |part: &[(ObjectId, &TailPiece)]| -> Vec<_> {
+            let one = |(object, tail): &(ObjectId, &TailPiece)| ((*object, piece_bytes), tail.sha1_padded(piece_bytes));
+            part.iter().map(one).collect()
+        };
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let share = unknown.len().div_ceil(threads).max(1);
+        std::thread::scope(|scope| {
+            let parts: Vec<_> = unknown
+                .chunks(share)
+                .map(|part| (part, scope.spawn(|| hash(part))))
+                .collect();
+            for (part, thread) in parts {
+                // A thread that died leaves its part to this one.
+                self.known.extend(thread.join().unwrap_or_else(|_| hash(part)));
+            }
+        });
+        let found = wanted.iter().map(|(_, object, tail)| {
+            let key = (*object, piece_bytes);
+            let hash = self.known.get(&key).copied();
+            let hash = hash.unwrap_or_else(|| tail.sha1_padded(piece_bytes));
+            self.used.insert(key, hash);
+            hash
+        });
+        found.collect()
+    }
+
+    /// Forgets what was not asked for since this was last called.
+    pub(crate) fn forget_others(&mut self) {
+        self.known = std::mem::take(&mut self.used);
+    }
+}
