@@ -24,6 +24,7 @@ mod publish;
 mod restart;
 mod staging;
 mod tls;
+mod torrent;
 mod tree;
 mod upkeep;
 mod world;
