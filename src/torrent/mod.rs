@@ -61,10 +61,10 @@ pub enum TorrentError {
         /// Its content.
         object: ObjectId,
     },
-    /// A file that came into the store by a repository with other pieces.
+    /// A file that a repository with other pieces published last.
     #[error(
         "'/{path}': the store has its hashes in pieces of {held} bytes, and the repository has pieces of {asked}, since \
-         a repository with another piece_length published the same content first; give both the same, or stores of their own"
+         a repository with another piece_length published the same content; give both the same, or stores of their own"
     )]
     PieceLength {
         /// The file.

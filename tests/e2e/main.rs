@@ -25,6 +25,7 @@ mod restart;
 mod staging;
 mod tls;
 mod torrent;
+mod torrents_of_others;
 mod tree;
 mod upkeep;
 mod world;
