@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """How long it takes to make a torrent of many small files: imserver from its digests, mktorrent and libtorrent by reading.
 
-    benches/torrent.py [--files 30000] [--bytes 20000] [--bin target/release] [--dir DIR]
+    benches/torrent.py [--files 30000] [--bytes 20000] [--piece 20] [--bin target/release] [--dir DIR]
 
-Builds a tree of FILES files of BYTES bytes each, publishes it, and makes torrents with pieces of 1 MiB: ours and
+Builds a tree of FILES files of BYTES bytes each, publishes it, and makes torrents with pieces of 2^PIECE bytes: ours and
 libtorrent's with pad files, mktorrent's without (it cannot). Everything is in the page cache. Wants the Debian packages
 mktorrent and python3-libtorrent."""
 
@@ -21,7 +21,7 @@ LIBTORRENT = """
 import sys, libtorrent as lt
 storage = lt.file_storage()
 lt.add_files(storage, sys.argv[1])
-made = lt.create_torrent(storage, 1 << 20, flags=lt.create_torrent.v1_only | lt.create_torrent.canonical_files)
+made = lt.create_torrent(storage, int(sys.argv[4]), flags=lt.create_torrent.v1_only | lt.create_torrent.canonical_files)
 lt.set_piece_hashes(made, sys.argv[2])
 open(sys.argv[3], "wb").write(lt.bencode(made.generate()))
 """
@@ -51,6 +51,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=30_000)
     parser.add_argument("--bytes", type=int, default=20_000)
+    parser.add_argument("--piece", type=int, default=20, help="the piece length is 2 to this power")
     parser.add_argument("--bin", default="target/release")
     parser.add_argument("--dir", default=None, help="where the tree and the store are made; a temporary directory")
     arguments = parser.parse_args()
@@ -59,7 +60,8 @@ def main():
         work = pathlib.Path(work)
         tree, config = work / "tree", work / "imserver.toml"
         build(tree, arguments.files, arguments.bytes)
-        config.write_text(f'[store]\ndir = "{work}/store"\n[[repository]]\nname = "r"\nsource = "{tree}"\n')
+        config.write_text(f'[store]\ndir = "{work}/store"\n[[repository]]\nname = "r"\nsource = "{tree}"\n'
+                          f'piece_length = "{2 ** arguments.piece // 1024} KiB"\n')
         run = [imserver, "--config", config]
         subprocess.run([*run, "init"], check=True, stdout=subprocess.DEVNULL)
         timed("(imserver publish)", [*run, "publish", "r"])
@@ -67,8 +69,9 @@ def main():
         timed("imserver torrent, pads", [*run, "torrent", "r", *out, work / "ours.torrent"])
         timed("imserver torrent --shards, pads", [*run, "torrent", "r", "--shards", "--out", work / "shards"])
         python = "/usr/bin/python3"
-        timed("libtorrent, pads", [python, "-c", LIBTORRENT, tree, work, work / "libtorrent.torrent"])
-        mktorrent = ["mktorrent", "-l", "20", "-t", os.cpu_count(), "-o", work / "mktorrent.torrent", tree]
+        timed("libtorrent, pads", [python, "-c", LIBTORRENT, tree, work, work / "libtorrent.torrent",
+                                   2 ** arguments.piece])
+        mktorrent = ["mktorrent", "-l", arguments.piece, "-t", os.cpu_count(), "-o", work / "mktorrent.torrent", tree]
         timed("mktorrent, no pads", mktorrent)
 
 

@@ -107,7 +107,8 @@ pub(super) async fn offer_torrents(master: &Master, publication: &MasterPublicat
 }
 
 async fn offer_of(master: &Master, publication: &MasterPublication, name: &RepoName) {
-    let (mut offered, mut padded) = (None, PaddedPieces::default());
+    // One: whoever is served has the others.
+    let (mut offered, mut padded) = (None, PaddedPieces::with_threads(1));
     loop {
         let Some(state) = publication.state(name) else { return };
         let sequence = state.head.as_ref().map_or(0, |head| head.head().sequence);
@@ -117,7 +118,7 @@ async fn offer_of(master: &Master, publication: &MasterPublication, name: &RepoN
         {
             let (master, offers, piece_bytes) = (master.clone(), publication.offers(), head.head().piece_length);
             offered = Some(snapshot.id);
-            let mut known = std::mem::take(&mut padded);
+            let mut known = std::mem::replace(&mut padded, PaddedPieces::with_threads(1));
             let made = tokio::task::spawn_blocking(move || {
                 offer(&master, &offers, &snapshot, piece_bytes, &mut known);
                 known.forget_others();

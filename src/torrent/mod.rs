@@ -1,8 +1,8 @@
 //! Export torrents: `.torrent` files of snapshots for everybody's clients, made from stored digests alone.
 //!
 //! No content is read, however large the tree. What takes time is the padding: SHA-1 of the zeros behind every file that
-//! does not fill its last piece, up to a piece each. It is spread over all processors, and kept by [`PaddedPieces`] for the
-//! next torrent that has the same files.
+//! does not fill its last piece, up to a piece each. [`PaddedPieces`] spreads it over processors, and keeps it for the next
+//! torrent that has the same files.
 
 mod padded;
 
@@ -161,7 +161,7 @@ pub struct Sources<'a> {
     pub padded: &'a mut PaddedPieces,
 }
 
-/// Makes the torrents of a part of `snapshot`. Takes as long as it takes to hash the padding, on all processors.
+/// Makes the torrents of a part of `snapshot`. Blocks for as long as it takes to hash the padding.
 ///
 /// # Errors
 /// [`TorrentError`].
