@@ -23,7 +23,7 @@ use instantmirror_core::{
 use crate::disk::{Disk, FileKind, parent_of, read_file, remove_leftovers, write_atomically};
 use crate::error::{Result, StoreError};
 use crate::keyfile::{read_keys, write_keys};
-use crate::pack::{Compaction, PackOptions, PackStore};
+use crate::pack::{Compaction, Copier, PackOptions, PackStore};
 
 const CATALOG: &str = "catalog";
 const RECORDS: &str = "records";
@@ -41,7 +41,7 @@ const HEAD_ADVICE: &str = "remove it: a node fetches the head again, a master si
 pub struct DiskSnapshotStore {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    packs: PackStore,
+    packs: Arc<PackStore>,
     /// Records and heads are read, compared and replaced under it.
     writing: Mutex<()>,
 }
@@ -52,6 +52,7 @@ impl DiskSnapshotStore {
     pub fn open(disk: Arc<dyn Disk>, dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref().to_path_buf();
         let packs = PackStore::open_writer(disk.clone(), dir.join(CATALOG), PackOptions::default())?;
+        let packs = Arc::new(packs);
         for part in [RECORDS, HEADS, KEYS] {
             disk.create_dir_all(&dir.join(part))?;
         }
@@ -74,7 +75,7 @@ impl DiskSnapshotStore {
     /// Opens the store in `dir` for reading, beside the process that writes it.
     pub fn open_reader(disk: Arc<dyn Disk>, dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref().to_path_buf();
-        let packs = PackStore::open_reader(disk.clone(), dir.join(CATALOG))?;
+        let packs = Arc::new(PackStore::open_reader(disk.clone(), dir.join(CATALOG))?);
         Ok(Self {
             disk,
             dir,
@@ -93,7 +94,7 @@ impl DiskSnapshotStore {
     /// being taken in: nodes whose record is not here yet would go. Costs one walk of the catalogs, during which heads
     /// and records can be written.
     pub fn collect_garbage(&self) -> Result<Compaction, CoreError> {
-        let mut live = Reachable::new(self, HashSet::new());
+        let mut live = Reachable::new(self.walker(), HashSet::new());
         let mut marked = HashSet::new();
         loop {
             let mut grown = false;
@@ -123,6 +124,11 @@ impl DiskSnapshotStore {
         self.packs
             .compact(&|key| keep(&NodeId::from_bytes(*key)))
             .map_err(core_error)
+    }
+
+    /// The catalogs for whoever walks through much of them: nothing of what it reads stays in the memory of the process.
+    pub fn walker(&self) -> CatalogWalker {
+        CatalogWalker(self.packs.copier())
     }
 
     /// How many catalog nodes there are, those that were put several times counted so until indexes are merged.
@@ -247,6 +253,16 @@ impl DiskSnapshotStore {
     fn trusted_root(&self, snapshot: &Snapshot) -> Option<NodeId> {
         let parent = self.read_record(&snapshot.repository, snapshot.parent?).ok()??;
         Some(parent.root.node)
+    }
+}
+
+/// Catalog nodes as copies; see [`DiskSnapshotStore::walker`].
+#[derive(Debug, Clone)]
+pub struct CatalogWalker(Copier);
+
+impl NodeSource for CatalogWalker {
+    fn node(&self, id: &NodeId) -> Result<Option<Bytes>, CoreError> {
+        self.0.get(id.as_bytes()).map_err(core_error)
     }
 }
 

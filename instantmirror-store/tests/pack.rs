@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use instantmirror_store::disk::{Disk, Fault, RealDisk, SimDisk, TMP_SUFFIX};
-use instantmirror_store::pack::{Key, PackOptions, PackStore};
+use instantmirror_store::pack::{Copier, Key, PackOptions, PackStore};
 use instantmirror_store::{Result, StoreError};
 
 /// Limits so small that every test crosses them.
@@ -439,4 +439,58 @@ fn readers_that_look_at_the_same_moment_all_see_a_new_batch() {
             together.wait();
         }
     });
+}
+
+#[test]
+fn copies_are_what_the_map_shows_through_puts_compaction_and_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path()).unwrap());
+    let store = Arc::new(PackStore::open_writer(disk, "p", SMALL).unwrap());
+    let copier = store.copier();
+    let same = || {
+        for (key, value) in contents(&store) {
+            assert_eq!(copier.get(&key).unwrap().as_deref(), Some(value.as_slice()));
+        }
+    };
+    for round in 0..20 {
+        store.put_batch(batch(round)).unwrap();
+        same();
+    }
+    assert_eq!(copier.get(&key(1000)).unwrap(), None);
+    // Segments that it has open are rewritten and removed.
+    store.compact(&kept).unwrap();
+    same();
+    store.put_batch(batch(30)).unwrap();
+    same();
+    // A record that has rotted is told, not handed out.
+    let segments = std::fs::read_dir(dir.path().join("p"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    for file in segments.filter(|path| path.extension().is_some_and(|extension| extension == "pack")) {
+        let mut bytes = std::fs::read(&file).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+    }
+    let damaged = damaged_copies(&copier, &store);
+    assert!(damaged > 0, "no record was damaged");
+}
+
+/// How many values are damaged; the others have to be right.
+fn damaged_copies(copier: &Copier, store: &PackStore) -> usize {
+    let mut damaged = 0;
+    let mut keys = Vec::new();
+    store
+        .for_each(|key, value| {
+            keys.push((key, value.ok()));
+            Ok(())
+        })
+        .unwrap();
+    for (key, value) in keys {
+        match (copier.get(&key), value) {
+            (Err(StoreError::Damaged { .. }), None) => damaged += 1,
+            (found, value) => assert_eq!(found.unwrap(), value),
+        }
+    }
+    damaged
 }

@@ -300,7 +300,7 @@ impl Node {
     }
 
     pub(super) async fn run_adopt(&self, prepared: Prepared) -> Result<AdoptStatus, AdoptError> {
-        let store = Arc::clone(&self.snapshots);
+        let store = self.snapshots.walker();
         let cache = self.cache.clone();
         let done = tokio::task::spawn_blocking(move || {
             let Prepared {

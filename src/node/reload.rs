@@ -1,12 +1,17 @@
 //! A configuration that has changed while the node runs: what is taken up at once, and what takes a restart.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use instantmirror_core::traits::ObjectCache as _;
+use instantmirror_store::cache::DiskCache;
 use serde::{Deserialize, Serialize};
 
 use super::Node;
 use crate::config::{ConfigError, NodeConfig};
+
+/// What is in use is looked at again after this time.
+const SHRINK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Reads the configuration again and takes it up.
 pub type Reloader = Arc<dyn Fn() -> Result<Reloaded, ConfigError> + Send + Sync>;
@@ -112,19 +117,30 @@ impl Node {
         let (bytes, objects, free) = (limits.max_bytes, limits.max_objects, limits.keep_free_bytes);
         tracing::info!(max_size = ?bytes, max_objects = ?objects, keep_free = free, "the cache has other limits now");
         self.cache.set_limits(limits);
-        let cache = self.cache.clone();
-        tokio::task::spawn_blocking(move || match cache.shrink() {
-            Ok(()) => {
-                let usage = cache.usage();
-                tracing::info!(
-                    objects = usage.objects,
-                    bytes = usage.used_bytes + usage.side_bytes,
-                    "the cache gave up what was beyond its limits, but for what is in use or tagged"
-                );
-            }
-            Err(error) => tracing::error!(
-                "the cache cannot give up what is beyond its limits: {error}; it is tried again when room is needed"
-            ),
-        });
+        tokio::spawn(shrink(self.cache.clone()));
     }
+}
+
+/// Until what is there is within the limits: what is in use is let go of sooner or later.
+async fn shrink(cache: DiskCache) {
+    loop {
+        let step = cache.clone();
+        let shrunk = tokio::task::spawn_blocking(move || step.shrink()).await;
+        match shrunk {
+            Ok(Ok(true)) => break,
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => {
+                tracing::error!("the cache cannot give up what is beyond its limits: {error}; it is tried again");
+            }
+            Err(error) => return tracing::error!("the cache cannot be made smaller: {error}"),
+        }
+        tokio::time::sleep(SHRINK_PAUSE).await;
+    }
+    let usage = cache.usage();
+    let bytes = usage.used_bytes + usage.side_bytes;
+    tracing::info!(
+        objects = usage.objects,
+        bytes,
+        "the cache gave up what was beyond its limits"
+    );
 }

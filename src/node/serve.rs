@@ -8,7 +8,7 @@ use instantmirror_http::{HotLimits, Mounts, Service};
 
 use super::control::NodeControl;
 use super::{Node, NodeError, Reloader};
-use crate::config::{ConfigError, NodeConfig};
+use crate::config::{ConfigError, NodeConfig, VerifyKind};
 use crate::serve::{Frontend, Sockets, StatusPage, mounts};
 
 /// The cache writes down its state this often.
@@ -45,10 +45,14 @@ impl NodeServer {
         let config = node.config();
         let sockets = Sockets::open(&config.http, &config.control_socket()).await?;
         let shown = node.publication();
-        let hot = HotLimits {
+        let mut hot = HotLimits {
             held_bytes_max: config.cache.max_size.0 / HELD_PART,
             ..HotLimits::default()
         };
+        if config.cache.verify == VerifyKind::Always {
+            // An answer that is kept ready was verified for another request.
+            hot.answers_max = 0;
+        }
         let make = move || Service::new(shown.clone()).with_hot_limits(&hot);
         let frontend = sockets.frontend(&config.http, mounts_of(config), make);
         Ok(Self {

@@ -4,14 +4,13 @@
 //! a twentieth of one core.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use instantmirror_core::catalog::{CatalogError, CatalogNode, Reachable};
 use instantmirror_core::expiry::Standing;
 use instantmirror_core::{Clock as _, Kind, NodeId, ObjectId, grace};
 use instantmirror_store::cache::DiskCache;
-use instantmirror_store::snapshots::DiskSnapshotStore;
+use instantmirror_store::snapshots::CatalogWalker;
 
 use super::Node;
 use crate::clock::SystemClock;
@@ -47,7 +46,7 @@ impl Node {
                 continue;
             }
             let begun = Instant::now();
-            let (cache, store, walked) = (self.cache.clone(), Arc::clone(&self.snapshots), roots.clone());
+            let (cache, store, walked) = (self.cache.clone(), self.snapshots.walker(), roots.clone());
             let done = tokio::task::spawn_blocking(move || walk(&cache, store, &walked)).await;
             match done {
                 Ok(Ok((garbage, old))) => {
@@ -84,7 +83,7 @@ impl Node {
     }
 }
 
-fn walk(cache: &DiskCache, store: Arc<DiskSnapshotStore>, roots: &Roots) -> Result<(usize, usize), CatalogError> {
+fn walk(cache: &DiskCache, store: CatalogWalker, roots: &Roots) -> Result<(usize, usize), CatalogError> {
     let marks = cache.reclassify();
     let mut walk = Reachable::new(store, HashSet::new());
     for (roots, standing) in [(&roots.live, Standing::Live), (&roots.old, Standing::Old)] {

@@ -15,12 +15,12 @@ use instantmirror_core::{Kind, NodeId, ObjectId, RepoName, SnapshotId, StoreErro
 use instantmirror_store::StoreError;
 use instantmirror_store::cache::{DiskCache, HeldObjects};
 use instantmirror_store::disk::Disk;
-use instantmirror_store::snapshots::DiskSnapshotStore;
+use instantmirror_store::snapshots::CatalogWalker;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::Node;
-use super::preseed::Preseed;
+use super::preseed::Bringer;
 use crate::config::ByteSize;
 
 /// Before what could not be had is tried again.
@@ -280,7 +280,7 @@ impl Node {
             let missing = || CoreError::Damaged(format!("tag '{tag}' of '{repository}': no record of snapshot {id}"));
             roots.push(record.ok_or_else(missing)?.root.node);
         }
-        let store = Arc::clone(&self.snapshots);
+        let store = self.snapshots.walker();
         let walk = tokio::task::spawn_blocking(move || walk(store, &roots));
         walk.await.map_err(|error| CoreError::Damaged(error.to_string()))?
     }
@@ -357,9 +357,8 @@ impl Node {
                 status.bytes_done += if is_here { size } else { 0 };
             });
         };
-        let pass = Preseed::new(self, key.0.clone(), Vec::new())
-            .pass(&snapshot, &done)
-            .await;
+        let bringer = Bringer::new(self, key.0.clone());
+        let pass = bringer.bring_all(snapshot.root.node, &done).await;
         match pass.map_err(|error| error.to_string())?.failed {
             0 => {
                 // Trees that are the same were walked once.
@@ -373,7 +372,7 @@ impl Node {
     }
 }
 
-fn walk(store: Arc<DiskSnapshotStore>, roots: &[NodeId]) -> Result<Holding, CatalogError> {
+fn walk(store: CatalogWalker, roots: &[NodeId]) -> Result<Holding, CatalogError> {
     let mut walk = Reachable::new(store, std::collections::HashSet::new());
     roots.iter().for_each(|root| walk.add_root(*root));
     let mut objects: Vec<(ObjectId, u64)> = Vec::new();

@@ -12,7 +12,7 @@ use instantmirror_core::traits::{Class, ObjectCache as _};
 use instantmirror_core::{FileMeta, Kind, NodeId, ObjectId};
 use instantmirror_store::StoreError;
 use instantmirror_store::cache::{Checked, Finding, Subset};
-use instantmirror_store::snapshots::DiskSnapshotStore;
+use instantmirror_store::snapshots::CatalogWalker;
 use serde::{Deserialize, Serialize};
 
 use super::Node;
@@ -269,7 +269,7 @@ impl Node {
                 .values()
                 .map(|snapshot| snapshot.root.node)
                 .collect();
-            let (store, wanted) = (Arc::clone(&self.snapshots), lost.clone());
+            let (store, wanted) = (self.snapshots.walker(), lost.clone());
             let files = tokio::task::spawn_blocking(move || files_of(store, roots, wanted)).await;
             let files = files.unwrap_or_else(|error| {
                 tracing::error!(repository = %name, "its catalogs could not be walked: {error}");
@@ -293,7 +293,7 @@ impl Node {
 }
 
 /// What catalogs say of some objects, once each.
-fn files_of(store: Arc<DiskSnapshotStore>, roots: Vec<NodeId>, mut wanted: HashSet<ObjectId>) -> Vec<FileMeta> {
+fn files_of(store: CatalogWalker, roots: Vec<NodeId>, mut wanted: HashSet<ObjectId>) -> Vec<FileMeta> {
     let mut walk = Reachable::new(store, HashSet::new());
     roots.into_iter().for_each(|root| walk.add_root(root));
     let mut files = Vec::new();

@@ -202,6 +202,7 @@ fn benches(root: &Path) -> Result<()> {
             .args(["run", "--package", "expiry-sim", "--"])
             .args(EXPIRY_TRACE),
     )?;
+    cache_bench(root)?;
     let whole = ["benches/run.py", "--quick", "--bin", "target/debug"];
     // One case of each kind: every server is started, every client used.
     let http = [
@@ -223,6 +224,20 @@ fn benches(root: &Path) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// A cache is filled by one process and taken up by another.
+fn cache_bench(root: &Path) -> Result<()> {
+    let dir = root.join("target/cache-bench");
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    for step in ["make", "start"] {
+        let mut command = cargo(root);
+        command.args(["run", "--package", "cache-scale", "--", step]).arg(&dir);
+        run_command(command.args(["--objects", "2000"]))?;
+    }
+    std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))
 }
 
 fn fuzz_targets(root: &Path) -> Result<()> {

@@ -182,18 +182,18 @@ impl DiskCache {
     }
 
     /// Gives up what is beyond the limits, object by object, so that nobody waits for longer than one takes. A fill for
-    /// which there is no room meanwhile is told so at once.
+    /// which there is no room meanwhile is told so at once. False if what is in use or kept has to be let go of first:
+    /// then it is to be called again.
     ///
     /// # Errors
     /// The disk's, from giving up.
-    pub fn shrink(&self) -> Result<()> {
-        let trimmed = if self.shared.is_loaded() {
-            self.shared.trim()
-        } else {
-            Ok(())
-        };
-        self.shared.table().shrinking = false;
-        trimmed
+    pub fn shrink(&self) -> Result<bool> {
+        if self.shared.is_loaded() {
+            self.shared.trim()?;
+        }
+        let mut table = self.shared.table();
+        table.shrinking = table.is_over();
+        Ok(!table.shrinking)
     }
 
     /// The limits in force.

@@ -44,7 +44,7 @@ pub use format::{Key, RECORD_BYTES_MAX};
 
 use format::{Batches, Entry, Location, RECORD_ADVICE, Watermark};
 use index::{Index, IndexWriter, Merge};
-use segment::{Active, Appender, Segments, Undo};
+use segment::{Active, Appender, Files, Segments, Undo};
 
 pub use compact::Compaction;
 
@@ -151,6 +151,14 @@ impl PackStore {
                 }
                 return found.map_err(missing_segment);
             }
+        }
+    }
+
+    /// Reads many values without keeping what was read in the memory of the process: for whoever walks through all.
+    pub fn copier(self: &Arc<Self>) -> Copier {
+        Copier {
+            store: Arc::clone(self),
+            files: Arc::default(),
         }
     }
 
@@ -403,6 +411,34 @@ impl PackStore {
     /// The directory of the store, relative to its disk.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+}
+
+/// Hands out copies of values; see [`PackStore::copier`]. Clones share the files that are open.
+#[derive(Debug, Clone)]
+pub struct Copier {
+    store: Arc<PackStore>,
+    files: Arc<Mutex<Files>>,
+}
+
+impl Copier {
+    /// As [`PackStore::get`], which it falls back on where segments change under it. Every checksum is compared.
+    pub fn get(&self, key: &Key) -> Result<Option<Bytes>> {
+        let view = self.store.current();
+        let found = find_in(&view, key)?;
+        if let Some((_, _, at)) = found {
+            let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+            match self.store.segments.read_copy(&mut files, key, at) {
+                Ok(value) => return Ok(Some(value)),
+                Err(error @ StoreError::Damaged { .. }) if Arc::ptr_eq(&view, &self.store.current()) => {
+                    self.store.note_broken(key);
+                    return Err(error);
+                }
+                // It was rewritten or removed meanwhile.
+                Err(_) => {}
+            }
+        }
+        self.store.get(key)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: published bytes of a segment are never written again; a record is handed out only after its header, key
 //! and checksum were right.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -37,14 +37,34 @@ impl Segments {
     pub(super) fn read(&self, key: &Key, at: Location, check: bool) -> Result<Bytes> {
         let end = at.offset.saturating_add(at.record_bytes());
         let map = self.map(at.segment, end)?;
+        let range = usize::try_from(at.offset).ok().zip(usize::try_from(end).ok());
+        let record = range.and_then(|(start, end)| map.get(start..end)).unwrap_or_default();
+        Ok(map.slice_ref(self.payload(record, key, at, check)?))
+    }
+
+    /// A copy of the payload at a location, read from the file: it leaves no trace in the memory of the process. `files`
+    /// are those that were opened for it before.
+    pub(super) fn read_copy(&self, files: &mut Files, key: &Key, at: Location) -> Result<Bytes> {
+        let file = match files.entry(at.segment) {
+            hash_map::Entry::Occupied(open) => open.into_mut(),
+            hash_map::Entry::Vacant(place) => place.insert(self.disk.open(&segment_path(&self.dir, at.segment))?),
+        };
+        let mut record = vec![0; usize::try_from(at.record_bytes()).unwrap_or(0)];
+        let read = file.read_at(&mut record, at.offset)?;
+        record.truncate(read);
+        self.payload(&record, key, at, true)?;
+        Ok(Bytes::from(record).slice(RECORD_HEADER_SIZE..))
+    }
+
+    /// The payload of a record, if it is that of the key.
+    fn payload<'a>(&self, record: &'a [u8], key: &Key, at: Location, check: bool) -> Result<&'a [u8]> {
         let damaged = |what: &str| {
             let what = format!("record at byte {}: {what}", at.offset);
             StoreError::damaged(&segment_path(&self.dir, at.segment), what, RECORD_ADVICE)
         };
-        let range = usize::try_from(at.offset).ok().zip(usize::try_from(end).ok());
-        let Some(record) = range.and_then(|(start, end)| map.get(start..end)) else {
+        if record.len() as u64 != at.record_bytes() {
             return Err(damaged("the file ends before it does"));
-        };
+        }
         let (header, payload) = record.split_at(RECORD_HEADER_SIZE);
         if header[..4] != RECORD_MAGIC || u32_at(header, 4) != at.len || header[12..] != key[..] {
             return Err(damaged("it is not the record that the index names"));
@@ -52,7 +72,7 @@ impl Segments {
         if check && record_crc(key, payload) != u32_at(header, 8) {
             return Err(damaged("its checksum is wrong"));
         }
-        Ok(map.slice_ref(payload))
+        Ok(payload)
     }
 
     /// Forgets the maps of removed segments; bytes that were handed out stay valid.
@@ -84,6 +104,9 @@ impl Segments {
         Ok(map)
     }
 }
+
+/// Segments that a walk has opened.
+pub(super) type Files = HashMap<u32, Box<dyn DiskFile>>;
 
 /// The segment that is being written.
 #[derive(Debug)]

@@ -36,6 +36,8 @@ use trust::Trust;
 pub const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause between tries.
 pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// While older snapshots are taken in, a newer head is asked for after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Catalog bytes that are stored at a time.
 const STORE_BATCH_BYTES: usize = 4 << 20;
 
@@ -389,7 +391,12 @@ impl Follower {
 
     async fn catch_up(&self, head: Arc<SignedHead>, upstream: &dyn Upstream) -> Result<(), FollowError> {
         self.show(&head, None);
+        let begun = tokio::time::Instant::now();
         for live in self.missing(&head) {
+            // Older ones can wait: there may be something newer by now, and of a burst only the newest is urgent.
+            if Some(live.id) != head.head().current && begun.elapsed() > LOOK_AGAIN {
+                return Ok(());
+            }
             self.note(|status| status.syncing = Some(live.id));
             let result = self.bring(&live, upstream).await;
             self.note(|status| status.syncing = None);

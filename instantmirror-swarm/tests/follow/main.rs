@@ -362,6 +362,45 @@ async fn running_survives_a_master_that_goes_and_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_a_burst_the_newest_comes_first_and_the_others_do_not_keep_the_next_one_waiting() {
+    let setup = Setup::new().await;
+    let all: Vec<_> = (1..=40).map(|seed| setup.master.snapshot(seed, 10)).collect();
+    let live = |count: usize| all.iter().take(count).collect::<Vec<_>>();
+    *setup.master.slowness.lock().unwrap() = Duration::from_millis(400);
+    setup.master.publish(&head(1, &live(30)));
+    let mut states = setup.follower.subscribe();
+    let (follower, begun) = (Arc::clone(&setup.follower), tokio::time::Instant::now());
+    let running = tokio::spawn(async move { follower.run().await });
+    drop(
+        states
+            .wait_for(|state| state.current == Some(all[29].id))
+            .await
+            .unwrap(),
+    );
+    assert!(
+        begun.elapsed() < Duration::from_millis(500),
+        "the newest of thirty comes first"
+    );
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let published = tokio::time::Instant::now();
+    setup.master.publish(&head(2, &live(40)));
+    drop(
+        states
+            .wait_for(|state| state.current == Some(all[39].id))
+            .await
+            .unwrap(),
+    );
+    let took = published.elapsed();
+    assert!(took < Duration::from_millis(1500), "it took {took:?}");
+    assert!(
+        setup.follower.state().snapshots.len() < 30,
+        "not all of the others were there yet"
+    );
+    drop(states.wait_for(|state| state.snapshots.len() == 40).await.unwrap());
+    running.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_damaged_record_keeps_nobody_from_starting_and_is_fetched_again() {
     let (master, clock) = (FakeMaster::new(), Arc::new(TestClock(Mutex::new(START))));
     let first = master.snapshot(1, 10);

@@ -68,6 +68,8 @@ pub(crate) struct FakeMaster {
     pub(crate) away: Mutex<bool>,
     /// `have` of every delta asked for.
     pub(crate) deltas: Mutex<Vec<Option<NodeId>>>,
+    /// How long it takes to answer with one.
+    pub(crate) slowness: Mutex<Duration>,
 }
 
 impl FakeMaster {
@@ -79,6 +81,7 @@ impl FakeMaster {
             spoil: Mutex::default(),
             away: Mutex::default(),
             deltas: Mutex::default(),
+            slowness: Mutex::default(),
         })
     }
 
@@ -196,6 +199,8 @@ impl Upstream for FakeMaster {
     async fn delta(&self, _: &RepoName, have: Option<NodeId>, want: NodeId) -> Result<ByteStream, TransportError> {
         self.check_here()?;
         self.deltas.lock().unwrap().push(have);
+        let slowness = *self.slowness.lock().unwrap();
+        tokio::time::sleep(slowness).await;
         let mut nodes: Vec<Bytes> = Delta::new(&self.store, have, want)
             .map(|node| node.unwrap().bytes().clone())
             .collect();

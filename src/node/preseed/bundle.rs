@@ -10,7 +10,7 @@ use instantmirror_core::preseed::Step;
 use instantmirror_core::traits::Class;
 use instantmirror_core::{FileMeta, Kind, NodeId, ObjectId, RepoPath, Snapshot};
 use instantmirror_store::cache::DiskCache;
-use instantmirror_store::snapshots::DiskSnapshotStore;
+use instantmirror_store::snapshots::CatalogWalker;
 
 use super::bring::{Bringer, How, Pass, Room};
 
@@ -27,7 +27,7 @@ impl Bringer {
         after: NodeId,
         keeps: impl Fn(&RepoPath) -> bool + Send + 'static,
     ) -> Result<Pass, CatalogError> {
-        let (store, cache) = (Arc::clone(&self.store), self.cache.clone());
+        let (store, cache) = (self.store.walker(), self.cache.clone());
         let found = tokio::task::spawn_blocking(move || successors(&store, &cache, before, after, &keeps));
         let broke_off = |error: tokio::task::JoinError| instantmirror_core::StoreError::Damaged(error.to_string());
         self.bring_metadata(found.await.map_err(broke_off)??).await
@@ -40,7 +40,7 @@ impl Bringer {
         anchor: RepoPath,
         keeps: impl Fn(&RepoPath) -> bool + Send + 'static,
     ) -> Result<Pass, CatalogError> {
-        let store = Arc::clone(&self.store);
+        let store = self.store.walker();
         let found = tokio::task::spawn_blocking(move || siblings(&store, &snapshot, &anchor, &keeps));
         let broke_off = |error: tokio::task::JoinError| instantmirror_core::StoreError::Damaged(error.to_string());
         self.bring_metadata(found.await.map_err(broke_off)??).await
@@ -77,7 +77,7 @@ fn is_below(path: &RepoPath, directories: &BTreeSet<RepoPath>) -> bool {
 }
 
 fn successors(
-    store: &Arc<DiskSnapshotStore>,
+    store: &CatalogWalker,
     cache: &DiskCache,
     before: NodeId,
     after: NodeId,
@@ -128,7 +128,7 @@ fn key(path: &RepoPath) -> (RepoPath, String) {
 }
 
 fn siblings(
-    store: &Arc<DiskSnapshotStore>,
+    store: &CatalogWalker,
     snapshot: &Snapshot,
     anchor: &RepoPath,
     keeps: &dyn Fn(&RepoPath) -> bool,

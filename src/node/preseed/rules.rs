@@ -214,7 +214,7 @@ impl RulesDriver {
         let first = bases.next().flatten();
         let base = first.filter(|first| bases.all(|base| base == Some(*first)));
         let (terms, ahead, repository) = (terms.clone(), Arc::clone(&self.ahead), self.repository().clone());
-        let (store, cache) = (Arc::clone(&self.bringer.store), self.bringer.cache.clone());
+        let (store, cache) = (self.bringer.store.walker(), self.bringer.cache.clone());
         let count = tokio::task::spawn_blocking(move || {
             let mut missing: BTreeMap<Step, (u64, u64)> = BTreeMap::new();
             for difference in Differences::new(store, base, terms.root) {

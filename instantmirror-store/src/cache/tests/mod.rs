@@ -4,6 +4,7 @@
 mod faults;
 mod lazy;
 mod limits;
+mod record;
 mod rot;
 
 use std::path::Path;
