@@ -344,6 +344,47 @@ fn the_offer_follows_the_current_snapshot() {
 }
 
 #[test]
+fn what_is_staged_is_offered_to_nobody_before_its_release() {
+    let dir = TestDir::new("e2e-torrent-staged").unwrap();
+    let (master, source) = world(&dir);
+    let before = master.offered("my%20images.torrent");
+    std::fs::write(source.join("images/secret"), noise(50_000)).unwrap();
+    master.run(&["publish", "--stage", "r"]);
+    let staged = master.live("r").pop().unwrap();
+    // Its operator has the torrent ready, and nobody the content.
+    let file = dir.path().join("ready.torrent");
+    let arguments = [
+        "torrent",
+        "r",
+        "--path",
+        "images",
+        "--name",
+        "my images",
+        "--snapshot",
+        &staged,
+        "--out",
+    ];
+    let made = master.run(&[&arguments[..], &[file.to_str().unwrap()]].concat());
+    let ready = Metainfo::parse(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(info_hashes(&made), [ready.hash.to_string()]);
+    let seed = |path: &str| format!("{}my%20images/{path}", ready.outside.web_seeds[0]);
+    for path in ["secret", "zz", ".pad/15536", ""] {
+        assert_eq!(http::get(&seed(path)).unwrap().status, 404, "{path}");
+    }
+    assert_eq!(master.offered("my%20images.torrent"), before);
+    master.run(&["snapshot", "release", "r", &staged]);
+    let shown = poll(LIMIT, || {
+        let now = Metainfo::parse(&master.offered("my%20images.torrent")).unwrap();
+        (now.hash == ready.hash).then_some(())
+    });
+    assert!(shown.is_some());
+    assert_eq!(
+        http::get(&seed("secret")).unwrap().body,
+        std::fs::read(source.join("images/secret")).unwrap()
+    );
+}
+
+#[test]
 fn what_cannot_be_made_is_refused_with_the_reason() {
     let dir = TestDir::new("e2e-torrent-bad").unwrap();
     let source = dir.folder("source").unwrap();
