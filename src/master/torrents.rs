@@ -194,6 +194,10 @@ pub(super) struct TorrentPages {
 
 #[async_trait]
 impl Extra for TorrentPages {
+    fn takes_posts(&self) -> bool {
+        false
+    }
+
     async fn answer(&self, request: ExtraRequest<'_>) -> Option<Response<Bytes>> {
         let rest = request.path.strip_prefix(TORRENT_PREFIX)?.strip_prefix('/')?;
         if request.method != Method::GET && request.method != Method::HEAD {
