@@ -33,6 +33,7 @@ pub mod master;
 pub mod node;
 pub mod progress;
 mod serve;
+pub mod torrent;
 pub mod upkeep;
 
 pub use instantmirror_core as core;

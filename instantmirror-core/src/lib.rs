@@ -6,6 +6,7 @@
 //!
 //! * What is published: [`Name`], [`RepoPath`], [`Entry`], [`catalog`], [`changes`], [`Snapshot`], [`Head`].
 //! * What proves it: [`ObjectId`], [`outboard`], [`sign`].
+//! * What others' torrent clients read: [`bencode`], [`metainfo`].
 //! * Where parts meet: [`traits`], with [`memory`] implementations and (feature `conformance`) suites.
 //! * What is decided: [`scheduler`], [`fill`], [`sources`], [`throttle`], [`readahead`], [`preseed`], [`bundle`],
 //!   [`popularity`], [`expiry`], [`view`], [`grace`], [`retention`], [`appearance`].
@@ -50,6 +51,7 @@ pub mod head;
 pub mod id;
 pub mod keys;
 pub mod memory;
+pub mod metainfo;
 pub mod name;
 pub mod outboard;
 pub mod popularity;

@@ -7,8 +7,8 @@ use base64::Engine as _;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use instantmirror_core::traits::Duplicate;
-use instantmirror_core::{Directory, FileMeta, RepoName, RepoPath};
+use instantmirror_core::traits::{Duplicate, TorrentLink};
+use instantmirror_core::{Directory, FileMeta, ObjectId, RepoName, RepoPath};
 
 use crate::listing::{Format, Listing, Order, Subject};
 use crate::mime::media_type;
@@ -62,6 +62,8 @@ pub enum Body {
     Multipart(Content, Multipart),
     /// A page that makes itself.
     Listing(Box<Listing>),
+    /// So many zeros.
+    Zeros(u64),
 }
 
 /// Content of a published file, and for the log what it was asked for as.
@@ -160,21 +162,24 @@ pub(crate) struct Facts {
     pub(crate) duplicates: Vec<Duplicate>,
 }
 
-/// Answers a GET or HEAD that leads to `route`. The body of an answer to HEAD is left out, its length stays.
+/// Answers a GET or HEAD that leads to `route`. The body of an answer to HEAD is left out, its length stays. A page about a
+/// directory shows `torrents`.
 #[must_use]
-pub fn respond(request: &Request<'_>, path: &RequestPath, route: Route) -> Response {
+pub fn respond(request: &Request<'_>, path: &RequestPath, route: Route, torrents: Vec<TorrentLink>) -> Response {
     match route {
         Route::File(origin, file, mtime) => respond_file(request, &origin, &Facts::default(), file, mtime),
         Route::Directory(origin, directory, nodes) => {
             let subject = Subject {
                 path: path.path.clone(),
                 snapshot: Some((origin.repository.clone(), origin.snapshot)),
+                torrents,
             };
             let format = format(request);
             let order = Order::from_query(request.query);
+            let tag = page_tag(&origin, &directory, &subject.torrents, format, order);
             let page = Listing::of_directory(subject, format, order, directory, nodes);
             let cache = if origin.fixed { CACHE_HOUR } else { CACHE_ASK };
-            let mut response = respond_directory(request, page, page_tag(&origin, &directory, format, order), cache);
+            let mut response = respond_directory(request, page, tag, cache);
             describe(&mut response, &origin);
             response
         }
@@ -182,11 +187,13 @@ pub fn respond(request: &Request<'_>, path: &RequestPath, route: Route) -> Respo
             let subject = Subject {
                 path: path.path.clone(),
                 snapshot: None,
+                torrents: Vec::new(),
             };
             let format = format(request);
             let page = Listing::of_rows(subject, format, Order::from_query(request.query), rows);
             respond_page(page, format, CACHE_ASK)
         }
+        Route::Zeros(bytes) => respond_zeros(request, bytes),
         Route::Redirect(location, lasting) => respond_redirect(request, location, lasting),
         Route::NotFound(text) => not_found(&text),
         Route::Elsewhere => not_found(&format!("there is no '/{}' here", path.path)),
@@ -231,12 +238,26 @@ fn format(request: &Request<'_>) -> Format {
 }
 
 /// What a page about a directory is known by. Weak: we may come to write the same page otherwise.
-fn page_tag(origin: &Origin, directory: &Directory, format: Format, order: Order) -> Validators {
+fn page_tag(
+    origin: &Origin,
+    directory: &Directory,
+    torrents: &[TorrentLink],
+    format: Format,
+    order: Order,
+) -> Validators {
     let form = match format {
         Format::Html => "html",
         Format::Json => "json",
     };
-    let etag = format!("W/\"{}-{}-{form}-{order}\"", directory.node, origin.snapshot);
+    // Torrents come a little later than their snapshot.
+    let torrents = match torrents {
+        [] => String::new(),
+        some => {
+            let magnets: Vec<&str> = some.iter().map(|torrent| torrent.magnet.as_str()).collect();
+            format!("-{}", ObjectId::of(magnets.join("\n").as_bytes()))
+        }
+    };
+    let etag = format!("W/\"{}-{}-{form}-{order}{torrents}\"", directory.node, origin.snapshot);
     Validators { etag, modified: None }
 }
 
@@ -446,6 +467,41 @@ fn respond_decided(
         if let Some(modified) = validators.modified {
             response.set(header::LAST_MODIFIED, &http_date(modified));
         }
+    }
+    response
+}
+
+/// Answers a GET or HEAD of a pad file. One range is sent; of several, which nobody asks of zeros, all.
+fn respond_zeros(request: &Request<'_>, size: u64) -> Response {
+    let validators = Validators {
+        etag: format!("\"zeros-{size}\""),
+        modified: None,
+    };
+    let (mut response, bytes) = match decide(&request.method, &request.fields, &validators, size) {
+        Decision::NotModified => (Response::empty(StatusCode::NOT_MODIFIED), 0),
+        Decision::Failed => return Response::text(StatusCode::PRECONDITION_FAILED, "zeros have no other tag"),
+        Decision::Unsatisfiable => {
+            let mut response = Response::text(StatusCode::RANGE_NOT_SATISFIABLE, &format!("there are {size} zeros"));
+            response.set(header::CONTENT_RANGE, &format!("bytes */{size}"));
+            return response;
+        }
+        Decision::Parts(parts) if parts.len() == 1 => {
+            let mut response = Response::empty(StatusCode::PARTIAL_CONTENT);
+            let range = parts.into_iter().next().unwrap_or(0..size);
+            response.set(header::CONTENT_RANGE, &content_range(&range, size));
+            (response, range.end - range.start)
+        }
+        Decision::Parts(_) | Decision::Whole => (Response::empty(StatusCode::OK), size),
+    };
+    response.set(header::ACCEPT_RANGES, "bytes");
+    response.set(header::ETAG, &validators.etag);
+    response.set(header::CACHE_CONTROL, CACHE_FOREVER);
+    if bytes > 0 {
+        response.set(header::CONTENT_TYPE, "application/octet-stream");
+        response.set_number(header::CONTENT_LENGTH, bytes);
+    }
+    if bytes > 0 && request.method != Method::HEAD {
+        response.body = Body::Zeros(bytes);
     }
     response
 }

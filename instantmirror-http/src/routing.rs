@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use instantmirror_core::catalog::{Catalog, CatalogError, NodeSource, Resolution};
+use instantmirror_core::metainfo::WebSeedPlace;
 use instantmirror_core::traits::Publication;
 use instantmirror_core::view::{Place, RepositoryState, View};
 use instantmirror_core::{Directory, FileMeta, Kind, Name, RepoName, RepoPath, Snapshot, SnapshotId};
@@ -117,6 +118,8 @@ pub enum Route {
     Directory(Origin, Directory, Nodes),
     /// To a directory that exists in the name space only.
     Virtual(Vec<Row>),
+    /// To a pad file of a torrent (BEP 47): so many zeros, which lie nowhere.
+    Zeros(u64),
     /// To a directory, had the path a slash at its end: the URL path with it. The flag says whether it
     /// will stay so.
     Redirect(String, bool),
@@ -142,7 +145,10 @@ impl std::fmt::Debug for Nodes {
 #[must_use]
 pub fn route(mounts: &Mounts, publication: &dyn Publication, request: &RequestPath) -> Route {
     if is_reserved(&request.path) {
-        return Route::Elsewhere;
+        return match WebSeedPlace::route(&request.path) {
+            Some(place) => route_web_seed(mounts, publication, place, request),
+            None => Route::Elsewhere,
+        };
     }
     match place(mounts, publication, &request.path) {
         Spot::Tree(tree) => route_tree(mounts, publication, &tree, request),
@@ -150,6 +156,23 @@ pub fn route(mounts: &Mounts, publication: &dyn Publication, request: &RequestPa
         Spot::Between(rows) => slashed(request, || Route::Virtual(rows)),
         Spot::Unknown(text) => Route::NotFound(text),
         Spot::Nowhere => Route::Elsewhere,
+    }
+}
+
+/// What a torrent client asks for that uses this server as a web seed.
+fn route_web_seed(mounts: &Mounts, publication: &dyn Publication, place: WebSeedPlace, request: &RequestPath) -> Route {
+    let tree = Tree {
+        repository: place.repository,
+        view: View::Snapshot(place.snapshot),
+        index: false,
+        path: place.path,
+        by_default: true,
+    };
+    let state = publication.state(&tree.repository);
+    let is_visible = state.is_some_and(|state| state.snapshot(&tree.view).is_some());
+    match (route_tree(mounts, publication, &tree, request), place.pad_bytes) {
+        (Route::NotFound(_), Some(bytes)) if is_visible && !request.directory => Route::Zeros(bytes),
+        (route, _) => route,
     }
 }
 

@@ -26,6 +26,11 @@ use crate::stats::{Counters, Stats};
 /// published tree, and for everything below `/.im/` that is not the API.
 #[async_trait]
 pub trait Extra: std::fmt::Debug + Send + Sync + 'static {
+    /// Whether it answers POST at all. If not, it is not asked, and no body is read for it.
+    fn takes_posts(&self) -> bool {
+        true
+    }
+
     /// Answers a request, or leaves it to become a 404. The body is empty unless the method is POST.
     async fn answer(&self, request: ExtraRequest<'_>) -> Option<http::Response<Bytes>>;
 }
@@ -139,7 +144,8 @@ impl Service {
     /// Whether somebody here wants the body of this request. If not, it need not be read.
     pub(crate) fn wants_body(&self, request: &Request<'_>) -> bool {
         let is_ours = request.path.starts_with("/.im/");
-        request.method == Method::POST && (is_ours || self.extra.is_some())
+        let may_be_extra = self.extra.as_ref().is_some_and(|extra| extra.takes_posts());
+        request.method == Method::POST && (is_ours || may_be_extra)
     }
 
     /// Answers one request. Waits for the first byte of what is asked for (or for a new head, or until
@@ -220,7 +226,10 @@ impl Service {
             };
         }
         let route = route(&self.mounts, self.publication.as_ref(), &path);
-        if let Some(extra) = self.extra.as_ref().filter(|_| matches!(route, Route::Elsewhere)) {
+        let is_for = |extra: &&Arc<dyn Extra>| request.method != Method::POST || extra.takes_posts();
+        if let Some(extra) = self.extra.as_ref().filter(is_for)
+            && matches!(route, Route::Elsewhere)
+        {
             let body = match read_body(request, body).await {
                 Ok(body) => body,
                 Err((status, text)) => return closing(self.finish(request, Response::text(status, text)).await),
@@ -244,7 +253,14 @@ impl Service {
             return self.finish(request, response).await;
         }
         let Route::File(origin, file, mtime) = route else {
-            return self.finish(request, respond(request, path, route)).await;
+            let torrents = match &route {
+                Route::Directory(origin, ..) => {
+                    let publication = self.publication.as_ref();
+                    publication.torrents(&origin.repository, origin.snapshot, &origin.path)
+                }
+                _ => Vec::new(),
+            };
+            return self.finish(request, respond(request, path, route, torrents)).await;
         };
         let facts = Facts {
             sha256: self.publication.sha256(&file.object),

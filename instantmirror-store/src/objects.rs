@@ -91,6 +91,13 @@ impl ObjectStore {
         self.digests.sha256(object)
     }
 
+    /// All hashes of an object, if they are known.
+    ///
+    /// Errors: [`StoreError::Io`], [`StoreError::Damaged`].
+    pub fn digest(&self, object: &ObjectId) -> Result<Option<ContentDigest>> {
+        self.digests.digest(object)
+    }
+
     /// Removes what a publisher left behind when it was killed. For the publisher, before it begins.
     ///
     /// Errors: [`StoreError::Io`].

@@ -9,6 +9,7 @@ mod lifecycle;
 mod node;
 mod parts;
 mod server;
+mod torrents;
 mod units;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig}
 pub use node::{NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, LogConfig, MountConfig};
 pub use server::{CheckKind, ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};
+pub use torrents::{TorrentConfig, TorrentsConfig, check_url};
 pub use units::{ByteRate, ByteSize, DayHours, TimeSpan};
 
 /// Why a configuration cannot be used. Programs exit with code 2.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::addresses::NodesConfig;
 use super::lifecycle::{MasterSnapshotsConfig, RetentionConfig};
 use super::parts::check_mounts;
+use super::torrents::{TorrentConfig, TorrentsConfig};
 use super::{ByteSize, Checked, ConfigError, ControlConfig, HttpConfig, LogConfig, MountConfig};
 
 /// The configuration of a master.
@@ -30,6 +31,9 @@ pub struct ServerConfig {
     /// `[nodes]`.
     #[serde(default)]
     pub nodes: NodesConfig,
+    /// `[torrents]`.
+    #[serde(default)]
+    pub torrents: TorrentsConfig,
     /// `[http]`.
     #[serde(default)]
     pub http: HttpConfig,
@@ -67,6 +71,9 @@ pub struct ServerRepository {
     /// Globs of paths that mirrors are advised to fetch before anybody asks for them, most urgent first.
     #[serde(default, deserialize_with = "super::fetch::globs")]
     pub preseed: Vec<String>,
+    /// Torrents of the current snapshot that are offered to everybody.
+    #[serde(default)]
+    pub torrents: Vec<TorrentConfig>,
     /// Which snapshots stay; instead of `[retention]`, not in addition to it.
     #[serde(default)]
     pub retention: Option<RetentionConfig>,
@@ -175,12 +182,14 @@ impl Checked for ServerConfig {
     fn check(&self) -> Result<(), String> {
         self.http.check()?;
         self.log.check()?;
+        self.torrents.check()?;
         let mut names = BTreeSet::new();
         for repository in &self.repositories {
             let name = &repository.name;
             if !names.insert(name) {
                 return Err(format!("repository '{name}' is there twice"));
             }
+            self.torrents.check_offers(name.as_str(), &repository.torrents)?;
             let bytes = repository.piece_length.0;
             if !bytes.is_power_of_two() || !(16 << 10..=64 << 20).contains(&bytes) {
                 return Err(format!(

@@ -23,6 +23,7 @@ mod staging;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod torrents;
 mod watch;
 mod writer;
 
@@ -234,6 +235,9 @@ pub enum MasterError {
     /// An export.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// A torrent.
+    #[error(transparent)]
+    Torrent(#[from] crate::torrent::TorrentError),
     /// No randomness from the system.
     #[error("the system gives no random numbers: {0}")]
     Random(String),

@@ -10,14 +10,15 @@ use instantmirror_core::entry::FileMeta;
 use instantmirror_core::grace::fallbacks;
 use instantmirror_core::reader::{EmptyReader, HandleReader};
 use instantmirror_core::traits::{
-    FetchError, ObjectCache as _, ObjectReader, ObjectSource, Publication, ReadIntent, TransportError,
+    FetchError, ObjectCache as _, ObjectReader, ObjectSource, Publication, ReadIntent, TorrentLink, TransportError,
 };
 use instantmirror_core::view::RepositoryState;
-use instantmirror_core::{Clock as _, ObjectId, RepoName, SignedHead, Snapshot, SnapshotId};
+use instantmirror_core::{Clock as _, ObjectId, RepoName, RepoPath, SignedHead, Snapshot, SnapshotId};
 use instantmirror_store::objects::ObjectStore;
 use tokio::sync::watch;
 
 use super::embargo::{Embargo, Hidden, Roots};
+use super::torrents::Offers;
 use super::{Master, MasterError};
 use crate::clock::SystemClock;
 
@@ -30,6 +31,7 @@ pub struct MasterPublication {
     /// Worked on by one refresh at a time.
     embargo: tokio::sync::Mutex<Embargo>,
     withheld: RwLock<Withheld>,
+    offers: Arc<Offers>,
 }
 
 /// What is not for everybody.
@@ -62,6 +64,7 @@ impl MasterPublication {
             master,
             embargo: tokio::sync::Mutex::default(),
             withheld: RwLock::default(),
+            offers: Arc::default(),
         };
         if let Err(error) = publication.refresh().await {
             tracing::error!("a repository is not shown: {error}");
@@ -165,6 +168,11 @@ impl MasterPublication {
         self.withheld.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The torrents that are offered.
+    pub(super) fn offers(&self) -> Arc<Offers> {
+        Arc::clone(&self.offers)
+    }
+
     /// The record of a staged snapshot.
     pub(super) fn staged(&self, repository: &RepoName, snapshot: SnapshotId) -> Option<Arc<Snapshot>> {
         self.withheld().staged.get(&(repository.clone(), snapshot)).cloned()
@@ -190,6 +198,10 @@ impl Publication for MasterPublication {
         let grace = self.master.config().snapshots.grace.0;
         let state = self.state(repository);
         state.map_or_else(Vec::new, |state| fallbacks(&state, grace, SystemClock.now()))
+    }
+
+    fn torrents(&self, repository: &RepoName, snapshot: SnapshotId, path: &RepoPath) -> Vec<TorrentLink> {
+        self.offers.links(repository, snapshot, path)
     }
 
     async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {

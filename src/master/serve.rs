@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::gate::MasterGate;
 use super::publish::HEAD_RENEWAL;
 use super::publish_page::ControlPages;
+use super::torrents::{TorrentPages, offer_torrents};
 use super::{CleanUpOptions, HEADS, Master, MasterError, MasterPublication};
 use crate::config::ServerConfig;
 use crate::serve::{Frontend, HttpStatus, Sockets, StatusPage, mounts};
@@ -82,7 +83,11 @@ impl MasterServer {
         let gate = Arc::new(MasterGate::new(master.clone(), Arc::clone(&publication)));
         let (shown, objects, keeper) = (Arc::clone(&publication), Arc::clone(&master.objects), Arc::clone(&gate));
         let api = move || Api::new(objects.clone()).with_gatekeeper(keeper.clone());
-        let make = move || Service::new(shown.clone()).with_api(api());
+        let pages = Arc::new(TorrentPages {
+            master: master.clone(),
+            offers: publication.offers(),
+        });
+        let make = move || Service::new(shown.clone()).with_api(api()).with_extra(pages.clone());
         let frontend = sockets.frontend(&config.http, mounts_of(config), make);
         let changed = Arc::new(Notify::new());
         let watcher = watch_heads(&master, Arc::clone(&changed))?;
@@ -133,7 +138,9 @@ impl MasterServer {
         };
         let local = Service::new(publication.clone()).with_extra(Arc::new(pages));
         let releases = release_due(&master, &publication, &gate);
-        let background = futures_util::future::join3(refresh(&publication, &changed), maintain(&master), releases);
+        let torrents = offer_torrents(&master, &publication);
+        let news = refresh(&publication, &changed);
+        let background = futures_util::future::join4(news, maintain(&master), releases, torrents);
         sockets.serve(&frontend, local, background, shutdown).await;
     }
 }

@@ -131,3 +131,49 @@ fn a_store_or_key_inside_the_source_tree_is_not_published_under_whatever_name() 
     // The other repository's tree holds neither.
     world.publish("b", "one");
 }
+
+#[tokio::test]
+async fn hashes_in_pieces_of_another_length_make_no_torrent() {
+    let world = World::with_options("piece_length = \"32 KiB\"\n");
+    world.publish("a", "the same");
+    world.publish("b", "the same");
+    let options = crate::torrent::TorrentOptions::default();
+    // The store keeps what came last.
+    world.master.torrents(&name("b"), None, &options).await.unwrap();
+    let refused = world.master.torrents(&name("a"), None, &options).await.unwrap_err();
+    let text = refused.to_string();
+    assert!(
+        text.contains("hashes in pieces of 32768 bytes") && text.contains("pieces of 1048576"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_name_or_a_tracker_changes_what_it_should_of_a_torrent_and_a_snapshot_nothing() {
+    let world = World::new();
+    let first = world.publish("a", "content");
+    let made = async |snapshot: Option<_>, called: Option<&str>| {
+        let options = crate::torrent::TorrentOptions {
+            name: called.map(str::to_owned),
+            ..Default::default()
+        };
+        world.master.torrents(&name("a"), snapshot, &options).await.unwrap()
+    };
+    let before = made(None, None).await;
+    assert_eq!(
+        (before.torrents[0].file_name.as_str(), before.torrents[0].files),
+        ("a.torrent", 1)
+    );
+    world.publish("a", "other content");
+    let again = made(Some(first.snapshot.id), None).await;
+    assert_eq!(again, before);
+    // Back to what it was, in a snapshot of its own.
+    world.publish("a", "content");
+    let third = made(None, None).await;
+    assert_ne!(third.snapshot, before.snapshot);
+    assert_eq!(third.torrents, before.torrents);
+    assert_ne!(made(None, Some("b")).await.torrents[0].hash, before.torrents[0].hash);
+    let seeds = third.web_seeds(&["http://s/".to_owned(), "https://t/x".to_owned()]);
+    let path = format!(".im/webseed/a/{}/0/", third.snapshot);
+    assert_eq!(seeds, [format!("http://s/{path}"), format!("https://t/x/{path}")]);
+}

@@ -24,6 +24,8 @@ mod publish;
 mod restart;
 mod staging;
 mod tls;
+mod torrent;
+mod torrents_of_others;
 mod tree;
 mod upkeep;
 mod world;

@@ -214,7 +214,8 @@ fn benches(root: &Path) -> Result<()> {
         HTTP_BENCHES,
     ];
     let fetch = ["benches/fetch/run.py", "--quick", "--bin", "target/debug"];
-    for arguments in [&whole[..], &http[..], &fetch[..]] {
+    let torrent = ["benches/torrent.py", "--files", "300", "--bin", "target/debug"];
+    for arguments in [&whole[..], &http[..], &fetch[..], &torrent[..]] {
         run_command(
             Command::new("python3")
                 .args(arguments)

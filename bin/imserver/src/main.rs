@@ -18,6 +18,7 @@ mod keys;
 mod publish;
 mod retention;
 mod show;
+mod torrent;
 
 const EXAMPLES: &str = "Examples:
   imserver init --repository debian=/srv/debian    write imserver.toml, make store and key
@@ -76,6 +77,7 @@ enum Command {
         #[arg(long, value_name = "UUID")]
         snapshot: Option<SnapshotId>,
     },
+    Torrent(torrent::Arguments),
     /// Let go the snapshots that no rule of the configuration keeps, and say of each why it stays. Also done by every
     /// publish, and every hour by `serve`.
     Retention {
@@ -271,6 +273,7 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             format,
             snapshot,
         } => show::export(&master, &repository, snapshot, format).await,
+        Command::Torrent(arguments) => torrent::run(&master, arguments).await,
         Command::Watch { repository, settle } => publish::watch(master, repository, settle.0).await,
         Command::Node(NodeCommand::Add { name }) => {
             println!("{}", master.add_node(&name)?);

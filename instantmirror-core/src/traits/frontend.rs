@@ -12,8 +12,9 @@ use super::FetchError;
 use crate::catalog::NodeSource;
 use crate::entry::FileMeta;
 use crate::head::SignedHead;
+use crate::metainfo::InfoHash;
 use crate::view::RepositoryState;
-use crate::{ObjectId, RepoName, RepoPath, Snapshot};
+use crate::{ObjectId, RepoName, RepoPath, Snapshot, SnapshotId};
 
 /// What a reader is going to read, so that no more is fetched than it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +130,27 @@ pub trait Publication: Debug + Send + Sync + 'static {
         let _ = (repository, path);
         Vec::new()
     }
+
+    /// The torrents that are offered of exactly this directory of a snapshot, for its page. Must not wait.
+    fn torrents(&self, repository: &RepoName, snapshot: SnapshotId, path: &RepoPath) -> Vec<TorrentLink> {
+        let _ = (repository, snapshot, path);
+        Vec::new()
+    }
+}
+
+/// Where a torrent is offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TorrentLink {
+    /// The name of its file.
+    pub file_name: String,
+    /// The path of its URL on this server, beginning with a slash, ready to be used.
+    pub url: String,
+    /// The magnet link.
+    pub magnet: String,
+    /// Its info-hash.
+    pub hash: InfoHash,
+    /// Bytes of content in it.
+    pub bytes: u64,
 }
 
 /// Another place that has a file (RFC 6249).

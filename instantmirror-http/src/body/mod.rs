@@ -187,6 +187,7 @@ pub(crate) async fn open(body: Body, objects: &Arc<dyn ObjectSource>) -> Result<
         Body::Bytes(bytes) => Ok(ServeBody::whole(bytes)),
         Body::Object(content, range) => Ok(ServeBody::object(ObjectBody::one(content, range, objects).await?)),
         Body::Multipart(content, parts) => Ok(ServeBody::object(ObjectBody::several(content, parts, objects).await?)),
+        Body::Zeros(bytes) => Ok(ServeBody::pieces(zeros(bytes), Some(bytes))),
         Body::Listing(listing) => {
             let pieces = stream::try_unfold(listing, |mut listing| async move {
                 let piece = listing.next_piece().map_err(|error| {
@@ -201,6 +202,15 @@ pub(crate) async fn open(body: Body, objects: &Arc<dyn ObjectSource>) -> Result<
             })
         }
     }
+}
+
+/// So many zeros, all from the same few.
+fn zeros(bytes: u64) -> impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static {
+    static ZEROS: [u8; 16 << 10] = [0; 16 << 10];
+    stream::iter((0..bytes).step_by(ZEROS.len()).map(move |at| {
+        let len = usize::try_from(bytes - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
+        Ok(Bytes::from_static(&ZEROS[..len]))
+    }))
 }
 
 /// Makes the first piece before the body is returned.

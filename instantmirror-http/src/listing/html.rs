@@ -23,6 +23,9 @@ button{font:inherit;font-weight:600;color:inherit;background:none;border:0;paddi
 button:hover{text-decoration:underline}footer{margin-top:1rem;font-size:.9em;overflow-wrap:anywhere}\
 @media(max-width:40rem){.t{display:none}td,th{padding:.15rem .3rem}}";
 
+/// So many torrents of a directory are shown without a click.
+const TORRENTS_SHOWN: usize = 5;
+
 pub(super) fn head(out: &mut String, subject: &Subject, order: Order, unsorted: bool) {
     out.push_str("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
     out.push_str("<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>/");
@@ -32,6 +35,7 @@ pub(super) fn head(out: &mut String, subject: &Subject, order: Order, unsorted: 
     out.push_str("</style></head><body>\n<h1>");
     breadcrumbs(out, subject);
     out.push_str("</h1>\n");
+    torrents(out, subject);
     if unsorted {
         let _ = writeln!(
             out,
@@ -55,6 +59,29 @@ pub(super) fn head(out: &mut String, subject: &Subject, order: Order, unsorted: 
             "<tr><td colspan=\"4\"><a href=\"../\">../</a> <span class=\"s\">parent directory</span></td></tr>\n",
         );
     }
+}
+
+/// Links to the torrents of a directory; folded up if there are many.
+fn torrents(out: &mut String, subject: &Subject) {
+    let all = &subject.torrents;
+    if all.is_empty() {
+        return;
+    }
+    let is_long = all.len() > TORRENTS_SHOWN;
+    if is_long {
+        let _ = write!(out, "<details><summary>{} torrents</summary>", all.len());
+    }
+    out.push_str("<ul class=\"s\">\n");
+    for torrent in all {
+        out.push_str("<li><a href=\"");
+        escape(out, &torrent.url);
+        out.push_str("\">");
+        escape(out, &torrent.file_name);
+        out.push_str("</a> · <a href=\"");
+        escape(out, &torrent.magnet);
+        let _ = writeln!(out, "\">magnet</a> · {}</li>", size_text(torrent.bytes));
+    }
+    out.push_str(if is_long { "</ul></details>\n" } else { "</ul>\n" });
 }
 
 fn heading(out: &mut String, column: Column, key: &str, title: &str, class: &str, order: Order) {

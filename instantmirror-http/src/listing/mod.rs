@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use instantmirror_core::catalog::{Catalog, CatalogError, NodeSource};
+use instantmirror_core::traits::TorrentLink;
 use instantmirror_core::{Directory, Entry, Kind, Meta, Name, ObjectId, RepoName, RepoPath, SnapshotId};
 
 use crate::request::query_value;
@@ -204,6 +205,8 @@ pub struct Subject {
     pub path: RepoPath,
     /// The repository and snapshot it lies in, if it lies in one.
     pub snapshot: Option<(RepoName, SnapshotId)>,
+    /// Torrents of what lies in it.
+    pub torrents: Vec<TorrentLink>,
 }
 
 /// A page that makes itself piece by piece.

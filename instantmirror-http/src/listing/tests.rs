@@ -47,6 +47,7 @@ fn page(mut entries: Vec<Entry>, format: Format, query: &str) -> (String, usize)
     let subject = Subject {
         path: RepoPath::new("pub/<x>").unwrap(),
         snapshot: None,
+        torrents: Vec::new(),
     };
     let order = Order::from_query(query);
     let mut listing = Listing::of_directory(subject, format, order, directory, Nodes(store));
@@ -137,6 +138,7 @@ fn a_missing_node_is_an_error_not_a_short_page() {
     let subject = Subject {
         path: RepoPath::ROOT,
         snapshot: None,
+        torrents: Vec::new(),
     };
     let order = Order::from_query("");
     let mut listing = Listing::of_directory(subject, Format::Html, order, directory, Nodes(store));

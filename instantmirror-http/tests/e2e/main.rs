@@ -8,5 +8,6 @@ mod failures;
 mod hostile;
 mod server;
 mod slow;
+mod torrents;
 mod trees;
 mod world;

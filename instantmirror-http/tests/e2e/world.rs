@@ -12,9 +12,11 @@ use bytes::Bytes;
 use instantmirror_core::catalog::{NodeSource, build_directory};
 use instantmirror_core::head::{LiveSnapshot, SnapshotState};
 use instantmirror_core::memory::{MemoryCache, MemoryStore};
+use instantmirror_core::metainfo::InfoHash;
 use instantmirror_core::outboard::{ObjectHasher, VerifyError};
 use instantmirror_core::traits::{
-    Duplicate, ObjectCache, ObjectReader, ObjectSource, Publication, ReadIntent, SnapshotStore as _, TransportError,
+    Duplicate, ObjectCache, ObjectReader, ObjectSource, Publication, ReadIntent, SnapshotStore as _, TorrentLink,
+    TransportError,
 };
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{
@@ -60,6 +62,8 @@ pub(crate) struct World {
     faults: Mutex<HashMap<ObjectId, Fault>>,
     pub(crate) readers: Arc<AtomicUsize>,
     pub(crate) opened: Mutex<Vec<ReadIntent>>,
+    /// How many torrents there are of a directory.
+    pub(crate) torrents: Mutex<HashMap<String, u32>>,
 }
 
 pub(crate) fn name() -> RepoName {
@@ -101,6 +105,7 @@ impl World {
             faults: Mutex::default(),
             readers: Arc::default(),
             opened: Mutex::default(),
+            torrents: Mutex::default(),
         })
     }
 
@@ -286,6 +291,18 @@ impl Publication for Shown {
             place("https://b.example/<\r\n>known", 2, Some("\r\n")),
             place("https://c.example/\">; rel=\"x", 3, None),
         ]
+    }
+
+    fn torrents(&self, _: &RepoName, _: SnapshotId, path: &RepoPath) -> Vec<TorrentLink> {
+        let count = self.0.torrents.lock().unwrap().get(path.as_str()).copied();
+        let link = |n| TorrentLink {
+            file_name: format!("\"x\"-{n}.torrent"),
+            url: format!("/.im/torrent/debian/%22x%22-{n}.torrent"),
+            magnet: format!("magnet:?xt={n}&dn=x"),
+            hash: InfoHash::of(b"x"),
+            bytes: 7,
+        };
+        (1..=count.unwrap_or(0)).map(link).collect()
     }
 }
 

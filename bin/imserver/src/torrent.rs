@@ -1,0 +1,134 @@
+//! `imserver torrent`: `.torrent` files of a snapshot, for torrent clients.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use instantmirror::Master;
+use instantmirror::config::{ByteSize, TorrentsConfig, check_url};
+use instantmirror::core::metainfo::Outside;
+use instantmirror::core::{RepoName, RepoPath, SnapshotId};
+use instantmirror::torrent::{TorrentOptions, Torrents};
+
+/// Make .torrent files of a snapshot, or of a part of it, for everybody's torrent clients. Nothing is read again: they are
+/// made from the hashes in the store. Symlinks are left out.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The repository.
+    repository: RepoName,
+    /// The snapshot; the current one if none is named.
+    #[arg(long, value_name = "UUID")]
+    snapshot: Option<SnapshotId>,
+    /// A directory or file of the snapshot; without one, all of it.
+    #[arg(long, value_name = "SUBTREE", default_value = "", hide_default_value = true)]
+    path: String,
+    /// What clients call what they download; without one, the last part of the path, or the repository's name.
+    #[arg(long)]
+    name: Option<String>,
+    /// Cut what is too large for one torrent into several, along directories.
+    #[arg(long)]
+    shards: bool,
+    /// Make one torrent of what is too large for many clients.
+    #[arg(long, conflicts_with = "shards")]
+    beyond_limits: bool,
+    /// The file to write, or a directory, which is made; without one, the current directory.
+    #[arg(long, value_name = "DIR|FILE")]
+    out: Option<PathBuf>,
+    /// A tracker, instead of those of the configuration.
+    #[arg(long = "tracker", value_name = "URL")]
+    trackers: Vec<String>,
+    /// The URL under which everybody reaches an imserver or imnode that shows the snapshot, instead of those of the
+    /// configuration.
+    #[arg(long = "webseed", value_name = "URL")]
+    web_seeds: Vec<String>,
+}
+
+/// Makes them, writes them and says what they are.
+pub(crate) async fn run(master: &Master, arguments: Arguments) -> anyhow::Result<()> {
+    let path = RepoPath::new(arguments.path.trim_matches('/'));
+    let path = path.map_err(|error| anyhow::anyhow!("--path '{}' has {error}", arguments.path))?;
+    let configured = &master.config().torrents;
+    let or = |given: Vec<String>, configured: &[String]| if given.is_empty() { configured.to_vec() } else { given };
+    let trackers = or(arguments.trackers, &configured.trackers);
+    let servers = or(arguments.web_seeds, &configured.web_seeds);
+    for url in &trackers {
+        check_url(url, TorrentsConfig::TRACKER_SCHEMES).map_err(|error| anyhow::anyhow!("--tracker {error}"))?;
+    }
+    for url in &servers {
+        check_url(url, TorrentsConfig::WEB_SEED_SCHEMES).map_err(|error| anyhow::anyhow!("--webseed {error}"))?;
+    }
+    let options = TorrentOptions {
+        path,
+        name: arguments.name,
+        shards: arguments.shards,
+        beyond_limits: arguments.beyond_limits,
+    };
+    let made = master
+        .torrents(&arguments.repository, arguments.snapshot, &options)
+        .await?;
+    if made.torrents.is_empty() {
+        bail!(
+            "there is no file that holds anything below '/{}', so there is nothing to share",
+            made.path
+        );
+    }
+    let outside = Outside {
+        trackers,
+        web_seeds: made.web_seeds(&servers),
+        comment: None,
+    };
+    if arguments.beyond_limits {
+        eprintln!("imserver: warning: a torrent beyond 30000 files, 100000 pieces or 8 MB fails in many clients");
+    }
+    if outside.trackers.is_empty() && servers.is_empty() {
+        eprintln!("imserver: warning: without --tracker or --webseed clients have to be told where the content is");
+    }
+    if made.empty_files > 0 {
+        eprintln!(
+            "imserver: warning: {} empty files are in none of the torrents",
+            made.empty_files
+        );
+    }
+    write(&made, &outside, arguments.out.as_deref())
+}
+
+fn write(made: &Torrents, outside: &Outside, out: Option<&Path>) -> anyhow::Result<()> {
+    let out = out.unwrap_or(Path::new("."));
+    let is_directory = out.is_dir() || out.as_os_str().as_encoded_bytes().ends_with(b"/") || made.torrents.len() > 1;
+    if is_directory {
+        std::fs::create_dir_all(out).with_context(|| format!("cannot make the directory {}", out.display()))?;
+    }
+    for torrent in &made.torrents {
+        let file = if is_directory {
+            out.join(&torrent.file_name)
+        } else {
+            out.to_path_buf()
+        };
+        write_file(&file, &outside.around(&torrent.info))?;
+        println!(
+            "{}  {} files, {}",
+            file.display(),
+            torrent.files,
+            ByteSize(torrent.bytes)
+        );
+        println!("    info-hash {}", torrent.hash);
+        println!("    {}", outside.magnet(torrent.hash, torrent.name.as_str()));
+    }
+    Ok(())
+}
+
+/// A file is there whole, or as it was before.
+fn write_file(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut part = file.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let written = std::fs::File::create(&part).and_then(|mut out| {
+        out.write_all(bytes)?;
+        out.sync_all()
+    });
+    let done = written.and_then(|()| std::fs::rename(&part, file));
+    if done.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    done.with_context(|| format!("cannot write {}", file.display()))
+}
