@@ -9,6 +9,7 @@ mod lifecycle;
 mod node;
 mod parts;
 mod server;
+mod tracker;
 mod units;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig}
 pub use node::{NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, LogConfig, MountConfig};
 pub use server::{CheckKind, ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};
+pub use tracker::{TorrentsConfig, TrackerConfig, TrackerLimitsConfig, UdpConfig};
 pub use units::{ByteRate, ByteSize, DayHours, TimeSpan};
 
 /// Why a configuration cannot be used. Programs exit with code 2.
@@ -120,3 +122,5 @@ fn with_nearest_key(message: &str) -> String {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tracker_tests;
