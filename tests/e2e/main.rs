@@ -24,6 +24,8 @@ mod publish;
 mod restart;
 mod staging;
 mod tls;
+mod tracker;
+mod tracker_world;
 mod tree;
 mod upkeep;
 mod world;

@@ -35,6 +35,7 @@ const PACKAGES: &[(&str, &str)] = &[
         "python3",
         "the plain HTTP server that the test support checks itself with",
     ),
+    ("python3-libtorrent", "BitTorrent client of the tracker's tests"),
     ("rpm", "rpmbuild makes real RPMs"),
     ("rsync", "peer for comparisons of trees and speed"),
     ("squid", "caching proxy that benches/http compares with"),
