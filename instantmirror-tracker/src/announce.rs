@@ -35,7 +35,7 @@ pub struct Announce {
     pub event: Event,
     /// How many peers it wants; `None` if it leaves that to us.
     pub wanted: Option<u32>,
-    /// A number that only this run of the peer knows; 0 if it has none. Who has another cannot take it out.
+    /// A number that only this run of the peer knows; 0 if it has none. Who has neither it nor the id cannot take it out.
     pub key: u32,
 }
 

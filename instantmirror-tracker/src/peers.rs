@@ -194,16 +194,14 @@ impl<A: Address> Peers<A> {
         }
     }
 
-    /// Takes a peer out that says it goes. One that announced another key stays: somebody else behind the same address
-    /// cannot send it away.
-    pub(crate) fn leave(&mut self, hasher: &RandomState, address: A, port: u16, key: u32) -> bool {
+    /// Takes a peer out that says it goes. One that announced another key and another id stays: somebody else behind the
+    /// same address cannot send it away. (The key alone would not do: aria2 1.36 has another in every datagram.)
+    pub(crate) fn leave(&mut self, hasher: &RandomState, address: A, (port, key): (u16, u32), id: PeerId) -> bool {
         let Some(place) = self.place(hash(hasher, address), address, port) else {
             return false;
         };
-        let is_its = self
-            .list
-            .get(place)
-            .is_some_and(|peer| peer.key == key || peer.key == 0);
+        let is_it = |peer: &Peer<A>| peer.key == key || peer.key == 0 || peer.id == id;
+        let is_its = self.list.get(place).is_some_and(is_it);
         if is_its {
             self.remove(hasher, place);
         }
@@ -323,7 +321,7 @@ mod tests {
                         prop_assert_eq!(matches!(entered, Entered::New { .. }), is_new);
                     }
                     Step::Leave(host, port) => {
-                        let left = peers.leave(&hasher, Ipv4Addr::new(10, 0, 0, host), port, 0);
+                        let left = peers.leave(&hasher, Ipv4Addr::new(10, 0, 0, host), (port, 0), PeerId([0; 20]));
                         prop_assert_eq!(left, model.remove(&(host, port)).is_some());
                     }
                     Step::Expire(age) => {
@@ -367,15 +365,20 @@ mod tests {
     }
 
     #[test]
-    fn who_has_another_key_cannot_send_a_peer_away() {
+    fn who_has_neither_key_nor_id_cannot_send_a_peer_away() {
         let (hasher, mut peers) = (RandomState::new(), Peers::<Ipv4Addr>::default());
         let keyed = Said {
             key: 7,
             ..said(1, Standing::Seed)
         };
         peers.enter(&hasher, Ipv4Addr::LOCALHOST, &keyed, (0, 0), ROOM);
-        assert!(!peers.leave(&hasher, Ipv4Addr::LOCALHOST, 1, 8));
-        assert!(peers.leave(&hasher, Ipv4Addr::LOCALHOST, 1, 7));
+        let mut leave = |key, id| {
+            peers.enter(&hasher, Ipv4Addr::LOCALHOST, &keyed, (0, 0), ROOM);
+            peers.leave(&hasher, Ipv4Addr::LOCALHOST, (1, key), PeerId([id; 20]))
+        };
+        assert!(!leave(8, 1));
+        assert!(leave(7, 1));
+        assert!(leave(8, 0));
         assert_eq!((peers.len(), peers.seeds()), (0, 0));
     }
 }

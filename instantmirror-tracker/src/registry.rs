@@ -243,10 +243,10 @@ impl Registry {
         };
         if asked.event == Event::Stopped {
             if let Some(swarm) = swarm {
-                let (hasher, port, key) = (&self.hasher, asked.port, asked.key);
+                let (hasher, at, id) = (&self.hasher, (asked.port, asked.key), asked.peer_id);
                 let left = match from {
-                    IpAddr::V4(address) => swarm.v4.leave(hasher, address, port, key),
-                    IpAddr::V6(address) => swarm.v6.leave(hasher, address, port, key),
+                    IpAddr::V4(address) => swarm.v4.leave(hasher, address, at, id),
+                    IpAddr::V6(address) => swarm.v6.leave(hasher, address, at, id),
                 };
                 self.peers -= usize::from(left);
                 self.counts.stopped += u64::from(left);

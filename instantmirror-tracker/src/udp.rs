@@ -240,31 +240,7 @@ pub fn answer(
             out.extend_from_slice(&ids.id(source, now).to_be_bytes());
             out
         }
-        Ok(Request::Announce { announce, .. }) => {
-            let mut announce = announce;
-            if source.is_ipv6() {
-                let most = u32::try_from(PEERS_V6_MAX).unwrap_or(u32::MAX);
-                announce.wanted = announce.wanted.map(|wanted| wanted.min(most));
-            }
-            match registry.announce(now, source, &announce) {
-                Ok(announced) => {
-                    let mut out = head(ANNOUNCE, transaction);
-                    let swarm = announced.swarm;
-                    for number in [announced.interval_s, swarm.incomplete, swarm.complete] {
-                        out.extend_from_slice(&number.to_be_bytes());
-                    }
-                    let most = if source.is_ipv6() { PEERS_V6_MAX } else { usize::MAX };
-                    announced
-                        .peers
-                        .iter()
-                        .filter(|peer| peer.address.is_ipv6() == source.is_ipv6())
-                        .take(most)
-                        .for_each(|peer| put_contact(&mut out, peer));
-                    out
-                }
-                Err(refusal) => error(transaction, &refusal.to_string()),
-            }
-        }
+        Ok(Request::Announce { announce, .. }) => answer_announce(registry, now, source, transaction, announce),
         Ok(Request::Scrape { torrents, .. }) => match registry.scrape(now, source, &torrents) {
             Ok(scraped) => {
                 let mut out = head(SCRAPE, transaction);
@@ -286,6 +262,31 @@ pub fn answer(
         },
         Err(wrong) => error(transaction, &wrong.to_string()),
     })
+}
+
+fn answer_announce(
+    registry: &mut Registry,
+    now: Duration,
+    source: IpAddr,
+    transaction: u32,
+    mut announce: Announce,
+) -> Vec<u8> {
+    let most = if source.is_ipv6() { PEERS_V6_MAX } else { usize::MAX };
+    let limited = |wanted: u32| wanted.min(u32::try_from(most).unwrap_or(u32::MAX));
+    announce.wanted = announce.wanted.map(limited);
+    let announced = match registry.announce(now, source, &announce) {
+        Ok(announced) => announced,
+        Err(refusal) => return error(transaction, &refusal.to_string()),
+    };
+    let mut out = head(ANNOUNCE, transaction);
+    let swarm = announced.swarm;
+    for number in [announced.interval_s, swarm.incomplete, swarm.complete] {
+        out.extend_from_slice(&number.to_be_bytes());
+    }
+    let peers = announced.peers.iter();
+    let peers = peers.filter(|peer| peer.address.is_ipv6() == source.is_ipv6());
+    peers.take(most).for_each(|peer| put_contact(&mut out, peer));
+    out
 }
 
 fn head(action: u32, transaction: u32) -> Vec<u8> {
