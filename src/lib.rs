@@ -1,12 +1,13 @@
 //! InstantMirror: software trees as signed snapshots that every mirror shows whole at once.
 //!
-//! Key decision: **this crate assembles, it decides nothing.** [`Master`] and [`Node`] put the parts of the
-//! library crates together as the reference programs `imserver` and `imnode` run them; who needs another
+//! Key decision: **this crate assembles, it decides nothing.** [`Master`], [`Node`] and [`Tracker`] put the parts of the
+//! library crates together as the reference programs `imserver`, `imnode` and `imtracker` run them; who needs another
 //! assembly takes the parts themselves.
 //!
-//! * [`config`]: the TOML files of both daemons.
+//! * [`config`]: the TOML files of the daemons.
 //! * [`Master`]: publishes source trees and serves them to nodes; [`MasterServer`] is it with open sockets.
 //! * [`Node`]: shows every snapshot whole and fetches on demand; [`NodeServer`] likewise.
+//! * [`Tracker`]: who is in which swarm; [`TrackerServer`] likewise.
 //! * [`control`], [`daemon`]: what the programs around them need.
 //!
 //! ```no_run
@@ -34,13 +35,16 @@ pub mod node;
 pub mod progress;
 mod serve;
 pub mod torrent;
+pub mod tracker;
 pub mod upkeep;
 
 pub use instantmirror_core as core;
 pub use instantmirror_http as httpd;
 pub use instantmirror_store as store;
 pub use instantmirror_swarm as swarm;
+pub use instantmirror_tracker as trackerd;
 
 pub use master::{Master, MasterError, MasterServer, NoProgress, PublishOptions, PublishProgress, Published};
 pub use node::{Node, NodeError, NodeServer};
 pub use serve::{Frontend, HttpStatus, OpenError};
+pub use tracker::{Tracker, TrackerError, TrackerServer};

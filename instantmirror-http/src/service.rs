@@ -17,7 +17,7 @@ use crate::body::{self, ServeBody};
 use crate::gate::Framing;
 use crate::hot::{HotAnswer, HotAnswers, HotLimits};
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT, Stopping};
-use crate::request::{Request, RequestPath, canonical_path, decode_path, encode_path_into};
+use crate::request::{Client, Request, RequestPath, canonical_path, decode_path, encode_path_into};
 use crate::respond::{Body, Facts, Response, respond, respond_file, respond_redirect, respond_to_method};
 use crate::routing::{Mounts, Route, route};
 use crate::stats::{Counters, Stats};
@@ -46,6 +46,8 @@ pub struct ExtraRequest<'a> {
     pub query: &'a str,
     /// The body, at most [`REQUEST_BODY_BYTES_MAX`].
     pub body: Bytes,
+    /// Who asks, as far as the connection tells.
+    pub client: Client,
 }
 
 /// Answers requests for one publication. Any number of servers may share one.
@@ -330,6 +332,7 @@ async fn answer_extra(
         path: path.path.as_str(),
         query: request.query,
         body,
+        client: request.client,
     };
     Some(extra.answer(asked).await?.map(ServeBody::whole))
 }

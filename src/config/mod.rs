@@ -10,6 +10,7 @@ mod node;
 mod parts;
 mod server;
 mod torrents;
+mod tracker;
 mod units;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub use node::{NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, LogConfig, MountConfig};
 pub use server::{CheckKind, ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};
 pub use torrents::{TorrentConfig, TorrentsConfig, check_url};
+pub use tracker::{ServedTorrentsConfig, TrackerConfig, TrackerLimitsConfig, UdpConfig};
 pub use units::{ByteRate, ByteSize, DayHours, TimeSpan};
 
 /// Why a configuration cannot be used. Programs exit with code 2.
@@ -122,3 +124,5 @@ fn with_nearest_key(message: &str) -> String {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tracker_tests;

@@ -27,7 +27,7 @@ pub struct Reloaded {
 
 impl Reloaded {
     /// Says it in the log.
-    pub(super) fn tell(&self) {
+    pub(crate) fn tell(&self) {
         for name in &self.refused {
             tracing::warn!("{name} has changed, which takes a restart; it stays as it was");
         }

@@ -25,6 +25,11 @@ fn configuration_errors_end_with_code_2_and_name_the_place() {
         ("imserver", "[store]\ndir = \"/x\"\n\n[htp]\n", "did you mean `http`?"),
         ("imnode", "[cache]\ndir = \"/x\"\nmax_size = 5\n", "bad.toml:3:12:"),
         ("imnode", "[cache]\ndir = \"/x\"\n", "missing field `max_size`"),
+        (
+            "imtracker",
+            "[torrents]\nalow = []\n",
+            "bad.toml:2:1: unknown key `alow`",
+        ),
     ] {
         std::fs::write(&file, text).unwrap();
         for command in [&["--config", path, "--check-config"][..], &["--config", path, "status"]] {
@@ -44,7 +49,7 @@ fn configuration_errors_end_with_code_2_and_name_the_place() {
 #[test]
 fn printed_configurations_pass_the_check() {
     let dir = TestDir::new("e2e-print").unwrap();
-    for program in ["imserver", "imnode"] {
+    for program in ["imserver", "imnode", "imtracker"] {
         let file = dir.path().join(program);
         std::fs::write(&file, say(program, &["--print-config"]).1).unwrap();
         let (code, transcript) = say(program, &["--config", file.to_str().unwrap(), "--check-config"]);

@@ -26,6 +26,8 @@ mod staging;
 mod tls;
 mod torrent;
 mod torrents_of_others;
+mod tracker;
+mod tracker_world;
 mod tree;
 mod upkeep;
 mod world;

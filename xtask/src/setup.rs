@@ -36,7 +36,10 @@ const PACKAGES: &[(&str, &str)] = &[
         "python3",
         "the plain HTTP server that the test support checks itself with",
     ),
-    ("python3-libtorrent", "torrent client and oracle of info-hashes"),
+    (
+        "python3-libtorrent",
+        "torrent client of torrents and tracker, oracle of info-hashes",
+    ),
     ("rpm", "rpmbuild makes real RPMs"),
     ("rsync", "peer for comparisons of trees and speed"),
     ("squid", "caching proxy that benches/http compares with"),

@@ -1,0 +1,214 @@
+//! `imtracker.toml`.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use instantmirror_tracker::{InfoHash, Limits};
+use serde::{Deserialize, Deserializer};
+
+use super::{Checked, ConfigError, ControlConfig, HttpConfig, LogConfig, TimeSpan};
+
+/// Where `imtracker` looks for its control socket if the configuration names none.
+const CONTROL_SOCKET: &str = "imtracker.sock";
+/// Peers that one answer can hold: more make datagrams that are taken apart on the way.
+const HANDED_OUT_MAX: usize = 200;
+/// Most peers that may be allowed: places are 32 bits.
+const PEERS_MAX: usize = 1 << 31;
+/// The shortest and the longest interval of announces that makes sense.
+const INTERVALS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(86_400));
+
+/// The configuration of a tracker.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrackerConfig {
+    /// `[torrents]`.
+    pub torrents: ServedTorrentsConfig,
+    /// `[http]`.
+    #[serde(default)]
+    pub http: HttpConfig,
+    /// `[udp]`.
+    #[serde(default)]
+    pub udp: UdpConfig,
+    /// `[limits]`.
+    #[serde(default)]
+    pub limits: TrackerLimitsConfig,
+    /// `[control]`.
+    #[serde(default)]
+    pub control: ControlConfig,
+    /// `[log]`.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// `[torrents]`: what is served. Nothing else is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServedTorrentsConfig {
+    /// Info-hashes, 40 hexadecimal digits each.
+    #[serde(deserialize_with = "hashes")]
+    pub allow: Vec<InfoHash>,
+    /// A directory of `.torrent` files.
+    pub dir: Option<PathBuf>,
+    /// The directory is looked at this often.
+    pub rescan: TimeSpan,
+}
+
+/// `[udp]`: where the tracker answers datagrams.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UdpConfig {
+    /// Addresses with ports.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// `[limits]`: how often is announced, and how much is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrackerLimitsConfig {
+    /// Peers are asked to announce this often.
+    pub interval: TimeSpan,
+    /// And not more often than this.
+    pub min_interval: TimeSpan,
+    /// Peers kept at a time, of all torrents.
+    pub max_peers: usize,
+    /// Of one torrent.
+    pub max_peers_per_torrent: usize,
+    /// Of one torrent from one address.
+    pub max_peers_per_address: usize,
+    /// Peers in an answer to somebody who does not say how many it wants.
+    pub handed_out: usize,
+    /// Peers in an answer at most.
+    pub max_handed_out: usize,
+    /// Announces and scrapes from one address.
+    pub requests_per_minute: u32,
+}
+
+impl Default for ServedTorrentsConfig {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            dir: None,
+            rescan: TimeSpan(Duration::from_secs(30)),
+        }
+    }
+}
+
+impl Default for TrackerLimitsConfig {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            interval: TimeSpan(limits.interval),
+            min_interval: TimeSpan(limits.interval_min),
+            max_peers: limits.peers_max,
+            max_peers_per_torrent: limits.swarm_peers_max,
+            max_peers_per_address: limits.address_peers_max,
+            handed_out: limits.handed_out,
+            max_handed_out: limits.handed_out_max,
+            requests_per_minute: limits.requests_per_minute,
+        }
+    }
+}
+
+fn hashes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<InfoHash>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts
+        .iter()
+        .map(|text| text.parse().map_err(serde::de::Error::custom))
+        .collect()
+}
+
+impl TrackerLimitsConfig {
+    /// The same, as the tracker knows them.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            interval: self.interval.0,
+            interval_min: self.min_interval.0,
+            peers_max: self.max_peers,
+            swarm_peers_max: self.max_peers_per_torrent,
+            address_peers_max: self.max_peers_per_address,
+            handed_out: self.handed_out,
+            handed_out_max: self.max_handed_out,
+            requests_per_minute: self.requests_per_minute,
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if !(INTERVALS.0..=INTERVALS.1).contains(&self.interval.0) {
+            return Err("[limits] interval must be from \"5 s\" to \"1 d\"".to_owned());
+        }
+        if self.min_interval > self.interval {
+            return Err("[limits] min_interval is longer than interval".to_owned());
+        }
+        if self.handed_out > self.max_handed_out || self.max_handed_out > HANDED_OUT_MAX {
+            return Err(format!(
+                "[limits] handed_out = {} and max_handed_out = {}: the first must not be more than the second, and that not \
+                 more than {HANDED_OUT_MAX}",
+                self.handed_out, self.max_handed_out
+            ));
+        }
+        let counts = [
+            ("max_peers", self.max_peers),
+            ("max_peers_per_torrent", self.max_peers_per_torrent),
+            ("max_peers_per_address", self.max_peers_per_address),
+        ];
+        if let Some((name, count)) = counts.iter().find(|(_, count)| !(1..=PEERS_MAX).contains(count)) {
+            return Err(format!("[limits] {name} = {count}: it must be from 1 to {PEERS_MAX}"));
+        }
+        match self.requests_per_minute {
+            0 => Err("[limits] requests_per_minute = 0: nobody could ask".to_owned()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl TrackerConfig {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        super::load(file)
+    }
+
+    /// Checks a text; `file` is for messages.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        super::parse(file, text)
+    }
+
+    /// The control socket.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        let named = self.control.socket.clone();
+        named.unwrap_or_else(|| PathBuf::from(CONTROL_SOCKET))
+    }
+}
+
+impl Checked for TrackerConfig {
+    fn check(&self) -> Result<(), String> {
+        self.http.check()?;
+        self.log.check()?;
+        self.limits.check()?;
+        let torrents = &self.torrents;
+        if torrents.allow.is_empty() && torrents.dir.is_none() {
+            return Err("[torrents] has neither allow nor dir: no torrent would be served".to_owned());
+        }
+        let mut seen = HashSet::new();
+        if let Some(twice) = torrents.allow.iter().find(|hash| !seen.insert(**hash)) {
+            return Err(format!("[torrents] allow names {twice} twice"));
+        }
+        if torrents.rescan.0 < Duration::from_secs(1) {
+            return Err("[torrents] rescan must be \"1 s\" or more".to_owned());
+        }
+        let has_tls = self.http.tls.as_ref().is_some_and(|tls| !tls.listen.is_empty());
+        if self.http.listen.is_empty() && !has_tls && self.udp.listen.is_empty() {
+            return Err("neither [http] nor [udp] listens anywhere".to_owned());
+        }
+        Ok(())
+    }
+}

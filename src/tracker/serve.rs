@@ -1,0 +1,172 @@
+//! `imtracker run`: answers by HTTP and UDP.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use instantmirror_core::catalog::NodeSource;
+use instantmirror_core::memory::MemoryStore;
+use instantmirror_core::traits::{FetchError, ObjectReader, ObjectSource, Publication, ReadIntent};
+use instantmirror_core::view::RepositoryState;
+use instantmirror_core::{CacheError, FileMeta, RepoName, SignedHead};
+use instantmirror_http::{Mounts, Service};
+use instantmirror_tracker::UdpServer;
+
+use super::announce::{Announces, Control};
+use super::{Tracker, TrackerError};
+use crate::config::{ConfigError, TrackerConfig};
+use crate::node::Reloader;
+use crate::serve::{Frontend, Sockets, StatusPage};
+
+/// A tracker with its sockets open.
+#[derive(Debug)]
+pub struct TrackerServer {
+    tracker: Tracker,
+    sockets: Sockets,
+    udp: Vec<UdpServer>,
+    frontend: Frontend,
+    load: Option<Load>,
+}
+
+/// Reads a configuration.
+#[derive(Clone)]
+struct Load(Arc<dyn Fn() -> Result<TrackerConfig, ConfigError> + Send + Sync>);
+
+impl std::fmt::Debug for Load {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Load")
+    }
+}
+
+impl TrackerServer {
+    /// Opens the sockets. Nothing is answered before [`run`](Self::run).
+    ///
+    /// # Errors
+    /// [`TrackerError::Http`] and [`TrackerError::Udp`] for an address in use, or a certificate or access log that cannot be
+    /// used.
+    pub async fn bind(tracker: Tracker) -> Result<Self, TrackerError> {
+        let config = tracker.config();
+        let sockets = Sockets::open(&config.http, &config.control_socket()).await?;
+        let mut udp = Vec::new();
+        for address in &config.udp.listen {
+            udp.push(UdpServer::bind(*address).await?);
+        }
+        let shown = tracker.clone();
+        let make = move || Service::new(Arc::new(Nothing)).with_extra(Arc::new(Announces(shown.clone())));
+        let frontend = sockets.frontend(&config.http, Mounts::default(), make);
+        Ok(Self {
+            tracker,
+            sockets,
+            udp,
+            frontend,
+            load: None,
+        })
+    }
+
+    /// Reads its configuration so when it is told to reload: by the control socket, or by whoever calls
+    /// [`reloader`](Self::reloader).
+    #[must_use]
+    pub fn reloading(mut self, load: impl Fn() -> Result<TrackerConfig, ConfigError> + Send + Sync + 'static) -> Self {
+        self.load = Some(Load(Arc::new(load)));
+        self
+    }
+
+    /// Reads the configuration again and takes up what can change while the tracker runs; `None` if it was not said
+    /// [how](Self::reloading).
+    #[must_use]
+    pub fn reloader(&self) -> Option<Reloader> {
+        let (tracker, frontend, load) = (self.tracker.clone(), self.frontend.clone(), self.load.clone()?);
+        Some(Arc::new(move || {
+            let config = (load.0)()?;
+            let refused = frontend.reload(&config.http, Mounts::default());
+            let mut reloaded = tracker.reload(config);
+            reloaded.refused.extend(refused);
+            reloaded.tell();
+            Ok(reloaded)
+        }))
+    }
+
+    /// The URLs to put into torrents, as far as the addresses are those that clients can reach.
+    #[must_use]
+    pub fn urls(&self) -> Vec<String> {
+        let http = self.sockets.urls().into_iter();
+        let http = http.map(|url| format!("{}/announce", url.trim_end_matches('/')));
+        let udp = self
+            .udp
+            .iter()
+            .map(|server| format!("udp://{}/announce", server.address()));
+        http.chain(udp).collect()
+    }
+
+    /// The addresses of its UDP sockets.
+    #[must_use]
+    pub fn udp_addresses(&self) -> Vec<SocketAddr> {
+        self.udp.iter().map(UdpServer::address).collect()
+    }
+
+    /// What can be changed while it runs.
+    #[must_use]
+    pub fn frontend(&self) -> Frontend {
+        self.frontend.clone()
+    }
+
+    /// Answers until `shutdown` is ready, then finishes the HTTP requests that run.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let reload = self.reloader();
+        let Self {
+            tracker,
+            sockets,
+            udp,
+            frontend,
+            ..
+        } = self;
+        let (shown, answers) = (tracker.clone(), frontend.clone());
+        let status = StatusPage::new(move || serde_json::to_vec(&shown.status(&answers.stats())));
+        let local = Service::new(Arc::new(Nothing)).with_extra(Arc::new(Control { status, reload }));
+        let parts = &tracker.0;
+        let datagrams = udp
+            .iter()
+            .map(|server| server.serve(&parts.registry, &parts.ids, parts.began));
+        let datagrams = async {
+            futures_util::future::join_all(datagrams).await;
+            // Without UDP there is nothing that could end.
+            std::future::pending::<()>().await;
+        };
+        let background = futures_util::future::join(datagrams, tracker.keep_up());
+        sockets.serve(&frontend, local, background, shutdown).await;
+    }
+}
+
+/// A tracker publishes nothing.
+#[derive(Debug)]
+struct Nothing;
+
+#[async_trait]
+impl Publication for Nothing {
+    fn repositories(&self) -> Vec<RepoName> {
+        Vec::new()
+    }
+
+    fn state(&self, _: &RepoName) -> Option<Arc<RepositoryState>> {
+        None
+    }
+
+    async fn head_after(&self, _: &RepoName, _: u64) -> Option<Arc<SignedHead>> {
+        None
+    }
+
+    fn nodes(&self) -> Arc<dyn NodeSource> {
+        Arc::new(MemoryStore::new())
+    }
+
+    fn objects(&self) -> Arc<dyn ObjectSource> {
+        Arc::new(Self)
+    }
+}
+
+#[async_trait]
+impl ObjectSource for Nothing {
+    async fn open(&self, _: &RepoName, file: &FileMeta, _: ReadIntent) -> Result<Arc<dyn ObjectReader>, FetchError> {
+        Err(FetchError::Cache(CacheError::Busy(file.object)))
+    }
+}
