@@ -289,7 +289,7 @@ impl Node {
         })
     }
 
-    /// Adopts a directory; see the [module](self). [`adopt_status`](Self::adopt_status) tells how far it is. Dropping the
+    /// Adopts a directory, as `imnode adopt` does. [`adopt_status`](Self::adopt_status) tells how far it is. Dropping the
     /// future does not end it.
     ///
     /// # Errors
