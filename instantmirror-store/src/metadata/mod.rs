@@ -6,8 +6,8 @@
 //! and where what it names lies, so that most publishes read no metadata at all.
 //!
 //! - [`Tree`]: what is looked at; [`StoredTree`] is a catalog with the master's objects.
-//! - [`check`]: the check. [`yum`] and [`debian`] know the formats, and which absences are none of our business.
-//! - [`unpack`], [`xml`], [`control`]: reading what is compressed, in bounded memory, whatever the bytes are.
+//! - [`check`]: the check. `yum` and `debian` know the formats, and which absences are none of our business.
+//! - `unpack`, `xml`, `control`: reading what is compressed, in bounded memory, whatever the bytes are.
 //!
 //! Invariant: metadata that cannot be read is a [`Problem`] that names it, never a panic and never passed over.
 
