@@ -7,7 +7,7 @@ use instantmirror_core::rules::PathGlobs;
 use instantmirror_store::cache::{CacheLimits, CacheOptions, VerifyWhen};
 use serde::{Deserialize, Deserializer};
 
-use super::ByteSize;
+use super::{ByteRate, ByteSize};
 
 /// `[cache]`: where objects and catalogs are kept, how many, and which go.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -29,17 +29,17 @@ pub struct CacheConfig {
     /// When what lies on the disk is verified.
     #[serde(default)]
     pub verify: VerifyKind,
-    /// Bytes a second that a scrub reads.
+    /// How fast a scrub reads.
     #[serde(default = "scrub_rate")]
-    pub scrub_rate: ByteSize,
+    pub scrub_rate: ByteRate,
     /// Paths in repositories whose files are streamed to clients and not kept.
     #[serde(default, deserialize_with = "globs")]
     pub never: PathGlobs,
 }
 
 /// A disk of 10 TB in six days.
-fn scrub_rate() -> ByteSize {
-    ByteSize(20 << 20)
+fn scrub_rate() -> ByteRate {
+    ByteRate(20 << 20)
 }
 
 fn globs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathGlobs, D::Error> {
@@ -111,7 +111,7 @@ impl CacheConfig {
 
     pub(super) fn check(&self) -> Result<(), String> {
         if self.verify == VerifyKind::Scrub && self.scrub_rate.0 < 1 << 10 {
-            return Err("[cache] scrub_rate is too small to come to an end: at least \"1 KiB\" (a second)".to_owned());
+            return Err("[cache] scrub_rate is too small to come to an end: at least \"1 KiB/s\"".to_owned());
         }
         Ok(())
     }

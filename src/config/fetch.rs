@@ -121,7 +121,7 @@ pub struct FetchConfig {
 pub struct SourceConfig {
     /// Most bytes per second from one.
     pub max_rate: Option<ByteRate>,
-    /// Most transfers at a time from one.
+    /// Most transfers at a time from one, at least 2.
     pub max_running: Option<usize>,
 }
 
@@ -153,7 +153,9 @@ impl<'de> Deserialize<'de> for ClassName {
 impl FetchConfig {
     pub(super) fn check(&self) -> Result<(), String> {
         let mut counts = vec![("[fetch] background", self.background)];
-        counts.push(("[fetch.source] max_running", self.source.max_running));
+        if self.source.max_running.is_some_and(|running| running < 2) {
+            return Err("[fetch.source] max_running is less than 2: one is kept for what clients wait for".to_owned());
+        }
         counts.extend(
             self.class
                 .values()

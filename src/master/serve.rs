@@ -142,7 +142,9 @@ impl Frontend {
     /// Takes up what a changed configuration says about a master's mounts and certificate. What cannot change while
     /// the master runs is logged by its name.
     pub fn reload_master(&self, config: &ServerConfig) {
-        self.reload(&config.http, mounts_of(config));
+        for name in self.reload(&config.http, mounts_of(config)) {
+            tracing::warn!("{name} has changed, which takes a restart; it stays as it was");
+        }
     }
 }
 

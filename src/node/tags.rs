@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::Node;
-use super::preseed::Preseed;
+use super::preseed::Bringer;
 use crate::config::ByteSize;
 
 /// Before what could not be had is tried again.
@@ -357,9 +357,8 @@ impl Node {
                 status.bytes_done += if is_here { size } else { 0 };
             });
         };
-        let pass = Preseed::new(self, key.0.clone(), Vec::new())
-            .pass(&snapshot, &done)
-            .await;
+        let bringer = Bringer::new(self, key.0.clone());
+        let pass = bringer.bring_all(snapshot.root.node, &done).await;
         match pass.map_err(|error| error.to_string())?.failed {
             0 => {
                 // Trees that are the same were walked once.

@@ -156,7 +156,7 @@ fn a_scrub_finds_and_repairs_rot_unaided() {
     configure(
         &node,
         "max_size",
-        "verify = \"scrub\"\nscrub_rate = \"500 MiB\"\nmax_size",
+        "verify = \"scrub\"\nscrub_rate = \"500 MiB/s\"\nmax_size",
     );
     node.run();
     let scrubbed = poll(LIMIT, || {

@@ -16,7 +16,8 @@ pub struct FetchLimits {
     pub class_rates: [Option<u64>; Class::ALL.len()],
     /// Most bytes per second from one source.
     pub source_rate: Option<u64>,
-    /// Most transfers at a time from one source.
+    /// Most transfers at a time from one source, at least 2: a quarter of them, and at least one, is kept for what
+    /// clients wait for.
     pub source_running_max: Option<usize>,
     /// Objects up to this size are fetched many in one request, at most [`BATCHED_OBJECT_BYTES_MAX`].
     ///

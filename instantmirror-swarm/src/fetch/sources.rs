@@ -44,7 +44,10 @@ struct Slots {
 
 impl Slots {
     fn new(running_max: usize) -> Self {
-        let background = (running_max - running_max / 4).max(1);
+        // What nobody waits for holds its slot while it holds still for a client: without one that it cannot have, the
+        // client would wait for it, and it for the client.
+        let running_max = running_max.max(2);
+        let background = running_max - (running_max / 4).max(1);
         Self {
             all: Arc::new(Semaphore::new(running_max)),
             background: Arc::new(Semaphore::new(background)),

@@ -128,6 +128,30 @@ async fn a_source_has_no_more_transfers_than_it_may_and_clients_find_a_place() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_gets_through_however_few_transfers_a_source_may_have() {
+    for running_max in 1..6 {
+        let data: Vec<_> = (0..12).map(|seed| content(seed, 3 * G)).collect();
+        let refs: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
+        let (cache, master) = (MemoryCache::new(None), source("master", &refs));
+        let engine = engine(&cache, &[&master]);
+        limited(&engine, |limits| limits.source_running_max = Some(running_max));
+        master.hold();
+        let tasks: Vec<_> = data[..8].iter().map(|data| ahead(&engine, data)).collect();
+        settle().await;
+        // They have begun and hold still from here on, with what they have of the source.
+        master.allow(G as u64);
+        settle().await;
+        let reader = open(&engine, &file(&data[9]), 0..3 * G).await.unwrap();
+        settle().await;
+        master.release();
+        assert!(read(reader.as_ref(), 0..3 * G).await.unwrap() == data[9]);
+        for task in tasks {
+            assert!(task.await.unwrap());
+        }
+    }
+}
+
 async fn fetched_from(engine: &FetchEngine, transports: &[&FaultyTransport], seed: u8) -> Vec<u64> {
     let before: Vec<_> = transports.iter().map(|transport| transport.delivered()).collect();
     let data = content(seed, 20 * G);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::stream::{self, FuturesUnordered, StreamExt as _};
 use instantmirror_core::catalog::{CatalogError, Differences, Reachable};
 use instantmirror_core::preseed::Step;
-use instantmirror_core::traits::ObjectCache as _;
+use instantmirror_core::traits::{Class, ObjectCache as _};
 use instantmirror_core::{FileMeta, Kind, NodeId, RepoName, RepoPath, StoreError};
 use instantmirror_store::cache::DiskCache;
 use instantmirror_store::snapshots::{CatalogWalker, DiskSnapshotStore};
@@ -78,7 +78,7 @@ impl Job {
 }
 
 impl Bringer {
-    pub(super) fn new(node: &Node, repository: RepoName) -> Self {
+    pub(in super::super) fn new(node: &Node, repository: RepoName) -> Self {
         Self {
             repository,
             store: Arc::clone(&node.snapshots),
@@ -125,6 +125,44 @@ impl Bringer {
             }
             Ok(())
         })
+    }
+
+    /// Fetches all of a tree for somebody who keeps it; `done` is told each file's size and whether it is here then.
+    pub(in super::super) async fn bring_all(
+        &self,
+        root: NodeId,
+        done: &(dyn Fn(u64, bool) + Sync),
+    ) -> Result<Pass, CatalogError> {
+        let how = How {
+            step: Step::of(Class::Preseed),
+            room: Room::Made,
+            verify: true,
+            pacer: None,
+            done,
+        };
+        self.bring(self.files_of(root), &how).await
+    }
+
+    /// Files of a tree, and bytes in them, whose paths `wants` says yes to.
+    pub(super) async fn count(
+        &self,
+        root: NodeId,
+        wants: impl Fn(&RepoPath) -> bool + Send + 'static,
+    ) -> Result<(u64, u64), CatalogError> {
+        let store = self.store.walker();
+        let count = tokio::task::spawn_blocking(move || {
+            let (mut files, mut bytes) = (0, 0);
+            for difference in Differences::new(store, None, root) {
+                let difference = difference?;
+                if let Some(Kind::File(file)) = difference.after.map(|meta| meta.kind)
+                    && wants(&difference.path)
+                {
+                    (files, bytes) = (files + 1, bytes + file.size);
+                }
+            }
+            Ok((files, bytes))
+        });
+        count.await.map_err(|error| StoreError::Damaged(error.to_string()))?
     }
 
     fn walk(

@@ -25,6 +25,7 @@ use crate::config::NodeConfig;
 
 use pacer::Pacer;
 
+pub(super) use bring::Bringer;
 pub(crate) use prefetch::PrefetchRequest;
 use prefetch::Prefetches;
 pub use prefetch::{PrefetchError, PrefetchStatus};

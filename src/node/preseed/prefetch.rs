@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use instantmirror_core::catalog::{CatalogError, Differences};
+use instantmirror_core::catalog::CatalogError;
 use instantmirror_core::preseed::Step;
 use instantmirror_core::rules::{GlobError, PathGlobs};
 use instantmirror_core::traits::Class;
-use instantmirror_core::{Kind, NodeId, RepoName, SnapshotId, StoreError};
+use instantmirror_core::{NodeId, RepoName, SnapshotId};
 use serde::{Deserialize, Serialize};
 
 use super::super::Node;
@@ -162,7 +162,8 @@ impl Node {
             snapshot,
         })?;
         let root = shown.root.node;
-        let (files, bytes) = self.count_matching(root, globs.clone()).await?;
+        let (bringer, wanted) = (Bringer::new(self, repository.clone()), globs.clone());
+        let (files, bytes) = bringer.count(root, move |path| wanted.matches(path)).await?;
         if files == 0 {
             return Err(PrefetchError::NothingMatches {
                 repository: repository.clone(),
@@ -182,27 +183,8 @@ impl Node {
             failed: 0,
             is_over: false,
         });
-        let bringer = Bringer::new(self, repository.clone());
         tokio::spawn(bring(bringer, Arc::clone(&self.ahead), id, root, globs));
         Ok(id)
-    }
-
-    /// Files, and bytes in them, whose paths match.
-    async fn count_matching(&self, root: NodeId, globs: PathGlobs) -> Result<(u64, u64), CatalogError> {
-        let store = self.snapshots.walker();
-        let count = tokio::task::spawn_blocking(move || {
-            let (mut files, mut bytes) = (0, 0);
-            for difference in Differences::new(store, None, root) {
-                let difference = difference?;
-                if let Some(Kind::File(file)) = difference.after.map(|meta| meta.kind)
-                    && globs.matches(&difference.path)
-                {
-                    (files, bytes) = (files + 1, bytes + file.size);
-                }
-            }
-            Ok((files, bytes))
-        });
-        count.await.map_err(|error| StoreError::Damaged(error.to_string()))?
     }
 }
 

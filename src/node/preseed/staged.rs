@@ -6,10 +6,11 @@ use std::time::Duration;
 use instantmirror_core::catalog::CatalogError;
 use instantmirror_core::preseed::Step;
 use instantmirror_core::traits::Class;
-use instantmirror_core::{RepoName, Snapshot, TransportError};
+use instantmirror_core::{RepoName, RepoPath, Snapshot, TransportError};
 use instantmirror_swarm::{Follower, HttpOrigin};
 
 use super::super::Node;
+use super::Ahead;
 use super::bring::{Bringer, How, Pass, Room};
 
 /// After a pass in which something could not be had, and between two reports to the master.
@@ -18,17 +19,16 @@ const PAUSE: Duration = Duration::from_secs(30);
 /// One repository whose master knows us.
 pub(in super::super) struct Preseed {
     bringer: Bringer,
+    ahead: Arc<Ahead>,
     origins: Vec<HttpOrigin>,
-    /// What the cache may hold, in bytes.
-    room: u64,
 }
 
 impl Preseed {
     pub(in super::super) fn new(node: &Node, repository: RepoName, origins: Vec<HttpOrigin>) -> Self {
         Self {
             bringer: Bringer::new(node, repository),
+            ahead: Arc::clone(&node.ahead),
             origins,
-            room: node.cache.limits().max_bytes.unwrap_or(u64::MAX),
         }
     }
 
@@ -58,13 +58,22 @@ impl Preseed {
 
     /// Returns whether all of it is in the cache: a pass over it has found nothing missing.
     async fn bring_one(&self, snapshot: &Arc<Snapshot>) -> bool {
-        let (repository, id, bytes) = (&self.bringer.repository, snapshot.id, snapshot.root.bytes);
-        if bytes > self.room {
+        let (repository, id) = (&self.bringer.repository, snapshot.id);
+        let never_kept = self.ahead.config.borrow().cache.never.clone();
+        let wants = move |path: &RepoPath| !never_kept.matches(path);
+        let bytes = match self.bringer.count(snapshot.root.node, wants.clone()).await {
+            Ok((_, bytes)) => bytes,
+            Err(error) => {
+                tracing::warn!(%repository, snapshot = %id, "not fetched ahead: {error}");
+                return false;
+            }
+        };
+        if bytes > self.bringer.cache.limits().max_bytes.unwrap_or(u64::MAX) {
             tracing::warn!(%repository, snapshot = %id, bytes, "the cache is too small for this staged snapshot: it is not fetched ahead");
             return false;
         }
         for _ in 0..2 {
-            match self.pass(snapshot, &|_, _| {}).await {
+            match self.pass(snapshot, wants.clone()).await {
                 Ok(Pass {
                     fetched: 0, failed: 0, ..
                 }) => return true,
@@ -84,20 +93,22 @@ impl Preseed {
         false
     }
 
-    /// Fetches what is missing; `done` is told each file's size and whether it is here then.
-    pub(in super::super) async fn pass(
+    /// Fetches what is missing of the files that are kept at all.
+    async fn pass(
         &self,
-        snapshot: &Arc<Snapshot>,
-        done: &(dyn Fn(u64, bool) + Sync),
+        snapshot: &Snapshot,
+        wants: impl Fn(&RepoPath) -> bool + Send + 'static,
     ) -> Result<Pass, CatalogError> {
         let how = How {
             step: Step::of(Class::Preseed),
             room: Room::Made,
             verify: true,
             pacer: None,
-            done,
+            done: &|_, _| {},
         };
-        let walk = self.bringer.files_of(snapshot.root.node);
+        let walk = self
+            .bringer
+            .new_files(None, snapshot.root.node, move |path, _| wants(path));
         self.bringer.bring(walk, &how).await
     }
 
