@@ -31,6 +31,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mktorrent", "peer of benches/torrent.py"),
     ("nginx", "oracle of the HTTP server's tests, peer of benches/http"),
     ("openssl", "certificates of the TLS tests"),
+    ("opentracker", "BitTorrent tracker that benches/tracker compares with"),
     ("procps", "process states"),
     (
         "python3",
@@ -52,7 +53,7 @@ const PACKAGES: &[(&str, &str)] = &[
 ];
 
 /// Packages that start a service when they are installed; tests and benches only want the programs.
-const SERVICES: &[&str] = &["nginx", "squid", "varnish"];
+const SERVICES: &[&str] = &["nginx", "opentracker", "squid", "varnish"];
 
 /// Installs what is missing.
 pub(crate) fn run() -> Result<()> {

@@ -33,6 +33,7 @@ const ROLES: &[(&str, Role)] = &[
     ("imtracker", Role::Binary),
     ("catalog-scale", Role::Binary),
     ("cache-scale", Role::Binary),
+    ("tracker-load", Role::Binary),
     ("expiry-sim", Role::Binary),
     ("instantmirror-testkit", Role::Aside),
     ("xtask", Role::Aside),
