@@ -23,6 +23,8 @@ use super::{Engine, FetchEngine};
 
 /// Largest object that is ever fetched in a batch, in bytes: larger ones have groups enough to be worth a request.
 pub const BATCHED_OBJECT_BYTES_MAX: u64 = 512 * 1024;
+/// Objects that are written at once, beside the runtime: a thread that is woken for each would cost more than the writing.
+const WRITTEN_AT_ONCE: usize = 64;
 /// Bytes of one batch, at most: what a client may have to wait for on a link that is slow to notice.
 pub const BATCH_BYTES_MAX: u64 = 4 << 20;
 
@@ -158,20 +160,28 @@ async fn ask(engine: &Arc<Engine>, source: &Source, wanted: &mut Wanted, step: S
     };
     let mut failure = None;
     let take = async {
-        while let Some((object, content)) = items.recv().await {
-            let taken = match content {
-                Ok(content) => take_in(engine, source, wanted, object, content).await,
-                Err(error) => Err(unavailable(object, &source.repository, error)),
-            };
-            match taken {
-                Ok(bytes) => {
-                    running.received(bytes);
-                    engine.stats.received(label, step.class, bytes);
-                    engine.sources.pace(label, step.class, bytes).await;
+        let mut some = Vec::new();
+        while items.recv_many(&mut some, WRITTEN_AT_ONCE).await > 0 {
+            let (mut good, mut bytes) = (Vec::new(), 0);
+            for (object, content) in some.drain(..) {
+                match (content, wanted.get(&object)) {
+                    (Ok(content), Some(file)) => good.push((*file, content)),
+                    (Ok(_), None) | (Err(TransportError::NotFound { .. }), _) => {}
+                    (Err(error), _) => failure = Some(unavailable(object, &source.repository, error)),
                 }
-                Err(FetchError::Unavailable { source, .. }) if matches!(*source, TransportError::NotFound { .. }) => {}
-                Err(error) => failure = Some(error),
             }
+            for (file, taken) in take_in(engine, source, good).await {
+                match taken {
+                    Ok(()) => {
+                        wanted.remove(&file.object);
+                        bytes += file.size;
+                    }
+                    Err(error) => failure = Some(error),
+                }
+            }
+            running.received(bytes);
+            engine.stats.received(label, step.class, bytes);
+            engine.sources.pace(label, step.class, bytes).await;
         }
     };
     let (asked, ()) = tokio::join!(request, take);
@@ -182,35 +192,37 @@ async fn ask(engine: &Arc<Engine>, source: &Source, wanted: &mut Wanted, step: S
     asked.map_err(|error| unavailable(some, &source.repository, error))
 }
 
-/// Verifies an object and puts it into the cache. Returns its size. Not on the runtime's threads: a disk that is busy
-/// would block there what clients wait for.
-async fn take_in(
-    engine: &Arc<Engine>,
-    source: &Source,
-    wanted: &mut Wanted,
-    object: ObjectId,
-    content: Bytes,
-) -> Result<u64, FetchError> {
-    let Some(file) = wanted.get(&object).copied() else {
-        return Ok(0);
-    };
+type Taken = Vec<(FileMeta, Result<(), FetchError>)>;
+
+/// Verifies objects and puts them into the cache. Not on the runtime's threads: a disk that is busy would block there what
+/// clients wait for.
+async fn take_in(engine: &Arc<Engine>, source: &Source, objects: Vec<(FileMeta, Bytes)>) -> Taken {
     let (engine, repository) = (Arc::clone(engine), source.repository.clone());
-    let kept = tokio::task::spawn_blocking(move || {
-        let mut hasher = ObjectHasher::new();
-        hasher.update(&content);
-        let outboard = hasher.finish();
-        if outboard.object() != object || content.len() as u64 != file.size {
-            return Err(FetchError::Corrupt {
-                object,
-                repository,
-                source: VerifyError::Outboard(object),
-            });
-        }
-        futures_executor::block_on(keep(&engine, file, outboard, &content))
+    let files: Vec<FileMeta> = objects.iter().map(|(file, _)| *file).collect();
+    let taken = tokio::task::spawn_blocking(move || -> Taken {
+        let take = |(file, content): (FileMeta, Bytes)| {
+            let mut hasher = ObjectHasher::new();
+            hasher.update(&content);
+            let outboard = hasher.finish();
+            if outboard.object() != file.object || content.len() as u64 != file.size {
+                let corrupt = FetchError::Corrupt {
+                    object: file.object,
+                    repository: repository.clone(),
+                    source: VerifyError::Outboard(file.object),
+                };
+                return (file, Err(corrupt));
+            }
+            (
+                file,
+                futures_executor::block_on(keep(&engine, file, outboard, &content)),
+            )
+        };
+        objects.into_iter().map(take).collect()
     });
-    kept.await.unwrap_or_else(|error| Err(broken_off(error).into()))?;
-    wanted.remove(&object);
-    Ok(file.size)
+    taken.await.unwrap_or_else(|error| {
+        let error = FetchError::from(broken_off(error));
+        files.into_iter().map(|file| (file, Err(error.clone()))).collect()
+    })
 }
 
 async fn keep(engine: &Engine, file: FileMeta, outboard: Outboard, content: &[u8]) -> Result<(), FetchError> {
