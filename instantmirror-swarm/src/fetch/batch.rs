@@ -199,6 +199,8 @@ type Taken = Vec<(FileMeta, Result<(), FetchError>)>;
 async fn take_in(engine: &Arc<Engine>, source: &Source, objects: Vec<(FileMeta, Bytes)>) -> Taken {
     let (engine, repository) = (Arc::clone(engine), source.repository.clone());
     let files: Vec<FileMeta> = objects.iter().map(|(file, _)| *file).collect();
+    let permit = Arc::clone(&engine);
+    let _one = permit.writing.acquire().await;
     let taken = tokio::task::spawn_blocking(move || -> Taken {
         let take = |(file, content): (FileMeta, Bytes)| {
             let mut hasher = ObjectHasher::new();

@@ -161,6 +161,7 @@ impl Job {
             return self.sink.write(position, &groups);
         }
         let sink = Arc::clone(&self.sink);
+        let _one = self.engine.writing.acquire().await;
         let written = tokio::task::spawn_blocking(move || sink.write(position, &groups)).await;
         written.unwrap_or_else(|error| Err(broken_off(error)))
     }

@@ -31,6 +31,8 @@ use instantmirror_core::traits::{
 };
 use instantmirror_core::{ObjectId, RepoName};
 
+use tokio::sync::Semaphore;
+
 use ahead::ReadsAhead;
 pub use batch::{BATCH_BYTES_MAX, BATCHED_OBJECT_BYTES_MAX, BatchDone};
 use fill::Fill;
@@ -55,6 +57,9 @@ struct Engine {
     queue: Queue,
     sources: Sources,
     ahead: ReadsAhead,
+    /// What nobody waits for is written by one thread at a time: more of them only wait for each other, in the directory
+    /// where files are made and for the disk, and for as long a client's has to wait too.
+    writing: Semaphore,
     /// By object and size: repositories may disagree about a size, and only one of them is right.
     fills: Mutex<HashMap<(ObjectId, u64), Arc<Fill>>>,
     stats: stats::Counters,
@@ -85,6 +90,7 @@ impl FetchEngine {
             queue,
             sources: Sources::new(FetchLimits::default()),
             ahead: ReadsAhead::default(),
+            writing: Semaphore::new(1),
             fills,
             stats,
             passed_by: Mutex::default(),
