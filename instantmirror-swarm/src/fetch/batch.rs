@@ -179,6 +179,10 @@ async fn ask(engine: &Arc<Engine>, source: &Source, wanted: &mut Wanted, step: S
                     Err(error) => failure = Some(error),
                 }
             }
+            // A source that brought nothing good has not earned a good word.
+            if bytes == 0 {
+                continue;
+            }
             running.received(bytes);
             engine.stats.received(label, step.class, bytes);
             engine.sources.pace(label, step.class, bytes).await;
