@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use instantmirror_testkit::command::{clean_command, run, run_any};
 use instantmirror_testkit::process::{TestDir, poll};
@@ -296,7 +297,8 @@ fn what_is_adopted_by_size_and_time_is_verified_when_it_is_read() {
     let (dir, source, _master, node) = world("e2e-adopt-trust");
     let mirror = old_mirror(&dir, &source);
     let touched = mirror.join("sub/f5");
-    let later = std::time::SystemTime::now();
+    // Another whole second than the source's files have, which were written just now.
+    let later = std::time::SystemTime::now() + Duration::from_secs(3600);
     std::fs::File::options()
         .write(true)
         .open(&touched)
