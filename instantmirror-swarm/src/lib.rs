@@ -16,6 +16,7 @@
 pub mod fetch;
 pub mod follow;
 pub mod origin;
+pub mod peer;
 pub mod session;
 pub mod wire;
 

@@ -16,7 +16,7 @@ mod request;
 mod serve;
 mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(20);
 const ANSWER_MAX_DEMAND: Duration = Duration::from_secs(3);
 /// What a peer rejected is not asked of it again before this.
 const REJECTED_PAUSE: Duration = Duration::from_secs(4);
+/// A peer that is of no use for longer makes room when another one comes.
+const USELESS_MAX: Duration = Duration::from_secs(60);
 /// Peers are told of other peers this often (BEP 11).
 const PEX_INTERVAL: Duration = Duration::from_secs(60);
 /// Peers may be ahead of our catalogs by so many pieces.
@@ -366,6 +368,25 @@ impl Session {
             }
         }
         takers
+    }
+
+    /// Units that a peer is asked for.
+    #[must_use]
+    pub fn asked_of(&self, key: PeerKey) -> HashSet<UnitId> {
+        let asks = self.peers.get(&key).map(|peer| &peer.asks);
+        asks.into_iter().flatten().map(|ask| ask.unit.id).collect()
+    }
+
+    /// Closes the peer that has been of no use for longest, to make room for another. Whether there was one.
+    pub fn close_useless(&mut self, now: Moment) -> bool {
+        let useless = self.peers.iter().filter(|(_, peer)| peer.is_useless());
+        let longest = useless.min_by_key(|(key, peer)| (peer.useless_since, **key));
+        let Some((&key, peer)) = longest else { return false };
+        let is_long = now.since(peer.useless_since) > USELESS_MAX;
+        if is_long {
+            self.close(key, CloseReason::Useless);
+        }
+        is_long
     }
 
     /// Peers that are connected, with their addresses.

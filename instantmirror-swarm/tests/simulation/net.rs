@@ -49,7 +49,6 @@ pub(crate) struct Node {
     pub(crate) sent: u64,
     pub(crate) received: u64,
     pub(crate) banned: HashSet<usize>,
-    pub(crate) unverified: u64,
     pub(crate) is_up: bool,
 }
 
@@ -178,7 +177,6 @@ impl Net {
             sent: 0,
             received: 0,
             banned: HashSet::new(),
-            unverified: 0,
             is_up: true,
         });
         let first = self.now.plus(Duration::from_micros(self.random.bits() % 250_000));
