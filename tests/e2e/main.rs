@@ -23,6 +23,7 @@ mod local_tags;
 mod publish;
 mod restart;
 mod staging;
+mod swarm;
 mod tls;
 mod torrent;
 mod torrents_of_others;

@@ -239,11 +239,11 @@ impl Picker {
     }
 
     /// The unit to ask a peer for that has the pieces `has` says, if there is one. `begun` is the unit that it was asked for
-    /// last: the rest of that piece goes first.
-    pub fn pick(&mut self, has: &dyn Fn(PieceIndex) -> bool, begun: Option<UnitId>) -> Option<Unit> {
+    /// last: the rest of that piece goes first. Nothing less urgent than `least` is picked.
+    pub fn pick(&mut self, has: &dyn Fn(PieceIndex) -> bool, begun: Option<UnitId>, least: Class) -> Option<Unit> {
         let mut checks = CHECKS_MAX;
         let mut found = None;
-        for (urgency, tier) in &self.tiers {
+        for (urgency, tier) in self.tiers.iter().filter(|(urgency, _)| urgency.class <= least) {
             let spans = &self.spans;
             let mut is_good = |serial: Serial| spans.get(&serial).is_some_and(|span| span.is_held_by(has));
             let begun = begun.map(|unit| unit.span).filter(|serial| {

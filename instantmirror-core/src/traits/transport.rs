@@ -99,8 +99,8 @@ pub trait PeerTransport: Debug + Send + Sync + 'static {
     /// Any [`TransportError`].
     async fn outboard(&self, repository: &RepoName, object: &ObjectId, size: u64) -> Result<Bytes, TransportError>;
 
-    /// Many small objects in one request, each with its size, handed to `sink` as they come, in the
-    /// order asked for. An object that the other side lacks is an item with
+    /// Many small objects in one request, each with its size, handed to `sink` as they come: in the order asked for, unless it
+    /// is a [swarm](Self::swarm). An object that the other side lacks is an item with
     /// [`TransportError::NotFound`]; the others still come.
     ///
     /// # Errors

@@ -1,11 +1,12 @@
 //! Connections that we make.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -60,13 +61,31 @@ fn dial_some(shared: &Arc<Shared>, swarm: &Arc<Swarm>, half_open: &Arc<Semaphore
     }
 }
 
+/// Connects from the address that we listen on, if it is one in particular: then others see where we can be reached.
+async fn connect(shared: &Shared, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    let own = shared
+        .limits()
+        .listen
+        .into_iter()
+        .find(|own| own.is_ipv4() == address.is_ipv4());
+    if let Some(own) = own.filter(|own| !own.is_unspecified()) {
+        socket.bind(SocketAddr::new(own, 0))?;
+    }
+    socket.connect(address).await
+}
+
 async fn dial(
     shared: &Arc<Shared>,
     swarm: &Arc<Swarm>,
     address: SocketAddr,
     permit: tokio::sync::OwnedSemaphorePermit,
 ) -> Ending {
-    let stream = match timeout(HANDSHAKE_TIMEOUT, TcpStream::connect(address)).await {
+    let stream = match timeout(HANDSHAKE_TIMEOUT, connect(shared, address)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(peer = %address, "cannot be reached: {error}");

@@ -81,6 +81,8 @@ pub struct PeerLimits {
     pub upload: Option<u64>,
     /// Bytes per second from peers.
     pub download: Option<u64>,
+    /// Addresses that we listen on and connect from; those that stand for all leave the choice to the system.
+    pub listen: Vec<IpAddr>,
     /// Whom to deal with.
     pub policy: AddressPolicy,
 }
@@ -93,6 +95,7 @@ impl Default for PeerLimits {
             slots: ChokerLimits::default().slots,
             upload: None,
             download: None,
+            listen: Vec::new(),
             policy: AddressPolicy::default(),
         }
     }

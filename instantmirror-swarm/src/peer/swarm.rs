@@ -24,6 +24,8 @@ const WAITING_MAX: usize = 200_000;
 /// A unit that came whole, for whoever wants it.
 #[derive(Debug)]
 pub(super) struct Delivery {
+    pub(super) swarm: InfoHash,
+    pub(super) want: WantId,
     pub(super) offset: u64,
     pub(super) data: Bytes,
     pub(super) unit: UnitId,
@@ -179,6 +181,8 @@ impl Swarm {
         });
         for (unit, data) in whole {
             let delivery = Delivery {
+                swarm: self.info_hash,
+                want: unit.want,
                 offset: unit.offset,
                 data,
                 unit: unit.id,
@@ -211,11 +215,10 @@ impl Swarm {
         lock(&self.session).is_available(piece)
     }
 
-    /// Wants something from now on. `None` if no peer has any of it.
-    pub(super) fn want(&self, want: Want) -> Option<(WantId, mpsc::UnboundedReceiver<Delivery>)> {
+    /// Wants something from now on, delivered to `sender`. `None` if no peer has any of it.
+    pub(super) fn want(&self, want: Want, sender: mpsc::UnboundedSender<Delivery>) -> Option<WantId> {
         let now = self.now();
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let id = self.with(|session| {
+        self.with(|session| {
             let id = session.want(want, now);
             if !session.can_serve(id) {
                 session.forget(id, now);
@@ -224,8 +227,7 @@ impl Swarm {
             // Before anything can come.
             lock(&self.wants).insert(id, sender);
             Some(id)
-        })?;
-        Some((id, receiver))
+        })
     }
 
     pub(super) fn can_serve(&self, want: WantId) -> bool {

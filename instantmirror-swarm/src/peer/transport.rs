@@ -64,7 +64,14 @@ impl SwarmTransport {
     }
 
     /// Wants part of an object of the first swarm in which anybody has it.
-    fn want(&self, object: &ObjectId, size: u64, range: Range<u64>, urgency: Urgency) -> Option<Wanted> {
+    fn want(
+        &self,
+        object: &ObjectId,
+        size: u64,
+        range: Range<u64>,
+        urgency: Urgency,
+        sender: &mpsc::UnboundedSender<Delivery>,
+    ) -> Option<Wanted> {
         let swarms = self.swarms.read().unwrap_or_else(PoisonError::into_inner).clone();
         let here = |swarm: &Arc<Swarm>| swarm.place_of(object).filter(|place| place.size == size);
         swarms.iter().find_map(|swarm| {
@@ -75,12 +82,9 @@ impl SwarmTransport {
                 range: range.clone(),
                 urgency,
             };
-            let (id, deliveries) = swarm.want(want)?;
-            Some(Wanted {
-                swarm: Arc::clone(swarm),
-                id,
-                deliveries,
-            })
+            let id = swarm.want(want, sender.clone())?;
+            let swarm = Arc::clone(swarm);
+            Some(Wanted { swarm, id })
         })
     }
 }
@@ -90,7 +94,6 @@ impl SwarmTransport {
 struct Wanted {
     swarm: Arc<Swarm>,
     id: WantId,
-    deliveries: mpsc::UnboundedReceiver<Delivery>,
 }
 
 impl Drop for Wanted {
@@ -99,12 +102,10 @@ impl Drop for Wanted {
     }
 }
 
-impl Wanted {
-    /// The next unit; `None` if none came for too long, or nobody has any of it any more.
-    async fn next(&mut self, class: Class) -> Option<Delivery> {
-        let patience = if class == Class::Demand { HEDGE } else { PATIENCE };
-        timeout(patience, self.deliveries.recv()).await.ok().flatten()
-    }
+/// The next unit; `None` if none came for too long.
+async fn next(deliveries: &mut mpsc::UnboundedReceiver<Delivery>, class: Class) -> Option<Delivery> {
+    let patience = if class == Class::Demand { HEDGE } else { PATIENCE };
+    timeout(patience, deliveries.recv()).await.ok().flatten()
 }
 
 /// What a unit was worth.
@@ -168,21 +169,22 @@ impl GroupTransport for SwarmTransport {
             class: request.class,
             rank: request.rank,
         };
-        let wanted = self.want(&request.object, request.size, request.range, urgency);
+        let (sender, deliveries) = mpsc::unbounded_channel();
+        let wanted = self.want(&request.object, request.size, request.range, urgency, &sender);
         let wanted = wanted.ok_or_else(|| self.not_found(&request.object))?;
         let (class, silent) = (request.class, self.silent());
-        let groups = stream::unfold(Some(wanted), move |wanted| {
+        let groups = stream::unfold(Some((wanted, deliveries)), move |state| {
             let silent = silent.clone();
             async move {
-                let mut wanted = wanted?;
-                match wanted.next(class).await {
+                let (wanted, mut deliveries) = state?;
+                match next(&mut deliveries, class).await {
                     Some(delivery) => {
                         let group = Group {
                             offset: delivery.offset,
                             receipt: Box::new(UnitReceipt::new(&wanted.swarm, &delivery)),
                             data: delivery.data,
                         };
-                        Some((Ok(group), Some(wanted)))
+                        Some((Ok(group), Some((wanted, deliveries))))
                     }
                     None => Some((Err(silent), None)),
                 }
@@ -227,41 +229,41 @@ impl PeerTransport for SwarmTransport {
             class: Class::Preseed,
             rank: 0,
         };
+        let (sender, mut deliveries) = mpsc::unbounded_channel();
         let mut wanted = HashMap::new();
         for (object, size) in objects {
             let one = (*size <= GROUP_BYTES)
-                .then(|| self.want(object, *size, 0..*size, urgency))
+                .then(|| self.want(object, *size, 0..*size, urgency, &sender))
                 .flatten();
             match one {
-                Some(one) => _ = wanted.insert(*object, one),
+                Some(one) => _ = wanted.insert((one.swarm.info_hash(), one.id), (*object, one)),
                 None => sink((*object, Err(self.not_found(object)))),
             }
         }
-        for (object, _) in objects {
-            let Some(mut one) = wanted.remove(object) else { continue };
-            let content = self.one_object(object, &mut one).await;
-            sink((*object, content));
-        }
-        Ok(())
-    }
-}
-
-impl SwarmTransport {
-    /// All of an object of one group, from whoever sends it right.
-    async fn one_object(&self, object: &ObjectId, wanted: &mut Wanted) -> Result<Bytes, TransportError> {
-        loop {
-            let Some(delivery) = wanted.next(Class::Preseed).await else {
-                return Err(self.not_found(object));
+        while !wanted.is_empty() {
+            let Some(delivery) = next(&mut deliveries, urgency.class).await else {
+                break;
             };
-            let receipt = Box::new(UnitReceipt::new(&wanted.swarm, &delivery));
+            let key = (delivery.swarm, delivery.want);
+            let Some((object, one)) = wanted.get(&key) else {
+                continue;
+            };
+            let receipt = Box::new(UnitReceipt::new(&one.swarm, &delivery));
             if ObjectId::of(&delivery.data) == *object {
                 receipt.good();
-                return Ok(delivery.data);
+                sink((*object, Ok(delivery.data)));
+                wanted.remove(&key);
+                continue;
             }
             receipt.bad();
-            if !wanted.swarm.can_serve(wanted.id) {
-                return Err(self.not_found(object));
+            if !one.swarm.can_serve(one.id) {
+                sink((*object, Err(self.not_found(object))));
+                wanted.remove(&key);
             }
         }
+        wanted
+            .into_values()
+            .for_each(|(object, _)| sink((object, Err(self.silent()))));
+        Ok(())
     }
 }

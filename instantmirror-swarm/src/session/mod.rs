@@ -159,6 +159,8 @@ struct Out {
 pub struct Counts {
     /// Bytes that came and were good.
     pub good_bytes: u64,
+    /// Bytes that came, good or not, from masters: nodes of ours that have everything.
+    pub master_bytes: u64,
     /// Bytes that came and were of no use: asked of two, or no longer wanted.
     pub wasted_bytes: u64,
     /// Bytes that came and did not verify.

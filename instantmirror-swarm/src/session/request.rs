@@ -1,7 +1,7 @@
 //! What is asked of peers, what comes of it, and what is done when nothing comes.
 
 use instantmirror_core::Moment;
-use instantmirror_core::swarm::{PeerKey, PieceIndex, Unit, UnitId};
+use instantmirror_core::swarm::{PeerKey, PieceIndex, Pieces, Unit, UnitId};
 use instantmirror_core::traits::Class;
 
 use super::join::FIRST_DEPTH;
@@ -41,8 +41,7 @@ impl Session {
     /// Asks a peer for as much as it should be asked for.
     pub(super) fn ask(&mut self, key: PeerKey, now: Moment) {
         let mut blocks = Vec::new();
-        while self.out.len() < self.config.units_max {
-            let Some(unit) = self.next_unit(key, now) else { break };
+        while let Some(unit) = self.next_unit(key, now) {
             let ask = Ask::new(unit, now);
             blocks.extend(ask.blocks(self.config.piece_bytes).into_iter().map(|(_, block)| block));
             let Some(peer) = self.peers.get_mut(&key) else { break };
@@ -69,7 +68,10 @@ impl Session {
                 && !peer.rejected.contains_key(&piece)
                 && (!peer.chokes_us || peer.allowed.contains(&piece))
         };
-        if let Some(unit) = self.picker.pick(&may_ask, peer.begun) {
+        // What waits in memory to be verified must not keep a client waiting.
+        let is_full = self.out.len() >= self.config.units_max;
+        let least = if is_full { Class::Demand } else { Class::Rest };
+        if let Some(unit) = self.picker.pick(&may_ask, peer.begun, least) {
             let out = Out {
                 peers: vec![key],
                 since: now,
@@ -112,6 +114,8 @@ impl Session {
         };
         peer.down.add(bytes);
         peer.gave += bytes;
+        let is_master = peer.is_node() && peer.pieces == Pieces::All;
+        self.counts.master_bytes += if is_master { bytes } else { 0 };
         let ask = peer.asks.get_mut(place)?;
         ask.missing &= !(1 << (at / BLOCK_BYTES));
         // It sends: what is asked for later is not overdue yet.
