@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod ahead;
+mod announce;
 mod attacks;
 mod bad_input;
 mod browser;
