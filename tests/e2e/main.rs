@@ -31,5 +31,6 @@ mod tracker;
 mod tracker_world;
 mod tree;
 mod upkeep;
+mod wire;
 mod world;
 mod yum;

@@ -99,6 +99,7 @@ fn run_at(urls: &[&str]) -> Running {
         pace: Pace {
             interval_min: Duration::from_millis(50),
             interval_max: Duration::from_millis(50),
+            lonely: Duration::from_millis(50),
             pause: Duration::from_millis(50),
             pause_max: Duration::from_millis(200),
             leave: Duration::from_millis(500),

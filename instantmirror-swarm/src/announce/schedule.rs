@@ -20,6 +20,8 @@ pub struct Pace {
     pub interval_min: Duration,
     /// Nor less often, as long as they answer.
     pub interval_max: Duration,
+    /// As soon asks again who is [lonely](Progress::is_lonely), if the tracker does not say how soon it may.
+    pub lonely: Duration,
     /// Pause after the first failure; it doubles with each.
     pub pause: Duration,
     /// Longest pause.
@@ -33,6 +35,7 @@ impl Default for Pace {
         Self {
             interval_min: Duration::from_secs(60),
             interval_max: Duration::from_secs(6 * 60 * 60),
+            lonely: Duration::from_secs(5 * 60),
             pause: Duration::from_secs(15),
             pause_max: Duration::from_secs(60 * 60),
             leave: Duration::from_secs(2),
@@ -174,6 +177,7 @@ impl Schedule {
         let Pace {
             interval_min,
             interval_max,
+            lonely,
             ..
         } = self.membership.pace;
         let bounded = |interval: Duration| interval.max(interval_min).min(interval_max.max(interval_min));
@@ -182,7 +186,7 @@ impl Schedule {
             at: now,
             by: tracker.clone(),
             interval,
-            interval_min: reply.interval_min.map_or(interval, bounded),
+            interval_min: bounded(reply.interval_min.unwrap_or(lonely)).min(interval),
         });
     }
 
@@ -414,9 +418,15 @@ mod tests {
             is_lonely: true,
             ..left(1)
         };
-        for (min_s, after) in [(None, 1800), (Some(120), 120), (Some(1), 60), (Some(3000), 3000)] {
+        for (interval_s, min_s, after) in [
+            (1800, None, 300),
+            (100, None, 100),
+            (1800, Some(120), 120),
+            (1800, Some(1), 60),
+            (1800, Some(3000), 3000),
+        ] {
             let mut schedule = schedule(&[&[A]]);
-            let mut reply = reply(1800).unwrap();
+            let mut reply = reply(interval_s).unwrap();
             reply.interval_min = min_s.map(Duration::from_secs);
             tell(&mut schedule, at(0), &lonely, (A, Event::Started), &Ok(reply));
             assert_eq!(schedule.next(at(0), &lonely), Step::Wait(at(after)));

@@ -55,7 +55,8 @@ impl ExtensionIds {
 pub struct ExtensionHandshake {
     /// The messages that the sender takes.
     pub ids: ExtensionIds,
-    /// Length of the torrent's info dictionary in bytes, if the sender has it (BEP 9); never 0.
+    /// Length of the torrent's info dictionary in bytes, if the sender has it (BEP 9); never 0. How much
+    /// of it anybody takes is for the receiver to say.
     pub metadata_size: Option<u32>,
     /// What the sender's program calls itself, without control characters.
     pub client: Option<String>,
