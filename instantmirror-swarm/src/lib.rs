@@ -18,6 +18,8 @@ mod contacts;
 pub mod fetch;
 pub mod follow;
 pub mod origin;
+pub mod peer;
+pub mod session;
 mod text;
 pub mod wire;
 
