@@ -280,6 +280,11 @@ mod tests {
         let peers = parse_reply(&body).unwrap().peers;
         let of_v4 = peers.iter().filter(|address| address.is_ipv4()).count();
         assert_eq!((peers.len(), of_v4), (REPLY_PEERS_MAX, REPLY_PEERS_MAX / 2));
+        let words = b"d2:ip11:2001:db8::14:porti1ee".repeat(2000);
+        let body = [&b"d5:peers30000:"[..], &v4, b"6:peers6l", &words, b"ee"].concat();
+        let peers = parse_reply(&body).unwrap().peers;
+        let of_v4 = peers.iter().filter(|address| address.is_ipv4()).count();
+        assert_eq!((peers.len(), of_v4), (REPLY_PEERS_MAX, REPLY_PEERS_MAX / 2));
         let words = b"d2:ip7:1.2.3.44:porti1ee".repeat(20_000);
         let body = [&b"d5:peersl"[..], &words, b"ee"].concat();
         assert_eq!(parse_reply(&body).unwrap().peers.len(), REPLY_PEERS_MAX);

@@ -364,6 +364,9 @@ mod tests {
         };
         tell(&mut schedule, at(0), &progress, (A, Event::Started), &reply(60));
         tell(&mut schedule, at(60), &progress, (A, Event::Paused), &reply(60));
+        let complete = Progress { left: 0, ..progress };
+        tell(&mut schedule, at(120), &complete, (A, Event::Completed), &reply(60));
+        tell(&mut schedule, at(180), &complete, (A, Event::Regular), &reply(60));
     }
 
     #[test]

@@ -211,6 +211,8 @@ mod tests {
         let ought = [b"\x02\xff/", &[b'x'; 254][..], b"\x02\x2d", &[b'x'; 45]].concat();
         assert_eq!(behind(&format!("udp://t.example:1/{long}")), ought);
         assert_eq!(behind(&format!("udp://t.example:1/{}", "x".repeat(1024))), b"");
+        let longest = behind(&format!("udp://t.example:1/{}", "x".repeat(1023)));
+        assert_eq!(longest.len(), 1024 + 5 * 2);
     }
 
     #[test]
@@ -231,6 +233,7 @@ mod tests {
         assert_eq!(v4.interval, Duration::from_secs(1800));
         let v6 = reply(b"\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x1a\xe1", true);
         assert_eq!(v6.peers, ["[2001:db8::1]:6881".parse().unwrap()]);
+        assert_eq!(PACKET_BYTES_MAX, 18_020, "as many peers of IPv6 as are taken fit in");
         let many = reply(&[1; V4_BYTES * 3000], false);
         assert_eq!(many.peers.len(), REPLY_PEERS_MAX);
     }
