@@ -289,7 +289,7 @@ impl HttpOrigin {
     }
 }
 
-fn address_of(url: &Url) -> Option<IpAddr> {
+pub(crate) fn address_of(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_matches(['[', ']']).parse().ok()
 }
 
@@ -318,7 +318,7 @@ fn client(policy: &AddressPolicy) -> reqwest::Result<Client> {
 
 /// The system's resolver, without the addresses that are not admitted, preferred ones first.
 #[derive(Debug)]
-struct PolicyResolver(AddressPolicy);
+pub(crate) struct PolicyResolver(pub(crate) AddressPolicy);
 
 impl Resolve for PolicyResolver {
     fn resolve(&self, name: ResolvedName) -> Resolving {

@@ -132,7 +132,7 @@ impl Decoder {
     }
 
     /// Takes the next message off the front of the buffer; `None` if it is not whole yet. Data, bitfields and payloads
-    /// are split off, not copied. A buffer never has to hold more than one message of the [`Limits`] for this to go on.
+    /// are split off, not copied: they keep the memory of the buffer that they came in. A buffer never has to hold more than one message of the [`Limits`] for this to go on.
     ///
     /// # Errors
     /// [`WireError`], as soon as the first bytes of a message show it; the same one again if it is called again.

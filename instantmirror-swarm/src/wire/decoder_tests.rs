@@ -160,6 +160,10 @@ fn each_kind_is_held_to_its_own_length_before_its_body_comes() {
 
 #[test]
 fn a_block_is_never_longer_than_the_hard_limit() {
+    assert_eq!(
+        (BLOCK_BYTES, BLOCK_BYTES_MAX, EXTENDED_BYTES),
+        (16_384, 131_072, 1_064_960)
+    );
     let mut decoder = Decoder::new(Limits {
         block_bytes: u32::MAX,
         ..Limits::default()

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use instantmirror_core::bencode::Value;
 
 use super::{ExtensionError, dictionary, number};
+use crate::contacts::octets;
+use crate::text::shown;
 
 /// The longest handshake that is read: clients send some hundred bytes.
 pub const HANDSHAKE_PAYLOAD_BYTES_MAX: usize = 64 << 10;
@@ -53,7 +55,8 @@ impl ExtensionIds {
 pub struct ExtensionHandshake {
     /// The messages that the sender takes.
     pub ids: ExtensionIds,
-    /// Length of the torrent's info dictionary in bytes, if the sender has it (BEP 9); never 0.
+    /// Length of the torrent's info dictionary in bytes, if the sender has it (BEP 9); never 0. How much
+    /// of it anybody takes is for the receiver to say.
     pub metadata_size: Option<u32>,
     /// What the sender's program calls itself, without control characters.
     pub client: Option<String>,
@@ -109,30 +112,14 @@ impl ExtensionHandshake {
         Ok(Self {
             ids: value.get("m").map(ExtensionIds::of).unwrap_or_default(),
             metadata_size: number(&value, "metadata_size").filter(|size| *size != 0),
-            client: bytes("v").map(client),
+            client: bytes("v").map(|name| shown(name, CLIENT_BYTES_MAX)),
             listen_port: number(&value, "p").filter(|port| *port != 0),
             request_queue: number(&value, "reqq").filter(|queue| *queue != 0),
             upload_only: number(&value, "upload_only").is_some_and(|only: i64| only != 0),
-            your_address: bytes("yourip").and_then(address),
+            your_address: bytes("yourip").and_then(octets),
             nonce: bytes("im_nonce").and_then(|nonce| nonce.try_into().ok()),
         })
     }
-}
-
-/// What can be shown and logged of a client's name.
-fn client(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes.get(..CLIENT_BYTES_MAX).unwrap_or(bytes));
-    let mut text: String = text.chars().filter(|c| !c.is_control()).collect();
-    // What replaces broken characters is longer than they are.
-    text.truncate(text.floor_char_boundary(CLIENT_BYTES_MAX));
-    text
-}
-
-/// An IPv4 address that stands there as one of IPv6 is one of IPv4.
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(|octets| IpAddr::from(octets).to_canonical()))
-        .ok()
 }
 
 #[cfg(test)]

@@ -79,6 +79,7 @@ mod tests {
             (b"d4:type", "no bencode"),
             (&[b'l'; 4000], "nested too deep"),
             (&[b'd'; 4097], "4096 are enough"),
+            (&[b'l'; 4096], "nested too deep"),
         ] {
             let error = NodeMessage::decode(payload).unwrap_err().to_string();
             assert!(error.contains(what), "{}: {error}", payload.escape_ascii());

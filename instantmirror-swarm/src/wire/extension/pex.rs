@@ -1,11 +1,12 @@
 //! Peer exchange (BEP 11): peers that the sender has connected to, and those that it has lost.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use instantmirror_core::bencode::Value;
 
 use super::{ExtensionError, dictionary};
+use crate::contacts::{V4_BYTES, V6_BYTES, addresses, both, is_v4, put};
 
 /// The longest message that is read.
 pub const PEX_PAYLOAD_BYTES_MAX: usize = 64 << 10;
@@ -84,55 +85,29 @@ impl PexMessage {
     pub fn decode(payload: &[u8]) -> Result<Self, ExtensionError> {
         let (value, _) = dictionary(WHAT, payload, PEX_PAYLOAD_BYTES_MAX)?;
         let bytes = |key| value.get(key).and_then(Value::as_bytes).unwrap_or_default();
-        let flagged = |key, flags_key| {
+        let flagged = |key, flags_key, entry_bytes| {
             let flags = bytes(flags_key).iter().copied().chain(std::iter::repeat(0));
-            let peers = addresses(bytes(key), key == "added6").zip(flags);
-            peers
-                .map(|(address, flags)| PexPeer { address, flags })
-                .filter(|peer| peer.address.port() != 0)
+            let peers = addresses(bytes(key), entry_bytes).zip(flags);
+            let peers = peers.map(|(address, flags)| PexPeer { address, flags });
+            peers.filter(|peer| peer.address.port() != 0)
         };
-        let mut added = both(flagged("added", "added.f"), flagged("added6", "added6.f"));
+        let (v4, v6) = (
+            flagged("added", "added.f", V4_BYTES),
+            flagged("added6", "added6.f", V6_BYTES),
+        );
+        let mut added = both(v4, v6, PEX_PEERS_MAX);
         added.sort_by_key(|peer| !is_v4(&peer.address));
-        let lost = |key| addresses(bytes(key), key == "dropped6").filter(|address| address.port() != 0);
-        let mut dropped = both(lost("dropped"), lost("dropped6"));
+        let lost = |key, entry_bytes| addresses(bytes(key), entry_bytes).filter(|address| address.port() != 0);
+        let mut dropped = both(lost("dropped", V4_BYTES), lost("dropped6", V6_BYTES), PEX_PEERS_MAX);
         dropped.sort_by_key(|address| !is_v4(address));
         Ok(Self { added, dropped })
     }
 }
 
-fn is_v4(address: &SocketAddr) -> bool {
-    address.ip().to_canonical().is_ipv4()
-}
-
-fn put(out: &mut Vec<u8>, address: &SocketAddr) {
-    match address.ip().to_canonical() {
-        IpAddr::V4(ip) => out.extend_from_slice(&ip.octets()),
-        IpAddr::V6(ip) => out.extend_from_slice(&ip.octets()),
-    }
-    out.extend_from_slice(&address.port().to_be_bytes());
-}
-
-/// Addresses and ports, one after the other.
-fn addresses(bytes: &[u8], is_v6: bool) -> impl Iterator<Item = SocketAddr> {
-    bytes.chunks_exact(if is_v6 { 18 } else { 6 }).filter_map(|entry| {
-        let (ip, port) = entry.split_last_chunk::<2>()?;
-        let v4 = <[u8; 4]>::try_from(ip).map(IpAddr::from);
-        let ip = v4.or_else(|_| <[u8; 16]>::try_from(ip).map(IpAddr::from)).ok()?;
-        Some(SocketAddr::new(ip.to_canonical(), u16::from_be_bytes(*port)))
-    })
-}
-
-/// As many of two lists as are taken, so that neither family keeps the other out.
-fn both<T>(v4: impl Iterator<Item = T>, v6: impl Iterator<Item = T>) -> Vec<T> {
-    let v6: Vec<T> = v6.take(PEX_PEERS_MAX).collect();
-    let mut taken: Vec<T> = v4.take(PEX_PEERS_MAX - v6.len().min(PEX_PEERS_MAX / 2)).collect();
-    let room = PEX_PEERS_MAX - taken.len();
-    taken.extend(v6.into_iter().take(room));
-    taken
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use proptest::prelude::*;
 
     use super::*;
