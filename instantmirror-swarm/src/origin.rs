@@ -29,6 +29,10 @@ pub const LONG_POLL_TIMEOUT: Duration = Duration::from_secs(75);
 const REDIRECTS_MAX: usize = 4;
 /// Largest snapshot record that is read.
 const RECORD_BYTES_MAX: usize = 1 << 20;
+/// Largest list of torrents that is read.
+const TORRENT_LIST_BYTES_MAX: usize = 8 << 20;
+/// Largest `.torrent` file that is read: the info dictionaries that are offered have 8 MB at most.
+const TORRENT_BYTES_MAX: usize = 9 << 20;
 
 /// Bytes a second that a transfer has to make on average, once it took longer than [`PROGRESS_TIMEOUT`]: who sends a byte
 /// now and then would otherwise keep a node waiting for ever, and from asking somebody else.
@@ -159,6 +163,36 @@ impl HttpOrigin {
         let request = self.request(Method::GET, repository, "swarm");
         let response = self.send("a swarm", request, PROGRESS_TIMEOUT).await?;
         self.collect(response, RECORD_BYTES_MAX).await
+    }
+
+    /// The list of the torrents that the master offers of a repository: JSON, not looked at.
+    ///
+    /// # Errors
+    /// Any [`TransportError`]; [`TransportError::NotFound`] if it offers none.
+    pub async fn torrents(&self, repository: &RepoName) -> Result<Bytes, TransportError> {
+        let request = self.torrent_request(&[repository.as_str()])?;
+        let response = self.send("a list of torrents", request, PROGRESS_TIMEOUT).await?;
+        self.collect(response, TORRENT_LIST_BYTES_MAX).await
+    }
+
+    /// One of their `.torrent` files, not looked at.
+    ///
+    /// # Errors
+    /// As [`torrents`](Self::torrents).
+    pub async fn torrent(&self, repository: &RepoName, file: &str) -> Result<Bytes, TransportError> {
+        let request = self.torrent_request(&[repository.as_str(), file])?;
+        let response = self.send(file, request, PROGRESS_TIMEOUT).await?;
+        self.collect(response, TORRENT_BYTES_MAX).await
+    }
+
+    fn torrent_request(&self, below: &[&str]) -> Result<RequestBuilder, TransportError> {
+        let mut url = self.base.clone();
+        // Files may be called as they like.
+        match url.path_segments_mut() {
+            Ok(mut path) => _ = path.pop_if_empty().extend([".im", "torrent"]).extend(below),
+            Err(()) => return Err(self.protocol("a URL without a path")),
+        }
+        Ok(self.client.get(url))
     }
 
     fn request(&self, method: Method, repository: &RepoName, path: &str) -> RequestBuilder {

@@ -19,9 +19,9 @@ use tokio::sync::watch;
 
 use super::embargo::{Embargo, Hidden, Roots};
 use super::swarm::{Seeding, SeedingSlot};
-use super::torrents::Offers;
 use super::{Master, MasterError};
 use crate::clock::SystemClock;
+use crate::torrent::Offers;
 
 /// The [`Publication`] of a [`Master`].
 #[derive(Debug)]
@@ -186,6 +186,11 @@ impl MasterPublication {
         let withheld = self.withheld();
         let own = withheld.staged.iter().filter(|((name, _), _)| name == repository);
         own.map(|(_, snapshot)| Arc::clone(snapshot)).collect()
+    }
+
+    /// The swarms that it takes part in, if it serves and has any.
+    pub(super) fn seeding(&self) -> Option<Arc<Seeding>> {
+        self.seeding.get().cloned()
     }
 
     /// Tells nodes of these swarms from now on.

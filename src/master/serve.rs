@@ -16,11 +16,12 @@ use super::gate::MasterGate;
 use super::publish::HEAD_RENEWAL;
 use super::publish_page::ControlPages;
 use super::swarm::{Seeding, seed};
-use super::torrents::{TorrentPages, offer_torrents};
+use super::torrents::offer_torrents;
 use super::{CleanUpOptions, HEADS, Master, MasterError, MasterPublication};
 use crate::config::ServerConfig;
 use crate::peering::SwarmsStatus;
 use crate::serve::{Frontend, HttpStatus, Sockets, StatusPage, mounts};
+use crate::torrent::TorrentPages;
 
 /// Heads are looked at this often where the file system sends no events.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
@@ -89,10 +90,7 @@ impl MasterServer {
         let gate = Arc::new(MasterGate::new(master.clone(), Arc::clone(&publication)));
         let (shown, objects, keeper) = (Arc::clone(&publication), Arc::clone(&master.objects), Arc::clone(&gate));
         let api = move || Api::new(objects.clone()).with_gatekeeper(keeper.clone());
-        let pages = Arc::new(TorrentPages {
-            master: master.clone(),
-            offers: publication.offers(),
-        });
+        let pages = Arc::new(TorrentPages(publication.offers()));
         let make = move || Service::new(shown.clone()).with_api(api()).with_extra(pages.clone());
         let frontend = sockets.frontend(&config.http, mounts_of(config), make);
         let seeding = Seeding::open(&master).await?;

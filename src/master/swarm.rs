@@ -5,12 +5,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::traits::{ObjectCache, Publication as _};
-use instantmirror_core::{NodeId, RepoName};
+use instantmirror_core::{NodeId, RepoName, Snapshot};
 use instantmirror_swarm::peer::Origin;
 
 use super::{Master, MasterError, MasterPublication};
-use crate::peering::{JoinAs, Peering, RepositorySwarm, SwarmIdentity, SwarmOffer, SwarmsStatus, hex};
+use crate::peering::{
+    ExportTerms, Exports, JoinAs, Peering, RepositorySwarm, SwarmIdentity, SwarmOffer, SwarmsStatus, hex,
+};
+use crate::torrent::Offer;
 
 /// What the piece spaces as peers read them lie in, beside those that publishes assign.
 const DIR: &str = "swarm";
@@ -20,6 +24,7 @@ const DIR: &str = "swarm";
 pub(super) struct Seeding {
     pub(super) peering: Arc<Peering>,
     offers: BTreeMap<RepoName, (SwarmIdentity, SwarmOffer)>,
+    exports: Exports,
 }
 
 impl Seeding {
@@ -46,7 +51,17 @@ impl Seeding {
                 Err(error) => tracing::error!(repository = %name, "there is no swarm: {error}"),
             }
         }
-        Ok(Some(Arc::new(Self { peering, offers })))
+        let exports = Exports::new(ExportTerms {
+            peering: Arc::clone(&peering),
+            objects: Arc::clone(&master.objects) as Arc<dyn ObjectCache>,
+            role: JoinAs::Master,
+            is_private: config.private,
+        });
+        Ok(Some(Arc::new(Self {
+            peering,
+            offers,
+            exports,
+        })))
     }
 
     /// What is told of a repository's swarm.
@@ -60,12 +75,20 @@ impl Seeding {
         serde_json::to_vec(&offer).ok().map(Bytes::from)
     }
 
+    /// Seeds exactly the torrents that are offered of a snapshot's repository. Blocks on the disk.
+    pub(super) fn seed_torrents<S: NodeSource>(&self, offer: &Offer, snapshot: &Snapshot, nodes: &S) {
+        let changes = self.exports.follow(offer, snapshot, nodes);
+        let (joined, left) = (changes.joined.len(), changes.left.len());
+        tracing::info!(repository = %snapshot.repository, joined, left, "torrents are seeded");
+    }
+
     pub(super) fn status(&self) -> SwarmsStatus {
         let name = |hash: &str| {
             let mut offers = self.offers.iter();
             offers
                 .find(|(_, (_, offer))| offer.info_hash == hash)
                 .map(|(name, _)| name.to_string())
+                .or_else(|| self.exports.label(hash))
         };
         SwarmsStatus::of(&self.peering.swarms, &name)
     }

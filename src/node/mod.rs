@@ -11,6 +11,7 @@ mod status;
 mod swarm;
 mod tags;
 mod token;
+mod torrents;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ use adopt::Adoption;
 use preseed::{Ahead, Preseed, RulesDriver};
 use swarm::Swarming;
 use tags::Tags;
+use torrents::TorrentKeeper;
 use verify::SharedVerification;
 
 pub use adopt::{AdoptError, AdoptMethod, AdoptRequest, AdoptStatus, AdoptTrust};
@@ -104,6 +106,7 @@ pub struct Node {
     ahead: Arc<Ahead>,
     /// Absent if the configuration wants no swarm.
     swarming: Option<Arc<Swarming>>,
+    torrents: Arc<TorrentKeeper>,
 }
 
 impl Node {
@@ -121,6 +124,7 @@ impl Node {
         let swarming = Swarming::open(&config, &cache, &disk).await?;
         let (mut followers, mut sources) = (BTreeMap::new(), BTreeMap::new());
         let (intake, mut registered) = (Intake::default(), BTreeMap::new());
+        let mut torrents = TorrentKeeper::default();
         for repository in &config.repositories {
             let origins = origins_of(repository, &config.peers.policy())?;
             if repository.token_file.is_some() {
@@ -130,6 +134,9 @@ impl Node {
                 .iter()
                 .map(|origin| Arc::new(origin.clone()) as Arc<dyn Upstream>)
                 .collect();
+            if config.peers.torrents {
+                torrents.follow(&repository.name, &origins);
+            }
             let swarm = swarming
                 .as_ref()
                 .map(|swarming| swarming.add(&repository.name, &origins));
@@ -170,6 +177,7 @@ impl Node {
             verification: SharedVerification::default(),
             adoption: Arc::default(),
             swarming,
+            torrents: Arc::new(torrents),
         })
     }
 
@@ -201,7 +209,7 @@ impl Node {
             self.scrub(),
             self.apply_rules(),
         );
-        let swarming = self.swarm();
+        let swarming = futures_util::future::join(self.swarm(), self.keep_torrents());
         futures_util::future::join5(followers, self.clean_catalogs(), self.preseed(), own, swarming).await;
     }
 

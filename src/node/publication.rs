@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::grace::fallbacks;
-use instantmirror_core::traits::{ObjectSource, Publication};
+use instantmirror_core::traits::{ObjectSource, Publication, TorrentLink};
 use instantmirror_core::view::RepositoryState;
-use instantmirror_core::{Clock as _, RepoName, SignedHead, Snapshot};
+use instantmirror_core::{Clock as _, RepoName, RepoPath, SignedHead, Snapshot, SnapshotId};
 
 use super::Node;
 use super::preseed::Watched;
@@ -50,6 +50,10 @@ impl Publication for NodePublication {
 
     fn keys(&self, repository: &RepoName) -> Option<Bytes> {
         self.0.followers.get(repository)?.key_lists()
+    }
+
+    fn torrents(&self, repository: &RepoName, snapshot: SnapshotId, path: &RepoPath) -> Vec<TorrentLink> {
+        self.0.torrents.offers().links(repository, snapshot, path)
     }
 
     fn nodes(&self) -> Arc<dyn NodeSource> {

@@ -10,6 +10,7 @@ use super::control::NodeControl;
 use super::{Node, NodeError, Reloader};
 use crate::config::{ConfigError, NodeConfig, VerifyKind};
 use crate::serve::{Frontend, Sockets, StatusPage, mounts};
+use crate::torrent::TorrentPages;
 
 /// The cache writes down its state this often.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
@@ -53,7 +54,12 @@ impl NodeServer {
             // An answer that is kept ready was verified for another request.
             hot.answers_max = 0;
         }
-        let make = move || Service::new(shown.clone()).with_hot_limits(&hot);
+        let pages = Arc::new(TorrentPages(node.torrents.offers()));
+        let make = move || {
+            Service::new(shown.clone())
+                .with_hot_limits(&hot)
+                .with_extra(pages.clone())
+        };
         let frontend = sockets.frontend(&config.http, mounts_of(config), make);
         Ok(Self {
             node,

@@ -1,6 +1,7 @@
 //! The node's part in the swarms of its repositories.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,10 @@ use instantmirror_swarm::{Follower, HttpOrigin};
 
 use super::{Node, NodeError};
 use crate::config::NodeConfig;
-use crate::peering::{HaveKeeper, JoinAs, Peering, RepositorySwarm, SwarmOffer, SwarmsStatus, discover, unhex};
+use crate::peering::{
+    ExportChanges, ExportTerms, Exports, HaveKeeper, JoinAs, Peering, RepositorySwarm, SwarmOffer, SwarmsStatus,
+    discover, unhex,
+};
 
 /// What the piece spaces of repositories lie in, beside their catalogs.
 const DIR: &str = "swarm";
@@ -27,6 +31,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(600);
 pub(super) struct Swarming {
     pub(super) peering: Arc<Peering>,
     pub(super) have: HaveKeeper,
+    pub(super) exports: Exports,
     objects: Arc<dyn ObjectCache>,
     disk: Arc<dyn Disk>,
     repositories: Mutex<BTreeMap<RepoName, Repository>>,
@@ -37,6 +42,8 @@ struct Repository {
     transport: Arc<SwarmTransport>,
     masters: Vec<HttpOrigin>,
     joined: Option<RepositorySwarm>,
+    /// Where masters are reached as peers, as far as is known.
+    peers: Vec<SocketAddr>,
 }
 
 impl Swarming {
@@ -49,10 +56,18 @@ impl Swarming {
         let Some(peering) = Peering::open(&config.peers).await? else {
             return Ok(None);
         };
+        let objects: Arc<dyn ObjectCache> = Arc::new(cache.clone());
+        let exports = Exports::new(ExportTerms {
+            peering: Arc::clone(&peering),
+            objects: Arc::clone(&objects),
+            role: JoinAs::Node,
+            is_private: config.peers.private,
+        });
         Ok(Some(Arc::new(Self {
             peering,
             have: HaveKeeper::new(cache),
-            objects: Arc::new(cache.clone()),
+            exports,
+            objects,
             disk: Arc::clone(disk),
             repositories: Mutex::default(),
         })))
@@ -69,6 +84,7 @@ impl Swarming {
             transport: Arc::clone(&transport),
             masters: masters.to_vec(),
             joined: None,
+            peers: Vec::new(),
         };
         self.repositories().insert(name.clone(), repository);
         transport
@@ -76,6 +92,43 @@ impl Swarming {
 
     fn of(&self, name: &RepoName) -> Option<Repository> {
         self.repositories().get(name).cloned()
+    }
+
+    /// Asks the swarms of a repository from now on that there are now: its own first.
+    fn set_swarms(&self, name: &RepoName) {
+        let Some(repository) = self.of(name) else { return };
+        let own = repository.joined.map(|joined| joined.swarm);
+        let exports = self.exports.of(name).into_iter().map(|export| export.swarm);
+        repository
+            .transport
+            .set_swarms(own.into_iter().chain(exports).collect());
+    }
+
+    /// Takes up that torrents of a repository were joined and left. Blocks for as long as it takes to look up what is here.
+    pub(super) fn exports_changed(&self, name: &RepoName, changes: &ExportChanges, connect: &[SocketAddr]) {
+        for swarm in &changes.left {
+            self.have.remove(swarm);
+        }
+        let masters = self.of(name).map(|repository| repository.peers).unwrap_or_default();
+        for export in &changes.joined {
+            self.have.add_known(export.share(), export.pieces.objects());
+            for peer in masters.iter().chain(connect) {
+                self.peering.swarms.add_peer(&export.swarm, *peer, Origin::Named);
+            }
+        }
+        self.set_swarms(name);
+    }
+
+    /// Takes note of where a repository's masters are reached as peers.
+    fn know_masters(&self, name: &RepoName, peers: &[SocketAddr]) {
+        if let Some(known) = self.repositories().get_mut(name) {
+            known.peers = peers.to_vec();
+        }
+        for export in self.exports.of(name) {
+            for peer in peers {
+                self.peering.swarms.add_peer(&export.swarm, *peer, Origin::Named);
+            }
+        }
     }
 
     pub(super) fn status(&self) -> SwarmsStatus {
@@ -88,7 +141,9 @@ impl Swarming {
             })
             .collect();
         drop(repositories);
-        SwarmsStatus::of(&self.peering.swarms, &|hash| names.get(hash).cloned())
+        SwarmsStatus::of(&self.peering.swarms, &|hash| {
+            names.get(hash).cloned().or_else(|| self.exports.label(hash))
+        })
     }
 }
 
@@ -156,16 +211,17 @@ impl Node {
                     RepositorySwarm::join(&swarming.peering, pieces, info_hash, secret, is_private, JoinAs::Node);
                 tracing::info!(repository = %name, swarm = %info_hash, "joined the swarm");
                 self.keep_up(swarming, follower, &joined).await;
-                repository.transport.set_swarms(vec![Arc::clone(&joined.swarm)]);
                 if let Some(known) = swarming.repositories().get_mut(name) {
                     known.joined = Some(joined.clone());
                 }
+                swarming.set_swarms(name);
                 let (keeper, share) = (Arc::clone(swarming), joined.share());
                 // Goes through the whole cache: beside everything else.
                 tokio::task::spawn_blocking(move || keeper.have.add(share));
                 held = Some((discovered.offer, joined));
             }
             let Some((_, joined)) = &held else { continue };
+            swarming.know_masters(name, &discovered.peers);
             for peer in discovered.peers.iter().chain(&self.config.peers.connect) {
                 swarming.peering.swarms.add_peer(&joined.swarm, *peer, Origin::Named);
             }

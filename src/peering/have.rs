@@ -54,7 +54,7 @@ impl CacheObserver for Ear {
 #[derive(Debug)]
 pub(crate) struct HaveKeeper {
     cache: DiskCache,
-    shares: RwLock<Vec<Share>>,
+    shares: RwLock<Arc<Vec<Share>>>,
     events: Mutex<Option<mpsc::UnboundedReceiver<CacheEvent>>>,
     state: Mutex<State>,
 }
@@ -80,31 +80,51 @@ impl HaveKeeper {
         }
     }
 
-    fn shares(&self) -> Vec<Share> {
-        self.shares.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn shares(&self) -> Arc<Vec<Share>> {
+        Arc::clone(&self.shares.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lists a swarm among those that are told.
+    fn list(&self, share: &Share) {
+        let hash = share.swarm.info_hash();
+        let mut shares = self.shares.write().unwrap_or_else(PoisonError::into_inner);
+        let listed = Arc::make_mut(&mut shares);
+        listed.retain(|held| held.swarm.info_hash() != hash);
+        listed.push(share.clone());
     }
 
     /// Tells a swarm from now on, and what is here already. Blocks for as long as it takes to go through the cache.
     pub(crate) fn add(&self, share: Share) {
-        let hash = share.swarm.info_hash();
-        let mut shares = self.shares.write().unwrap_or_else(PoisonError::into_inner);
-        shares.retain(|held| held.swarm.info_hash() != hash);
-        shares.push(share.clone());
-        drop(shares);
+        self.list(&share);
         self.tell_all(&[share]);
+    }
+
+    /// The same of a swarm whose objects are known: only they are looked up.
+    pub(crate) fn add_known<'a>(&self, share: Share, objects: impl Iterator<Item = &'a ObjectId>) {
+        self.list(&share);
+        for object in objects {
+            // What goes meanwhile is told after this.
+            let state = self.state();
+            match self.cache.has_whole(object) {
+                Ok(true) => _ = tell_whole(&share, object, None),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%object, "peers are not told of it: {error}"),
+            }
+            drop(state);
+        }
     }
 
     /// Tells a swarm no longer.
     pub(crate) fn remove(&self, swarm: &Swarm) {
         let mut shares = self.shares.write().unwrap_or_else(PoisonError::into_inner);
-        shares.retain(|held| held.swarm.info_hash() != swarm.info_hash());
+        Arc::make_mut(&mut shares).retain(|held| held.swarm.info_hash() != swarm.info_hash());
     }
 
     /// Tells swarms what is here.
     fn tell_all(&self, shares: &[Share]) {
         let told = self.cache.each_whole(|object, size| {
             for share in shares {
-                tell_whole(share, &object, size);
+                tell_whole(share, &object, Some(size));
             }
         });
         if let Err(error) = told {
@@ -153,16 +173,15 @@ impl HaveKeeper {
         let mut state = self.state();
         let present = state.partial.entry(*object).or_default();
         present.insert(range.clone());
-        for share in self.shares() {
-            let Some(place) = share.source.place_of(object) else {
-                continue;
-            };
-            let whole = share
-                .pieces(&place, range)
-                .filter(|(_, bytes)| present.contains(bytes.clone()));
-            share
-                .swarm
-                .set_have(whole.map(|(piece, _)| piece).collect::<Vec<_>>(), true);
+        for share in self.shares().iter() {
+            for place in share.source.places_of(object) {
+                let whole = share
+                    .pieces(&place, range)
+                    .filter(|(_, bytes)| present.contains(bytes.clone()));
+                share
+                    .swarm
+                    .set_have(whole.map(|(piece, _)| piece).collect::<Vec<_>>(), true);
+            }
         }
     }
 
@@ -170,12 +189,10 @@ impl HaveKeeper {
         let mut state = self.state();
         state.partial.remove(object);
         let mut is_placed = false;
-        for share in self.shares() {
-            let Some(place) = share.source.place_of(object) else {
-                continue;
-            };
-            is_placed = true;
-            tell_whole(&share, object, size.unwrap_or(place.size));
+        for share in self.shares().iter() {
+            let is_here = tell_whole(share, object, size);
+            // A torrent says nothing about the repository's own swarm, whose catalog may be on its way.
+            is_placed |= is_here && !share.swarm.is_fixed();
         }
         if !is_placed && state.unplaced.len() < UNPLACED_MAX {
             state.unplaced.insert(*object);
@@ -186,19 +203,25 @@ impl HaveKeeper {
         let mut state = self.state();
         state.partial.remove(object);
         state.unplaced.remove(object);
-        for share in self.shares() {
-            let Some(place) = share.source.place_of(object) else {
-                continue;
-            };
-            let all = share.pieces(&place, &(0..place.size)).map(|(piece, _)| piece);
-            share.swarm.set_have(all.collect::<Vec<_>>(), false);
+        for share in self.shares().iter() {
+            for place in share.source.places_of(object) {
+                let all = share.pieces(&place, &(0..place.size)).map(|(piece, _)| piece);
+                share.swarm.set_have(all.collect::<Vec<_>>(), false);
+            }
         }
     }
 }
 
-fn tell_whole(share: &Share, object: &ObjectId, size: u64) {
-    if let Some(place) = share.source.place_of(object).filter(|place| place.size == size) {
+/// Whether the object is in the swarm. One of another size than it has there is not told of.
+fn tell_whole(share: &Share, object: &ObjectId, size: Option<u64>) -> bool {
+    let places = share.source.places_of(object);
+    let is_placed = !places.is_empty();
+    let right = places
+        .into_iter()
+        .filter(|place| size.is_none_or(|size| place.size == size));
+    for place in right {
         let all = share.pieces(&place, &(0..place.size)).map(|(piece, _)| piece);
         share.swarm.set_have(all.collect::<Vec<_>>(), true);
     }
+    is_placed
 }

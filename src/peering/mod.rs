@@ -2,9 +2,12 @@
 //!
 //! A repository has one swarm of its own, whose piece space only grows, so a publish costs it no connection. Masters name it
 //! ([`SwarmOffer`]) and are its first peers. A cache tells what it comes to have ([`have`]); the fetch engine asks the swarm
-//! for what it wants ([`SwarmTransport`](instantmirror_swarm::peer::SwarmTransport)).
+//! for what it wants ([`SwarmTransport`](instantmirror_swarm::peer::SwarmTransport)). Torrents that are offered to everybody have
+//! swarms of their own ([`exports`]), with the same objects behind them.
 
 mod discover;
+mod export;
+mod exports;
 mod have;
 mod identity;
 mod pieces;
@@ -22,11 +25,16 @@ use tokio::net::TcpListener;
 use crate::config::PeersConfig;
 
 pub(crate) use discover::discover;
+pub(crate) use export::ExportPieces;
+pub(crate) use exports::{ExportChanges, ExportTerms, Exports};
 pub(crate) use have::{HaveKeeper, Share};
 pub(crate) use identity::{SwarmIdentity, hex, unhex};
 pub(crate) use pieces::RepositoryPieces;
 pub(crate) use repository::{JoinAs, RepositorySwarm};
 pub use status::{PeerStatus, SwarmStatus, SwarmsStatus};
+
+/// Units of a swarm that may be asked for and not verified at a time: 16 MiB in memory.
+const UNITS_MAX: usize = 256;
 
 /// Why there is no swarm.
 #[derive(Debug, thiserror::Error)]

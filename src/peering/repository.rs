@@ -15,10 +15,7 @@ use instantmirror_swarm::peer::Swarm;
 use instantmirror_swarm::session::SessionConfig;
 use instantmirror_swarm::wire::PeerId;
 
-use super::{Peering, RepositoryPieces, Share};
-
-/// Units that may be asked for and not verified at a time: 16 MiB in memory.
-const UNITS_MAX: usize = 256;
+use super::{Peering, RepositoryPieces, Share, UNITS_MAX};
 
 /// Trees that are remembered as taken in.
 const FOLLOWED_MAX: usize = 10_000;

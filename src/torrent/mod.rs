@@ -4,8 +4,10 @@
 //! does not fill its last piece, up to a piece each. [`PaddedPieces`] spreads it over processors, and keeps it for the next
 //! torrent that has the same files.
 
+mod offers;
 mod padded;
 
+use bytes::Bytes;
 use instantmirror_core::catalog::Catalog;
 use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::metainfo::shards::{self, Shard, ShardError};
@@ -18,6 +20,7 @@ use instantmirror_http::request::encode_path;
 use instantmirror_store::StoreError;
 use instantmirror_store::digest::ContentDigest;
 
+pub(crate) use offers::{Offer, OfferedTree, Offers, TorrentList, TorrentPages, TorrentRow};
 pub use padded::PaddedPieces;
 
 /// Where `.torrent` files are served: `/.im/torrent/REPO/FILE`.
@@ -97,7 +100,7 @@ pub struct Torrent {
     /// What clients call what they download.
     pub name: Name,
     /// Its info dictionary.
-    pub info: Vec<u8>,
+    pub info: Bytes,
     /// Its info-hash.
     pub hash: InfoHash,
     /// Files in it, pads not counted.
@@ -220,7 +223,7 @@ pub fn make(
             file_name: file_name(&name, &shard.label),
             name: name.clone(),
             hash: InfoHash::of(&info),
-            info,
+            info: info.into(),
             files: listed.len() as u64,
             bytes: listed.iter().map(|(_, file)| file.size).sum(),
         });
@@ -247,7 +250,7 @@ fn hashed(listed: &[(RepoPath, FileMeta)], sources: &mut Sources<'_>) -> Result<
     for (path, file) in listed {
         let mut content = Content {
             size: file.size,
-            full_pieces: bytes::Bytes::new(),
+            full_pieces: Bytes::new(),
             tail: None,
         };
         if file.size > 0 {
@@ -265,7 +268,7 @@ fn hashed(listed: &[(RepoPath, FileMeta)], sources: &mut Sources<'_>) -> Result<
                 });
             }
             // A copy: the digest holds much more, which is not needed any longer.
-            content.full_pieces = bytes::Bytes::copy_from_slice(digest.full_pieces());
+            content.full_pieces = Bytes::copy_from_slice(digest.full_pieces());
             if let Some(tail) = digest.tail() {
                 tails.push((files.len(), file.object, tail.clone()));
             }

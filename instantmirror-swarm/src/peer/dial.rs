@@ -31,6 +31,9 @@ pub(super) async fn run(shared: &Arc<Shared>) {
 }
 
 fn dial_some(shared: &Arc<Shared>, swarm: &Arc<Swarm>, half_open: &Arc<Semaphore>) {
+    if !swarm.looks_for_peers(shared.now()) {
+        return;
+    }
     let limits = shared.limits();
     let free = limits
         .connections_max

@@ -58,8 +58,13 @@ pub struct ObjectPlace {
 /// What a swarm is about, and where its bytes lie.
 #[async_trait]
 pub trait PieceSource: Debug + Send + Sync + 'static {
-    /// Where an object lies, if it is in this swarm.
+    /// Where an object lies, if it is in this swarm; one of its places if it has several.
     fn place_of(&self, object: &ObjectId) -> Option<ObjectPlace>;
+
+    /// All places where an object lies: the same content may be at several paths of one torrent.
+    fn places_of(&self, object: &ObjectId) -> Vec<ObjectPlace> {
+        self.place_of(object).into_iter().collect()
+    }
 
     /// `length` bytes at `begin` of a piece, padding included.
     ///
@@ -122,7 +127,7 @@ struct Shared {
     /// Somebody wants to be served, or no longer.
     takers_changed: Notify,
     /// There is somebody new to connect to.
-    known_changed: Notify,
+    known_changed: Arc<Notify>,
     leaving: watch::Sender<bool>,
 }
 
@@ -154,7 +159,7 @@ impl Swarms {
             last_key: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
             takers_changed: Notify::new(),
-            known_changed: Notify::new(),
+            known_changed: Arc::default(),
             leaving: watch::Sender::new(false),
         }))
     }
@@ -194,7 +199,8 @@ impl Swarms {
     pub fn join(&self, mut config: SessionConfig, source: Arc<dyn PieceSource>, seed: u64) -> Arc<Swarm> {
         config.peer_id = self.0.peer_id;
         let mut swarms = self.0.swarms.write().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || Arc::new(Swarm::new(config.clone(), source, self.0.start, seed));
+        let notify = Arc::clone(&self.0.known_changed);
+        let fresh = || Arc::new(Swarm::new(config.clone(), source, self.0.start, seed, notify));
         Arc::clone(swarms.entry(config.info_hash).or_insert_with(fresh))
     }
 

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use instantmirror_core::Moment;
 use instantmirror_core::metainfo::InfoHash;
 use instantmirror_core::swarm::{Bitfield, PeerKey, PieceIndex, UnitId, Want, WantId};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::book::{AddressBook, Origin};
@@ -18,6 +19,8 @@ use crate::session::{Action, CloseReason, Event, Session, SessionConfig, Session
 use crate::wire::extension::PexPeer;
 use crate::wire::{Decoder, Message, WireError};
 
+/// Peers of an export torrent are looked for until nothing of it was wanted for so long.
+const SEEK: Duration = Duration::from_secs(60);
 /// Messages that may wait for a peer that does not read them; then it is closed.
 const WAITING_MAX: usize = 200_000;
 
@@ -62,13 +65,28 @@ pub struct Swarm {
     pub(super) book: Mutex<AddressBook>,
     pub(super) source: Arc<dyn PieceSource>,
     info_hash: InfoHash,
+    /// All pieces are known: an export torrent.
+    is_fixed: bool,
+    /// When something of it was wanted last.
+    sought: Mutex<Option<Moment>>,
+    /// Wakes whoever connects to peers.
+    known_changed: Arc<Notify>,
 }
 
 impl Swarm {
-    pub(super) fn new(config: SessionConfig, source: Arc<dyn PieceSource>, start: Instant, seed: u64) -> Self {
+    pub(super) fn new(
+        config: SessionConfig,
+        source: Arc<dyn PieceSource>,
+        start: Instant,
+        seed: u64,
+        known_changed: Arc<Notify>,
+    ) -> Self {
         Self {
             start,
             info_hash: config.info_hash,
+            is_fixed: config.fixed.is_some(),
+            sought: Mutex::default(),
+            known_changed,
             session: Mutex::new(Session::new(config, seed)),
             lines: Mutex::default(),
             wants: Mutex::default(),
@@ -81,6 +99,26 @@ impl Swarm {
     #[must_use]
     pub fn info_hash(&self) -> InfoHash {
         self.info_hash
+    }
+
+    /// Whether all its pieces are known beforehand: that of an export torrent, of which a node may be in hundreds.
+    #[must_use]
+    pub fn is_fixed(&self) -> bool {
+        self.is_fixed
+    }
+
+    /// Whether to connect to peers: in a repository's swarm always, in that of an export torrent while something of it is
+    /// wanted. Whoever connects to us is taken anyway.
+    pub(super) fn looks_for_peers(&self, now: Moment) -> bool {
+        !self.is_fixed || lock(&self.sought).is_some_and(|last| now.since(last) < SEEK)
+    }
+
+    /// Something of it is wanted.
+    fn seek(&self, now: Moment) {
+        let before = lock(&self.sought).replace(now);
+        if self.is_fixed && before.is_none_or(|last| now.since(last) >= SEEK) {
+            self.known_changed.notify_one();
+        }
     }
 
     pub(super) fn now(&self) -> Moment {
@@ -209,6 +247,12 @@ impl Swarm {
         self.source.place_of(object)
     }
 
+    /// All places where an object lies in this swarm.
+    #[must_use]
+    pub fn places_of(&self, object: &instantmirror_core::ObjectId) -> Vec<ObjectPlace> {
+        self.source.places_of(object)
+    }
+
     /// Whether any peer has a piece.
     #[must_use]
     pub fn is_available(&self, piece: PieceIndex) -> bool {
@@ -218,6 +262,7 @@ impl Swarm {
     /// Wants something from now on, delivered to `sender`. `None` if no peer has any of it.
     pub(super) fn want(&self, want: Want, sender: mpsc::UnboundedSender<Delivery>) -> Option<WantId> {
         let now = self.now();
+        self.seek(now);
         self.with(|session| {
             let id = session.want(want, now);
             if !session.can_serve(id) {

@@ -73,11 +73,9 @@ impl SwarmTransport {
         sender: &mpsc::UnboundedSender<Delivery>,
     ) -> Option<Wanted> {
         let swarms = self.swarms.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let here = |swarm: &Arc<Swarm>| swarm.place_of(object).filter(|place| place.size == size);
-        swarms.iter().find_map(|swarm| {
-            let ObjectPlace { first_piece, size } = here(swarm)?;
+        let want = |swarm: &Arc<Swarm>, place: ObjectPlace| {
             let want = Want {
-                first_piece,
+                first_piece: place.first_piece,
                 size,
                 range: range.clone(),
                 urgency,
@@ -85,7 +83,25 @@ impl SwarmTransport {
             let id = swarm.want(want, sender.clone())?;
             let swarm = Arc::clone(swarm);
             Some(Wanted { swarm, id })
+        };
+        swarms.iter().find_map(|swarm| {
+            let places = swarm.places_of(object).into_iter().filter(|place| place.size == size);
+            places.into_iter().find_map(|place| want(swarm, place))
         })
+    }
+
+    /// Why nobody can be asked for an object: peers of export torrents are looked for from now on, so it may be had soon.
+    fn nobody(&self, object: &ObjectId, size: u64) -> TransportError {
+        let swarms = self.swarms.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let may_come =
+            |swarm: &Arc<Swarm>| swarm.is_fixed() && swarm.place_of(object).is_some_and(|place| place.size == size);
+        if swarms.iter().any(may_come) {
+            return TransportError::Unreachable {
+                from: self.label.clone(),
+                reason: format!("no peer has object {object} now"),
+            };
+        }
+        self.not_found(object)
     }
 }
 
@@ -171,7 +187,7 @@ impl GroupTransport for SwarmTransport {
         };
         let (sender, deliveries) = mpsc::unbounded_channel();
         let wanted = self.want(&request.object, request.size, request.range, urgency, &sender);
-        let wanted = wanted.ok_or_else(|| self.not_found(&request.object))?;
+        let wanted = wanted.ok_or_else(|| self.nobody(&request.object, request.size))?;
         let (class, silent) = (request.class, self.silent());
         let groups = stream::unfold(Some((wanted, deliveries)), move |state| {
             let silent = silent.clone();
@@ -237,7 +253,7 @@ impl PeerTransport for SwarmTransport {
                 .flatten();
             match one {
                 Some(one) => _ = wanted.insert((one.swarm.info_hash(), one.id), (*object, one)),
-                None => sink((*object, Err(self.not_found(object)))),
+                None => sink((*object, Err(self.nobody(object, *size)))),
             }
         }
         while !wanted.is_empty() {

@@ -142,6 +142,9 @@ impl Session {
             return self.send(key, Message::HaveAll, now);
         }
         let mut shown = self.have.clone();
+        if let (true, Some((pieces, _))) = (self.config.serves_all, self.config.fixed) {
+            (0..pieces).for_each(|piece| _ = shown.insert(piece));
+        }
         self.hidden.iter().for_each(|piece| _ = shown.remove(piece));
         let end = self.config.fixed.map_or_else(|| shown.end(), |(pieces, _)| pieces);
         let message = match (shown.is_empty(), speaks_fast) {

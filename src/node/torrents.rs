@@ -1,0 +1,307 @@
+//! The torrents that masters offer, taken over: served as the master serves them, and seeded with what the cache holds.
+//!
+//! Invariant: nothing is taken over that is not of the snapshot that is current here, as its catalog has it; of what a
+//! master says, no more is kept in memory than limits that are named here allow.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use instantmirror_core::bencode::{Strictness, raw_value};
+use instantmirror_core::metainfo::{InfoHash, Metainfo, Outside};
+use instantmirror_core::view::RepositoryState;
+use instantmirror_core::{Name, RepoName, RepoPath, Snapshot, TransportError};
+use instantmirror_swarm::{Follower, HttpOrigin};
+use tokio::time::Instant;
+
+use super::Node;
+use crate::peering::{ExportChanges, ExportPieces};
+use crate::torrent::{Offer, OfferedTree, Offers, Torrent, TorrentList, TorrentRow, Torrents};
+
+/// A master that does not offer what it should yet is asked again after this, and twice as long after each try ...
+const PAUSE: Duration = Duration::from_secs(1);
+/// ... up to this.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Once all is taken over, the master is asked anew this often: it may have been configured otherwise.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
+/// Torrents of a repository that are taken over.
+const TORRENTS_MAX: usize = 5000;
+/// Bytes of their info dictionaries, all in memory.
+const INFO_BYTES_MAX: usize = 512 << 20;
+
+/// What is taken over, and from whom.
+#[derive(Debug, Default)]
+pub(super) struct TorrentKeeper {
+    offers: Arc<Offers>,
+    masters: BTreeMap<RepoName, Vec<HttpOrigin>>,
+}
+
+impl TorrentKeeper {
+    /// Takes over what these masters offer of a repository.
+    pub(super) fn follow(&mut self, repository: &RepoName, masters: &[HttpOrigin]) {
+        self.masters.insert(repository.clone(), masters.to_vec());
+    }
+
+    pub(super) fn offers(&self) -> Arc<Offers> {
+        Arc::clone(&self.offers)
+    }
+}
+
+/// What came of asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// Everything there is.
+    All,
+    /// The master is away, or not so far yet.
+    NotYet,
+    /// The master offers none.
+    None,
+}
+
+/// Why an offer is not taken over.
+#[derive(Debug, thiserror::Error)]
+enum TakeError {
+    #[error(transparent)]
+    Master(#[from] TransportError),
+    #[error("what the master says is of no use: {0}")]
+    Useless(String),
+}
+
+/// Info dictionaries by their hashes.
+type Infos = HashMap<InfoHash, Bytes>;
+
+impl Node {
+    /// Takes over the torrents of all repositories, for ever.
+    pub(super) async fn keep_torrents(&self) {
+        let each = self.torrents.masters.iter().filter_map(|(name, masters)| {
+            let follower = self.followers.get(name)?;
+            Some(self.keep_torrents_of(name, masters, follower))
+        });
+        futures_util::future::join_all(each).await;
+        // What runs in the background never ends.
+        std::future::pending::<()>().await;
+    }
+
+    async fn keep_torrents_of(&self, name: &RepoName, masters: &[HttpOrigin], follower: &Follower) {
+        let mut states = follower.subscribe();
+        let (mut pause, mut infos, mut none_since) = (PAUSE, Infos::new(), None);
+        loop {
+            let state = Arc::clone(&states.borrow_and_update());
+            let taken = self.take_over(name, masters, &state, &mut infos).await;
+            if taken == Taken::None {
+                // A master that has just started has made none yet.
+                let since = *none_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= ASK_AGAIN {
+                    self.drop_torrents(name);
+                }
+            } else {
+                none_since = None;
+            }
+            let rest = if taken == Taken::All { ASK_AGAIN } else { pause };
+            pause = (pause * 2).min(PAUSE_MAX);
+            tokio::select! {
+                changed = states.changed() => match changed {
+                    Ok(()) => pause = PAUSE,
+                    Err(_) => return,
+                },
+                () = tokio::time::sleep(rest) => {}
+            }
+        }
+    }
+
+    /// Takes over what is offered of the current snapshot.
+    async fn take_over(
+        &self,
+        name: &RepoName,
+        masters: &[HttpOrigin],
+        state: &RepositoryState,
+        infos: &mut Infos,
+    ) -> Taken {
+        let current = state.current.as_ref().and_then(|id| state.snapshots.get(id));
+        let Some(snapshot) = current else { return Taken::NotYet };
+        let mut taken = Taken::None;
+        for master in masters {
+            match ask(name, master, snapshot, infos).await {
+                Ok(Some(offer)) => {
+                    self.taken(name, offer, Arc::clone(snapshot)).await;
+                    return Taken::All;
+                }
+                Ok(None) => taken = Taken::NotYet,
+                Err(TakeError::Master(TransportError::NotFound { .. })) => {}
+                Err(error) => {
+                    taken = Taken::NotYet;
+                    tracing::debug!(repository = %name, master = master.label(), "torrents are not taken over: {error}");
+                }
+            }
+        }
+        taken
+    }
+
+    /// Serves and seeds an offer from now on, as far as it is of the snapshot that it names.
+    async fn taken(&self, name: &RepoName, offer: Offer, snapshot: Arc<Snapshot>) {
+        let (node, name) = (self.clone(), name.clone());
+        let work = move || {
+            let offer = Arc::new(node.checked(offer, &snapshot));
+            if let Some(swarming) = &node.swarming {
+                let changes = swarming.exports.follow(&offer, &snapshot, node.snapshots.as_ref());
+                node.exports_changed(&name, &changes);
+            }
+            let torrents = offer.all().count();
+            if torrents > 0 {
+                tracing::info!(repository = %name, snapshot = %snapshot.id, torrents, "torrents are offered");
+            }
+            node.torrents.offers.replace(&name, offer);
+        };
+        if let Err(error) = tokio::task::spawn_blocking(work).await {
+            tracing::error!("torrents are not taken over: {error}");
+        }
+    }
+
+    fn exports_changed(&self, name: &RepoName, changes: &ExportChanges) {
+        if let Some(swarming) = &self.swarming {
+            swarming.exports_changed(name, changes, &self.config.peers.connect);
+        }
+    }
+
+    /// Without those torrents that are not of the snapshot. Blocks on the disk.
+    fn checked(&self, mut offer: Offer, snapshot: &Snapshot) -> Offer {
+        let before = self.torrents.offers.of(&snapshot.repository);
+        let known = |hash: &InfoHash| {
+            let mut all = before.iter().flat_map(|offer| offer.all());
+            all.any(|(_, torrent)| torrent.hash == *hash)
+        };
+        for tree in &mut offer.trees {
+            let path = tree.torrents.path.clone();
+            tree.retain(|torrent| {
+                // What its hash stands for has been checked already.
+                if known(&torrent.hash) {
+                    return true;
+                }
+                let objects = Arc::new(self.cache.clone());
+                let checked = Metainfo::parse_bare(&torrent.info)
+                    .map_err(|error| error.to_string())
+                    .and_then(|parsed| {
+                        let pieces = ExportPieces::new(&parsed, self.snapshots.as_ref(), snapshot, &path, objects);
+                        pieces.map_err(|error| error.to_string())
+                    });
+                if let Err(error) = &checked {
+                    let (repository, file) = (&snapshot.repository, &torrent.file_name);
+                    tracing::error!(%repository, file, "this torrent is not taken over from the master: {error}");
+                }
+                checked.is_ok()
+            });
+        }
+        offer
+    }
+
+    /// Nothing is offered of a repository any more.
+    fn drop_torrents(&self, name: &RepoName) {
+        self.torrents.offers.remove(name);
+        if let Some(swarming) = &self.swarming {
+            let changes = swarming.exports.leave_all(name);
+            self.exports_changed(name, &changes);
+        }
+    }
+}
+
+/// Asks a master for what it offers of a snapshot; `None` if its offer is of another one.
+async fn ask(
+    name: &RepoName,
+    master: &HttpOrigin,
+    snapshot: &Snapshot,
+    infos: &mut Infos,
+) -> Result<Option<Offer>, TakeError> {
+    let list: TorrentList = serde_json::from_slice(&master.torrents(name).await?).map_err(useless)?;
+    if list.snapshot != snapshot.id.to_string() {
+        return Ok(None);
+    }
+    if list.torrents.len() > TORRENTS_MAX {
+        return Err(useless(format!("{} torrents", list.torrents.len())));
+    }
+    let mut hashes = Vec::with_capacity(list.torrents.len());
+    for row in &list.torrents {
+        hashes.push(row.info_hash.parse::<InfoHash>().map_err(useless)?);
+    }
+    infos.retain(|hash, _| hashes.contains(hash));
+    for (row, hash) in list.torrents.iter().zip(&hashes) {
+        if infos.contains_key(hash) {
+            continue;
+        }
+        let held: usize = infos.values().map(Bytes::len).sum();
+        let info = info_of(&master.torrent(name, &row.file).await?)?;
+        if InfoHash::of(&info) != *hash {
+            return Err(useless(format!("'{}' is another torrent than the list has", row.file)));
+        }
+        if held + info.len() > INFO_BYTES_MAX {
+            return Err(useless(format!("torrents of more than {INFO_BYTES_MAX} bytes")));
+        }
+        infos.insert(*hash, info);
+    }
+    let mut trees: Vec<(Torrents, Outside)> = Vec::new();
+    for (row, hash) in list.torrents.into_iter().zip(&hashes) {
+        let info = infos.get(hash).cloned().unwrap_or_default();
+        add(&mut trees, snapshot, row, *hash, info)?;
+    }
+    Ok(Some(Offer {
+        snapshot: snapshot.id,
+        trees: trees
+            .into_iter()
+            .map(|(torrents, outside)| OfferedTree::new(torrents, outside))
+            .collect(),
+    }))
+}
+
+fn useless(error: impl ToString) -> TakeError {
+    TakeError::Useless(error.to_string())
+}
+
+/// The info dictionary of a `.torrent` file, as it stands there.
+fn info_of(torrent: &Bytes) -> Result<Bytes, TakeError> {
+    let raw = raw_value(torrent, "info", Strictness::Keys).map_err(useless)?;
+    let raw = raw.ok_or_else(|| useless("a torrent without info dictionary"))?;
+    Ok(Bytes::copy_from_slice(raw))
+}
+
+/// Adds a torrent to those of its tree, which stand together in the list.
+fn add(
+    trees: &mut Vec<(Torrents, Outside)>,
+    snapshot: &Snapshot,
+    row: TorrentRow,
+    hash: InfoHash,
+    info: Bytes,
+) -> Result<(), TakeError> {
+    let parsed = Metainfo::parse_bare(&info).map_err(useless)?;
+    let file_name = Name::new(&row.file).map_err(|error| useless(format!("a file whose name has {error}")))?;
+    let path = RepoPath::new(&row.path).map_err(|error| useless(format!("the path '{}' has {error}", row.path)))?;
+    let torrent = Torrent {
+        file_name: file_name.as_str().to_owned(),
+        name: parsed.name,
+        info,
+        hash,
+        files: row.files,
+        bytes: row.bytes,
+    };
+    let outside = Outside {
+        trackers: row.trackers,
+        web_seeds: row.web_seeds,
+        comment: None,
+    };
+    if let Some((last, around)) = trees.last_mut()
+        && last.path == path
+        && *around == outside
+    {
+        last.torrents.push(torrent);
+        return Ok(());
+    }
+    let torrents = Torrents {
+        repository: snapshot.repository.clone(),
+        snapshot: snapshot.id,
+        path,
+        torrents: vec![torrent],
+        symlinks: 0,
+        empty_files: 0,
+    };
+    trees.push((torrents, outside));
+    Ok(())
+}

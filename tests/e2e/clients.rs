@@ -1,0 +1,198 @@
+//! The BitTorrent clients that people use, as peers of a swarm in a network of its own.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use instantmirror::core::metainfo::{FileKind, Metainfo};
+use instantmirror_testkit::command::{clean_command, run};
+use instantmirror_testkit::process::{Daemon, TestDir, binary, poll};
+
+use crate::world::LIMIT;
+
+/// Where every peer of such a network listens.
+pub(crate) const PORT: u16 = 6881;
+/// Addresses of such a network, for peers.
+const ADDRESSES: u8 = 12;
+/// Says that a test runs in a network of its own.
+const APART: &str = "INSTANTMIRROR_TEST_APART";
+
+/// The address of a peer. It is not of 127.0.0.0/8: Transmission takes nobody there for a peer.
+pub(crate) fn peer(number: u8) -> Ipv4Addr {
+    assert!((1..=ADDRESSES).contains(&number));
+    Ipv4Addr::new(198, 18, 0, number)
+}
+
+/// Runs the test `name` of this binary anew, in a network namespace that has nothing but loopback with some addresses more,
+/// and ends with it. Returns whether this is that run.
+pub(crate) fn is_apart(name: &str) -> bool {
+    if std::env::var_os(APART).is_some() {
+        return true;
+    }
+    // What has to be built is built where the network is.
+    for program in ["imserver", "imnode", "imtracker"] {
+        binary(program).unwrap();
+    }
+    let addresses: String = (1..=ADDRESSES)
+        .map(|number| format!("ip address add {}/32 dev lo; ", peer(number)))
+        .collect();
+    let script = format!("set -e; ip link set lo up; {addresses} exec \"$0\" \"$@\"");
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", &script]);
+    command
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(APART, "1");
+    let ran = run(&mut command, 3 * LIMIT).unwrap();
+    assert!(ran.text().contains("1 passed"), "{}", ran.transcript());
+    false
+}
+
+/// A client that takes part in a swarm; stopped when this is dropped.
+pub(crate) struct Client {
+    pub(crate) daemon: Daemon,
+    /// What it downloads, or seeds.
+    pub(crate) content: PathBuf,
+}
+
+/// What a client is to do.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Task<'a> {
+    /// The address it has.
+    pub(crate) number: u8,
+    /// Peers that it is told of, if it can be.
+    pub(crate) peers: &'a [u8],
+    /// The files that it wants, by their paths in the torrent; all of them if there are none.
+    pub(crate) chosen: &'a [&'a str],
+    /// Seeds what it has without looking at it.
+    pub(crate) lies: bool,
+}
+
+fn folder(dir: &TestDir, name: &str, task: &Task<'_>) -> PathBuf {
+    dir.folder(&format!("{name}-{}", task.number)).unwrap()
+}
+
+/// Lays the files of a torrent where a client looks for them, pads too: aria2 and Transmission take them for files.
+pub(crate) fn lay(source: &Path, torrent: &Metainfo, dir: &Path) {
+    let root = dir.join(torrent.name.as_str());
+    for file in &torrent.files {
+        let to = root.join(file.path.as_str());
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        if file.kind == FileKind::Pad {
+            std::fs::write(&to, vec![0; usize::try_from(file.size).unwrap()]).unwrap();
+        } else {
+            std::fs::copy(source.join(file.path.as_str()), &to).unwrap();
+        }
+    }
+}
+
+/// libtorrent by Python, with a `.torrent` file or a magnet link.
+pub(crate) fn libtorrent(dir: &TestDir, torrent: &str, task: Task<'_>) -> Client {
+    let home = folder(dir, "libtorrent", &task);
+    let kind = if torrent.starts_with("magnet:") { "magnet" } else { "torrent" };
+    let peers: Vec<String> = task
+        .peers
+        .iter()
+        .map(|number| format!("{}:{PORT}", peer(*number)))
+        .collect();
+    let options = serde_json::json!({
+        kind: torrent, "dir": home, "address": peer(task.number).to_string(), "peers": peers, "chosen": task.chosen,
+        "lies": task.lies,
+    });
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/swarm_client.py");
+    // The system's Python, for which Debian builds the module.
+    let mut command = clean_command("/usr/bin/python3");
+    command.arg(script).arg(options.to_string());
+    let daemon = Daemon::start("libtorrent", &mut command, &home.join("log")).unwrap();
+    Client { daemon, content: home }
+}
+
+/// aria2, which learns of peers from trackers and other peers alone.
+pub(crate) fn aria2(dir: &TestDir, file: &Path, torrent: &Metainfo, task: Task<'_>) -> Client {
+    let home = folder(dir, "aria2", &task);
+    let number = |path: &&str| torrent.files.iter().position(|file| file.path.as_str() == *path).unwrap() + 1;
+    let chosen: Vec<String> = task.chosen.iter().map(|path| number(path).to_string()).collect();
+    let mut command = clean_command("aria2c");
+    command.args([
+        "--no-conf",
+        "--enable-dht=false",
+        "--enable-dht6=false",
+        "--bt-enable-lpd=false",
+        "--disable-ipv6=true",
+        "--async-dns=false",
+        "--file-allocation=none",
+        "--check-integrity=true",
+        "--seed-ratio=0.0",
+        "--bt-tracker-interval=2",
+        "--console-log-level=info",
+        "--summary-interval=0",
+    ]);
+    if !chosen.is_empty() {
+        command.arg(format!("--select-file={}", chosen.join(",")));
+    }
+    command
+        .arg(format!("--interface={}", peer(task.number)))
+        .arg(format!("--listen-port={PORT}"))
+        .arg(format!("--dir={}", home.display()))
+        .arg(file);
+    let daemon = Daemon::start("aria2c", &mut command, &home.join("log")).unwrap();
+    Client { daemon, content: home }
+}
+
+/// Transmission, with what it is told by its own remote control.
+pub(crate) fn transmission(dir: &TestDir, file: &Path, torrent: &Metainfo, task: Task<'_>) -> Client {
+    let (home, config) = (folder(dir, "transmission", &task), folder(dir, "transmission-home", &task));
+    let control = 9000 + u16::from(task.number);
+    let settings = serde_json::json!({
+        "dht-enabled": false, "lpd-enabled": false, "utp-enabled": false, "port-forwarding-enabled": false,
+        "bind-address-ipv4": peer(task.number).to_string(), "bind-address-ipv6": "::1",
+        "peer-port": PORT, "peer-port-random-on-start": false, "start-added-torrents": task.chosen.is_empty(),
+        "rpc-enabled": true, "rpc-bind-address": "127.0.0.1", "rpc-port": control,
+        "rpc-authentication-required": false, "rpc-whitelist-enabled": false,
+    });
+    std::fs::write(config.join("settings.json"), settings.to_string()).unwrap();
+    let mut command = clean_command("transmission-cli");
+    command.arg("--config-dir").arg(&config).arg("--download-dir").arg(&home);
+    command.arg("--no-portmap").arg("--port").arg(PORT.to_string()).arg(file);
+    let mut daemon = Daemon::start("transmission-cli", &mut command, &config.join("log")).unwrap();
+    if !task.chosen.is_empty() {
+        daemon.wait_for_port(control, LIMIT).unwrap();
+        let number = |path: &str| torrent.files.iter().position(|file| file.path.as_str() == path).unwrap();
+        let all: Vec<String> = (0..torrent.files.len()).map(|number| number.to_string()).collect();
+        let chosen: Vec<String> = task.chosen.iter().map(|path| number(path).to_string()).collect();
+        let remote = |arguments: &[&str]| {
+            let mut command = clean_command("transmission-remote");
+            command.arg(format!("127.0.0.1:{control}")).args(["--torrent", "all"]).args(arguments);
+            let told = poll(LIMIT, || run(&mut command, LIMIT).ok());
+            assert!(told.is_some(), "{arguments:?}: {}", daemon.log());
+        };
+        remote(&["--no-get", &all.join(",")]);
+        remote(&["--get", &chosen.join(",")]);
+        remote(&["--start"]);
+    }
+    Client { daemon, content: home }
+}
+
+impl Client {
+    /// Waits until files (by their paths in the torrent) are there as they should be.
+    pub(crate) fn wait_for(&mut self, source: &Path, torrent: &Metainfo, paths: &[&str]) {
+        let root = self.content.join(torrent.name.as_str());
+        for path in paths {
+            let expected = std::fs::read(source.join(path)).unwrap();
+            let arrived = poll(LIMIT, || {
+                let found = std::fs::read(root.join(path)).ok()?;
+                (found == expected).then_some(())
+            });
+            assert!(arrived.is_some(), "{path} did not arrive:\n{}", self.daemon.log());
+        }
+    }
+
+    /// Files that were not chosen: nothing of them has come.
+    pub(crate) fn assert_nothing_of(&self, torrent: &Metainfo, paths: &[&str]) {
+        let root = self.content.join(torrent.name.as_str());
+        for path in paths {
+            let blocks = std::fs::read(root.join(path)).unwrap_or_default();
+            assert!(blocks.iter().all(|byte| *byte == 0), "{path} was not chosen");
+        }
+    }
+}
