@@ -4,6 +4,7 @@
 //! ([`SwarmOffer`]) and are its first peers. A cache tells what it comes to have ([`have`]); the fetch engine asks the swarm
 //! for what it wants ([`SwarmTransport`](instantmirror_swarm::peer::SwarmTransport)).
 
+mod announce;
 mod discover;
 mod have;
 mod identity;
@@ -11,16 +12,23 @@ mod pieces;
 mod repository;
 mod status;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use instantmirror_core::address::AddressPolicy;
+use instantmirror_core::metainfo::InfoHash;
 use instantmirror_core::swarm::Random;
-use instantmirror_swarm::peer::Swarms;
+use instantmirror_swarm::peer::{Swarm, Swarms};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::config::PeersConfig;
 
+use announce::{AnnounceAs, keep_announced};
 pub(crate) use discover::discover;
 pub(crate) use have::{HaveKeeper, Share};
 pub(crate) use identity::{SwarmIdentity, hex, unhex};
@@ -76,7 +84,19 @@ pub(crate) struct Peering {
     ports: Vec<u16>,
     listeners: std::sync::Mutex<Vec<TcpListener>>,
     random: std::sync::Mutex<Random>,
+    policy: AddressPolicy,
+    /// Swarms that are announced, each with the way to end it.
+    announced: std::sync::Mutex<HashMap<InfoHash, Announced>>,
 }
+
+#[derive(Debug)]
+struct Announced {
+    leave: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+/// Trackers have so long to hear that we go.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 impl Peering {
     /// Opens the sockets; `None` if the configuration wants no swarm.
@@ -110,6 +130,8 @@ impl Peering {
             ports,
             listeners: std::sync::Mutex::new(listeners),
             random: std::sync::Mutex::new(Random::new(seed)),
+            policy: config.policy(),
+            announced: std::sync::Mutex::default(),
         })))
     }
 
@@ -120,6 +142,49 @@ impl Peering {
     pub(crate) fn seed(&self) -> u64 {
         let mut random = self.random.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         random.bits()
+    }
+
+    fn announced(&self) -> std::sync::MutexGuard<'_, HashMap<InfoHash, Announced>> {
+        self.announced.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Tells trackers of a swarm until it is [left](Self::leave). Must be called inside a tokio runtime.
+    pub(crate) fn announce(&self, swarm: &Arc<Swarm>, trackers: &[String]) {
+        let (Some(port), false) = (self.port, trackers.is_empty()) else {
+            return;
+        };
+        let us = AnnounceAs {
+            swarms: self.swarms.clone(),
+            port,
+            key: u32::try_from(self.seed() >> 32).unwrap_or(0),
+            policy: self.policy.clone(),
+        };
+        let (leave, leaves) = watch::channel(false);
+        let announcing = keep_announced(us, Arc::clone(swarm), trackers.to_vec(), leaves);
+        let task = tokio::spawn(announcing);
+        if let Some(before) = self.announced().insert(swarm.info_hash(), Announced { leave, task }) {
+            before.task.abort();
+        }
+    }
+
+    /// Leaves a swarm: its trackers hear of it, its connections are closed.
+    pub(crate) fn leave(&self, swarm: &InfoHash) {
+        self.swarms.leave(swarm);
+        if let Some(announced) = self.announced().remove(swarm) {
+            // The task says goodbye by itself.
+            let _ = announced.leave.send(true);
+        }
+    }
+
+    /// Leaves all swarms, and waits a moment for trackers and peers to hear of it.
+    pub(crate) async fn shut_down(&self) {
+        let announced: Vec<Announced> = self.announced().drain().map(|(_, announced)| announced).collect();
+        for one in &announced {
+            let _ = one.leave.send(true);
+        }
+        let farewells = futures_util::future::join_all(announced.into_iter().map(|one| one.task));
+        let farewells = tokio::time::timeout(FAREWELL, farewells);
+        let _ = futures_util::future::join(farewells, self.swarms.shut_down()).await;
     }
 
     /// Keeps all swarms going, for ever.
