@@ -53,7 +53,7 @@ impl Nodes {
         let mut entries: Vec<Entry> = objects
             .iter()
             .map(|record| Entry {
-                name: Name::new(&record.object.to_string()).unwrap(),
+                name: Name::new(record.object.to_string()).unwrap(),
                 meta: Meta {
                     mtime: 0,
                     mode: 0o644,

@@ -154,7 +154,7 @@ impl MasterServer {
         let background = futures_util::future::join5(news, maintain(&master), releases, torrents, peers);
         sockets.serve(&frontend, local, background, shutdown).await;
         if let Some(seeding) = seeding {
-            seeding.peering.swarms.shut_down().await;
+            seeding.peering.shut_down().await;
         }
     }
 }

@@ -147,6 +147,7 @@ async fn seed_one(
             for peer in &config.connect {
                 seeding.peering.swarms.add_peer(&swarm.swarm, *peer, Origin::Named);
             }
+            seeding.peering.announce(&swarm.swarm, &config.trackers);
             tracing::info!(repository = %name, swarm = %hash, "seeding");
             joined = Some(swarm);
         }

@@ -164,7 +164,7 @@ impl Node {
     /// Says goodbye to all peers.
     pub(super) async fn leave_swarms(&self) {
         if let Some(swarming) = &self.swarming {
-            swarming.peering.swarms.shut_down().await;
+            swarming.peering.shut_down().await;
         }
     }
 
@@ -197,7 +197,7 @@ impl Node {
             if !is_same {
                 if let Some((_, old)) = held.take() {
                     swarming.have.remove(&old.swarm);
-                    swarming.peering.swarms.leave(&old.swarm.info_hash());
+                    swarming.peering.leave(&old.swarm.info_hash());
                 }
                 let Ok(info_hash) = discovered.offer.info_hash.parse() else {
                     tracing::warn!(repository = %name, "the master tells of a swarm without a name");
@@ -211,6 +211,10 @@ impl Node {
                     RepositorySwarm::join(&swarming.peering, pieces, info_hash, secret, is_private, JoinAs::Node);
                 tracing::info!(repository = %name, swarm = %info_hash, "joined the swarm");
                 self.keep_up(swarming, follower, &joined).await;
+                let mut trackers = self.config.peers.trackers.clone();
+                trackers.extend(discovered.offer.trackers.iter().cloned());
+                trackers.dedup();
+                swarming.peering.announce(&joined.swarm, &trackers);
                 if let Some(known) = swarming.repositories().get_mut(name) {
                     known.joined = Some(joined.clone());
                 }

@@ -24,6 +24,7 @@ pub(crate) struct ExportSwarm {
     pub(crate) pieces: Arc<ExportPieces>,
     /// What status pages call it.
     label: String,
+    trackers: Vec<String>,
 }
 
 impl ExportSwarm {
@@ -90,6 +91,7 @@ impl Exports {
                 if !held.contains_key(&torrent.hash) {
                     changes.joined.push(known.clone());
                 }
+                let known = self.announced(known, &tree.outside.trackers);
                 next.insert(torrent.hash, known);
                 continue;
             }
@@ -103,6 +105,7 @@ impl Exports {
                 });
             match made {
                 Ok(export) => {
+                    let export = self.announced(export, &tree.outside.trackers);
                     changes.joined.push(export.clone());
                     next.insert(torrent.hash, export);
                 }
@@ -132,7 +135,7 @@ impl Exports {
         let needed: HashSet<InfoHash> = self.joined().values().flat_map(BTreeMap::keys).copied().collect();
         let gone = gone.into_iter().filter(|(hash, _)| !needed.contains(hash));
         gone.map(|(hash, export)| {
-            self.terms.peering.swarms.leave(&hash);
+            self.terms.peering.leave(&hash);
             export.swarm
         })
         .collect()
@@ -162,6 +165,18 @@ impl Exports {
             swarm: peering.swarms.join(config, pieces.clone(), peering.seed()),
             pieces,
             label: format!("{repository}: {}", torrent.file_name),
+            trackers: Vec::new(),
+        }
+    }
+
+    /// Announced to these trackers, if it is not yet.
+    fn announced(&self, export: ExportSwarm, trackers: &[String]) -> ExportSwarm {
+        if export.trackers != trackers {
+            self.terms.peering.announce_in_order(&export.swarm, trackers);
+        }
+        ExportSwarm {
+            trackers: trackers.to_vec(),
+            ..export
         }
     }
 

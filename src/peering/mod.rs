@@ -5,6 +5,7 @@
 //! for what it wants ([`SwarmTransport`](instantmirror_swarm::peer::SwarmTransport)). Torrents that are offered to everybody have
 //! swarms of their own ([`exports`]), with the same objects behind them.
 
+mod announce;
 mod discover;
 mod export;
 mod exports;
@@ -14,16 +15,23 @@ mod pieces;
 mod repository;
 mod status;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use instantmirror_core::metainfo::InfoHash;
 use instantmirror_core::swarm::Random;
-use instantmirror_swarm::peer::Swarms;
+use instantmirror_swarm::announce::{Announcer, Timeouts};
+use instantmirror_swarm::peer::{Swarm, Swarms};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::config::PeersConfig;
 
+use announce::{AnnounceAs, keep_announced};
 pub(crate) use discover::discover;
 pub(crate) use export::ExportPieces;
 pub(crate) use exports::{ExportChanges, ExportTerms, Exports};
@@ -84,7 +92,30 @@ pub(crate) struct Peering {
     ports: Vec<u16>,
     listeners: std::sync::Mutex<Vec<TcpListener>>,
     random: std::sync::Mutex<Random>,
+    /// Absent if it cannot be made, which the log has said.
+    announcer: Option<Arc<Announcer>>,
+    /// Swarms that are announced, each with the way to end it.
+    announced: std::sync::Mutex<HashMap<InfoHash, Announced>>,
 }
+
+#[derive(Debug)]
+struct Announced {
+    leave: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+fn announcer(config: &PeersConfig) -> Option<Arc<Announcer>> {
+    match Announcer::new(&config.policy(), Timeouts::default()) {
+        Ok(announcer) => Some(Arc::new(announcer)),
+        Err(error) => {
+            tracing::error!("trackers are not told of us: {error}");
+            None
+        }
+    }
+}
+
+/// Trackers have so long to hear that we go.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 impl Peering {
     /// Opens the sockets; `None` if the configuration wants no swarm.
@@ -118,6 +149,8 @@ impl Peering {
             ports,
             listeners: std::sync::Mutex::new(listeners),
             random: std::sync::Mutex::new(Random::new(seed)),
+            announcer: announcer(config),
+            announced: std::sync::Mutex::default(),
         })))
     }
 
@@ -128,6 +161,67 @@ impl Peering {
     pub(crate) fn seed(&self) -> u64 {
         let mut random = self.random.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         random.bits()
+    }
+
+    fn announced(&self) -> std::sync::MutexGuard<'_, HashMap<InfoHash, Announced>> {
+        self.announced.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Tells trackers of a swarm until it is [left](Self::leave). Must be called inside a tokio runtime.
+    pub(crate) fn announce(&self, swarm: &Arc<Swarm>, trackers: &[String]) {
+        self.announce_to(swarm, vec![trackers.to_vec()]);
+    }
+
+    /// The same, each tracker being asked when those before it do not answer: as everybody does who has the same list.
+    pub(crate) fn announce_in_order(&self, swarm: &Arc<Swarm>, trackers: &[String]) {
+        let tiers = trackers.iter().map(|tracker| vec![tracker.clone()]);
+        self.announce_to(swarm, tiers.collect());
+    }
+
+    fn announce_to(&self, swarm: &Arc<Swarm>, tiers: Vec<Vec<String>>) {
+        let (Some(port), Some(announcer)) = (self.port, &self.announcer) else {
+            return;
+        };
+        if tiers.iter().all(Vec::is_empty) {
+            return self.say_goodbye(&swarm.info_hash());
+        }
+        let us = AnnounceAs {
+            swarms: self.swarms.clone(),
+            port,
+            key: u32::try_from(self.seed() >> 32).unwrap_or(0),
+            announcer: Arc::clone(announcer),
+        };
+        let (leave, leaves) = watch::channel(false);
+        let announcing = keep_announced(us, Arc::clone(swarm), tiers, leaves);
+        let task = tokio::spawn(announcing);
+        if let Some(before) = self.announced().insert(swarm.info_hash(), Announced { leave, task }) {
+            before.task.abort();
+        }
+    }
+
+    /// Leaves a swarm: its trackers hear of it, its connections are closed.
+    pub(crate) fn leave(&self, swarm: &InfoHash) {
+        self.swarms.leave(swarm);
+        self.say_goodbye(swarm);
+    }
+
+    /// Trackers are told that we are not in a swarm any more.
+    fn say_goodbye(&self, swarm: &InfoHash) {
+        if let Some(announced) = self.announced().remove(swarm) {
+            // The task does so by itself.
+            let _ = announced.leave.send(true);
+        }
+    }
+
+    /// Leaves all swarms, and waits a moment for trackers and peers to hear of it.
+    pub(crate) async fn shut_down(&self) {
+        let announced: Vec<Announced> = self.announced().drain().map(|(_, announced)| announced).collect();
+        for one in &announced {
+            let _ = one.leave.send(true);
+        }
+        let farewells = futures_util::future::join_all(announced.into_iter().map(|one| one.task));
+        let farewells = tokio::time::timeout(FAREWELL, farewells);
+        let _ = futures_util::future::join(farewells, self.swarms.shut_down()).await;
     }
 
     /// Keeps all swarms going, for ever.

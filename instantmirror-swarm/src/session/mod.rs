@@ -24,7 +24,7 @@ use bytes::Bytes;
 use instantmirror_core::Moment;
 use instantmirror_core::metainfo::InfoHash;
 use instantmirror_core::swarm::{
-    Bitfield, FirstCopies, PeerKey, Picker, PieceIndex, Random, Taker, Unit, UnitId, Want, WantId,
+    Bitfield, FirstCopies, PeerKey, Picker, PieceIndex, Pieces, Random, Taker, Unit, UnitId, Want, WantId,
 };
 
 use crate::wire::extension::PexPeer;
@@ -316,10 +316,12 @@ impl Session {
             return;
         }
         let is_hidden = self.hidden.has(piece);
+        // Whoever has it need not know, except a master that wants to know where its first copies are.
+        let wants_to_know = |peer: &Peer| !peer.pieces.has(piece) || (peer.is_node() && peer.pieces == Pieces::All);
         let tell: Vec<PeerKey> = self
             .peers
             .iter()
-            .filter(|(_, peer)| !peer.pieces.has(piece) && (!is_hidden || peer.is_proven))
+            .filter(|(_, peer)| wants_to_know(peer) && (!is_hidden || peer.is_proven))
             .map(|(key, _)| *key)
             .collect();
         for key in tell {

@@ -101,6 +101,7 @@ impl Session {
         if piece >= end || !pieces.insert(piece) {
             return;
         }
+        self.copies.announced(piece, key, now);
         self.picker.peer_changed(piece, true);
         if self.picker.wants_piece(piece) {
             self.set_interest(key, true, now);

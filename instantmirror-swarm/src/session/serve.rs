@@ -1,8 +1,10 @@
 //! What peers ask of us.
 
 use instantmirror_core::Moment;
+use instantmirror_core::swarm::copies::OTHERS;
 use instantmirror_core::swarm::{PeerKey, PieceIndex};
 
+use super::peer::Peer;
 use super::{Action, CloseReason, REQUESTS_MAX, Session};
 use crate::wire::extension::encode_dont_have;
 use crate::wire::{BLOCK_BYTES_MAX, Block, Message};
@@ -104,8 +106,14 @@ impl Session {
         if is_queued {
             return Ok(());
         }
+        let has_it = |(other, peer): &(&PeerKey, &Peer)| **other != key && peer.pieces.has(block.piece);
+        let others = self.peers.iter().filter(has_it).take(OTHERS).count();
+        let is_idle = self.peers.values().all(|peer| peer.uploads.is_empty());
+        let Some(peer) = self.peers.get(&key) else {
+            return Ok(());
+        };
         let treats_first = self.config.first_copies && peer.is_node();
-        if treats_first && !self.copies.may_have(block.piece, key, now) {
+        if treats_first && !self.copies.may_have(block.piece, key, others, is_idle, now) {
             self.reject(key, block, now);
             return Ok(());
         }
@@ -154,6 +162,7 @@ impl Session {
     pub fn sent(&mut self, key: PeerKey, run: &Run, now: Moment) {
         let bytes = u64::from(run.bytes());
         self.counts.sent_bytes += bytes;
+        self.copies.sent(run.piece, key, now);
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.up.add(bytes);
             peer.last_sent = now;

@@ -44,6 +44,8 @@ pub struct SessionStatus {
     pub peers: Vec<PeerStatus>,
     /// Pieces that we have.
     pub have: u64,
+    /// Bytes that we lack of all there is, as far as we know.
+    pub left_bytes: u64,
     /// Spans that are wanted.
     pub wanted: usize,
     /// Units asked for.
@@ -87,11 +89,20 @@ impl Session {
         SessionStatus {
             peers,
             have: self.have.len(),
+            left_bytes: self.left_bytes(),
             wanted: self.picker.len(),
             asked: self.out.len(),
             availability: self.availability(),
             counts: self.counts,
         }
+    }
+
+    fn left_bytes(&self) -> u64 {
+        if self.config.serves_all {
+            return 0;
+        }
+        let missing = u64::from(self.space).saturating_sub(self.have.len());
+        missing * u64::from(self.config.piece_bytes)
     }
 
     /// How many copies of a piece there are on average, ours included, over a sample of the piece space.

@@ -101,7 +101,7 @@ pub(crate) struct Net {
     order: u64,
     pub(crate) now: Moment,
     pub(crate) random: Random,
-    size: u64,
+    pub(crate) size: u64,
     /// Pairs of sides between which nothing passes.
     pub(crate) cut: Option<usize>,
 }
