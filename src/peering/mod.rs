@@ -105,7 +105,8 @@ struct Announced {
 }
 
 fn announcer(config: &PeersConfig) -> Option<Arc<Announcer>> {
-    match Announcer::new(&config.policy(), Timeouts::default()) {
+    let listen = config.limits().listen;
+    match Announcer::from_addresses(&config.policy(), Timeouts::default(), &listen) {
         Ok(announcer) => Some(Arc::new(announcer)),
         Err(error) => {
             tracing::error!("trackers are not told of us: {error}");

@@ -56,7 +56,7 @@ pub(crate) struct Client {
 }
 
 /// What a client is to do.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Task<'a> {
     /// The address it has.
     pub(crate) number: u8,
@@ -66,6 +66,18 @@ pub(crate) struct Task<'a> {
     pub(crate) chosen: &'a [&'a str],
     /// Seeds what it has without looking at it.
     pub(crate) lies: bool,
+}
+
+impl Task<'_> {
+    /// Downloads everything, or seeds it if it is there.
+    pub(crate) fn of(number: u8) -> Self {
+        Self {
+            number,
+            peers: &[],
+            chosen: &[],
+            lies: false,
+        }
+    }
 }
 
 fn folder(dir: &TestDir, name: &str, task: &Task<'_>) -> PathBuf {
@@ -89,7 +101,11 @@ pub(crate) fn lay(source: &Path, torrent: &Metainfo, dir: &Path) {
 /// libtorrent by Python, with a `.torrent` file or a magnet link.
 pub(crate) fn libtorrent(dir: &TestDir, torrent: &str, task: Task<'_>) -> Client {
     let home = folder(dir, "libtorrent", &task);
-    let kind = if torrent.starts_with("magnet:") { "magnet" } else { "torrent" };
+    let kind = if torrent.starts_with("magnet:") {
+        "magnet"
+    } else {
+        "torrent"
+    };
     let peers: Vec<String> = task
         .peers
         .iter()
@@ -110,7 +126,14 @@ pub(crate) fn libtorrent(dir: &TestDir, torrent: &str, task: Task<'_>) -> Client
 /// aria2, which learns of peers from trackers and other peers alone.
 pub(crate) fn aria2(dir: &TestDir, file: &Path, torrent: &Metainfo, task: Task<'_>) -> Client {
     let home = folder(dir, "aria2", &task);
-    let number = |path: &&str| torrent.files.iter().position(|file| file.path.as_str() == *path).unwrap() + 1;
+    let number = |path: &&str| {
+        torrent
+            .files
+            .iter()
+            .position(|file| file.path.as_str() == *path)
+            .unwrap()
+            + 1
+    };
     let chosen: Vec<String> = task.chosen.iter().map(|path| number(path).to_string()).collect();
     let mut command = clean_command("aria2c");
     command.args([
@@ -141,7 +164,10 @@ pub(crate) fn aria2(dir: &TestDir, file: &Path, torrent: &Metainfo, task: Task<'
 
 /// Transmission, with what it is told by its own remote control.
 pub(crate) fn transmission(dir: &TestDir, file: &Path, torrent: &Metainfo, task: Task<'_>) -> Client {
-    let (home, config) = (folder(dir, "transmission", &task), folder(dir, "transmission-home", &task));
+    let (home, config) = (
+        folder(dir, "transmission", &task),
+        folder(dir, "transmission-home", &task),
+    );
     let control = 9000 + u16::from(task.number);
     let settings = serde_json::json!({
         "dht-enabled": false, "lpd-enabled": false, "utp-enabled": false, "port-forwarding-enabled": false,
@@ -152,17 +178,34 @@ pub(crate) fn transmission(dir: &TestDir, file: &Path, torrent: &Metainfo, task:
     });
     std::fs::write(config.join("settings.json"), settings.to_string()).unwrap();
     let mut command = clean_command("transmission-cli");
-    command.arg("--config-dir").arg(&config).arg("--download-dir").arg(&home);
-    command.arg("--no-portmap").arg("--port").arg(PORT.to_string()).arg(file);
+    command
+        .arg("--config-dir")
+        .arg(&config)
+        .arg("--download-dir")
+        .arg(&home);
+    command
+        .arg("--no-portmap")
+        .arg("--port")
+        .arg(PORT.to_string())
+        .arg(file);
     let mut daemon = Daemon::start("transmission-cli", &mut command, &config.join("log")).unwrap();
     if !task.chosen.is_empty() {
         daemon.wait_for_port(control, LIMIT).unwrap();
-        let number = |path: &str| torrent.files.iter().position(|file| file.path.as_str() == path).unwrap();
+        let number = |path: &str| {
+            torrent
+                .files
+                .iter()
+                .position(|file| file.path.as_str() == path)
+                .unwrap()
+        };
         let all: Vec<String> = (0..torrent.files.len()).map(|number| number.to_string()).collect();
         let chosen: Vec<String> = task.chosen.iter().map(|path| number(path).to_string()).collect();
         let remote = |arguments: &[&str]| {
             let mut command = clean_command("transmission-remote");
-            command.arg(format!("127.0.0.1:{control}")).args(["--torrent", "all"]).args(arguments);
+            command
+                .arg(format!("127.0.0.1:{control}"))
+                .args(["--torrent", "all"])
+                .args(arguments);
             let told = poll(LIMIT, || run(&mut command, LIMIT).ok());
             assert!(told.is_some(), "{arguments:?}: {}", daemon.log());
         };

@@ -65,6 +65,12 @@ pub trait GroupTransport: Debug + Send + Sync {
     /// # Errors
     /// [`TransportError::NotFound`] at once if nobody in the swarm has any of it; any [`TransportError`] from the stream.
     async fn groups(&self, repository: &RepoName, request: GroupRequest) -> Result<GroupStream, TransportError>;
+
+    /// Whether somebody has an object of this size, or the beginning of it, now. Must not wait.
+    fn has(&self, object: &ObjectId, size: u64) -> bool {
+        let _ = (object, size);
+        true
+    }
 }
 
 /// Somebody who has objects: an HTTP origin, a swarm, a test.

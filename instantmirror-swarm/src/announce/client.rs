@@ -49,6 +49,8 @@ pub struct Announcer {
     http: [Client; 2],
     policy: AddressPolicy,
     timeouts: Timeouts,
+    /// Where it announces from, by family.
+    local: [IpAddr; 2],
 }
 
 impl Announcer {
@@ -58,12 +60,38 @@ impl Announcer {
     /// # Errors
     /// [`AnnounceError::Unreachable`] if the system has no certificates to trust, or the like.
     pub fn new(policy: &AddressPolicy, timeouts: Timeouts) -> Result<Self, AnnounceError> {
-        let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        let [v4, v6] = any.map(|local| client(policy, timeouts, local).map_err(|error| unreachable(&error)));
+        Self::with_local(
+            policy,
+            timeouts,
+            [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+        )
+    }
+
+    /// Announces from the addresses that we listen on, where they are some in particular: trackers tell peers of the address
+    /// that an announce comes from.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn from_addresses(
+        policy: &AddressPolicy,
+        timeouts: Timeouts,
+        listen: &[IpAddr],
+    ) -> Result<Self, AnnounceError> {
+        let any = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let own = any.map(|any: IpAddr| {
+            let mut same = listen.iter().filter(|own| own.is_ipv4() == any.is_ipv4());
+            same.next().copied().unwrap_or(any)
+        });
+        Self::with_local(policy, timeouts, own)
+    }
+
+    fn with_local(policy: &AddressPolicy, timeouts: Timeouts, local: [IpAddr; 2]) -> Result<Self, AnnounceError> {
+        let [v4, v6] = local.map(|local| client(policy, timeouts, local).map_err(|error| unreachable(&error)));
         Ok(Self {
             http: [v4?, v6?],
             policy: policy.clone(),
             timeouts,
+            local,
         })
     }
 
@@ -148,11 +176,8 @@ impl Announcer {
         address: SocketAddr,
     ) -> Result<AnnounceReply, AnnounceError> {
         let is_v6 = !is_v4(&address);
-        let here: IpAddr = if is_v6 {
-            Ipv6Addr::UNSPECIFIED.into()
-        } else {
-            Ipv4Addr::UNSPECIFIED.into()
-        };
+        let [v4, v6] = self.local;
+        let here = if is_v6 { v6 } else { v4 };
         let socket = UdpSocket::bind((here, 0)).await.map_err(|error| unreachable(&error))?;
         // The kernel lets through what comes from there and nothing else.
         let there = SocketAddr::new(address.ip().to_canonical(), address.port());

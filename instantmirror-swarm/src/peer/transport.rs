@@ -208,6 +208,14 @@ impl GroupTransport for SwarmTransport {
         });
         Ok(Box::pin(groups))
     }
+
+    fn has(&self, object: &ObjectId, size: u64) -> bool {
+        let swarms = self.swarms.read().unwrap_or_else(PoisonError::into_inner).clone();
+        swarms.iter().any(|swarm| {
+            let mut places = swarm.places_of(object).into_iter();
+            places.any(|place| place.size == size && swarm.is_available(place.first_piece))
+        })
+    }
 }
 
 #[async_trait]

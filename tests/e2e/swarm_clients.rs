@@ -1,0 +1,371 @@
+//! Mirrors and the BitTorrent clients that people use, in one swarm: they give to each other, and liars are left alone.
+//!
+//! Each test runs in a network of its own, where no web seed is: all bytes come from peers.
+
+use std::path::PathBuf;
+
+use instantmirror::core::metainfo::{FileKind, InfoHash, Metainfo};
+use instantmirror_testkit::http;
+use instantmirror_testkit::process::{TestDir, poll};
+use instantmirror_testkit::tree::noise;
+use serde_json::Value;
+
+use crate::clients::{Client, PORT, Task, aria2, is_apart, lay, libtorrent, peer, transmission};
+use crate::tracker_world::Tracker;
+use crate::world::{LIMIT, Master, Node};
+
+/// One file is twice in it, one is a piece to the byte, one ends in the middle of the last piece.
+const FILES: [(&str, usize); 8] = [
+    ("a copy of large.iso", 3_000_001),
+    ("empty", 0),
+    ("exactly two pieces", 2 * 32 * 1024),
+    ("large.iso", 3_000_001),
+    ("sub/one byte", 1),
+    ("sub/some", 70_001),
+    ("sub/ünïcödé", 33_000),
+    ("zz", 100_000),
+];
+const CHOSEN: [&str; 2] = ["exactly two pieces", "sub/some"];
+const ALL: [&str; 7] = [
+    "a copy of large.iso",
+    "exactly two pieces",
+    "large.iso",
+    "sub/one byte",
+    "sub/some",
+    "sub/ünïcödé",
+    "zz",
+];
+
+/// A master that offers a torrent of `images`, and a tracker that serves it.
+struct World {
+    dir: TestDir,
+    source: PathBuf,
+    file: PathBuf,
+    torrent: Metainfo,
+    master: Master,
+    tracker: Tracker,
+}
+
+impl World {
+    fn new(name: &str) -> Self {
+        let dir = TestDir::new(name).unwrap();
+        let source = dir.folder("source").unwrap();
+        for (path, size) in FILES {
+            let path = source.join("images").join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, noise(size)).unwrap();
+        }
+        let tracker = Tracker::start(&dir, "");
+        let options = "piece_length = \"32 KiB\"\ncheck = \"off\"\n\
+                       torrents = [{ path = \"images\", name = \"my images\" }]";
+        let mut master = Master::with_options(&dir, &[("r", &source)], "");
+        let text = std::fs::read_to_string(&master.config).unwrap();
+        let before = format!("source = {source:?}\n");
+        let text = text.replace(&before, &format!("{before}{options}\n"));
+        let trackers = format!("[torrents]\ntrackers = [\"http://{}/announce\"]\n[log]", tracker.http);
+        std::fs::write(&master.config, text.replace("[log]", &trackers)).unwrap();
+        master.publish("r");
+        master.serve();
+        let url = format!("{}/.im/torrent/r/my%20images.torrent", master.url());
+        let offered = poll(LIMIT, || http::get(&url).ok().filter(|answer| answer.status == 200));
+        let bytes = offered.expect("the master offers a torrent").body;
+        let file = dir.path().join("offered.torrent");
+        std::fs::write(&file, &bytes).unwrap();
+        std::fs::write(tracker.torrents.join("offered.torrent"), &bytes).unwrap();
+        let torrent = Metainfo::parse(&bytes).unwrap();
+        assert!(torrent.outside.web_seeds.is_empty());
+        assert!(torrent.files.iter().any(|file| file.kind == FileKind::Pad));
+        let served = poll(LIMIT, || tracker.scrape(tracked(torrent.hash)));
+        assert!(served.is_some(), "the tracker does not serve the torrent");
+        Self {
+            source: source.join("images"),
+            dir,
+            file,
+            torrent,
+            master,
+            tracker,
+        }
+    }
+
+    /// A node that fetches everything.
+    fn node(&self, number: u8) -> Mirror {
+        let own = TestDir::new(&format!("e2e-clients-node-{number}")).unwrap();
+        let mut node = Node::configure(&own, &self.master.url(), &self.master.key, &["r"], "10 GiB");
+        let text = std::fs::read_to_string(&node.config).unwrap();
+        let sections = format!(
+            "[peers]\nlisten = [\"{}:{PORT}\"]\n[preseed]\nrest = true\n",
+            peer(number)
+        );
+        std::fs::write(&node.config, sections + &text).unwrap();
+        node.run();
+        Mirror {
+            node,
+            hash: self.torrent.hash,
+            _dir: own,
+        }
+    }
+
+    /// A node that has everything, and of which the tracker knows.
+    fn whole_node(&self, number: u8) -> Mirror {
+        let node = self.node(number);
+        node.wait_for_all(&self.torrent);
+        self.wait_for_peers(1);
+        node
+    }
+
+    /// Waits until the tracker knows so many peers.
+    fn wait_for_peers(&self, most: i64) {
+        let known = poll(LIMIT, || {
+            let (seeds, others, _) = self.tracker.scrape(tracked(self.torrent.hash))?;
+            (seeds + others >= most).then_some(())
+        });
+        assert!(known.is_some(), "the tracker knows too few peers");
+    }
+
+    /// The master serves what it says, and no content any more: nobody gets a byte from it.
+    fn lose_content(&self) {
+        std::fs::remove_dir_all(self.master.dir.join("store/objects")).unwrap();
+    }
+
+    /// Puts the content where a client looks for it.
+    fn lay(&self, kind: &str, number: u8) -> PathBuf {
+        let home = self.dir.folder(&format!("{kind}-{number}")).unwrap();
+        lay(&self.source, &self.torrent, &home);
+        home
+    }
+
+    fn aria2(&self, task: Task<'_>) -> Client {
+        aria2(&self.dir, &self.file, &self.torrent, task)
+    }
+
+    fn transmission(&self, task: Task<'_>) -> Client {
+        transmission(&self.dir, &self.file, &self.torrent, task)
+    }
+
+    fn libtorrent(&self, task: Task<'_>) -> Client {
+        libtorrent(&self.dir, self.file.to_str().unwrap(), task)
+    }
+
+    fn assert_whole(&self, client: &mut Client) {
+        client.wait_for(&self.source, &self.torrent, &ALL);
+    }
+
+    fn assert_chosen(&self, client: &mut Client) {
+        client.wait_for(&self.source, &self.torrent, &CHOSEN);
+        let others: Vec<&str> = ALL.into_iter().filter(|path| !CHOSEN.contains(path)).collect();
+        client.assert_nothing_of(&self.torrent, &others);
+    }
+}
+
+fn tracked(hash: InfoHash) -> instantmirror::trackerd::InfoHash {
+    instantmirror::trackerd::InfoHash(*hash.as_bytes())
+}
+
+/// A node in a folder of its own, in the swarm of a torrent.
+struct Mirror {
+    node: Node,
+    hash: InfoHash,
+    _dir: TestDir,
+}
+
+impl std::ops::Deref for Mirror {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl Mirror {
+    /// What its status says of the torrent's swarm.
+    fn swarm(&self) -> Value {
+        let status = self.status();
+        let swarms = status["peers"]["swarms"].as_array().cloned().unwrap_or_default();
+        let hash = self.hash.to_string();
+        let found = swarms.into_iter().find(|swarm| swarm["info_hash"] == hash.as_str());
+        found.unwrap_or_default()
+    }
+
+    fn number(&self, key: &str) -> u64 {
+        self.swarm()[key].as_u64().unwrap_or(0)
+    }
+
+    fn wait_for_all(&self, torrent: &Metainfo) {
+        let all = poll(LIMIT, || (self.number("have") == torrent.piece_count()).then_some(()));
+        assert!(all.is_some(), "{:#}\n{}", self.swarm(), self.status_text());
+    }
+
+    /// It has everything, and all of it came from peers of the torrent's swarm.
+    fn assert_completed_by_peers(&self, world: &World) {
+        self.wait_for_all(&world.torrent);
+        for path in ALL {
+            let expected = std::fs::read(world.source.join(path)).unwrap();
+            let path = path.replace(' ', "%20");
+            assert!(self.get(&format!("/pub/r/images/{path}")) == expected, "{path} differs");
+        }
+        let swarm = self.swarm();
+        // The same content at two paths comes once.
+        let once: usize = FILES.iter().skip(1).map(|(_, size)| size).sum();
+        assert_eq!(swarm["received_bytes"], once, "{swarm:#}");
+        assert_eq!(swarm["bad_bytes"], 0, "{swarm:#}");
+    }
+}
+
+#[test]
+fn every_client_downloads_from_a_mirror() {
+    if !is_apart("swarm_clients::every_client_downloads_from_a_mirror") {
+        return;
+    }
+    let world = World::new("e2e-clients-leech");
+    let node = world.whole_node(1);
+    // One after the other, so that none of them gets anything from another.
+    let mut client = world.libtorrent(Task::of(2));
+    world.assert_whole(&mut client);
+    drop(client);
+    let mut client = world.aria2(Task::of(3));
+    world.assert_whole(&mut client);
+    drop(client);
+    let mut client = world.transmission(Task::of(4));
+    world.assert_whole(&mut client);
+    drop(client);
+    let sent = node.number("sent_bytes");
+    let content: usize = FILES.iter().map(|(_, size)| size).sum();
+    assert!(sent >= 3 * content as u64, "{sent}");
+    assert_eq!(node.status()["peers"]["banned"], serde_json::json!([]));
+}
+
+#[test]
+fn every_client_downloads_only_the_files_it_chose_from_a_mirror() {
+    if !is_apart("swarm_clients::every_client_downloads_only_the_files_it_chose_from_a_mirror") {
+        return;
+    }
+    let world = World::new("e2e-clients-chosen");
+    let _node = world.whole_node(1);
+    let task = |number| Task {
+        chosen: &CHOSEN,
+        ..Task::of(number)
+    };
+    world.assert_chosen(&mut world.libtorrent(task(2)));
+    world.assert_chosen(&mut world.aria2(task(3)));
+    world.assert_chosen(&mut world.transmission(task(4)));
+}
+
+#[test]
+fn a_magnet_link_is_enough_for_libtorrent() {
+    if !is_apart("swarm_clients::a_magnet_link_is_enough_for_libtorrent") {
+        return;
+    }
+    let world = World::new("e2e-clients-magnet");
+    let node = world.whole_node(1);
+    // The node offers what the master offers.
+    let list = http::get(&format!("{}/.im/torrent/r", node.url())).unwrap();
+    let list: Value = serde_json::from_slice(&list.body).unwrap();
+    let magnet = list["torrents"][0]["magnet"].as_str().unwrap();
+    let mut client = libtorrent(&world.dir, magnet, Task::of(2));
+    world.assert_whole(&mut client);
+}
+
+#[test]
+fn a_mirror_is_completed_by_libtorrent_alone() {
+    if !is_apart("swarm_clients::a_mirror_is_completed_by_libtorrent_alone") {
+        return;
+    }
+    completed_by("libtorrent", |world, task| world.libtorrent(task));
+}
+
+#[test]
+fn a_mirror_is_completed_by_aria2_alone() {
+    if !is_apart("swarm_clients::a_mirror_is_completed_by_aria2_alone") {
+        return;
+    }
+    completed_by("aria2", |world, task| world.aria2(task));
+}
+
+#[test]
+fn a_mirror_is_completed_by_transmission_alone() {
+    if !is_apart("swarm_clients::a_mirror_is_completed_by_transmission_alone") {
+        return;
+    }
+    completed_by("transmission", |world, task| world.transmission(task));
+}
+
+/// The master has lost all content, and a client has it.
+fn completed_by(kind: &str, start: impl Fn(&World, Task<'_>) -> Client) {
+    let world = World::new(&format!("e2e-clients-seed-{kind}"));
+    world.lose_content();
+    world.lay(kind, 2);
+    let _seed = start(&world, Task::of(2));
+    world.wait_for_peers(1);
+    let node = world.node(1);
+    node.assert_completed_by_peers(&world);
+}
+
+#[test]
+fn mirrors_and_clients_complete_each_other() {
+    if !is_apart("swarm_clients::mirrors_and_clients_complete_each_other") {
+        return;
+    }
+    let world = World::new("e2e-clients-mixed");
+    world.lose_content();
+    world.lay("transmission", 2);
+    let seed = world.transmission(Task::of(2));
+    world.wait_for_peers(1);
+    let nodes = [world.node(1), world.node(3)];
+    let mut clients = [world.libtorrent(Task::of(4)), world.aria2(Task::of(5))];
+    for node in &nodes {
+        node.assert_completed_by_peers(&world);
+    }
+    // What the mirrors have now is enough.
+    drop(seed);
+    for client in &mut clients {
+        world.assert_whole(client);
+    }
+    for node in &nodes {
+        assert_eq!(node.number("bad_bytes"), 0);
+        assert_eq!(node.status()["peers"]["banned"], serde_json::json!([]));
+    }
+}
+
+#[test]
+fn a_client_that_lies_is_left_alone_and_others_complete_the_mirror() {
+    if !is_apart("swarm_clients::a_client_that_lies_is_left_alone_and_others_complete_the_mirror") {
+        return;
+    }
+    let world = World::new("e2e-clients-liar");
+    world.lose_content();
+    // It has files of the right sizes, with other bytes in them.
+    let root = world.lay("libtorrent", 2).join(world.torrent.name.as_str());
+    for path in ALL {
+        let mut content = std::fs::read(root.join(path)).unwrap();
+        content.iter_mut().for_each(|byte| *byte ^= 0x55);
+        std::fs::write(root.join(path), content).unwrap();
+    }
+    let _liar = world.libtorrent(Task {
+        lies: true,
+        ..Task::of(2)
+    });
+    world.wait_for_peers(1);
+    let node = world.node(1);
+    let banned = poll(LIMIT, || {
+        let status = node.status();
+        let banned = status["peers"]["banned"].as_array()?.clone();
+        (!banned.is_empty()).then_some(banned)
+    });
+    assert_eq!(
+        banned,
+        Some(vec![Value::from(peer(2).to_string())]),
+        "{}",
+        node.status_text()
+    );
+    assert!(node.number("bad_bytes") > 0);
+    world.lay("libtorrent", 3);
+    let _honest = world.libtorrent(Task {
+        peers: &[1],
+        ..Task::of(3)
+    });
+    node.wait_for_all(&world.torrent);
+    for path in ALL {
+        let expected = std::fs::read(world.source.join(path)).unwrap();
+        assert!(node.get(&format!("/pub/r/images/{}", path.replace(' ', "%20"))) == expected);
+    }
+}
