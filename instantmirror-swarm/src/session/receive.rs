@@ -32,7 +32,7 @@ impl Session {
 
     fn take(&mut self, key: PeerKey, message: &Message, now: Moment) -> Result<Option<Event>, Breach> {
         match message {
-            Message::Bitfield(_) | Message::HaveAll | Message::HaveNone => self.first_pieces(key, message, now)?,
+            Message::Bitfield(_) | Message::HaveAll | Message::HaveNone => self.all_pieces(key, message, now)?,
             Message::Have(piece) => {
                 if self.config.fixed.is_some_and(|(count, _)| *piece >= count) {
                     return Err(format!("there is no piece {piece}"));
@@ -76,12 +76,18 @@ impl Session {
         Ok(None)
     }
 
-    fn first_pieces(&mut self, key: PeerKey, message: &Message, now: Moment) -> Result<(), Breach> {
+    /// What a peer has, all at once. aria2 says so again instead of many HAVEs; to strangers only the pieces of a torrent are
+    /// worth that, whose number bounds what it costs.
+    fn all_pieces(&mut self, key: PeerKey, message: &Message, now: Moment) -> Result<(), Breach> {
         let Some(peer) = self.peers.get(&key) else {
             return Ok(());
         };
-        if peer.is_past_bitfield {
+        let may_repeat = self.config.fixed.is_some() && *message != Message::HaveNone;
+        if peer.is_past_bitfield && !may_repeat {
             return Err("a bitfield comes first or not at all".to_owned());
+        }
+        if *message == Message::HaveAll && peer.pieces == Pieces::All {
+            return Ok(());
         }
         let pieces = match message {
             Message::HaveAll => Pieces::All,
