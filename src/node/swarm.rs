@@ -193,6 +193,7 @@ impl Node {
     /// Takes in the trees of what is shown and of what is staged.
     async fn keep_up(&self, swarming: &Arc<Swarming>, follower: &Follower, joined: &RepositorySwarm) {
         let (state, staged) = (follower.state(), Arc::clone(&follower.staged().borrow()));
+        let transport = swarming.of(&state.name).map(|repository| repository.transport);
         let (nodes, joined, keeper) = (Arc::clone(&self.snapshots), joined.clone(), Arc::clone(swarming));
         let roots = roots_of(&state, &staged);
         let current = current_root(&state);
@@ -205,6 +206,9 @@ impl Node {
         });
         if let Err(error) = kept_up.await {
             tracing::error!("peers are not told of what is new: {error}");
+        }
+        if let Some(transport) = transport {
+            transport.placed();
         }
     }
 }
