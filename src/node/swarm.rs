@@ -106,6 +106,12 @@ impl Node {
         futures_util::future::join3(swarming.peering.run(), swarming.have.run(), repositories).await;
     }
 
+    /// The swarms that it takes part in; `None` if the configuration wants none.
+    #[must_use]
+    pub fn swarms(&self) -> Option<SwarmsStatus> {
+        self.swarming.as_ref().map(|swarming| swarming.status())
+    }
+
     /// Says goodbye to all peers.
     pub(super) async fn leave_swarms(&self) {
         if let Some(swarming) = &self.swarming {
