@@ -36,10 +36,7 @@ fn pass(client: TcpStream, to: SocketAddr, open_at: Instant, one_way: Duration) 
     for socket in [&client, &server] {
         socket.set_nodelay(true)?;
     }
-    for (from, to) in [
-        (client.try_clone()?, server.try_clone()?),
-        (server, client),
-    ] {
+    for (from, to) in [(client.try_clone()?, server.try_clone()?), (server, client)] {
         let (sender, parcels) = sync_channel(CHUNKS_ON_THE_WAY);
         thread::spawn(move || take(from, &sender, open_at, one_way));
         thread::spawn(move || deliver(to, &parcels));

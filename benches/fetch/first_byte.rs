@@ -25,7 +25,9 @@ pub fn run(address: SocketAddr, prefix: &str, numbers: Range<usize>, size: usize
         };
         times.push(time.as_secs_f64() * 1000.0);
         // Knuth's constants for a generator of 64 bits; the upper ones are drawn from.
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         thread::sleep(Duration::from_millis((seed >> 33) % (pause_ms + 1)));
     }
     Ok(times)
