@@ -7,6 +7,7 @@ mod ahead;
 mod batch;
 mod limits;
 mod passing;
+mod slow_disk;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
