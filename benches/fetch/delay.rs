@@ -16,7 +16,7 @@ const CHUNKS_ON_THE_WAY: usize = 128;
 /// Bytes and when they arrive; none: that was the last.
 type Parcel = (Instant, Vec<u8>);
 
-pub fn run(listen: SocketAddr, to: SocketAddr, round_trip: Duration) -> Result<()> {
+pub(crate) fn run(listen: SocketAddr, to: SocketAddr, round_trip: Duration) -> Result<()> {
     let listener = TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
     println!("http://{}", listener.local_addr()?);
     for client in listener.incoming() {

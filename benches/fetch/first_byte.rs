@@ -12,7 +12,13 @@ use anyhow::{Result, ensure};
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Asks for file after file; returns milliseconds, of which those to connect are no part.
-pub fn run(address: SocketAddr, prefix: &str, numbers: Range<usize>, size: usize, pause_ms: u64) -> Result<Vec<f64>> {
+pub(crate) fn run(
+    address: SocketAddr,
+    prefix: &str,
+    numbers: Range<usize>,
+    size: usize,
+    pause_ms: u64,
+) -> Result<Vec<f64>> {
     let (mut times, begun, mut seed) = (Vec::new(), Instant::now(), 13_u64);
     for number in numbers {
         let path = format!("{prefix}{number}");

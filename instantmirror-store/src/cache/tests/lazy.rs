@@ -1,5 +1,6 @@
 //! Large whole objects after a restart: opened without being read, verified as they are read.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use instantmirror_core::outboard::GROUP_BYTES;
@@ -188,20 +189,16 @@ fn a_file_that_was_cut_or_extended_is_not_taken_for_the_object() {
 /// Whoever begins a fill waits for no directory: files come with the first group, and none stay if there is none.
 #[test]
 fn a_fill_has_no_files_before_its_first_group() {
-    let (disk, data) = (SimDisk::new(), shape(4));
-    let cache = open(&disk, None);
-    cache.load().unwrap();
-    let outboard = hash_with(data.len() as u64, |range| {
-        Ok(Bytes::copy_from_slice(&data[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()]))
-    });
-    let outboard = outboard.unwrap();
-    let partials = || disk.list(Path::new(PARTIAL)).unwrap().len();
+    let (disk, data) = (SimDisk::new(), content(1, 3 * GROUP));
+    let cache = start(&disk, VerifyWhen::FirstUse);
+    let partials = || disk.list(Path::new(layout::PARTIAL)).unwrap().len();
     for is_written in [false, true] {
-        let fill = now(cache.fill(&outboard.object(), data.len() as u64)).unwrap();
-        fill.set_outboard(outboard.clone()).unwrap();
+        let fill = now(cache.fill(&ObjectId::of(&data), data.len() as u64)).unwrap();
+        fill.set_outboard(outboard(&data)).unwrap();
+        assert!(fill.handle().descriptor().is_none());
         assert_eq!(partials(), 0);
         if is_written {
-            fill.write(0, &data[..usize::try_from(GROUP_BYTES).unwrap()]).unwrap();
+            fill.write(0, &data[..GROUP]).unwrap();
             assert_eq!(partials(), 3, "content, outboard, map");
         }
         drop(fill);
