@@ -32,6 +32,7 @@ pub mod daemon;
 pub mod export;
 pub mod master;
 pub mod node;
+pub mod peering;
 pub mod progress;
 mod serve;
 pub mod torrent;

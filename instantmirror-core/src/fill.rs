@@ -171,11 +171,19 @@ impl FillPlan {
         (!flight.range.is_empty()).then_some(flight.range.end)
     }
 
-    /// Tells that whole groups of a flight have come and were verified.
+    /// The first part of a flight that is still missing. `None` if it is to stop now.
+    #[must_use]
+    pub fn flight_gap(&self, flight: FlightId) -> Option<Range<u64>> {
+        let flight = self.flights.iter().find(|held| held.id == flight)?;
+        self.present.gap(flight.range.clone())
+    }
+
+    /// Tells that whole groups of a flight have come and were verified, in whatever order.
     pub fn arrived(&mut self, flight: FlightId, range: Range<u64>) {
-        self.present.insert(range.clone());
+        self.present.insert(range);
         if let Some(flight) = self.flights.iter_mut().find(|held| held.id == flight) {
-            flight.range.start = flight.range.start.max(range.end);
+            let reached = self.present.run_from(flight.range.start);
+            flight.range.start = flight.range.start.max(reached.min(flight.range.end));
         }
     }
 

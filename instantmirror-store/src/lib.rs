@@ -27,6 +27,7 @@ pub mod keyfile;
 pub mod metadata;
 pub mod objects;
 pub mod pack;
+pub mod piece_map;
 pub mod references;
 pub mod scan;
 pub mod snapshots;

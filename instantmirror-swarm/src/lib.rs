@@ -3,8 +3,8 @@
 //! Key decision: **what to fetch is decided in core, this crate carries it out.** A [`FetchEngine`] drives
 //! core's scheduler and fill plans over any number of [`PeerTransport`](instantmirror_core::traits::PeerTransport)s
 //! and lets nothing into the cache that was not verified; a [`Follower`] keeps a repository's head and
-//! catalogs up with its master. [`HttpOrigin`] talks to a master over HTTP. The BitTorrent peer wire will be
-//! one more transport.
+//! catalogs up with its master. [`HttpOrigin`] talks to a master over HTTP. [`wire`] is what BitTorrent peers say
+//! to each other, as plain code, and [`announce`] finds them by their trackers.
 //!
 //! This crate runs on tokio and never opens a file: objects go to an
 //! [`ObjectCache`](instantmirror_core::traits::ObjectCache), catalogs to a
@@ -13,9 +13,15 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod announce;
+mod contacts;
 pub mod fetch;
 pub mod follow;
 pub mod origin;
+pub mod peer;
+pub mod session;
+mod text;
+pub mod wire;
 
 pub use fetch::{BatchDone, FetchEngine, FetchLimits, FetchStats, Transfer};
 pub use follow::{FollowError, FollowStatus, Follower, Intake, TrustedKey};

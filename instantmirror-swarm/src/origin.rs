@@ -151,6 +151,16 @@ impl HttpOrigin {
         self.send(&what, request, PROGRESS_TIMEOUT).await.map(drop)
     }
 
+    /// What the master tells of a repository's swarm: JSON, not looked at.
+    ///
+    /// # Errors
+    /// Any [`TransportError`]; [`TransportError::NotFound`] if there is none.
+    pub async fn swarm(&self, repository: &RepoName) -> Result<Bytes, TransportError> {
+        let request = self.request(Method::GET, repository, "swarm");
+        let response = self.send("a swarm", request, PROGRESS_TIMEOUT).await?;
+        self.collect(response, RECORD_BYTES_MAX).await
+    }
+
     fn request(&self, method: Method, repository: &RepoName, path: &str) -> RequestBuilder {
         let mut url = self.base.clone();
         // Names and hashes are URL safe as they are.
@@ -279,7 +289,7 @@ impl HttpOrigin {
     }
 }
 
-fn address_of(url: &Url) -> Option<IpAddr> {
+pub(crate) fn address_of(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_matches(['[', ']']).parse().ok()
 }
 
@@ -308,7 +318,7 @@ fn client(policy: &AddressPolicy) -> reqwest::Result<Client> {
 
 /// The system's resolver, without the addresses that are not admitted, preferred ones first.
 #[derive(Debug)]
-struct PolicyResolver(AddressPolicy);
+pub(crate) struct PolicyResolver(pub(crate) AddressPolicy);
 
 impl Resolve for PolicyResolver {
     fn resolve(&self, name: ResolvedName) -> Resolving {

@@ -8,6 +8,7 @@ mod http;
 mod lifecycle;
 mod node;
 mod parts;
+mod peers;
 mod server;
 mod torrents;
 mod tracker;
@@ -17,13 +18,14 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-pub use addresses::{NodesConfig, PeersConfig, Preferred};
+pub use addresses::NodesConfig;
 pub use cache::{CacheConfig, ExpiryKind, VerifyKind};
 pub use fetch::{ClassConfig, FetchConfig, PreseedConfig, RulesConfig, SourceConfig};
 pub use http::{HttpConfig, LimitsConfig, TlsConfig};
 pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig};
 pub use node::{NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, LogConfig, MountConfig};
+pub use peers::{PeersConfig, Preferred};
 pub use server::{CheckKind, ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};
 pub use torrents::{TorrentConfig, TorrentsConfig, check_url};
 pub use tracker::{ServedTorrentsConfig, TrackerConfig, TrackerLimitsConfig, UdpConfig};

@@ -137,6 +137,7 @@ impl Checked for NodeConfig {
         self.http.check()?;
         self.log.check()?;
         self.fetch.check()?;
+        self.peers.check()?;
         let mut names = BTreeSet::new();
         for NodeRepository {
             name,

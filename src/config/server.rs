@@ -11,7 +11,7 @@ use super::addresses::NodesConfig;
 use super::lifecycle::{MasterSnapshotsConfig, RetentionConfig};
 use super::parts::check_mounts;
 use super::torrents::{TorrentConfig, TorrentsConfig};
-use super::{ByteSize, Checked, ConfigError, ControlConfig, HttpConfig, LogConfig, MountConfig};
+use super::{ByteSize, Checked, ConfigError, ControlConfig, HttpConfig, LogConfig, MountConfig, PeersConfig};
 
 /// The configuration of a master.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -34,6 +34,9 @@ pub struct ServerConfig {
     /// `[torrents]`.
     #[serde(default)]
     pub torrents: TorrentsConfig,
+    /// `[peers]`.
+    #[serde(default)]
+    pub peers: PeersConfig,
     /// `[http]`.
     #[serde(default)]
     pub http: HttpConfig,
@@ -183,6 +186,7 @@ impl Checked for ServerConfig {
         self.http.check()?;
         self.log.check()?;
         self.torrents.check()?;
+        self.peers.check()?;
         let mut names = BTreeSet::new();
         for repository in &self.repositories {
             let name = &repository.name;

@@ -20,6 +20,7 @@ mod retention;
 mod ring;
 mod serve;
 mod staging;
+mod swarm;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -81,6 +82,9 @@ pub enum MasterError {
     /// The signing key.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The sockets for peers.
+    #[error(transparent)]
+    Swarm(#[from] crate::peering::SwarmError),
     /// Key lists that cannot be used or signed.
     #[error(transparent)]
     Keys(#[from] KeysError),

@@ -18,6 +18,7 @@ use instantmirror_store::objects::ObjectStore;
 use tokio::sync::watch;
 
 use super::embargo::{Embargo, Hidden, Roots};
+use super::swarm::{Seeding, SeedingSlot};
 use super::torrents::Offers;
 use super::{Master, MasterError};
 use crate::clock::SystemClock;
@@ -32,6 +33,7 @@ pub struct MasterPublication {
     embargo: tokio::sync::Mutex<Embargo>,
     withheld: RwLock<Withheld>,
     offers: Arc<Offers>,
+    seeding: SeedingSlot,
 }
 
 /// What is not for everybody.
@@ -65,6 +67,7 @@ impl MasterPublication {
             embargo: tokio::sync::Mutex::default(),
             withheld: RwLock::default(),
             offers: Arc::default(),
+            seeding: SeedingSlot::new(),
         };
         if let Err(error) = publication.refresh().await {
             tracing::error!("a repository is not shown: {error}");
@@ -178,6 +181,18 @@ impl MasterPublication {
         self.withheld().staged.get(&(repository.clone(), snapshot)).cloned()
     }
 
+    /// The records of all staged snapshots of a repository.
+    pub(super) fn staged_of(&self, repository: &RepoName) -> Vec<Arc<Snapshot>> {
+        let withheld = self.withheld();
+        let own = withheld.staged.iter().filter(|((name, _), _)| name == repository);
+        own.map(|(_, snapshot)| Arc::clone(snapshot)).collect()
+    }
+
+    /// Tells nodes of these swarms from now on.
+    pub(super) fn set_seeding(&self, seeding: Arc<Seeding>) {
+        let _ = self.seeding.set(seeding);
+    }
+
     /// What only staged snapshots have.
     pub(super) fn hidden(&self) -> Arc<Hidden> {
         Arc::clone(&self.withheld().hidden)
@@ -198,6 +213,10 @@ impl Publication for MasterPublication {
         let grace = self.master.config().snapshots.grace.0;
         let state = self.state(repository);
         state.map_or_else(Vec::new, |state| fallbacks(&state, grace, SystemClock.now()))
+    }
+
+    fn swarm(&self, repository: &RepoName, is_node: bool) -> Option<Bytes> {
+        self.seeding.get()?.offer(repository, is_node)
     }
 
     fn torrents(&self, repository: &RepoName, snapshot: SnapshotId, path: &RepoPath) -> Vec<TorrentLink> {

@@ -15,9 +15,11 @@ use tokio::sync::Notify;
 use super::gate::MasterGate;
 use super::publish::HEAD_RENEWAL;
 use super::publish_page::ControlPages;
+use super::swarm::{Seeding, seed};
 use super::torrents::{TorrentPages, offer_torrents};
 use super::{CleanUpOptions, HEADS, Master, MasterError, MasterPublication};
 use crate::config::ServerConfig;
+use crate::peering::SwarmsStatus;
 use crate::serve::{Frontend, HttpStatus, Sockets, StatusPage, mounts};
 
 /// Heads are looked at this often where the file system sends no events.
@@ -26,7 +28,7 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 const RELEASE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A master at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MasterStatus {
     /// Version of the program.
     pub version: String,
@@ -36,6 +38,9 @@ pub struct MasterStatus {
     pub repositories: Vec<RepositoryStatus>,
     /// What its HTTP server has answered since the start.
     pub http: HttpStatus,
+    /// Its swarms, if it has any.
+    #[serde(default)]
+    pub peers: Option<SwarmsStatus>,
 }
 
 /// One repository of a master.
@@ -67,6 +72,7 @@ pub struct MasterServer {
     sockets: Sockets,
     frontend: Frontend,
     gate: Arc<MasterGate>,
+    seeding: Option<Arc<Seeding>>,
     changed: Arc<Notify>,
     _watcher: notify::RecommendedWatcher,
 }
@@ -89,6 +95,10 @@ impl MasterServer {
         });
         let make = move || Service::new(shown.clone()).with_api(api()).with_extra(pages.clone());
         let frontend = sockets.frontend(&config.http, mounts_of(config), make);
+        let seeding = Seeding::open(&master).await?;
+        if let Some(seeding) = &seeding {
+            publication.set_seeding(Arc::clone(seeding));
+        }
         let changed = Arc::new(Notify::new());
         let watcher = watch_heads(&master, Arc::clone(&changed))?;
         Ok(Self {
@@ -97,6 +107,7 @@ impl MasterServer {
             sockets,
             frontend,
             gate,
+            seeding,
             changed,
             _watcher: watcher,
         })
@@ -128,20 +139,25 @@ impl MasterServer {
             sockets,
             frontend,
             gate,
+            seeding,
             changed,
             _watcher,
         } = self;
-        let (shown, answers) = (Arc::clone(&publication), frontend.clone());
+        let (shown, answers, told) = (Arc::clone(&publication), frontend.clone(), seeding.clone());
         let pages = ControlPages {
             master: master.clone(),
-            status: StatusPage::new(move || serde_json::to_vec(&status(&shown, &answers.stats()))),
+            status: StatusPage::new(move || serde_json::to_vec(&status(&shown, &answers.stats(), told.as_ref()))),
         };
         let local = Service::new(publication.clone()).with_extra(Arc::new(pages));
         let releases = release_due(&master, &publication, &gate);
         let torrents = offer_torrents(&master, &publication);
         let news = refresh(&publication, &changed);
-        let background = futures_util::future::join4(news, maintain(&master), releases, torrents);
+        let peers = seed(&master, &publication, seeding.as_ref());
+        let background = futures_util::future::join5(news, maintain(&master), releases, torrents, peers);
         sockets.serve(&frontend, local, background, shutdown).await;
+        if let Some(seeding) = seeding {
+            seeding.peering.shut_down().await;
+        }
     }
 }
 
@@ -266,7 +282,7 @@ async fn release_due(master: &Master, publication: &MasterPublication, gate: &Ar
     }
 }
 
-fn status(publication: &MasterPublication, answered: &Stats) -> MasterStatus {
+fn status(publication: &MasterPublication, answered: &Stats, seeding: Option<&Arc<Seeding>>) -> MasterStatus {
     let states = publication
         .repositories()
         .into_iter()
@@ -291,5 +307,6 @@ fn status(publication: &MasterPublication, answered: &Stats) -> MasterStatus {
         pid: std::process::id(),
         repositories: repositories.collect(),
         http: HttpStatus::new(answered),
+        peers: seeding.map(|seeding| seeding.status()),
     }
 }

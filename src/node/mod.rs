@@ -8,6 +8,7 @@ mod reload;
 mod serve;
 mod standings;
 mod status;
+mod swarm;
 mod tags;
 mod token;
 mod verify;
@@ -32,6 +33,7 @@ use crate::config::{NodeConfig, NodeRepository};
 
 use adopt::Adoption;
 use preseed::{Ahead, Preseed, RulesDriver};
+use swarm::Swarming;
 use tags::Tags;
 use verify::SharedVerification;
 
@@ -71,6 +73,9 @@ pub enum NodeError {
     /// The HTTP server.
     #[error(transparent)]
     Http(#[from] crate::serve::OpenError),
+    /// The sockets for peers.
+    #[error(transparent)]
+    Swarm(#[from] crate::peering::SwarmError),
 }
 
 /// Where catalogs and heads lie in the cache directory, beside the objects.
@@ -97,6 +102,8 @@ pub struct Node {
     verification: SharedVerification,
     adoption: Arc<Adoption>,
     ahead: Arc<Ahead>,
+    /// Absent if the configuration wants no swarm.
+    swarming: Option<Arc<Swarming>>,
 }
 
 impl Node {
@@ -110,7 +117,8 @@ impl Node {
         let cache = DiskCache::open(open_disk(&dir.join(CACHE))?, config.cache.options())?;
         let disk = open_disk(&dir.join(SNAPSHOTS))?;
         let snapshots = Arc::new(DiskSnapshotStore::open(Arc::clone(&disk), "")?);
-        let (tags, tagged) = Tags::open(disk, &cache)?;
+        let (tags, tagged) = Tags::open(Arc::clone(&disk), &cache)?;
+        let swarming = Swarming::open(&config, &cache, &disk).await?;
         let (mut followers, mut sources) = (BTreeMap::new(), BTreeMap::new());
         let (intake, mut registered) = (Intake::default(), BTreeMap::new());
         for repository in &config.repositories {
@@ -122,10 +130,13 @@ impl Node {
                 .iter()
                 .map(|origin| Arc::new(origin.clone()) as Arc<dyn Upstream>)
                 .collect();
-            let transports: Vec<_> = origins
+            let swarm = swarming
+                .as_ref()
+                .map(|swarming| swarming.add(&repository.name, &origins));
+            let origins = origins
                 .into_iter()
-                .map(|origin| Arc::new(origin) as Arc<dyn PeerTransport>)
-                .collect();
+                .map(|origin| Arc::new(origin) as Arc<dyn PeerTransport>);
+            let transports: Vec<_> = swarm.into_iter().chain(origins).collect();
             let store: Arc<dyn SnapshotStore> = snapshots.clone();
             let (name, trust) = (repository.name.clone(), repository.trust.clone());
             let follower = Follower::open(name.clone(), upstreams, store, trust, Arc::new(SystemClock)).await?;
@@ -158,6 +169,7 @@ impl Node {
             tags: Arc::new(tags),
             verification: SharedVerification::default(),
             adoption: Arc::default(),
+            swarming,
         })
     }
 
@@ -189,7 +201,8 @@ impl Node {
             self.scrub(),
             self.apply_rules(),
         );
-        futures_util::future::join4(followers, self.clean_catalogs(), self.preseed(), own).await;
+        let swarming = self.swarm();
+        futures_util::future::join5(followers, self.clean_catalogs(), self.preseed(), own, swarming).await;
     }
 
     /// Applies the rules of what is fetched ahead, for ever.

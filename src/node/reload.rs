@@ -58,6 +58,18 @@ impl Node {
         taken("[preseed]", held.preseed == config.preseed);
         taken("[fetch]", held.fetch == config.fetch);
         taken("[peers] preferred", held.peers.preferred == config.peers.preferred);
+        let limits = |config: &NodeConfig| {
+            let peers = &config.peers;
+            (peers.max_connections, peers.slots, peers.upload, peers.download)
+        };
+        taken("[peers] limits", limits(&held) == limits(&config));
+        if let Some(swarming) = &self.swarming {
+            let mut limits = config.peers.limits();
+            // Whom to deal with takes a restart, for all kinds of sources alike.
+            (limits.policy.allow, limits.policy.deny) =
+                (self.config.peers.allow.clone(), self.config.peers.deny.clone());
+            swarming.peering.swarms.set_limits(limits);
+        }
         for repository in &config.repositories {
             let before = held.repositories.iter().find(|one| one.name == repository.name);
             let Some(before) = before else { continue };
@@ -82,6 +94,11 @@ impl Node {
             ("[snapshots]", held.snapshots == new.snapshots),
             ("[peers] allow", held.peers.allow == new.peers.allow),
             ("[peers] deny", held.peers.deny == new.peers.deny),
+            ("[peers] listen", held.peers.listen == new.peers.listen),
+            ("[peers] connect", held.peers.connect == new.peers.connect),
+            ("[peers] trackers", held.peers.trackers == new.peers.trackers),
+            ("[peers] private", held.peers.private == new.peers.private),
+            ("[peers] torrents", held.peers.torrents == new.peers.torrents),
             ("[control]", held.control == new.control),
             ("[log]", held.log == new.log),
         ];

@@ -122,6 +122,7 @@ impl NodeServer {
         }));
         let background = futures_util::future::join(node.follow(), checkpoints(&node));
         sockets.serve(&frontend, local, background, shutdown).await;
+        node.leave_swarms().await;
         write_down(&node).await;
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{AdoptStatus, Node, PrefetchStatus, PreseedStatus, StepStatus, TagStatus, VerifyStatus};
 use crate::clock::SystemClock;
 use crate::config::{ByteRate, ByteSize};
+use crate::peering::SwarmsStatus;
 use crate::serve::HttpStatus;
 
 /// A node at one moment.
@@ -57,6 +58,9 @@ pub struct NodeStatus {
     pub transfers: Vec<TransferStatus>,
     /// What its HTTP server has answered.
     pub http: HttpStatus,
+    /// Its swarms, if it has any.
+    #[serde(default)]
+    pub peers: Option<SwarmsStatus>,
 }
 
 /// One repository that a node follows.
@@ -243,6 +247,7 @@ impl Node {
             prefetches: self.ahead.prefetches.status(),
             transfers: self.engine.transfers().iter().map(transfer_status).collect(),
             http: HttpStatus::new(answered),
+            peers: self.swarming.as_ref().map(|swarming| swarming.status()),
         }
     }
 }
@@ -375,6 +380,9 @@ impl fmt::Display for NodeStatus {
             )?;
         }
         self.write_fetching(f)?;
+        if let Some(peers) = &self.peers {
+            write!(f, "{peers}")?;
+        }
         write!(f, "{}", self.http)?;
         for transfer in &self.transfers {
             let percent = transfer.present * 100 / transfer.size.max(1);

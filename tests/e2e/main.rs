@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod ahead;
+mod announce;
 mod attacks;
 mod bad_input;
 mod browser;
@@ -23,6 +24,7 @@ mod local_tags;
 mod publish;
 mod restart;
 mod staging;
+mod swarm;
 mod tls;
 mod torrent;
 mod torrents_of_others;
@@ -30,5 +32,6 @@ mod tracker;
 mod tracker_world;
 mod tree;
 mod upkeep;
+mod wire;
 mod world;
 mod yum;

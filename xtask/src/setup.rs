@@ -31,7 +31,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mktorrent", "peer of benches/torrent.py"),
     ("nginx", "oracle of the HTTP server's tests, peer of benches/http"),
     ("openssl", "certificates of the TLS tests"),
-    ("opentracker", "BitTorrent tracker that benches/tracker compares with"),
+    (
+        "opentracker",
+        "BitTorrent tracker that our announces are tested with, peer of benches/tracker",
+    ),
     ("procps", "process states"),
     (
         "python3",

@@ -143,5 +143,8 @@ pub(crate) fn status(status: &MasterStatus, json: bool) -> anyhow::Result<()> {
             _ => println!("{}  never published", repository.name),
         }
     }
+    if let Some(peers) = &status.peers {
+        print!("{peers}");
+    }
     Ok(())
 }

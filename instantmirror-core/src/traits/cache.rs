@@ -31,6 +31,39 @@ pub struct CacheUsage {
     pub evicted: u64,
 }
 
+/// What has changed in a cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheEvent {
+    /// These bytes of an object have been verified and can be read.
+    Arrived {
+        /// The object.
+        object: ObjectId,
+        /// Its size in bytes.
+        size: u64,
+        /// The bytes.
+        range: Range<u64>,
+    },
+    /// All of an object is here.
+    Whole {
+        /// The object.
+        object: ObjectId,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// Nothing of an object is here any more.
+    Gone {
+        /// The object.
+        object: ObjectId,
+    },
+}
+
+/// Is told what changes in a cache, in the order in which it changes. Called with locks held: it must return at once and
+/// not call the cache.
+pub trait CacheObserver: Debug + Send + Sync + 'static {
+    /// Something has changed.
+    fn changed(&self, event: CacheEvent);
+}
+
 /// Holds objects within hard limits and gives up the least valuable ones to make room.
 ///
 /// Guarantees that every implementation keeps:

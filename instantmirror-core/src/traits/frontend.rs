@@ -138,6 +138,13 @@ pub trait Publication: Debug + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What a node has to know to take part in the repository's swarm, as JSON (docs/formats/api.md); `None` if there is no
+    /// swarm. `is_node`: a registered node asks, which is told what strangers are not. Must not wait.
+    fn swarm(&self, repository: &RepoName, is_node: bool) -> Option<Bytes> {
+        let _ = (repository, is_node);
+        None
+    }
+
     /// The torrents that are offered of exactly this directory of a snapshot, for its page. Must not wait.
     fn torrents(&self, repository: &RepoName, snapshot: SnapshotId, path: &RepoPath) -> Vec<TorrentLink> {
         let _ = (repository, snapshot, path);

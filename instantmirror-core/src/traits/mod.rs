@@ -20,9 +20,11 @@ mod scheduler;
 mod store;
 mod transport;
 
-pub use cache::{CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
+pub use cache::{CacheEvent, CacheObserver, CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
 pub use error::{CacheError, Cause, FetchError, StoreError, TransportError};
 pub use frontend::{Duplicate, ObjectReader, ObjectSource, Publication, ReadIntent, TorrentLink};
 pub use scheduler::{Class, Next, Outcome, QueueStatus, Request, Scheduler, Ticket};
 pub use store::SnapshotStore;
-pub use transport::{BatchItem, ByteStream, PeerTransport, Upstream};
+pub use transport::{
+    BatchItem, ByteStream, Group, GroupRequest, GroupStream, GroupTransport, PeerTransport, Receipt, Upstream,
+};

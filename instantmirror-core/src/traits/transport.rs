@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::Stream;
 
-use super::TransportError;
+use super::{Class, TransportError};
 use crate::{NodeId, ObjectId, RepoName, SnapshotId};
 
 /// Bytes as they arrive, in order, without gaps. Ends early only with an error. Dropping it cancels the
@@ -17,6 +17,55 @@ pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, TransportError>> +
 
 /// One object of a batch: its id, and its content or why it did not come.
 pub type BatchItem = (ObjectId, Result<Bytes, TransportError>);
+
+/// Part of an object, from somebody in particular. Dropping it without a word gives it back: it may come again.
+#[derive(Debug)]
+pub struct Group {
+    /// Where it begins in the object.
+    pub offset: u64,
+    /// Whole groups, not yet verified.
+    pub data: Bytes,
+    /// Who is to be told what they were worth.
+    pub receipt: Box<dyn Receipt>,
+}
+
+/// Takes note of whether what came was good.
+pub trait Receipt: Debug + Send {
+    /// It verified and is kept.
+    fn good(self: Box<Self>);
+
+    /// It is not what was asked for: whoever sent it is not to be believed. It is asked of others.
+    fn bad(self: Box<Self>);
+}
+
+/// Groups in the order in which they come. Goes on until all of the range was good, or to an error. Dropping it cancels
+/// the transfer.
+pub type GroupStream = Pin<Box<dyn Stream<Item = Result<Group, TransportError>> + Send>>;
+
+/// What is asked of a swarm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupRequest {
+    /// The object.
+    pub object: ObjectId,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Whole groups of it.
+    pub range: Range<u64>,
+    /// How urgent it is.
+    pub class: Class,
+    /// Its rank inside the class.
+    pub rank: u32,
+}
+
+/// Many who have objects, of whom each may have another part: a swarm. Whom to ask for what is its business.
+#[async_trait]
+pub trait GroupTransport: Debug + Send + Sync {
+    /// Groups of an object, in any order.
+    ///
+    /// # Errors
+    /// [`TransportError::NotFound`] at once if nobody in the swarm has any of it; any [`TransportError`] from the stream.
+    async fn groups(&self, repository: &RepoName, request: GroupRequest) -> Result<GroupStream, TransportError>;
+}
 
 /// Somebody who has objects: an HTTP origin, a swarm, a test.
 ///
@@ -27,6 +76,11 @@ pub type BatchItem = (ObjectId, Result<Bytes, TransportError>);
 pub trait PeerTransport: Debug + Send + Sync + 'static {
     /// Who it is, for logs and statistics: a URL or an address.
     fn label(&self) -> &str;
+
+    /// The same as a swarm, if it is one: then [`range`](Self::range) is asked for nothing.
+    fn swarm(&self) -> Option<&dyn GroupTransport> {
+        None
+    }
 
     /// Bytes `range` of an object, as a stream of exactly that many bytes.
     ///
@@ -45,8 +99,8 @@ pub trait PeerTransport: Debug + Send + Sync + 'static {
     /// Any [`TransportError`].
     async fn outboard(&self, repository: &RepoName, object: &ObjectId, size: u64) -> Result<Bytes, TransportError>;
 
-    /// Many small objects in one request, each with its size, handed to `sink` as they come, in the
-    /// order asked for. An object that the other side lacks is an item with
+    /// Many small objects in one request, each with its size, handed to `sink` as they come: in the order asked for, unless it
+    /// is a [swarm](Self::swarm). An object that the other side lacks is an item with
     /// [`TransportError::NotFound`]; the others still come.
     ///
     /// # Errors

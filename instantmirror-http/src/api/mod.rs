@@ -52,6 +52,7 @@ pub(crate) enum Call {
     Outboard(ObjectId),
     Batch,
     Synced,
+    Swarm,
 }
 
 impl Call {
@@ -77,6 +78,7 @@ impl Call {
             [repository, "objects", hash, "outboard"] => (repository, Self::Outboard(id(hash)?)),
             [repository, "batch"] => (repository, Self::Batch),
             [repository, "synced"] => (repository, Self::Synced),
+            [repository, "swarm"] => (repository, Self::Swarm),
             _ => return Err("there is no such call in version 1 of the API".to_owned()),
         };
         Ok((id(repository)?, call))
@@ -138,7 +140,7 @@ impl Api {
                 .is_none_or(|state| !state.snapshots.contains_key(id)),
             Call::Catalog(root) => sight.is_staged_node(root),
             Call::Object(object) | Call::Outboard(object) => sight.is_staged_object(object),
-            Call::Head | Call::Keys | Call::Batch | Call::Synced => false,
+            Call::Head | Call::Keys | Call::Batch | Call::Synced | Call::Swarm => false,
         };
         if is_staged && !sight.is_node() {
             if let Some(refusal) = sight.unauthorized() {
@@ -148,7 +150,9 @@ impl Api {
                 Call::Snapshot(id) => snapshot(publication, &repository, id),
                 Call::Catalog(root) => error(StatusCode::NOT_FOUND, &format!("there is no catalog node {root} here")),
                 Call::Object(object) | Call::Outboard(object) => objects::not_here(&object),
-                Call::Head | Call::Keys | Call::Batch | Call::Synced => error(StatusCode::NOT_FOUND, "not here"),
+                Call::Head | Call::Keys | Call::Batch | Call::Synced | Call::Swarm => {
+                    error(StatusCode::NOT_FOUND, "not here")
+                }
             };
         }
         let answer = match call {
@@ -169,6 +173,10 @@ impl Api {
             Call::Outboard(object) => objects::outboard(&self.cache, &object).await,
             Call::Batch => objects::batch(&self.cache, &body, sight),
             Call::Synced => access::synced(&sight, &repository, &body),
+            Call::Swarm => match publication.swarm(&repository, sight.is_node()) {
+                Some(offer) => access::private(whole("application/json", "no-store", offer)),
+                None => error(StatusCode::NOT_FOUND, &format!("'{repository}' has no swarm")),
+            },
         };
         if is_staged { access::private(answer) } else { answer }
     }
@@ -298,6 +306,7 @@ mod tests {
             (format!("objects/{hash}/outboard"), Call::Outboard(object)),
             ("batch".to_owned(), Call::Batch),
             ("synced".to_owned(), Call::Synced),
+            ("swarm".to_owned(), Call::Swarm),
         ] {
             let path = RepoPath::new(format!(".im/v1/debian/{path}")).unwrap();
             assert_eq!(Call::parse(&path), Some(Ok((repository.clone(), call))));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use instantmirror_core::outboard::{GROUP_BYTES, Outboard, VerifyError};
-use instantmirror_core::traits::{ObjectFill, ObjectHandle};
+use instantmirror_core::traits::{CacheEvent, ObjectFill, ObjectHandle};
 use instantmirror_core::{CacheError, ObjectId, RangeSet};
 
 use super::layout::{object_path, partial_path};
@@ -400,6 +400,13 @@ impl ObjectFill for DiskFill {
         let mut table = self.shared().table();
         if table.slot(&lease.object).is_some_and(|slot| !slot.whole) {
             table.set_held(&lease.object, lease.generation, partial.held_bytes());
+        }
+        if written.is_ok() {
+            table.tell(CacheEvent::Arrived {
+                object: lease.object,
+                size: partial.size(),
+                range: offset..offset + data.len() as u64,
+            });
         }
         written
     }

@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use instantmirror_core::expiry::PolicyKind;
 use instantmirror_core::outboard::{ObjectHasher, Outboard};
-use instantmirror_core::traits::{CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
+use instantmirror_core::traits::{CacheObserver, CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
 use instantmirror_core::{CacheError, ObjectId};
 
 use crate::disk::{Disk, DiskFile, DiskLock, discard, read_file, remove_leftovers, write_atomically};
@@ -160,6 +160,39 @@ impl DiskCache {
         Ok(Self {
             shared: Arc::new(shared),
         })
+    }
+
+    /// Tells `observer` of everything that changes from now on, instead of whoever was told before.
+    pub fn observe(&self, observer: Arc<dyn CacheObserver>) {
+        self.shared.table().observer = Some(observer);
+    }
+
+    /// Goes through the whole objects with their sizes, waiting until all are listed. Those that come or go meanwhile are
+    /// told of or not; whoever needs them [observes](Self::observe) first.
+    ///
+    /// # Errors
+    /// The disk's, from listing.
+    pub fn each_whole(&self, mut each: impl FnMut(ObjectId, u64)) -> Result<()> {
+        /// Looked at under one lock.
+        const AT_ONCE: u32 = 4096;
+        self.shared.ensure_loaded()?;
+        let mut next = 0;
+        loop {
+            let (found, end) = {
+                let table = self.shared.table();
+                let end = table.handles_end();
+                let part = next..end.min(next + AT_ONCE);
+                (
+                    part.filter_map(|handle| table.whole_at(handle)).collect::<Vec<_>>(),
+                    end,
+                )
+            };
+            found.into_iter().for_each(|(object, size)| each(object, size));
+            next += AT_ONCE;
+            if next >= end {
+                return Ok(());
+            }
+        }
     }
 
     /// Lists all objects, in their order of use, and gives up what is beyond the limits. Meant to run beside the first

@@ -17,6 +17,7 @@ use instantmirror_core::expiry::{
     Candidate, ExpiryPolicy as _, Handle, PolicyKind, Remembered, SnapshotOrder, Standing, fingerprint,
 };
 use instantmirror_core::outboard::{Outboard, group_count};
+use instantmirror_core::traits::{CacheEvent, CacheObserver};
 
 use super::held::HeldObjects;
 use super::layout::MAP_HEADER;
@@ -166,6 +167,7 @@ pub(super) struct Table {
     generations: u64,
     pub(super) evicted: u64,
     pub(super) damaged: u64,
+    pub(super) observer: Option<Arc<dyn CacheObserver>>,
 }
 
 /// Bytes of the files beside an object.
@@ -208,6 +210,7 @@ impl Table {
             generations: 0,
             evicted: 0,
             damaged: 0,
+            observer: None,
         }
     }
 
@@ -448,6 +451,7 @@ impl Table {
             entry.remove();
         }
         self.order.removed(handle);
+        self.tell(CacheEvent::Gone { object: *object });
         let slot = &mut self.slots[at(handle)];
         (slot.is_here, slot.whole, slot.dirty) = (false, false, false);
         self.vacant.push(handle);
@@ -610,6 +614,14 @@ impl Table {
         self.side = self.side.saturating_sub(beside) + side_of(size, true);
         self.reserved = self.reserved.saturating_sub(reserved);
         self.soil(handle);
+        self.tell(CacheEvent::Whole { object: *object, size });
+    }
+
+    /// Tells whoever observes.
+    pub(super) fn tell(&self, event: CacheEvent) {
+        if let Some(observer) = &self.observer {
+            observer.changed(event);
+        }
     }
 
     /// Every group of the object was verified by this process.

@@ -123,7 +123,7 @@ async fn ask_all(
         .collect();
     let bytes = wanted.values().map(|file| file.size).sum();
     let mut last = None;
-    for source in engine.sources.ordered(&all, bytes) {
+    for source in engine.sources.ordered(&all, bytes, step.class) {
         if wanted.is_empty() || *is_full {
             break;
         }
@@ -133,7 +133,7 @@ async fn ask_all(
             Err(error) => {
                 let object = wanted.keys().next().copied();
                 if let Some(object) = object {
-                    engine.blame(&object, source.transport.label(), &error);
+                    engine.blame(&object, &source, &error);
                 }
                 last = Some(error);
             }

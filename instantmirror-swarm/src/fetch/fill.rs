@@ -260,6 +260,14 @@ impl Fill {
         lock(&self.state).plan.flight_end(flight)
     }
 
+    pub(super) fn flight_gap(&self, flight: FlightId) -> Option<Range<u64>> {
+        lock(&self.state).plan.flight_gap(flight)
+    }
+
+    pub(super) fn rank(&self) -> u32 {
+        self.rank
+    }
+
     /// Waits until nobody wants any more of a flight: one whose source is silent would not notice else.
     pub(super) async fn cut(&self, flight: FlightId) {
         let mut cuts = self.cuts.subscribe();
@@ -449,8 +457,8 @@ impl Slot {
 fn start_flights(job: &Arc<flight::Job>, flights: &mut JoinSet<Landing>) {
     loop {
         let next = lock(&job.fill.state).plan.next_flight();
-        let Some((id, range)) = next else { return };
-        flights.spawn(flight::fly(Arc::clone(job), id, range));
+        let Some((id, _)) = next else { return };
+        flights.spawn(flight::fly(Arc::clone(job), id));
     }
 }
 

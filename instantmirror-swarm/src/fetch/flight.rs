@@ -41,38 +41,46 @@ pub(super) struct LandingError {
     pub(super) is_final: bool,
 }
 
-/// Flies `range`, source after source.
-pub(super) async fn fly(job: Arc<Job>, flight: FlightId, range: Range<u64>) -> Landing {
-    let start = range.start;
-    let mut position = start;
-    let mut failure: Option<LandingError> = None;
+/// Flies what is missing of a flight, source after source.
+pub(super) async fn fly(job: Arc<Job>, flight: FlightId) -> Landing {
+    let (mut failure, mut progress) = (None::<LandingError>, false);
     let mut asked = Vec::new();
-    loop {
+    while let Some(gap) = job.fill.flight_gap(flight) {
         // Sources may come while others are asked.
         let sources = job.fill.sources();
-        let best = job.engine.sources.best(&sources, &asked, range.end - position);
-        let Some((place, source)) = best else { break };
-        asked.push(place);
-        let flown = job.fly_from(source, flight, &mut position, range.end).await;
-        let Err(error) = flown else {
+        let best = job
+            .engine
+            .sources
+            .best(&sources, &asked, gap.end - gap.start, job.fill.class());
+        let Some((place, source)) = best else {
             return Landing {
                 flight,
-                progress: true,
-                error: None,
+                progress,
+                error: failure,
             };
         };
-        job.engine.blame(&job.fill.object, source.transport.label(), &error);
-        if matches!(error, FetchError::Cache(_)) {
+        let flown = job.fly_from(source, flight, &gap).await;
+        // Part of it may have come, in whatever order.
+        progress |= job.fill.flight_gap(flight).as_ref() != Some(&gap);
+        let Err(error) = flown else { continue };
+        asked.push(place);
+        job.engine.blame(&job.fill.object, source, &error);
+        let is_final = matches!(error, FetchError::Cache(_));
+        if is_final {
             // Our own disk, not the source: no other source will do better.
-            failure = Some(LandingError { error, is_final: true });
-            break;
+            let error = Some(LandingError { error, is_final });
+            return Landing {
+                flight,
+                progress,
+                error,
+            };
         }
         failure = Some(LandingError::of(error).and(failure));
     }
     Landing {
         flight,
-        progress: position > start,
-        error: failure,
+        progress: true,
+        error: None,
     }
 }
 
@@ -128,16 +136,14 @@ impl Job {
         unavailable(self.fill.object, &source.repository, error)
     }
 
-    async fn fly_from(
-        &self,
-        source: &Source,
-        flight: FlightId,
-        position: &mut u64,
-        end: u64,
-    ) -> Result<(), FetchError> {
+    async fn fly_from(&self, source: &Source, flight: FlightId, gap: &Range<u64>) -> Result<(), FetchError> {
+        if let Some(swarm) = source.transport.swarm() {
+            let flown = self.unless_cut(flight, self.fly_from_swarm(source, swarm, flight));
+            return flown.await.unwrap_or(Ok(()));
+        }
         let engine = &self.engine;
         let label = source.transport.label();
-        let range = *position..end;
+        let range = gap.clone();
         let begin = async {
             self.hold_still().await;
             let running = engine.sources.begin(label, self.fill.class()).await;
@@ -152,7 +158,7 @@ impl Job {
         match self.unless_cut(flight, begin).await {
             Some(begun) => {
                 let (mut running, mut body) = begun?;
-                self.receive(source, &mut running, &mut body, flight, position).await
+                self.receive(source, &mut running, &mut body, flight, gap).await
             }
             None => Ok(()),
         }
@@ -169,7 +175,7 @@ impl Job {
 
     /// Hands groups to the cache, which verifies them. A disk that is busy blocks whoever writes: not the runtime's
     /// threads, where what clients wait for runs. Nor does a client wait for it: the first groups are announced before.
-    async fn write(&self, position: u64, groups: Bytes, is_first: bool) -> Result<(), CacheError> {
+    pub(super) async fn write(&self, position: u64, groups: Bytes, is_first: bool) -> Result<(), CacheError> {
         let sink = Arc::clone(&self.sink);
         // One that a client comes to wait for must not wait for others, who hold still for it.
         let _one = tokio::select! {
@@ -187,7 +193,7 @@ impl Job {
     }
 
     /// Waits while something more urgent runs, unless a client comes to wait for this.
-    async fn hold_still(&self) {
+    pub(super) async fn hold_still(&self) {
         let class = self.fill.class();
         tokio::select! {
             biased;
@@ -197,7 +203,7 @@ impl Job {
     }
 
     /// Waits until limits on bytes allow for more, unless a client comes to wait for this.
-    async fn pace(&self, label: &str, bytes: u64) {
+    pub(super) async fn pace(&self, label: &str, bytes: u64) {
         let class = self.fill.class();
         let pace = self.engine.sources.pace(label, class, bytes);
         if class == Class::Demand {
@@ -210,7 +216,7 @@ impl Job {
         }
     }
 
-    async fn fetch_outboard(&self, source: &Source) -> Result<(), FetchError> {
+    pub(super) async fn fetch_outboard(&self, source: &Source) -> Result<(), FetchError> {
         let (object, size) = (self.fill.object, self.fill.size);
         let values = source.transport.outboard(&source.repository, &object, size).await;
         let values = values.map_err(|error| self.unavailable(source, error))?;
@@ -225,11 +231,13 @@ impl Job {
         running: &mut Running<'_>,
         body: &mut ByteStream,
         flight: FlightId,
-        position: &mut u64,
+        gap: &Range<u64>,
     ) -> Result<(), FetchError> {
-        let (mut held, begun_at) = (BytesMut::new(), *position);
+        let mut held = BytesMut::new();
+        let mut position = gap.start;
         loop {
-            let Some(end) = self.fill.flight_end(flight).filter(|&end| *position < end) else {
+            let end = self.fill.flight_end(flight).map(|end| end.min(gap.end));
+            let Some(end) = end.filter(|&end| position < end) else {
                 return Ok(());
             };
             let next = async {
@@ -244,12 +252,12 @@ impl Job {
                 Some(Err(error)) => return Err(self.unavailable(source, error)),
                 None => return Err(self.unavailable(source, broke_off(source))),
             }
-            let take = whole_groups(held.len() as u64, *position, end);
+            let take = whole_groups(held.len() as u64, position, end);
             if take == 0 {
                 continue;
             }
             let groups = held.split_to(usize::try_from(take).unwrap_or(held.len())).freeze();
-            let written = self.write(*position, groups, *position == begun_at).await;
+            let written = self.write(position, groups, position == gap.start).await;
             written.map_err(|error| match error {
                 CacheError::Verify(error) => self.corrupt(source, error),
                 other => FetchError::Cache(other),
@@ -257,8 +265,8 @@ impl Job {
             let label = source.transport.label();
             self.engine.stats.received(label, self.fill.class(), take);
             running.received(take);
-            self.fill.arrived(flight, *position..*position + take);
-            *position += take;
+            self.fill.arrived(flight, position..position + take);
+            position += take;
             self.unless_cut(flight, self.pace(label, take)).await;
         }
     }

@@ -10,6 +10,7 @@ mod ahead;
 mod batch;
 mod fill;
 mod flight;
+mod from_swarm;
 mod gate;
 mod limits;
 mod passing;
@@ -214,9 +215,9 @@ impl ObjectSource for FetchEngine {
 
 impl Engine {
     /// Takes note of a transfer that failed.
-    fn blame(&self, object: &ObjectId, label: &str, error: &FetchError) {
-        self.stats.blame(object, label, error);
-        self.sources.failed(label, error);
+    fn blame(&self, object: &ObjectId, source: &fill::Source, error: &FetchError) {
+        self.stats.blame(object, source.transport.label(), error);
+        self.sources.failed(source, error);
     }
 
     fn sources_of(&self, repository: &RepoName) -> &[Arc<dyn PeerTransport>] {

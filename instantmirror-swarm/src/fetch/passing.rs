@@ -136,7 +136,7 @@ impl Passing {
             object: fill.object,
             size: fill.size,
             until: group_cover(range, fill.size).end.min(fill.size),
-            sources: engine.sources.ordered(&fill.sources(), fill.size),
+            sources: engine.sources.ordered(&fill.sources(), fill.size, Class::Demand),
             outboard: OnceCell::new(),
             window: Mutex::default(),
             transfer: tokio::sync::Mutex::default(),
@@ -161,7 +161,7 @@ impl Passing {
                 Ok(()) => (asked, round, failure) = (0, 1, None),
                 Err(error) => {
                     *transfer = None;
-                    self.engine.blame(&self.object, source.transport.label(), &error);
+                    self.engine.blame(&self.object, source, &error);
                     failure = Some(LandingError::of(error).and(failure));
                     (asked, number) = (asked + 1, (number + 1) % self.sources.len());
                 }

@@ -16,6 +16,9 @@ use tokio::time::Instant;
 use super::fill::Source;
 use super::{BATCHED_OBJECT_BYTES_MAX, FetchLimits, lock};
 
+/// A swarm in which nobody sent what was asked for in time counts as answering after so long.
+const SWARM_HESITATION: Duration = Duration::from_secs(1);
+
 /// What is known of all sources.
 #[derive(Debug)]
 pub(super) struct Sources {
@@ -112,18 +115,29 @@ impl Sources {
         scores.map(|(label, score)| (label.clone(), score.clone())).collect()
     }
 
-    /// The one to ask for `bytes` bytes, of those that were not asked yet.
-    pub(super) fn best<'a>(&self, sources: &'a [Source], asked: &[usize], bytes: u64) -> Option<(usize, &'a Source)> {
+    /// The one to ask for `bytes` bytes, of those that were not asked yet. For what nobody waits for a swarm goes first:
+    /// what peers send the master need not.
+    pub(super) fn best<'a>(
+        &self,
+        sources: &'a [Source],
+        asked: &[usize],
+        bytes: u64,
+        class: Class,
+    ) -> Option<(usize, &'a Source)> {
         let state = lock(&self.state);
         let left: Vec<usize> = (0..sources.len()).filter(|place| !asked.contains(place)).collect();
-        let preferred = |label: &str| {
+        let preferred = |source: &Source| {
+            if class.is_background() && source.transport.swarm().is_some() {
+                return 0;
+            }
+            let label = source.transport.label();
             let place = state.limits.preferred.iter().position(|preferred| preferred == label);
-            u32::try_from(place.unwrap_or(state.limits.preferred.len())).unwrap_or(u32::MAX)
+            let place = u32::try_from(place.unwrap_or(state.limits.preferred.len())).unwrap_or(u32::MAX);
+            place.saturating_add(1)
         };
         let candidates: Vec<(&str, u32)> = left
             .iter()
-            .map(|place| sources[*place].transport.label())
-            .map(|label| (label, preferred(label)))
+            .map(|place| (sources[*place].transport.label(), preferred(&sources[*place])))
             .collect();
         let first = *state.board.order(self.now(), &candidates, bytes).first()?;
         let place = left[first];
@@ -131,9 +145,9 @@ impl Sources {
     }
 
     /// All of them, in the order in which to ask them for `bytes` bytes.
-    pub(super) fn ordered(&self, sources: &[Source], bytes: u64) -> Vec<Source> {
+    pub(super) fn ordered(&self, sources: &[Source], bytes: u64, class: Class) -> Vec<Source> {
         let mut asked = Vec::with_capacity(sources.len());
-        while let Some((place, _)) = self.best(sources, &asked, bytes) {
+        while let Some((place, _)) = self.best(sources, &asked, bytes, class) {
             asked.push(place);
         }
         asked
@@ -210,7 +224,16 @@ impl Sources {
     }
 
     /// Takes note of how a transfer failed.
-    pub(super) fn failed(&self, label: &str, error: &FetchError) {
+    pub(super) fn failed(&self, source: &Source, error: &FetchError) {
+        let label = source.transport.label();
+        if source.transport.swarm().is_some() {
+            // Its peers are judged one by one. That it was slow with one object is no reason to leave it out with the
+            // next, but one to ask others first for what a client waits for.
+            if matches!(error, FetchError::Unavailable { source, .. } if source.is_transient()) {
+                lock(&self.state).board.answered(label, SWARM_HESITATION);
+            }
+            return;
+        }
         let fault = match error {
             FetchError::Corrupt { .. } => Fault::Lied,
             FetchError::Unavailable { source, .. } => match source.as_ref() {

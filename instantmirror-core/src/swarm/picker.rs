@@ -1,0 +1,408 @@
+//! What to ask a peer for next.
+//!
+//! A *want* is a range of an object that somebody wants, a *span* one piece of it (several, where pieces are smaller than a
+//! group), a *unit* one group of 64 KiB: what is asked of one peer and verified by itself, so that what is wrong has one
+//! author. More urgent wants go first. What a client waits for is fetched from front to back, everything else rarest first,
+//! and a peer finishes the piece that it has begun. Invariant: no unit is given out twice unless it was given back, and the
+//! cost of a step does not depend on how much there is beside the wants.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use super::order::{Place, Serial, Tier};
+use super::{PieceIndex, Random};
+use crate::outboard::GROUP_BYTES;
+use crate::traits::Class;
+
+/// Spans that one pick looks at. The start is drawn, so the next one looks at others.
+const CHECKS_MAX: usize = 4096;
+
+/// How urgent a want is; less goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Urgency {
+    /// Why it is wanted.
+    pub class: Class,
+    /// Its rank inside the class.
+    pub rank: u32,
+}
+
+/// A range of an object that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    /// The first piece of the object.
+    pub first_piece: PieceIndex,
+    /// The object's size in bytes.
+    pub size: u64,
+    /// Whole groups of it.
+    pub range: Range<u64>,
+    /// How urgent it is.
+    pub urgency: Urgency,
+}
+
+/// Names a want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WantId(pub u64);
+
+/// Names a unit; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnitId {
+    span: Serial,
+    group: u32,
+}
+
+/// A group that a peer is to be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unit {
+    /// Its name.
+    pub id: UnitId,
+    /// For whom.
+    pub want: WantId,
+    /// The first piece of the object.
+    pub first_piece: PieceIndex,
+    /// Where it begins in the object.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub length: u32,
+    /// Its class.
+    pub class: Class,
+}
+
+#[derive(Debug)]
+struct Span {
+    want: WantId,
+    /// The first of its pieces, and how many they are.
+    first: PieceIndex,
+    pieces: u32,
+    /// Where it begins in the object.
+    start: u64,
+    /// The groups that are free, from the lowest bit on.
+    free: Vec<u64>,
+    /// Groups that were given out and are not done.
+    out: u32,
+    peers: u32,
+    place: Place,
+}
+
+impl Span {
+    fn first_free(&self) -> Option<u32> {
+        let (at, word) = self.free.iter().enumerate().find(|(_, word)| **word != 0)?;
+        Some(u32::try_from(at).unwrap_or(0) * 64 + word.trailing_zeros())
+    }
+
+    fn set_free(&mut self, group: u32, is_free: bool) {
+        if let Some(word) = self.free.get_mut(group as usize / 64) {
+            let bit = 1 << (group % 64);
+            *word = if is_free { *word | bit } else { *word & !bit };
+        }
+    }
+
+    fn is_held_by(&self, has: &dyn Fn(PieceIndex) -> bool) -> bool {
+        (self.first..self.first.saturating_add(self.pieces)).all(has)
+    }
+}
+
+#[derive(Debug)]
+struct Held {
+    want: Want,
+    spans: Range<Serial>,
+}
+
+/// Decides which unit to ask a peer for.
+#[derive(Debug)]
+pub struct Picker {
+    piece_bytes: u64,
+    random: Random,
+    wants: HashMap<WantId, Held>,
+    spans: HashMap<Serial, Span>,
+    by_piece: HashMap<PieceIndex, Vec<Serial>>,
+    tiers: BTreeMap<Urgency, Tier>,
+    next: Serial,
+    next_want: u64,
+}
+
+impl Picker {
+    /// One for pieces of `piece_bytes` bytes, a power of two of at least 16 KiB.
+    #[must_use]
+    pub fn new(piece_bytes: u32, random: Random) -> Self {
+        Self {
+            piece_bytes: u64::from(piece_bytes),
+            random,
+            wants: HashMap::new(),
+            spans: HashMap::new(),
+            by_piece: HashMap::new(),
+            tiers: BTreeMap::new(),
+            next: 0,
+            next_want: 0,
+        }
+    }
+
+    fn span_bytes(&self) -> u64 {
+        self.piece_bytes.max(GROUP_BYTES)
+    }
+
+    /// Adds a want. `peers_with` counts the peers that have a piece.
+    pub fn want(&mut self, want: Want, peers_with: &dyn Fn(PieceIndex) -> u32) -> WantId {
+        let id = WantId(self.next_want);
+        self.next_want += 1;
+        let (bytes, first_serial) = (self.span_bytes(), self.next);
+        let numbers = want.range.start / bytes..want.range.end.div_ceil(bytes);
+        for number in numbers {
+            let start = number * bytes;
+            let end = (start + bytes).min(want.size);
+            let wanted = want.range.start.max(start)..want.range.end.min(end);
+            if wanted.is_empty() {
+                continue;
+            }
+            let (Ok(before), Ok(pieces)) = (
+                u32::try_from(start / self.piece_bytes),
+                u32::try_from((end - start).div_ceil(self.piece_bytes)),
+            ) else {
+                break;
+            };
+            let Some(first) = want.first_piece.checked_add(before) else {
+                break;
+            };
+            let groups = (wanted.start - start) / GROUP_BYTES..(wanted.end - start).div_ceil(GROUP_BYTES);
+            let mut span = Span {
+                want: id,
+                first,
+                pieces,
+                start,
+                free: vec![0; usize::try_from(groups.end.div_ceil(64)).unwrap_or(0)],
+                out: 0,
+                peers: peers_with(first),
+                place: Place::None,
+            };
+            groups.for_each(|group| span.set_free(u32::try_from(group).unwrap_or(u32::MAX), true));
+            let serial = self.next;
+            self.next += 1;
+            self.by_piece.entry(first).or_default().push(serial);
+            self.spans.insert(serial, span);
+            self.replace(serial, want.urgency);
+        }
+        let spans = first_serial..self.next;
+        self.wants.insert(id, Held { want, spans });
+        id
+    }
+
+    /// Puts a span where it belongs.
+    fn replace(&mut self, serial: Serial, urgency: Urgency) {
+        let Some(span) = self.spans.get_mut(&serial) else {
+            return;
+        };
+        let in_order = urgency.class == Class::Demand;
+        let place = match (span.first_free(), span.place, span.out) {
+            (None, ..) => Place::None,
+            (Some(_), ..) if in_order => Place::Started,
+            (Some(_), Place::None, 0) | (Some(_), Place::Waiting(_), 0) => Place::Waiting(span.peers),
+            _ => Place::Started,
+        };
+        if place == span.place {
+            return;
+        }
+        let before = std::mem::replace(&mut span.place, place);
+        let tier = self.tiers.entry(urgency).or_default();
+        tier.remove(serial, before);
+        tier.insert(serial, place);
+        if tier.is_empty() {
+            self.tiers.remove(&urgency);
+        }
+    }
+
+    fn urgency_of(&self, serial: Serial) -> Option<Urgency> {
+        let span = self.spans.get(&serial)?;
+        self.wants.get(&span.want).map(|held| held.want.urgency)
+    }
+
+    /// Withdraws a want; its units may still come and are nobody's.
+    pub fn forget(&mut self, want: WantId) {
+        let Some(held) = self.wants.remove(&want) else { return };
+        for serial in held.spans {
+            self.drop_span(serial, held.want.urgency);
+        }
+    }
+
+    fn drop_span(&mut self, serial: Serial, urgency: Urgency) {
+        let Some(span) = self.spans.remove(&serial) else { return };
+        if let Some(tier) = self.tiers.get_mut(&urgency) {
+            tier.remove(serial, span.place);
+            if tier.is_empty() {
+                self.tiers.remove(&urgency);
+            }
+        }
+        if let Some(serials) = self.by_piece.get_mut(&span.first) {
+            serials.retain(|held| *held != serial);
+            if serials.is_empty() {
+                self.by_piece.remove(&span.first);
+            }
+        }
+    }
+
+    /// The unit to ask a peer for that has the pieces `has` says, if there is one. `begun` is the unit that it was asked for
+    /// last: the rest of that piece goes first. Nothing less urgent than `least` is picked.
+    pub fn pick(&mut self, has: &dyn Fn(PieceIndex) -> bool, begun: Option<UnitId>, least: Class) -> Option<Unit> {
+        let mut checks = CHECKS_MAX;
+        let mut found = None;
+        for (urgency, tier) in self.tiers.iter().filter(|(urgency, _)| urgency.class <= least) {
+            let spans = &self.spans;
+            let mut is_good = |serial: Serial| spans.get(&serial).is_some_and(|span| span.is_held_by(has));
+            let begun = begun.map(|unit| unit.span).filter(|serial| {
+                let span = spans.get(serial);
+                span.is_some_and(|span| {
+                    span.place == Place::Started
+                        && self
+                            .wants
+                            .get(&span.want)
+                            .is_some_and(|held| held.want.urgency == *urgency)
+                })
+            });
+            let picked = match begun {
+                _ if urgency.class == Class::Demand => tier.first(&mut checks, &mut is_good),
+                Some(serial) if is_good(serial) => Some(serial),
+                _ => tier.rarest(&mut self.random, &mut checks, &mut is_good),
+            };
+            if picked.is_some() || checks == 0 {
+                found = picked;
+                break;
+            }
+        }
+        self.take(found?)
+    }
+
+    fn take(&mut self, serial: Serial) -> Option<Unit> {
+        let urgency = self.urgency_of(serial)?;
+        let span = self.spans.get_mut(&serial)?;
+        let group = span.first_free()?;
+        span.set_free(group, false);
+        span.out += 1;
+        self.replace(serial, urgency);
+        self.unit(UnitId { span: serial, group })
+    }
+
+    /// What is known of a unit that is still wanted.
+    #[must_use]
+    pub fn unit(&self, id: UnitId) -> Option<Unit> {
+        let span = self.spans.get(&id.span)?;
+        let held = self.wants.get(&span.want)?;
+        let offset = span.start + u64::from(id.group) * GROUP_BYTES;
+        let length = GROUP_BYTES.min(held.want.size.checked_sub(offset)?);
+        Some(Unit {
+            id,
+            want: span.want,
+            first_piece: held.want.first_piece,
+            offset,
+            length: u32::try_from(length).ok()?,
+            class: held.want.urgency.class,
+        })
+    }
+
+    /// A unit that was given out will not come, or came wrong: somebody else may be asked.
+    pub fn give_back(&mut self, id: UnitId) {
+        let Some(urgency) = self.urgency_of(id.span) else {
+            return;
+        };
+        if let Some(span) = self.spans.get_mut(&id.span) {
+            span.out = span.out.saturating_sub(1);
+            span.set_free(id.group, true);
+        }
+        self.replace(id.span, urgency);
+    }
+
+    /// A unit is here and verified. A want all of whose units are done is over.
+    pub fn done(&mut self, id: UnitId) {
+        let Some(urgency) = self.urgency_of(id.span) else {
+            return;
+        };
+        let Some(span) = self.spans.get_mut(&id.span) else {
+            return;
+        };
+        span.out = span.out.saturating_sub(1);
+        if span.out == 0 && span.first_free().is_none() {
+            self.drop_span(id.span, urgency);
+        }
+    }
+
+    /// A peer has come to have a piece, or has it no longer.
+    pub fn peer_changed(&mut self, piece: PieceIndex, has: bool) {
+        let Some(serials) = self.by_piece.get(&piece) else {
+            return;
+        };
+        for serial in serials.clone() {
+            self.count(serial, has);
+        }
+    }
+
+    /// A peer has come with what it has, or has gone with it.
+    pub fn peer_came(&mut self, has: &dyn Fn(PieceIndex) -> bool, came: bool) {
+        let held = self.spans.iter().filter(|(_, span)| has(span.first));
+        let serials: Vec<Serial> = held.map(|(serial, _)| *serial).collect();
+        for serial in serials {
+            self.count(serial, came);
+        }
+    }
+
+    fn count(&mut self, serial: Serial, more: bool) {
+        let Some(urgency) = self.urgency_of(serial) else { return };
+        if let Some(span) = self.spans.get_mut(&serial) {
+            span.peers = if more {
+                span.peers + 1
+            } else {
+                span.peers.saturating_sub(1)
+            };
+        }
+        self.replace(serial, urgency);
+    }
+
+    /// Whether anything of a piece is wanted and not here.
+    #[must_use]
+    pub fn wants_piece(&self, piece: PieceIndex) -> bool {
+        // A span of several pieces is known by its first.
+        let reach = u32::try_from(self.span_bytes() / self.piece_bytes).unwrap_or(1);
+        (0..reach).any(|before| {
+            let serials = piece.checked_sub(before).and_then(|first| self.by_piece.get(&first));
+            serials.is_some_and(|serials| {
+                serials
+                    .iter()
+                    .filter_map(|serial| self.spans.get(serial))
+                    .any(|span| before < span.pieces)
+            })
+        })
+    }
+
+    /// Whether a peer that has these pieces has anything that is wanted.
+    #[must_use]
+    pub fn wants_any(&self, has: &dyn Fn(PieceIndex) -> bool) -> bool {
+        self.spans.values().any(|span| span.is_held_by(has))
+    }
+
+    /// Whether a peer that has these pieces has all or some of a want.
+    #[must_use]
+    pub fn wants_of(&self, want: WantId, has: &dyn Fn(PieceIndex) -> bool) -> bool {
+        let spans = self.wants.get(&want).map_or(0..0, |held| held.spans.clone());
+        spans
+            .filter_map(|serial| self.spans.get(&serial))
+            .any(|span| span.is_held_by(has))
+    }
+
+    /// Whether nothing is free: all that is wanted was asked of somebody.
+    #[must_use]
+    pub fn all_given_out(&self) -> bool {
+        self.tiers.is_empty()
+    }
+
+    /// Spans that are wanted.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether nothing is wanted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+}
+
+#[cfg(test)]
+#[path = "picker_tests.rs"]
+mod tests;

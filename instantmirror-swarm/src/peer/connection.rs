@@ -1,0 +1,292 @@
+//! One connection, from handshake to end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use instantmirror_core::swarm::{Offence, PeerKey};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::book::Origin;
+use super::swarm::{Buffers, Swarm};
+use super::{Shared, lock, write};
+use crate::session::{CloseReason, Hello};
+use crate::wire::{Decoder, HANDSHAKE_BYTES, HANDSHAKE_PREFIX_BYTES, Handshake, Limits, PeerId, Reserved};
+
+/// Handshakes are over within this, or the connection is.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Incoming connections whose handshake is not over.
+const GREETING_MAX: usize = 64;
+/// What is read at once.
+const READ_BYTES: usize = 256 * 1024;
+/// Units of a connection that may be begun before we look which of them are still asked for.
+const BUFFERS_MAX: usize = 160;
+/// After the listener failed (no descriptors left) it rests for so long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How a connection ended, for whoever made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It got as far as messages.
+    Good,
+    /// It did not, or it went wrong.
+    Failed,
+    /// It led to ourselves, or to somebody we are connected to.
+    Double,
+}
+
+/// A connection after the handshakes.
+#[derive(Debug)]
+pub(super) struct Greeted {
+    stream: TcpStream,
+    address: SocketAddr,
+    handshake: Handshake,
+    is_outgoing: bool,
+}
+
+fn refused(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
+}
+
+/// Accepts connections for ever.
+pub(super) async fn accept(shared: &Arc<Shared>, listener: TcpListener) -> io::Result<()> {
+    let greeting = Arc::new(Semaphore::new(GREETING_MAX));
+    loop {
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!("a peer cannot be accepted: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        if !shared.admits(address.ip()) || !shared.has_room() {
+            continue;
+        }
+        let Ok(permit) = Arc::clone(&greeting).try_acquire_owned() else {
+            continue;
+        };
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move {
+            let greeted = timeout(HANDSHAKE_TIMEOUT, answer(&shared, stream, address)).await;
+            drop(permit);
+            match greeted {
+                Ok(Ok((swarm, greeted))) => _ = run(&shared, &swarm, greeted).await,
+                Ok(Err(error)) => tracing::debug!(peer = %address, "no handshake: {error}"),
+                Err(_) => tracing::debug!(peer = %address, "no handshake in time"),
+            }
+        });
+    }
+}
+
+impl Shared {
+    /// Whether there is room for one more connection; makes some by closing one that is of no use.
+    fn has_room(&self) -> bool {
+        if self.connections.load(Ordering::Relaxed) < self.limits().connections_max {
+            return true;
+        }
+        let now = self.now();
+        self.all()
+            .iter()
+            .any(|swarm| swarm.with(|session| session.close_useless(now)))
+    }
+
+    fn handshake(&self, swarm: &Swarm) -> Handshake {
+        Handshake {
+            info_hash: swarm.info_hash(),
+            peer_id: self.peer_id,
+            reserved: Reserved::OURS,
+        }
+    }
+}
+
+/// Handshakes as the side that connected.
+pub(super) async fn greet(
+    shared: &Shared,
+    swarm: &Swarm,
+    mut stream: TcpStream,
+    address: SocketAddr,
+) -> io::Result<Greeted> {
+    stream.set_nodelay(true)?;
+    stream.write_all(&shared.handshake(swarm).encode()).await?;
+    let mut bytes = [0; HANDSHAKE_BYTES];
+    stream.read_exact(&mut bytes).await?;
+    let handshake = Handshake::decode(&bytes).map_err(|error| refused(&error.to_string()))?;
+    if handshake.info_hash != swarm.info_hash() {
+        return Err(refused("it is in another swarm"));
+    }
+    Ok(Greeted {
+        stream,
+        address,
+        handshake,
+        is_outgoing: true,
+    })
+}
+
+/// Handshakes as the side that was connected to.
+async fn answer(shared: &Shared, mut stream: TcpStream, address: SocketAddr) -> io::Result<(Arc<Swarm>, Greeted)> {
+    stream.set_nodelay(true)?;
+    let mut bytes = [0; HANDSHAKE_BYTES];
+    let (prefix, rest) = bytes.split_at_mut(HANDSHAKE_PREFIX_BYTES);
+    // The first byte tells another protocol; whoever speaks it may never send more.
+    let (first, others) = prefix.split_at_mut(1);
+    stream.read_exact(first).await?;
+    Handshake::decode_prefix(first).map_err(|error| refused(&error.to_string()))?;
+    stream.read_exact(others).await?;
+    let known = Handshake::decode_prefix(prefix).map_err(|error| refused(&error.to_string()))?;
+    let (reserved, info_hash) = known.ok_or_else(|| refused("the handshake is too short"))?;
+    let swarm = shared
+        .get(&info_hash)
+        .ok_or_else(|| refused("we are not in that swarm"))?;
+    stream.write_all(&shared.handshake(&swarm).encode()).await?;
+    stream.read_exact(rest).await?;
+    let mut peer_id = [0; 20];
+    peer_id.copy_from_slice(rest);
+    let handshake = Handshake {
+        info_hash,
+        peer_id: PeerId(peer_id),
+        reserved,
+    };
+    let greeted = Greeted {
+        stream,
+        address,
+        handshake,
+        is_outgoing: false,
+    };
+    Ok((swarm, greeted))
+}
+
+/// Counts a connection for as long as it lives.
+struct Counted<'a>(&'a Shared);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs a connection to its end.
+pub(super) async fn run(shared: &Arc<Shared>, swarm: &Arc<Swarm>, greeted: Greeted) -> Ending {
+    shared.connections.fetch_add(1, Ordering::Relaxed);
+    let _counted = Counted(shared);
+    let key = shared.next_key();
+    let (address, is_outgoing) = (greeted.address, greeted.is_outgoing);
+    let (orders, waiting) = swarm.open_line(key);
+    let hello = Hello {
+        address,
+        peer_id: greeted.handshake.peer_id,
+        reserved: greeted.handshake.reserved,
+        is_outgoing,
+        preference: u32::try_from(shared.limits().policy.rank(address.ip())).unwrap_or(u32::MAX),
+        nonce: shared.nonce(key),
+    };
+    let now = shared.now();
+    swarm.with(|session| session.connected(key, hello, now));
+    let (reading, writing) = greeted.stream.into_split();
+    let writer = write::Writer::new(Arc::clone(shared), Arc::clone(swarm), key, writing, orders, waiting);
+    let reason = tokio::select! {
+        reason = writer.run() => reason,
+        ended = read(shared, swarm, key, reading, address) => ended,
+    };
+    swarm.close_line(key);
+    shared.takers_changed.notify_one();
+    shared.judge(address, reason.as_ref());
+    match reason {
+        Some(CloseReason::Duplicate) => Ending::Double,
+        Some(CloseReason::Breach(_) | CloseReason::Lie) => Ending::Failed,
+        _ => Ending::Good,
+    }
+}
+
+impl Shared {
+    /// 32 bytes that nobody can guess or see twice.
+    fn nonce(&self, key: PeerKey) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("instantmirror 2026 peer wire: nonces");
+        hasher.update(&self.secret);
+        hasher.update(&key.0.to_le_bytes());
+        *hasher.finalize().as_bytes()
+    }
+
+    /// Remembers what a peer did wrong.
+    fn judge(&self, address: SocketAddr, reason: Option<&CloseReason>) {
+        let offence = match reason {
+            Some(CloseReason::Lie) => Offence::Lie,
+            Some(CloseReason::Breach(_)) => Offence::Breach,
+            _ => {
+                if let Some(reason) = reason {
+                    tracing::debug!(peer = %address, "connection closed: {reason}");
+                }
+                return;
+            }
+        };
+        let is_banned = lock(&self.blame).note(address.ip(), offence, self.now());
+        let why = reason.map_or_else(String::new, ToString::to_string);
+        if !is_banned {
+            tracing::info!(peer = %address, "connection closed: {why}");
+            return;
+        }
+        tracing::warn!(peer = %address, "connection closed, and none is taken from there for a while: {why}");
+        for swarm in self.all() {
+            swarm.with(|session| {
+                let same = session.peers().filter(|(_, other)| other.ip() == address.ip());
+                let keys: Vec<PeerKey> = same.map(|(key, _)| key).collect();
+                keys.into_iter().for_each(|key| session.expel(key, CloseReason::Lie));
+            });
+        }
+    }
+}
+
+/// Reads to the end. Returns why the connection is to be closed, if it is the other side's fault.
+async fn read(
+    shared: &Arc<Shared>,
+    swarm: &Arc<Swarm>,
+    key: PeerKey,
+    mut reading: OwnedReadHalf,
+    address: SocketAddr,
+) -> Option<CloseReason> {
+    let mut decoder = Decoder::new(Limits {
+        bitfield_bytes: swarm.piece_end().div_ceil(8),
+        ..Limits::default()
+    });
+    let (mut buffer, mut buffers) = (BytesMut::with_capacity(READ_BYTES), Buffers::new());
+    loop {
+        if buffer.capacity() - buffer.len() < READ_BYTES / 4 {
+            buffer.reserve(READ_BYTES);
+        }
+        match reading.read_buf(&mut buffer).await {
+            Ok(0) => return None,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(peer = %address, "connection lost: {error}");
+                return None;
+            }
+        }
+        let received = match swarm.receive(key, &mut decoder, &mut buffer, &mut buffers, address) {
+            Ok(received) => received,
+            Err(error) => return Some(CloseReason::Breach(error.to_string())),
+        };
+        if received.takers_changed {
+            shared.takers_changed.notify_one();
+        }
+        if !received.peers.is_empty() {
+            for peer in received.peers {
+                swarm.learn(peer.address, Origin::Peer);
+            }
+            shared.known_changed.notify_one();
+        }
+        if buffers.len() > BUFFERS_MAX {
+            swarm.trim(key, &mut buffers);
+        }
+        if received.block_bytes > 0 {
+            shared.pace(&shared.download, received.block_bytes).await;
+        }
+    }
+}

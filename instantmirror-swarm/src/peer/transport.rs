@@ -1,0 +1,269 @@
+//! Swarms as a source of objects for the fetch engine.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream;
+use instantmirror_core::outboard::GROUP_BYTES;
+use instantmirror_core::swarm::{Urgency, Want, WantId};
+use instantmirror_core::traits::{
+    BatchItem, ByteStream, Class, Group, GroupRequest, GroupStream, GroupTransport, PeerTransport, Receipt,
+    TransportError,
+};
+use instantmirror_core::{ObjectId, RepoName};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::ObjectPlace;
+use super::swarm::{Delivery, Swarm};
+
+/// A client is not kept waiting for peers longer than this before somebody else is asked.
+const HEDGE: Duration = Duration::from_millis(800);
+/// Nor anybody else longer than this.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The swarms of one repository, asked as one source: the repository's own swarm first, then export torrents that have the
+/// object.
+#[derive(Debug)]
+pub struct SwarmTransport {
+    label: String,
+    swarms: RwLock<Vec<Arc<Swarm>>>,
+}
+
+impl SwarmTransport {
+    /// Without any swarm yet; `label` is for logs and statistics.
+    #[must_use]
+    pub fn new(label: impl Into<String>) -> Self {
+        Self {
+            label: label.into(),
+            swarms: RwLock::default(),
+        }
+    }
+
+    /// Asks these swarms from now on, in this order.
+    pub fn set_swarms(&self, swarms: Vec<Arc<Swarm>>) {
+        *self.swarms.write().unwrap_or_else(PoisonError::into_inner) = swarms;
+    }
+
+    fn not_found(&self, object: &ObjectId) -> TransportError {
+        TransportError::NotFound {
+            from: self.label.clone(),
+            what: format!("object {object}"),
+        }
+    }
+
+    fn silent(&self) -> TransportError {
+        TransportError::Unreachable {
+            from: self.label.clone(),
+            reason: "no peer sent anything for too long".to_owned(),
+        }
+    }
+
+    /// Wants part of an object of the first swarm in which anybody has it.
+    fn want(
+        &self,
+        object: &ObjectId,
+        size: u64,
+        range: Range<u64>,
+        urgency: Urgency,
+        sender: &mpsc::UnboundedSender<Delivery>,
+    ) -> Option<Wanted> {
+        let swarms = self.swarms.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let here = |swarm: &Arc<Swarm>| swarm.place_of(object).filter(|place| place.size == size);
+        swarms.iter().find_map(|swarm| {
+            let ObjectPlace { first_piece, size } = here(swarm)?;
+            let want = Want {
+                first_piece,
+                size,
+                range: range.clone(),
+                urgency,
+            };
+            let id = swarm.want(want, sender.clone())?;
+            let swarm = Arc::clone(swarm);
+            Some(Wanted { swarm, id })
+        })
+    }
+}
+
+/// A want; dropping it withdraws it.
+#[derive(Debug)]
+struct Wanted {
+    swarm: Arc<Swarm>,
+    id: WantId,
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.swarm.forget(self.id);
+    }
+}
+
+/// The next unit; `None` if none came for too long.
+async fn next(deliveries: &mut mpsc::UnboundedReceiver<Delivery>, class: Class) -> Option<Delivery> {
+    let patience = if class == Class::Demand { HEDGE } else { PATIENCE };
+    timeout(patience, deliveries.recv()).await.ok().flatten()
+}
+
+/// What a unit was worth.
+#[derive(Debug)]
+struct UnitReceipt {
+    swarm: Arc<Swarm>,
+    delivery: Option<Delivered>,
+}
+
+#[derive(Debug)]
+struct Delivered {
+    unit: instantmirror_core::swarm::UnitId,
+    from: instantmirror_core::swarm::PeerKey,
+    address: std::net::SocketAddr,
+}
+
+impl UnitReceipt {
+    fn new(swarm: &Arc<Swarm>, delivery: &Delivery) -> Self {
+        Self {
+            swarm: Arc::clone(swarm),
+            delivery: Some(Delivered {
+                unit: delivery.unit,
+                from: delivery.from,
+                address: delivery.address,
+            }),
+        }
+    }
+}
+
+impl Receipt for UnitReceipt {
+    fn good(mut self: Box<Self>) {
+        if let Some(delivered) = self.delivery.take() {
+            let now = self.swarm.now();
+            self.swarm.with(|session| session.verified(delivered.unit, now));
+        }
+    }
+
+    fn bad(mut self: Box<Self>) {
+        if let Some(delivered) = self.delivery.take() {
+            let now = self.swarm.now();
+            tracing::warn!(peer = %delivered.address, "this peer sent bytes that do not verify");
+            self.swarm
+                .with(|session| session.lied(delivered.from, delivered.unit, now));
+        }
+    }
+}
+
+impl Drop for UnitReceipt {
+    fn drop(&mut self) {
+        if let Some(delivered) = self.delivery.take() {
+            let now = self.swarm.now();
+            self.swarm.with(|session| session.dropped(delivered.unit, now));
+        }
+    }
+}
+
+#[async_trait]
+impl GroupTransport for SwarmTransport {
+    async fn groups(&self, _repository: &RepoName, request: GroupRequest) -> Result<GroupStream, TransportError> {
+        let urgency = Urgency {
+            class: request.class,
+            rank: request.rank,
+        };
+        let (sender, deliveries) = mpsc::unbounded_channel();
+        let wanted = self.want(&request.object, request.size, request.range, urgency, &sender);
+        let wanted = wanted.ok_or_else(|| self.not_found(&request.object))?;
+        let (class, silent) = (request.class, self.silent());
+        let groups = stream::unfold(Some((wanted, deliveries)), move |state| {
+            let silent = silent.clone();
+            async move {
+                let (wanted, mut deliveries) = state?;
+                match next(&mut deliveries, class).await {
+                    Some(delivery) => {
+                        let group = Group {
+                            offset: delivery.offset,
+                            receipt: Box::new(UnitReceipt::new(&wanted.swarm, &delivery)),
+                            data: delivery.data,
+                        };
+                        Some((Ok(group), Some((wanted, deliveries))))
+                    }
+                    None => Some((Err(silent), None)),
+                }
+            }
+        });
+        Ok(Box::pin(groups))
+    }
+}
+
+#[async_trait]
+impl PeerTransport for SwarmTransport {
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn swarm(&self) -> Option<&dyn GroupTransport> {
+        Some(self)
+    }
+
+    async fn range(
+        &self,
+        _repository: &RepoName,
+        object: &ObjectId,
+        _range: Range<u64>,
+    ) -> Result<ByteStream, TransportError> {
+        // In order it would be slower than from anybody else.
+        Err(self.not_found(object))
+    }
+
+    async fn outboard(&self, _repository: &RepoName, object: &ObjectId, _size: u64) -> Result<Bytes, TransportError> {
+        Err(self.not_found(object))
+    }
+
+    /// Objects of one group alone: of larger ones it could not be said which peer lied.
+    async fn batch(
+        &self,
+        _repository: &RepoName,
+        objects: &[(ObjectId, u64)],
+        sink: &mut (dyn FnMut(BatchItem) + Send),
+    ) -> Result<(), TransportError> {
+        let urgency = Urgency {
+            class: Class::Preseed,
+            rank: 0,
+        };
+        let (sender, mut deliveries) = mpsc::unbounded_channel();
+        let mut wanted = HashMap::new();
+        for (object, size) in objects {
+            let one = (*size <= GROUP_BYTES)
+                .then(|| self.want(object, *size, 0..*size, urgency, &sender))
+                .flatten();
+            match one {
+                Some(one) => _ = wanted.insert((one.swarm.info_hash(), one.id), (*object, one)),
+                None => sink((*object, Err(self.not_found(object)))),
+            }
+        }
+        while !wanted.is_empty() {
+            let Some(delivery) = next(&mut deliveries, urgency.class).await else {
+                break;
+            };
+            let key = (delivery.swarm, delivery.want);
+            let Some((object, one)) = wanted.get(&key) else {
+                continue;
+            };
+            let receipt = Box::new(UnitReceipt::new(&one.swarm, &delivery));
+            if ObjectId::of(&delivery.data) == *object {
+                receipt.good();
+                sink((*object, Ok(delivery.data)));
+                wanted.remove(&key);
+                continue;
+            }
+            receipt.bad();
+            if !one.swarm.can_serve(one.id) {
+                sink((*object, Err(self.not_found(object))));
+                wanted.remove(&key);
+            }
+        }
+        wanted
+            .into_values()
+            .for_each(|(object, _)| sink((object, Err(self.silent()))));
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! The writing side of a connection: messages as they come, blocks when nothing else waits.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use instantmirror_core::swarm::PeerKey;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::Shared;
+use super::swarm::Swarm;
+use crate::session::{Action, CloseReason, Run};
+use crate::wire::piece_header;
+
+/// A peer that takes nothing for so long is closed.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Messages are sent when so much of them waits, though more come.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// Writes one connection.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    swarm: Arc<Swarm>,
+    key: PeerKey,
+    stream: OwnedWriteHalf,
+    orders: mpsc::UnboundedReceiver<Action>,
+    waiting: Arc<AtomicUsize>,
+    out: BytesMut,
+    may_upload: bool,
+    closing: Option<CloseReason>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        swarm: Arc<Swarm>,
+        key: PeerKey,
+        stream: OwnedWriteHalf,
+        orders: mpsc::UnboundedReceiver<Action>,
+        waiting: Arc<AtomicUsize>,
+    ) -> Self {
+        Self {
+            shared,
+            swarm,
+            key,
+            stream,
+            orders,
+            waiting,
+            out: BytesMut::new(),
+            may_upload: false,
+            closing: None,
+        }
+    }
+
+    /// Writes to the end; says why, if it is known.
+    pub(super) async fn run(mut self) -> Option<CloseReason> {
+        match self.write_all().await {
+            Ok(()) => self.closing,
+            Err(error) => {
+                tracing::debug!("connection lost: {error}");
+                self.closing
+            }
+        }
+    }
+
+    async fn write_all(&mut self) -> io::Result<()> {
+        loop {
+            self.take_waiting();
+            if !self.out.is_empty() {
+                let out = self.out.split().freeze();
+                within(self.stream.write_all(&out)).await?;
+            }
+            if self.closing.is_some() {
+                return within(self.stream.shutdown()).await;
+            }
+            if self.may_upload {
+                self.upload().await?;
+                continue;
+            }
+            match self.orders.recv().await {
+                Some(order) => self.take(order),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn take_waiting(&mut self) {
+        while self.closing.is_none() && self.out.len() < BATCH_BYTES {
+            match self.orders.try_recv() {
+                Ok(order) => self.take(order),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, order: Action) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        match order {
+            Action::Send(message) => message.encode(&mut self.out),
+            Action::Upload => self.may_upload = true,
+            Action::Close(reason) => self.closing = Some(reason),
+        }
+    }
+
+    /// Sends the next run of blocks, if there is one.
+    async fn upload(&mut self) -> io::Result<()> {
+        let (key, swarm) = (self.key, Arc::clone(&self.swarm));
+        let Some(run) = swarm.with(|session| session.next_run(key)) else {
+            self.may_upload = false;
+            return Ok(());
+        };
+        self.shared.pace(&self.shared.upload, u64::from(run.bytes())).await;
+        let now = self.shared.now();
+        match swarm.source.read(run.piece, run.begin, run.bytes()).await {
+            Ok(data) if data.len() == run.bytes() as usize => {
+                self.send_run(&run, &data).await?;
+                let now = self.shared.now();
+                swarm.with(|session| session.sent(key, &run, now));
+            }
+            Ok(_) => swarm.with(|session| session.not_sent(key, &run, now)),
+            Err(error) => {
+                tracing::debug!(piece = run.piece, "cannot be sent to a peer: {error}");
+                swarm.with(|session| session.not_sent(key, &run, now));
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_run(&mut self, run: &Run, data: &Bytes) -> io::Result<()> {
+        let headers: Vec<_> = run
+            .blocks()
+            .map(|block| piece_header(block.piece, block.begin, block.length))
+            .collect();
+        let mut slices = Vec::with_capacity(headers.len() * 2);
+        let mut rest = &data[..];
+        for (header, length) in headers.iter().zip(&run.lengths) {
+            let (block, behind) = rest.split_at((*length as usize).min(rest.len()));
+            slices.push(IoSlice::new(header));
+            slices.push(IoSlice::new(block));
+            rest = behind;
+        }
+        let mut left = &mut slices[..];
+        while !left.is_empty() {
+            let written = within(self.stream.write_vectored(left)).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            IoSlice::advance_slices(&mut left, written);
+        }
+        Ok(())
+    }
+}
+
+async fn within<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match timeout(WRITE_TIMEOUT, work).await {
+        Ok(result) => result,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}

@@ -1,0 +1,274 @@
+//! Peers come and go: what is said first, and what their going changes.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use instantmirror_core::Moment;
+use instantmirror_core::swarm::{Bitfield, PeerKey, Pieces};
+
+use super::peer::Peer;
+use super::rate::Rate;
+use super::{CloseReason, REQUESTS_MAX, Session};
+use crate::wire::extension::{ExtensionHandshake, ExtensionIds, HANDSHAKE_ID, NodeMessage, PexMessage, PexPeer};
+use crate::wire::{Message, PeerId, Reserved};
+
+/// The ids under which we take extended messages.
+pub(super) const OUR_IDS: ExtensionIds = ExtensionIds {
+    metadata: Some(1),
+    pex: Some(2),
+    dont_have: Some(3),
+    node: Some(4),
+};
+/// Requests that a peer takes that does not say how many.
+pub(super) const REQUESTS_OF_OTHERS: usize = 250;
+/// Units that a peer is asked for at first.
+pub(super) const FIRST_DEPTH: usize = 8;
+/// What a proof is made for.
+const PROOF_CONTEXT: &str = "instantmirror 2026 peer wire: proof of membership";
+
+/// A peer after its handshake.
+#[derive(Debug, Clone)]
+pub struct Hello {
+    /// Where it is; for incoming connections the port is not one to connect to.
+    pub address: SocketAddr,
+    /// What it calls itself.
+    pub peer_id: PeerId,
+    /// What it speaks.
+    pub reserved: Reserved,
+    /// We connected to it.
+    pub is_outgoing: bool,
+    /// Its place among preferred peers; lower goes first.
+    pub preference: u32,
+    /// Drawn for this connection, so that a proof is good for nothing else.
+    pub nonce: [u8; 32],
+}
+
+impl Session {
+    /// A peer is connected and handshakes were exchanged. One that calls itself as we do, or as another one at the same
+    /// address does, is closed.
+    pub fn connected(&mut self, key: PeerKey, hello: Hello, now: Moment) {
+        let is_self = hello.peer_id == self.config.peer_id;
+        let double = self.double_of(&hello);
+        let peer = Peer {
+            address: hello.address,
+            peer_id: hello.peer_id,
+            is_outgoing: hello.is_outgoing,
+            speaks_fast: hello.reserved.fast,
+            preference: hello.preference,
+            ids: ExtensionIds::default(),
+            client: None,
+            listen_port: None,
+            requests_max: REQUESTS_OF_OTHERS,
+            nonce: hello.nonce,
+            their_nonce: None,
+            is_proven: false,
+            is_upload_only: false,
+            pieces: Pieces::default(),
+            is_past_bitfield: false,
+            chokes_us: true,
+            is_choked: true,
+            wants_us: false,
+            is_wanted: false,
+            allowed: HashSet::new(),
+            rejected: HashMap::new(),
+            asks: VecDeque::new(),
+            begun: None,
+            depth: FIRST_DEPTH,
+            uploads: VecDeque::new(),
+            last_heard: now,
+            last_sent: now,
+            useless_since: now,
+            down: Rate::new(now),
+            up: Rate::new(now),
+            gave: 0,
+            told: HashSet::new(),
+        };
+        self.peers.insert(key, peer);
+        match double {
+            Some(held) if self.keeps_new(held, &hello) => self.close(held, CloseReason::Duplicate),
+            None if !is_self => {}
+            _ => return self.close(key, CloseReason::Duplicate),
+        }
+        if hello.reserved.extended {
+            let payload = self.extension_handshake(&hello).encode();
+            self.send_extended(key, Some(HANDSHAKE_ID), payload, now);
+        }
+        self.send_pieces(key, now);
+    }
+
+    fn double_of(&self, hello: &Hello) -> Option<PeerKey> {
+        let is_same = |peer: &Peer| peer.peer_id == hello.peer_id && peer.address.ip() == hello.address.ip();
+        self.peers.iter().find(|(_, peer)| is_same(peer)).map(|(key, _)| *key)
+    }
+
+    /// Of two connections, one from each side, both sides keep the same one: that of the higher peer id.
+    fn keeps_new(&self, held: PeerKey, hello: &Hello) -> bool {
+        let held_is_outgoing = self.peers.get(&held).is_some_and(|peer| peer.is_outgoing);
+        let keeps_outgoing = self.config.peer_id > hello.peer_id;
+        held_is_outgoing != hello.is_outgoing && hello.is_outgoing == keeps_outgoing
+    }
+
+    fn extension_handshake(&self, hello: &Hello) -> ExtensionHandshake {
+        let metadata_size = self
+            .config
+            .metadata
+            .as_ref()
+            .and_then(|info| u32::try_from(info.len()).ok());
+        ExtensionHandshake {
+            ids: OUR_IDS,
+            metadata_size,
+            client: Some(concat!("InstantMirror ", env!("CARGO_PKG_VERSION")).to_owned()),
+            listen_port: self.config.listen_port,
+            request_queue: u32::try_from(REQUESTS_MAX).ok(),
+            upload_only: self.config.serves_all,
+            your_address: Some(hello.address.ip()),
+            nonce: Some(hello.nonce),
+        }
+    }
+
+    /// Sends an extended message to a peer that takes it.
+    pub(super) fn send_extended(&mut self, key: PeerKey, id: Option<u8>, payload: Bytes, now: Moment) {
+        if let Some(id) = id {
+            self.send(key, Message::Extended { id, payload }, now);
+        }
+    }
+
+    /// Tells a peer what we have, as far as it may know.
+    fn send_pieces(&mut self, key: PeerKey, now: Moment) {
+        let Some(peer) = self.peers.get(&key) else { return };
+        let speaks_fast = peer.speaks_fast;
+        if self.config.serves_all && speaks_fast {
+            return self.send(key, Message::HaveAll, now);
+        }
+        let mut shown = self.have.clone();
+        self.hidden.iter().for_each(|piece| _ = shown.remove(piece));
+        let end = self.config.fixed.map_or_else(|| shown.end(), |(pieces, _)| pieces);
+        let message = match (shown.is_empty(), speaks_fast) {
+            (true, true) => Message::HaveNone,
+            (true, false) => return,
+            (false, _) => Message::Bitfield(shown.to_wire(end)),
+        };
+        self.send(key, message, now);
+    }
+
+    /// A peer is gone: what it was asked for is asked of others.
+    pub fn gone(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.remove(&key) else { return };
+        self.copies.left(key);
+        self.picker.peer_came(&|piece| peer.pieces.has(piece), false);
+        for ask in peer.asks {
+            self.release(ask.unit.id, key);
+        }
+    }
+
+    /// What a peer said in its extension handshake, which it may repeat.
+    pub(super) fn extension_handshake_came(&mut self, key: PeerKey, said: ExtensionHandshake, now: Moment) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.ids = said.ids;
+        peer.client = said.client.or(peer.client.take());
+        peer.listen_port = said.listen_port.or(peer.listen_port);
+        peer.is_upload_only = said.upload_only;
+        if let Some(most) = said.request_queue {
+            peer.requests_max = usize::try_from(most).unwrap_or(REQUESTS_MAX).clamp(4, 2 * REQUESTS_MAX);
+        }
+        if let (Some(secret), Some(id), Some(nonce)) = (self.config.secret, said.ids.node, said.nonce) {
+            let ours = peer.nonce;
+            let proof = proof(&secret, &self.config.info_hash, &self.config.peer_id, &ours, &nonce);
+            peer.their_nonce = Some(nonce);
+            self.send_extended(key, Some(id), NodeMessage::Proof(proof).encode(), now);
+        }
+    }
+
+    /// A peer says that it is authorised. What it says wrong is as if it had said nothing.
+    pub(super) fn proof_came(&mut self, key: PeerKey, said: &[u8; 32], now: Moment) {
+        let Some(peer) = self.peers.get(&key) else { return };
+        let (Some(secret), Some(theirs)) = (self.config.secret, peer.their_nonce) else {
+            return;
+        };
+        let ought = proof(&secret, &self.config.info_hash, &peer.peer_id, &theirs, &peer.nonce);
+        // Hashes compare in constant time.
+        if blake3::Hash::from(ought) != blake3::Hash::from(*said) {
+            tracing::warn!(peer = %peer.address, "this peer claims to be authorised and cannot prove it");
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.is_proven = true;
+        }
+        let told: Vec<u32> = self.hidden.iter().filter(|piece| self.have.has(*piece)).collect();
+        for piece in told {
+            self.send(key, Message::Have(piece), now);
+        }
+    }
+
+    /// Tells peers of each other (BEP 11).
+    pub(super) fn tell_peers(&mut self, now: Moment) {
+        let known: HashSet<SocketAddr> = self.peers.values().filter_map(Peer::reachable_at).collect();
+        let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
+        for key in keys {
+            let Some(peer) = self.peers.get_mut(&key) else { continue };
+            let Some(id) = peer.ids.pex else { continue };
+            let own = peer.reachable_at();
+            let fresh = known
+                .iter()
+                .filter(|address| Some(**address) != own && !peer.told.contains(*address));
+            let added: Vec<SocketAddr> = fresh.take(crate::wire::extension::PEX_PEERS_MAX).copied().collect();
+            let gone = peer.told.iter().filter(|address| !known.contains(*address));
+            let dropped: Vec<SocketAddr> = gone.take(crate::wire::extension::PEX_PEERS_MAX).copied().collect();
+            if added.is_empty() && dropped.is_empty() {
+                continue;
+            }
+            peer.told.extend(&added);
+            dropped.iter().for_each(|address| _ = peer.told.remove(address));
+            let added = added
+                .into_iter()
+                .map(|address| PexPeer {
+                    address,
+                    flags: PexPeer::REACHABLE,
+                })
+                .collect();
+            let payload = PexMessage { added, dropped }.encode();
+            self.send_extended(key, Some(id), payload, now);
+        }
+    }
+
+    /// What a peer has is known now, all at once.
+    pub(super) fn pieces_came(&mut self, key: PeerKey, pieces: Pieces, now: Moment) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let before = std::mem::replace(&mut peer.pieces, pieces);
+        let (picker, pieces) = (&mut self.picker, &peer.pieces);
+        picker.peer_came(&|piece| before.has(piece), false);
+        picker.peer_came(&|piece| pieces.has(piece), true);
+        let wanted = picker.wants_any(&|piece| pieces.has(piece));
+        self.set_interest(key, wanted, now);
+    }
+
+    /// What a bitfield message says, if it is one of this swarm.
+    pub(super) fn bitfield_of(&self, bytes: &[u8]) -> Result<Pieces, String> {
+        let pieces = Bitfield::from_wire(bytes);
+        if let Some((count, _)) = self.config.fixed
+            && (bytes.len() != count.div_ceil(8) as usize || pieces.end() > count)
+        {
+            let length = bytes.len();
+            return Err(format!("a bitfield of {length} bytes is not one of {count} pieces"));
+        }
+        Ok(Pieces::Some(pieces))
+    }
+}
+
+/// What proves that `prover` knows the secret, to whoever drew the other nonce. Good for one connection: whoever passes it
+/// on would have to be called as the prover is, and nobody takes a connection to itself.
+fn proof(
+    secret: &[u8; 32],
+    swarm: &instantmirror_core::metainfo::InfoHash,
+    prover: &PeerId,
+    provers: &[u8; 32],
+    verifiers: &[u8; 32],
+) -> [u8; 32] {
+    let key = blake3::derive_key(PROOF_CONTEXT, secret);
+    let mut hasher = blake3::Hasher::new_keyed(&key);
+    for part in [&swarm.as_bytes()[..], &prover.0, provers, verifiers] {
+        hasher.update(part);
+    }
+    *hasher.finalize().as_bytes()
+}

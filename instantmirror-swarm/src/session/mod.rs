@@ -1,0 +1,437 @@
+//! One swarm, as far as it can be told without sockets: who is connected, who has what, what to ask and to answer.
+//!
+//! Sans-io: a driver tells what connected, arrived and passed ([`Session::connected`], [`Session::message`],
+//! [`Session::tick`]) and carries out what comes of it ([`Session::actions`], [`Session::next_run`]). Bytes never come in
+//! here: of a block only place and length are told, and the driver keeps the rest. What is decided (whom to ask for what,
+//! whom to serve) is core's.
+//!
+//! Invariant: what is kept of a peer is bounded by the size of the piece space and by limits that are named here; a peer
+//! that breaks them is closed, and nobody else.
+
+mod join;
+mod peer;
+mod rate;
+mod receive;
+mod request;
+mod serve;
+mod status;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use instantmirror_core::Moment;
+use instantmirror_core::metainfo::InfoHash;
+use instantmirror_core::swarm::{
+    Bitfield, FirstCopies, PeerKey, Picker, PieceIndex, Pieces, Random, Taker, Unit, UnitId, Want, WantId,
+};
+
+use crate::wire::extension::PexPeer;
+use crate::wire::{Message, PeerId};
+
+use peer::Peer;
+
+pub use join::Hello;
+pub use serve::Run;
+pub use status::{PeerStatus, SessionStatus};
+
+/// Bytes of a block as we ask for it: what every client takes.
+pub const BLOCK_BYTES: u32 = 16 * 1024;
+/// Requests that a peer may have waiting here (`reqq` of the extension handshake).
+pub const REQUESTS_MAX: usize = 1000;
+/// A connection on which nothing is sent gets a keep-alive after this: others close after two minutes.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// A connection on which nothing comes is closed after this.
+const SILENCE_MAX: Duration = Duration::from_secs(150);
+/// What was asked for and did not begin to come within this is asked of somebody else.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// The same where a client waits for it.
+const ANSWER_MAX_DEMAND: Duration = Duration::from_secs(3);
+/// What a peer rejected is not asked of it again before this.
+const REJECTED_PAUSE: Duration = Duration::from_secs(4);
+/// A peer that is of no use for longer makes room when another one comes.
+const USELESS_MAX: Duration = Duration::from_secs(60);
+/// Peers are told of other peers this often (BEP 11).
+const PEX_INTERVAL: Duration = Duration::from_secs(60);
+/// Peers may be ahead of our catalogs by so many pieces.
+const AHEAD_PIECES_MAX: u32 = 1 << 22;
+
+/// What a swarm is about.
+#[derive(Debug, Clone)]
+pub struct SessionConfig {
+    /// Which swarm.
+    pub info_hash: InfoHash,
+    /// What we call ourselves.
+    pub peer_id: PeerId,
+    /// Bytes of a piece.
+    pub piece_bytes: u32,
+    /// How many pieces there are, and their bytes, where both are fixed: in an export torrent.
+    pub fixed: Option<(PieceIndex, u64)>,
+    /// We have everything, and will: only a master says so.
+    pub serves_all: bool,
+    /// Peers are not told of each other.
+    pub is_private: bool,
+    /// The info dictionary, for those who have it not (BEP 9).
+    pub metadata: Option<Bytes>,
+    /// Each piece is sent to one of our nodes first, and not to the next before that had time to pass it on.
+    pub first_copies: bool,
+    /// Where we listen.
+    pub listen_port: Option<u16>,
+    /// What authorised nodes know, and strangers do not: who proves it is told of hidden pieces.
+    pub secret: Option<[u8; 32]>,
+    /// Units that may be asked for and not yet verified at a time: what they hold lies in memory.
+    pub units_max: usize,
+}
+
+/// What the driver shall do on a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send this.
+    Send(Message),
+    /// There is something to [upload](Session::next_run).
+    Upload,
+    /// Close it, and say why in the log.
+    Close(CloseReason),
+}
+
+/// Why a connection is closed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// It broke the protocol.
+    #[error("it broke the protocol: {0}")]
+    Breach(String),
+    /// It sent what does not verify.
+    #[error("it sent bytes that do not verify")]
+    Lie,
+    /// Nothing came for too long.
+    #[error("nothing came from it for too long")]
+    Silent,
+    /// It cannot be told that a piece is gone; it may come back and be told what there is.
+    #[error("it cannot be told that pieces are gone")]
+    Outdated,
+    /// Neither side has use for it.
+    #[error("neither side has use for it")]
+    Useless,
+    /// Two connections to one peer, or one to ourselves.
+    #[error("there is a connection to this peer already")]
+    Duplicate,
+    /// We go.
+    #[error("this side leaves")]
+    Leaving,
+}
+
+/// What a message brought that the driver has to see to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Peers that another one knows.
+    Peers(Vec<PexPeer>),
+    /// A block that was asked for; its bytes go to `at` of the unit.
+    Block {
+        /// The unit.
+        unit: Unit,
+        /// Where in it the block begins.
+        at: u32,
+        /// Whether the unit is whole now: the driver hands it on, and tells
+        /// [`verified`](Session::verified) or [`lied`](Session::lied).
+        is_whole: bool,
+    },
+    /// Part of the info dictionary (BEP 9): number, total size and bytes.
+    Metadata(u32, u32, Bytes),
+    /// The other side will not give this part of the info dictionary.
+    NoMetadata(u32),
+    /// Who wants to be served has changed: the choker should decide.
+    Takers,
+}
+
+/// A unit that was asked of somebody.
+#[derive(Debug)]
+struct Out {
+    peers: Vec<PeerKey>,
+    since: Moment,
+    /// It is whole and waits to be verified.
+    is_whole: bool,
+}
+
+/// Counts since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes that came and were good.
+    pub good_bytes: u64,
+    /// Bytes that came, good or not, from masters: nodes of ours that have everything.
+    pub master_bytes: u64,
+    /// Bytes that came and were of no use: asked of two, or no longer wanted.
+    pub wasted_bytes: u64,
+    /// Bytes that came and did not verify.
+    pub bad_bytes: u64,
+    /// Bytes of blocks that were sent.
+    pub sent_bytes: u64,
+    /// Requests that we rejected.
+    pub rejected: u64,
+}
+
+/// A swarm.
+#[derive(Debug)]
+pub struct Session {
+    config: SessionConfig,
+    picker: Picker,
+    random: Random,
+    have: Bitfield,
+    /// Pieces that only those who proved themselves may know of.
+    hidden: Bitfield,
+    /// Pieces that our catalogs know of.
+    space: PieceIndex,
+    peers: BTreeMap<PeerKey, Peer>,
+    out: HashMap<UnitId, Out>,
+    copies: FirstCopies,
+    actions: Vec<(PeerKey, Action)>,
+    counts: Counts,
+    next_pex: Moment,
+}
+
+impl Session {
+    /// A swarm without peers. `seed` decides what is drawn.
+    #[must_use]
+    pub fn new(config: SessionConfig, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let picker = Picker::new(config.piece_bytes, Random::new(random.bits()));
+        let space = config.fixed.map_or(0, |(pieces, _)| pieces);
+        Self {
+            config,
+            picker,
+            random,
+            have: Bitfield::new(),
+            hidden: Bitfield::new(),
+            space,
+            peers: BTreeMap::new(),
+            out: HashMap::new(),
+            copies: FirstCopies::new(),
+            actions: Vec::new(),
+            counts: Counts::default(),
+            next_pex: Moment::default(),
+        }
+    }
+
+    /// What it is about.
+    #[must_use]
+    pub fn config(&self) -> &SessionConfig {
+        &self.config
+    }
+
+    /// Sets how many pieces our catalogs know of; peers may be some ahead.
+    pub fn set_space(&mut self, pieces: PieceIndex) {
+        if self.config.fixed.is_none() {
+            self.space = pieces;
+        }
+    }
+
+    /// One behind the highest piece that a peer may speak of.
+    #[must_use]
+    pub fn piece_end(&self) -> PieceIndex {
+        match self.config.fixed {
+            Some((pieces, _)) => pieces,
+            None => self.space.saturating_add(AHEAD_PIECES_MAX),
+        }
+    }
+
+    /// What to do now, in order. Ask after every call that changes something.
+    #[must_use]
+    pub fn actions(&mut self) -> Vec<(PeerKey, Action)> {
+        std::mem::take(&mut self.actions)
+    }
+
+    fn act(&mut self, peer: PeerKey, action: Action) {
+        self.actions.push((peer, action));
+    }
+
+    fn send(&mut self, key: PeerKey, message: Message, now: Moment) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.last_sent = now;
+            self.act(key, Action::Send(message));
+        }
+    }
+
+    fn close(&mut self, key: PeerKey, reason: CloseReason) {
+        if self.peers.contains_key(&key) {
+            self.act(key, Action::Close(reason));
+            self.gone(key);
+        }
+    }
+
+    /// Adds a want: its units are asked of peers from now on.
+    pub fn want(&mut self, want: Want, now: Moment) -> WantId {
+        let peers = &self.peers;
+        let with = |piece| {
+            let count = peers.values().filter(|peer| peer.pieces.has(piece)).count();
+            u32::try_from(count).unwrap_or(u32::MAX)
+        };
+        let id = self.picker.want(want, &with);
+        let picker = &self.picker;
+        let more: Vec<PeerKey> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| picker.wants_of(id, &|piece| peer.pieces.has(piece)))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in more {
+            self.set_interest(key, true, now);
+            self.ask(key, now);
+        }
+        id
+    }
+
+    /// Whether any peer has all or some of what a want is about.
+    #[must_use]
+    pub fn can_serve(&self, want: WantId) -> bool {
+        let mut peers = self.peers.values();
+        peers.any(|peer| self.picker.wants_of(want, &|piece| peer.pieces.has(piece)))
+    }
+
+    /// Whether any peer has a piece.
+    #[must_use]
+    pub fn is_available(&self, piece: PieceIndex) -> bool {
+        self.peers.values().any(|peer| peer.pieces.has(piece))
+    }
+
+    /// Withdraws a want, and what was asked for it alone.
+    pub fn forget(&mut self, want: WantId, now: Moment) {
+        let of_want = |unit: &UnitId| self.picker.unit(*unit).is_some_and(|known| known.want == want);
+        let units: Vec<UnitId> = self.out.keys().filter(|unit| of_want(unit)).copied().collect();
+        self.picker.forget(want);
+        for unit in units {
+            self.withdraw(unit, None, now);
+        }
+    }
+
+    /// We have a piece from now on, or no longer.
+    pub fn set_have(&mut self, piece: PieceIndex, has: bool, now: Moment) {
+        if !has {
+            if self.have.remove(piece) {
+                self.lost(piece, now);
+            }
+            return;
+        }
+        if !self.have.insert(piece) {
+            return;
+        }
+        let is_hidden = self.hidden.has(piece);
+        // Whoever has it need not know, except a master that wants to know where its first copies are.
+        let wants_to_know = |peer: &Peer| !peer.pieces.has(piece) || (peer.is_node() && peer.pieces == Pieces::All);
+        let tell: Vec<PeerKey> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| wants_to_know(peer) && (!is_hidden || peer.is_proven))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in tell {
+            self.send(key, Message::Have(piece), now);
+        }
+    }
+
+    /// What we have.
+    #[must_use]
+    pub fn have(&self) -> &Bitfield {
+        &self.have
+    }
+
+    /// Sets which pieces only those may know of who proved that they may. What is no longer hidden is told to everybody.
+    pub fn set_hidden(&mut self, hidden: Bitfield, now: Moment) {
+        let before = std::mem::replace(&mut self.hidden, hidden);
+        let shown: Vec<PieceIndex> = before.iter().filter(|piece| !self.hidden.has(*piece)).collect();
+        let strangers: Vec<PeerKey> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| !peer.is_proven)
+            .map(|(key, _)| *key)
+            .collect();
+        for piece in shown
+            .into_iter()
+            .filter(|piece| self.have.has(*piece))
+            .collect::<Vec<_>>()
+        {
+            for key in &strangers {
+                self.send(*key, Message::Have(piece), now);
+            }
+        }
+    }
+
+    /// Those who want to be served, with what they gave since this was asked last.
+    pub fn takers(&mut self, is_round: bool) -> Vec<Taker> {
+        let mut takers = Vec::new();
+        for (key, peer) in &mut self.peers {
+            if peer.wants_us {
+                takers.push(Taker {
+                    peer: *key,
+                    preference: peer.preference,
+                    gave: peer.gave,
+                });
+            }
+            if is_round {
+                peer.gave = 0;
+            }
+        }
+        takers
+    }
+
+    /// Units that a peer is asked for.
+    #[must_use]
+    pub fn asked_of(&self, key: PeerKey) -> HashSet<UnitId> {
+        let asks = self.peers.get(&key).map(|peer| &peer.asks);
+        asks.into_iter().flatten().map(|ask| ask.unit.id).collect()
+    }
+
+    /// Closes the peer that has been of no use for longest, to make room for another. Whether there was one.
+    pub fn close_useless(&mut self, now: Moment) -> bool {
+        let useless = self.peers.iter().filter(|(_, peer)| peer.is_useless());
+        let longest = useless.min_by_key(|(key, peer)| (peer.useless_since, **key));
+        let Some((&key, peer)) = longest else { return false };
+        let is_long = now.since(peer.useless_since) > USELESS_MAX;
+        if is_long {
+            self.close(key, CloseReason::Useless);
+        }
+        is_long
+    }
+
+    /// Peers that are connected, with their addresses.
+    pub fn peers(&self) -> impl Iterator<Item = (PeerKey, SocketAddr)> {
+        self.peers.iter().map(|(key, peer)| (*key, peer.address))
+    }
+
+    /// Number of peers.
+    #[must_use]
+    pub fn peer_count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Time has passed. Called several times a second.
+    pub fn tick(&mut self, now: Moment) {
+        let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
+        for key in keys {
+            self.tick_peer(key, now);
+        }
+        if now >= self.next_pex && !self.config.is_private {
+            self.next_pex = now.plus(PEX_INTERVAL);
+            self.tell_peers(now);
+        }
+    }
+
+    fn tick_peer(&mut self, key: PeerKey, now: Moment) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.down.tick(now);
+        peer.up.tick(now);
+        peer.rejected.retain(|_, until| *until > now);
+        if now.since(peer.last_heard) > SILENCE_MAX {
+            return self.close(key, CloseReason::Silent);
+        }
+        if now.since(peer.last_sent) > KEEP_ALIVE {
+            self.send(key, Message::KeepAlive, now);
+        }
+        self.give_up_overdue(key, now);
+        self.ask(key, now);
+    }
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -1,0 +1,122 @@
+//! What a swarm looks like from outside.
+
+use std::net::SocketAddr;
+
+use super::{Counts, Session};
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerStatus {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// What it says that it is.
+    pub client: Option<String>,
+    /// We connected to it.
+    pub is_outgoing: bool,
+    /// It is one of our nodes or masters.
+    pub is_node: bool,
+    /// It proved that it may have what is not released.
+    pub is_proven: bool,
+    /// Bytes per second from it.
+    pub down: f64,
+    /// Bytes per second to it.
+    pub up: f64,
+    /// Bytes from it.
+    pub down_bytes: u64,
+    /// Bytes to it.
+    pub up_bytes: u64,
+    /// It does not answer us now.
+    pub chokes_us: bool,
+    /// We do not answer it now.
+    pub is_choked: bool,
+    /// It wants something of us.
+    pub wants_us: bool,
+    /// We want something of it.
+    pub is_wanted: bool,
+    /// Pieces that it has; `None`: all.
+    pub pieces: Option<u64>,
+}
+
+/// A swarm.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionStatus {
+    /// Its peers.
+    pub peers: Vec<PeerStatus>,
+    /// Pieces that we have.
+    pub have: u64,
+    /// Bytes that we lack of all there is, as far as we know.
+    pub left_bytes: u64,
+    /// Spans that are wanted.
+    pub wanted: usize,
+    /// Units asked for.
+    pub asked: usize,
+    /// Copies of a piece on average, ours included, over a sample of the piece space.
+    pub availability: f64,
+    /// Counts since the start.
+    pub counts: Counts,
+}
+
+/// Pieces that availability is measured with.
+const SAMPLE: usize = 200;
+
+impl Session {
+    /// What it looks like now.
+    #[must_use]
+    pub fn status(&mut self) -> SessionStatus {
+        let peers = self
+            .peers
+            .values()
+            .map(|peer| PeerStatus {
+                address: peer.address,
+                client: peer.client.clone(),
+                is_outgoing: peer.is_outgoing,
+                is_node: peer.is_node(),
+                is_proven: peer.is_proven,
+                down: peer.down.get(),
+                up: peer.up.get(),
+                down_bytes: peer.down.total,
+                up_bytes: peer.up.total,
+                chokes_us: peer.chokes_us,
+                is_choked: peer.is_choked,
+                wants_us: peer.wants_us,
+                is_wanted: peer.is_wanted,
+                pieces: match &peer.pieces {
+                    instantmirror_core::swarm::Pieces::All => None,
+                    instantmirror_core::swarm::Pieces::Some(pieces) => Some(pieces.len()),
+                },
+            })
+            .collect();
+        SessionStatus {
+            peers,
+            have: self.have.len(),
+            left_bytes: self.left_bytes(),
+            wanted: self.picker.len(),
+            asked: self.out.len(),
+            availability: self.availability(),
+            counts: self.counts,
+        }
+    }
+
+    fn left_bytes(&self) -> u64 {
+        if self.config.serves_all {
+            return 0;
+        }
+        let missing = u64::from(self.space).saturating_sub(self.have.len());
+        missing * u64::from(self.config.piece_bytes)
+    }
+
+    /// How many copies of a piece there are on average, ours included, over a sample of the piece space.
+    fn availability(&mut self) -> f64 {
+        let space = usize::try_from(self.space).unwrap_or(usize::MAX);
+        if space == 0 {
+            return 0.0;
+        }
+        let mut copies = 0;
+        for _ in 0..SAMPLE {
+            let piece = u32::try_from(self.random.below(space)).unwrap_or(0);
+            copies += usize::from(self.config.serves_all || self.have.has(piece));
+            copies += self.peers.values().filter(|peer| peer.pieces.has(piece)).count();
+        }
+        copies as f64 / SAMPLE as f64
+    }
+}

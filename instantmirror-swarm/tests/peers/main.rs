@@ -1,0 +1,136 @@
+//! Swarms on loopback sockets: what one has, the others get from each other, and liars are found out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod world;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use instantmirror_core::traits::{GroupRequest, GroupTransport as _, PeerTransport as _};
+use instantmirror_swarm::peer::Origin;
+
+use world::{MIB, World, noise};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_peers_get_everything_and_the_seeder_sends_about_one_copy() {
+    let objects = vec![noise(1, 20 * MIB), noise(2, 70_000), noise(3, 5), noise(4, 3 * MIB + 1)];
+    let world = World::new(objects);
+    let seeder = world.seeder("127.0.0.1").await;
+    let mut leechers = Vec::new();
+    for _ in 0..4 {
+        let leecher = world.leecher("127.0.0.1").await;
+        leecher.knows(seeder.address);
+        for other in &leechers {
+            let other: &world::Peer = other;
+            leecher.knows(other.address);
+        }
+        leechers.push(leecher);
+    }
+    let all = leechers.iter().map(world::Peer::fetch_all);
+    tokio::time::timeout(LIMIT, futures_util::future::join_all(all))
+        .await
+        .unwrap();
+    for leecher in &leechers {
+        leecher.assert_complete();
+    }
+    let sent = seeder.sent();
+    let total: u64 = world.total();
+    assert!(sent < total * 13 / 10, "{sent} of {total}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_liar_is_found_out_and_the_rest_comes_from_the_honest() {
+    let world = World::new(vec![noise(1, 8 * MIB)]);
+    let (honest, liar) = (world.seeder("127.0.0.1").await, world.liar("127.0.0.2").await);
+    let leecher = world.leecher("127.0.0.1").await;
+    leecher.knows(liar.address);
+    leecher.knows(honest.address);
+    tokio::time::timeout(LIMIT, leecher.fetch_all()).await.unwrap();
+    leecher.assert_complete();
+    let (banned, lies) = leecher.swarms.banned();
+    assert_eq!(banned, [liar.address.ip()]);
+    assert!(lies >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn empty_peers_wait_for_a_late_seeder_and_share_what_it_brings() {
+    let world = World::new(vec![noise(1, 4 * MIB)]);
+    let one = world.leecher("127.0.0.1").await;
+    let other = world.leecher("127.0.0.1").await;
+    one.knows(other.address);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Nobody has anything: that is said at once.
+    let object = world.objects[0].clone();
+    let request = GroupRequest {
+        object: object.id,
+        size: object.content.len() as u64,
+        range: 0..object.content.len() as u64,
+        class: instantmirror_core::traits::Class::Preseed,
+        rank: 0,
+    };
+    let repository = "r".parse().unwrap();
+    let nobody = one.transport.groups(&repository, request).await;
+    assert!(nobody.is_err());
+    let seeder = world.seeder("127.0.0.1").await;
+    seeder.knows(one.address);
+    tokio::time::timeout(LIMIT, one.fetch_all()).await.unwrap();
+    // It never met the seeder.
+    tokio::time::timeout(LIMIT, other.fetch_all()).await.unwrap();
+    other.assert_complete();
+    let mut batch = Vec::new();
+    let asked = [(object.id, object.content.len() as u64)];
+    one.transport
+        .batch(&repository, &asked, &mut |item| batch.push(item))
+        .await
+        .unwrap();
+    assert!(
+        batch[0].1.is_err(),
+        "objects of several groups are no matter for a batch"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_and_other_protocols_are_let_go() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let world = World::new(vec![noise(1, MIB)]);
+    let seeder = world.seeder("127.0.0.1").await;
+    let talk = |sent: Vec<u8>, address: SocketAddr| async move {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(&sent).await.unwrap();
+        let mut got = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut got))
+            .await
+            .expect("closed");
+        got
+    };
+    assert!(
+        talk(b"GET / HTTP/1.1\r\n\r\n".to_vec(), seeder.address)
+            .await
+            .is_empty()
+    );
+    let mut other = b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0".to_vec();
+    other.extend([9; 40]);
+    assert!(talk(other, seeder.address).await.is_empty());
+    // A frame of 4 GiB.
+    let mut giant = b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0".to_vec();
+    giant.extend(world.info_hash().as_bytes());
+    giant.extend([9; 20]);
+    giant.extend([255; 8]);
+    assert!(talk(giant, seeder.address).await.len() >= 68);
+    // And everybody else is served as before.
+    let leecher = world.leecher("127.0.0.3").await;
+    leecher.knows(seeder.address);
+    tokio::time::timeout(LIMIT, leecher.fetch_all()).await.unwrap();
+    leecher.assert_complete();
+    let leaving = seeder.swarms.connections();
+    assert!(leaving >= 1);
+    seeder.swarms.shut_down().await;
+    assert_eq!(seeder.swarms.connections(), 0);
+    leecher.knows("127.0.0.1:1".parse().unwrap());
+    leecher
+        .swarms
+        .add_peer(&leecher.swarm, "127.0.0.1:2".parse().unwrap(), Origin::Peer);
+}

@@ -1,0 +1,154 @@
+//! The master's part in the swarms of its repositories: it has everything, and names them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use instantmirror_core::traits::{ObjectCache, Publication as _};
+use instantmirror_core::{NodeId, RepoName};
+use instantmirror_swarm::peer::Origin;
+
+use super::{Master, MasterError, MasterPublication};
+use crate::peering::{JoinAs, Peering, RepositorySwarm, SwarmIdentity, SwarmOffer, SwarmsStatus, hex};
+
+/// What the piece spaces as peers read them lie in, beside those that publishes assign.
+const DIR: &str = "swarm";
+
+/// What a serving master needs for its swarms.
+#[derive(Debug)]
+pub(super) struct Seeding {
+    pub(super) peering: Arc<Peering>,
+    offers: BTreeMap<RepoName, (SwarmIdentity, SwarmOffer)>,
+}
+
+impl Seeding {
+    /// Opens the sockets for peers; `None` if the configuration has none. A repository whose swarm has no name is served
+    /// without one, and the log says why.
+    pub(super) async fn open(master: &Master) -> Result<Option<Arc<Self>>, MasterError> {
+        let config = &master.config().peers;
+        let Some(peering) = Peering::open(config).await? else {
+            return Ok(None);
+        };
+        let mut offers = BTreeMap::new();
+        for repository in &master.config().repositories {
+            let name = &repository.name;
+            match SwarmIdentity::open(master.disk.as_ref(), &swarm_dir(name)) {
+                Ok(identity) => {
+                    let offer = SwarmOffer {
+                        info_hash: identity.info_hash.to_string(),
+                        ports: peering.ports().to_vec(),
+                        trackers: config.trackers.clone(),
+                        secret: None,
+                    };
+                    offers.insert(name.clone(), (identity, offer));
+                }
+                Err(error) => tracing::error!(repository = %name, "there is no swarm: {error}"),
+            }
+        }
+        Ok(Some(Arc::new(Self { peering, offers })))
+    }
+
+    /// What is told of a repository's swarm.
+    pub(super) fn offer(&self, repository: &RepoName, is_node: bool) -> Option<Bytes> {
+        let (identity, offer) = self.offers.get(repository)?;
+        let secret = is_node.then(|| hex(&identity.secret));
+        let offer = SwarmOffer {
+            secret,
+            ..offer.clone()
+        };
+        serde_json::to_vec(&offer).ok().map(Bytes::from)
+    }
+
+    pub(super) fn status(&self) -> SwarmsStatus {
+        let name = |hash: &str| {
+            let mut offers = self.offers.iter();
+            offers
+                .find(|(_, (_, offer))| offer.info_hash == hash)
+                .map(|(name, _)| name.to_string())
+        };
+        SwarmsStatus::of(&self.peering.swarms, &name)
+    }
+}
+
+fn swarm_dir(name: &RepoName) -> PathBuf {
+    Master::repository_dir(name).join(DIR)
+}
+
+/// A slot that a publication reads; filled when the master serves.
+pub(super) type SeedingSlot = OnceLock<Arc<Seeding>>;
+
+/// Seeds all repositories, for ever.
+pub(super) async fn seed(master: &Master, publication: &Arc<MasterPublication>, seeding: Option<&Arc<Seeding>>) {
+    let Some(seeding) = seeding else {
+        return std::future::pending().await;
+    };
+    let each = seeding
+        .offers
+        .iter()
+        .map(|(name, (identity, _))| seed_one(master, publication, seeding, name, identity));
+    let all = futures_util::future::join_all(each);
+    futures_util::future::join(all, seeding.peering.run()).await;
+}
+
+async fn seed_one(
+    master: &Master,
+    publication: &Arc<MasterPublication>,
+    seeding: &Arc<Seeding>,
+    name: &RepoName,
+    identity: &SwarmIdentity,
+) {
+    let mut joined: Option<RepositorySwarm> = None;
+    let mut sequence = 0;
+    loop {
+        // None yet: the first publish is waited for.
+        let Some(head) = publication.head_after(name, sequence).await else {
+            return;
+        };
+        sequence = head.head().sequence;
+        if joined.is_none() {
+            let (disk, objects) = (
+                Arc::clone(&master.disk),
+                Arc::clone(&master.objects) as Arc<dyn ObjectCache>,
+            );
+            let (dir, piece_bytes) = (swarm_dir(name), head.head().piece_length);
+            let open = move || RepositorySwarm::open_pieces(disk, &dir, piece_bytes, objects);
+            let pieces = match tokio::task::spawn_blocking(open).await {
+                Ok(Ok(pieces)) => pieces,
+                Ok(Err(error)) => return tracing::error!(repository = %name, "there is no swarm: {error}"),
+                Err(error) => return tracing::error!(repository = %name, "there is no swarm: {error}"),
+            };
+            let config = &master.config().peers;
+            let (hash, secret) = (identity.info_hash, Some(identity.secret));
+            let swarm = RepositorySwarm::join(&seeding.peering, pieces, hash, secret, config.private, JoinAs::Master);
+            for peer in &config.connect {
+                seeding.peering.swarms.add_peer(&swarm.swarm, *peer, Origin::Named);
+            }
+            seeding.peering.announce(&swarm.swarm, &config.trackers);
+            tracing::info!(repository = %name, swarm = %hash, "seeding");
+            joined = Some(swarm);
+        }
+        if let Some(swarm) = &joined {
+            keep_up(master, publication, name, swarm).await;
+        }
+    }
+}
+
+/// Takes in the trees of all live snapshots, and hides what is staged.
+async fn keep_up(master: &Master, publication: &Arc<MasterPublication>, name: &RepoName, swarm: &RepositorySwarm) {
+    let Some(state) = publication.state(name) else { return };
+    let current = state.current.as_ref().and_then(|id| state.snapshots.get(id));
+    let current = current.map(|snapshot| snapshot.root.node);
+    let staged: Vec<NodeId> = publication
+        .staged_of(name)
+        .iter()
+        .map(|snapshot| snapshot.root.node)
+        .collect();
+    let roots: Vec<NodeId> = state.snapshots.values().map(|snapshot| snapshot.root.node).collect();
+    let roots: Vec<NodeId> = roots.into_iter().chain(staged.clone()).chain(current).collect();
+    let (nodes, swarm, name) = (Arc::clone(&master.snapshots), swarm.clone(), name.clone());
+    let kept_up = tokio::task::spawn_blocking(move || swarm.keep_up(&name, &nodes, roots, current, &staged));
+    if let Err(error) = kept_up.await {
+        tracing::error!("peers cannot be served what is new: {error}");
+    }
+}

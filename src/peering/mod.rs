@@ -1,0 +1,201 @@
+//! The swarms of a node or master: which there are, where their pieces lie, and who is in them.
+//!
+//! A repository has one swarm of its own, whose piece space only grows, so a publish costs it no connection. Masters name it
+//! ([`SwarmOffer`]) and are its first peers. A cache tells what it comes to have ([`have`]); the fetch engine asks the swarm
+//! for what it wants ([`SwarmTransport`](instantmirror_swarm::peer::SwarmTransport)).
+
+mod announce;
+mod discover;
+mod have;
+mod identity;
+mod pieces;
+mod repository;
+mod status;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use instantmirror_core::address::AddressPolicy;
+use instantmirror_core::metainfo::InfoHash;
+use instantmirror_core::swarm::Random;
+use instantmirror_swarm::peer::{Swarm, Swarms};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::config::PeersConfig;
+
+use announce::{AnnounceAs, keep_announced};
+pub(crate) use discover::discover;
+pub(crate) use have::{HaveKeeper, Share};
+pub(crate) use identity::{SwarmIdentity, hex, unhex};
+pub(crate) use pieces::RepositoryPieces;
+pub(crate) use repository::{JoinAs, RepositorySwarm};
+pub use status::{PeerStatus, SwarmStatus, SwarmsStatus};
+
+/// Why there is no swarm.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SwarmError {
+    /// An address cannot be listened on.
+    #[error("[peers] listen = {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// No randomness.
+    #[error("the system has no random numbers: {0}")]
+    Random(String),
+}
+
+/// What a master tells of a repository's swarm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SwarmOffer {
+    /// Which swarm: 40 hexadecimal digits.
+    pub(crate) info_hash: String,
+    /// Where the master listens for peers.
+    pub(crate) ports: Vec<u16>,
+    /// Trackers that know the swarm.
+    #[serde(default)]
+    pub(crate) trackers: Vec<String>,
+    /// What only registered nodes are told: with it they prove to each other that they may have what is staged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) secret: Option<String>,
+}
+
+/// 32 bytes that nobody can guess.
+pub(crate) fn drawn() -> Result<[u8; 32], SwarmError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| SwarmError::Random(error.to_string()))?;
+    Ok(bytes)
+}
+
+/// The address and the sockets on which a daemon takes part in swarms.
+#[derive(Debug)]
+pub(crate) struct Peering {
+    pub(crate) swarms: Swarms,
+    /// The first port, which peers are told.
+    pub(crate) port: Option<u16>,
+    ports: Vec<u16>,
+    listeners: std::sync::Mutex<Vec<TcpListener>>,
+    random: std::sync::Mutex<Random>,
+    policy: AddressPolicy,
+    /// Swarms that are announced, each with the way to end it.
+    announced: std::sync::Mutex<HashMap<InfoHash, Announced>>,
+}
+
+#[derive(Debug)]
+struct Announced {
+    leave: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+/// Trackers have so long to hear that we go.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+impl Peering {
+    /// Opens the sockets; `None` if the configuration wants no swarm.
+    ///
+    /// # Errors
+    /// [`SwarmError`].
+    pub(crate) async fn open(config: &PeersConfig) -> Result<Option<Arc<Self>>, SwarmError> {
+        if config.listen.is_empty() {
+            return Ok(None);
+        }
+        let mut listeners = Vec::with_capacity(config.listen.len());
+        for address in &config.listen {
+            let listen = |source| SwarmError::Listen {
+                address: *address,
+                source,
+            };
+            listeners.push(TcpListener::bind(address).await.map_err(listen)?);
+        }
+        let secret = drawn()?;
+        let ports: Vec<u16> = listeners
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+            .map(|address| address.port())
+            .collect();
+        let seed = secret
+            .iter()
+            .fold(0_u64, |seed, byte| seed.rotate_left(8) ^ u64::from(*byte));
+        Ok(Some(Arc::new(Self {
+            swarms: Swarms::new(secret, config.limits()),
+            port: ports.first().copied(),
+            ports,
+            listeners: std::sync::Mutex::new(listeners),
+            random: std::sync::Mutex::new(Random::new(seed)),
+            policy: config.policy(),
+            announced: std::sync::Mutex::default(),
+        })))
+    }
+
+    pub(crate) fn ports(&self) -> &[u16] {
+        &self.ports
+    }
+
+    pub(crate) fn seed(&self) -> u64 {
+        let mut random = self.random.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        random.bits()
+    }
+
+    fn announced(&self) -> std::sync::MutexGuard<'_, HashMap<InfoHash, Announced>> {
+        self.announced.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Tells trackers of a swarm until it is [left](Self::leave). Must be called inside a tokio runtime.
+    pub(crate) fn announce(&self, swarm: &Arc<Swarm>, trackers: &[String]) {
+        let (Some(port), false) = (self.port, trackers.is_empty()) else {
+            return;
+        };
+        let us = AnnounceAs {
+            swarms: self.swarms.clone(),
+            port,
+            key: u32::try_from(self.seed() >> 32).unwrap_or(0),
+            policy: self.policy.clone(),
+        };
+        let (leave, leaves) = watch::channel(false);
+        let announcing = keep_announced(us, Arc::clone(swarm), trackers.to_vec(), leaves);
+        let task = tokio::spawn(announcing);
+        if let Some(before) = self.announced().insert(swarm.info_hash(), Announced { leave, task }) {
+            before.task.abort();
+        }
+    }
+
+    /// Leaves a swarm: its trackers hear of it, its connections are closed.
+    pub(crate) fn leave(&self, swarm: &InfoHash) {
+        self.swarms.leave(swarm);
+        if let Some(announced) = self.announced().remove(swarm) {
+            // The task says goodbye by itself.
+            let _ = announced.leave.send(true);
+        }
+    }
+
+    /// Leaves all swarms, and waits a moment for trackers and peers to hear of it.
+    pub(crate) async fn shut_down(&self) {
+        let announced: Vec<Announced> = self.announced().drain().map(|(_, announced)| announced).collect();
+        for one in &announced {
+            let _ = one.leave.send(true);
+        }
+        let farewells = futures_util::future::join_all(announced.into_iter().map(|one| one.task));
+        let farewells = tokio::time::timeout(FAREWELL, farewells);
+        let _ = futures_util::future::join(farewells, self.swarms.shut_down()).await;
+    }
+
+    /// Keeps all swarms going, for ever.
+    pub(crate) async fn run(&self) {
+        let listeners = std::mem::take(&mut *self.listeners.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let accepting = listeners.into_iter().map(|listener| async {
+            if let Err(error) = self.swarms.accept(listener).await {
+                tracing::error!("peers cannot be accepted any more: {error}");
+            }
+        });
+        let accepting = futures_util::future::join_all(accepting);
+        futures_util::future::join(accepting, self.swarms.run()).await;
+    }
+}
