@@ -59,7 +59,7 @@ impl Job {
         group: Group,
     ) -> Result<(), FetchError> {
         let (offset, bytes) = (group.offset, group.data.len() as u64);
-        match self.write(offset, group.data).await {
+        match self.write(offset, group.data, false).await {
             Ok(()) => group.receipt.good(),
             Err(CacheError::Verify(error)) => {
                 tracing::warn!(object = %self.fill.object, "{}: {error}", source.transport.label());
