@@ -82,7 +82,10 @@ impl Job {
             return Ok(());
         }
         let sources = self.fill.sources();
-        let others = self.engine.sources.ordered(&sources, 0, Class::Demand);
+        let others = self
+            .engine
+            .sources
+            .ordered(&sources, &self.fill.object, 0, Class::Demand);
         let mut failure = None;
         for other in others.iter().filter(|other| other.transport.swarm().is_none()) {
             match self.outboard.get_or_try_init(|| self.fetch_outboard(other)).await {
