@@ -1,4 +1,4 @@
-//! A master and a mirror node in one process: publishes DIR, mirrors it, and publishes again when DIR changes.
+//! A master, a mirror node and a tracker in one process: publishes DIR, mirrors it, and publishes again when DIR changes.
 //!
 //! ```text
 //! cargo run --release --example quickstart -- DIR
@@ -12,10 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use instantmirror::config::{NodeConfig, ServerConfig};
+use instantmirror::config::{NodeConfig, ServerConfig, TrackerConfig};
 use instantmirror::core::RepoName;
 use instantmirror::progress::PublishBar;
-use instantmirror::{Master, MasterServer, Node, NodeServer, PublishOptions, Published, daemon};
+use instantmirror::{
+    Master, MasterServer, Node, NodeServer, PublishOptions, Published, Tracker, TrackerServer, daemon,
+};
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
@@ -43,7 +45,8 @@ async fn run(storage: &Path, source: &Path) -> anyhow::Result<()> {
     let name: RepoName = "quickstart".parse()?;
 
     let (master, master_address) = start_master(storage, source).await?;
-    let (node, node_address) = start_node(storage, &master, master_address).await?;
+    let tracker = start_tracker(storage, master_address).await?;
+    let (node, node_address) = start_node(storage, &master, master_address, &tracker).await?;
     println!("publishing {} ...", source.display());
     // Watched before it is read, so that no edit falls between the two.
     let changed = Arc::new(Notify::new());
@@ -52,6 +55,7 @@ async fn run(storage: &Path, source: &Path) -> anyhow::Result<()> {
     println!(
         "\nmaster  http://{master_address}/{name}/snap/current/\n\
          mirror  http://{node_address}/{name}/snap/current/\n\
+         tracker {tracker}, which tells mirrors of each other\n\
          \nThe mirror shows the whole tree and fetches each file when it is first read. Try:\n\
          \n    curl http://{node_address}/{name}/snap/current/\n\
          \nEdit something in {} and look again. Ctrl-C ends it; storage in {} is removed then.\n",
@@ -65,7 +69,7 @@ async fn run(storage: &Path, source: &Path) -> anyhow::Result<()> {
 async fn start_master(storage: &Path, source: &Path) -> anyhow::Result<(Master, SocketAddr)> {
     let quoted = |path: &Path| serde_json::to_string(&path.to_string_lossy());
     let text = format!(
-        "[store]\ndir = {}\n[http]\nlisten = [\"127.0.0.1:0\"]\n[[repository]]\nname = \"quickstart\"\nsource = {}\n",
+        "[store]\ndir = {}\n[http]\nlisten = [\"127.0.0.1:0\"]\n[peers]\nlisten = [\"127.0.0.1:0\"]\n[[repository]]\nname = \"quickstart\"\nsource = {}\n",
         quoted(&storage.join("master"))?,
         quoted(source)?,
     );
@@ -78,10 +82,29 @@ async fn start_master(storage: &Path, source: &Path) -> anyhow::Result<(Master, 
     Ok((master, address))
 }
 
+/// A tracker of the master's swarm, on a free port, served in the background; returns its URL.
+async fn start_tracker(storage: &Path, master: SocketAddr) -> anyhow::Result<String> {
+    let text = format!(
+        "[torrents]\nmasters = [\"http://{master}/quickstart\"]\n[http]\nlisten = [\"127.0.0.1:0\"]\n[control]\nsocket = {}\n",
+        serde_json::to_string(&storage.join("tracker.sock").to_string_lossy())?,
+    );
+    let tracker = Tracker::open(TrackerConfig::parse(Path::new("(built in)"), &text)?)?;
+    let server = TrackerServer::bind(tracker).await?;
+    let url = server.urls().into_iter().next().context("no address")?;
+    tokio::spawn(server.run(std::future::pending()));
+    Ok(url)
+}
+
 /// A node that follows the master, with temporary storage on a free port, served in the background.
-async fn start_node(storage: &Path, master: &Master, address: SocketAddr) -> anyhow::Result<(Node, SocketAddr)> {
+async fn start_node(
+    storage: &Path,
+    master: &Master,
+    address: SocketAddr,
+    tracker: &str,
+) -> anyhow::Result<(Node, SocketAddr)> {
     let text = format!(
         "[cache]\ndir = {}\nmax_size = \"100 GiB\"\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
+         [peers]\nlisten = [\"127.0.0.1:0\"]\ntrackers = [\"{tracker}\"]\n\
          [[repository]]\nname = \"quickstart\"\nmaster = \"http://{address}\"\ntrust = [\"{}\"]\n",
         serde_json::to_string(&storage.join("node").to_string_lossy())?,
         master.public_key(),

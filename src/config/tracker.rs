@@ -49,6 +49,8 @@ pub struct ServedTorrentsConfig {
     /// Info-hashes, 40 hexadecimal digits each.
     #[serde(deserialize_with = "hashes")]
     pub allow: Vec<InfoHash>,
+    /// URLs of repositories at their masters, whose swarms are served.
+    pub masters: Vec<String>,
     /// A directory of `.torrent` files.
     pub dir: Option<PathBuf>,
     /// The directory is looked at this often.
@@ -89,6 +91,7 @@ impl Default for ServedTorrentsConfig {
     fn default() -> Self {
         Self {
             allow: Vec::new(),
+            masters: Vec::new(),
             dir: None,
             rescan: TimeSpan(Duration::from_secs(30)),
         }
@@ -195,8 +198,11 @@ impl Checked for TrackerConfig {
         self.log.check()?;
         self.limits.check()?;
         let torrents = &self.torrents;
-        if torrents.allow.is_empty() && torrents.dir.is_none() {
-            return Err("[torrents] has neither allow nor dir: no torrent would be served".to_owned());
+        if torrents.allow.is_empty() && torrents.dir.is_none() && torrents.masters.is_empty() {
+            return Err("[torrents] has neither allow nor dir nor masters: no torrent would be served".to_owned());
+        }
+        for url in &torrents.masters {
+            crate::tracker::masters::parse(url).map_err(|error| format!("[torrents] masters: {error}"))?;
         }
         let mut seen = HashSet::new();
         if let Some(twice) = torrents.allow.iter().find(|hash| !seen.insert(**hash)) {

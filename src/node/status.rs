@@ -207,6 +207,12 @@ pub struct TransferStatus {
 }
 
 impl Node {
+    /// What is fetched ahead, repository by repository.
+    #[must_use]
+    pub fn preseed_status(&self) -> Vec<PreseedStatus> {
+        self.ahead.status()
+    }
+
     /// How the node is now; `answered`: by its HTTP server.
     #[must_use]
     pub fn status(&self, answered: &Stats) -> NodeStatus {
@@ -243,11 +249,11 @@ impl Node {
             },
             queue: queue_status(&stats),
             sources: source_status(&stats),
-            preseed: self.ahead.status(),
+            preseed: self.preseed_status(),
             prefetches: self.ahead.prefetches.status(),
             transfers: self.engine.transfers().iter().map(transfer_status).collect(),
             http: HttpStatus::new(answered),
-            peers: self.swarming.as_ref().map(|swarming| swarming.status()),
+            peers: self.swarms(),
         }
     }
 }

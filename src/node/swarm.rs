@@ -161,6 +161,12 @@ impl Node {
         futures_util::future::join3(swarming.peering.run(), swarming.have.run(), repositories).await;
     }
 
+    /// The swarms that it takes part in; `None` if the configuration wants none.
+    #[must_use]
+    pub fn swarms(&self) -> Option<SwarmsStatus> {
+        self.swarming.as_ref().map(|swarming| swarming.status())
+    }
+
     /// Says goodbye to all peers.
     pub(super) async fn leave_swarms(&self) {
         if let Some(swarming) = &self.swarming {
@@ -249,6 +255,7 @@ impl Node {
     /// Takes in the trees of what is shown and of what is staged.
     async fn keep_up(&self, swarming: &Arc<Swarming>, follower: &Follower, joined: &RepositorySwarm) {
         let (state, staged) = (follower.state(), Arc::clone(&follower.staged().borrow()));
+        let transport = swarming.of(&state.name).map(|repository| repository.transport);
         let (nodes, joined, keeper) = (Arc::clone(&self.snapshots), joined.clone(), Arc::clone(swarming));
         let roots = roots_of(&state, &staged);
         let current = current_root(&state);
@@ -261,6 +268,9 @@ impl Node {
         });
         if let Err(error) = kept_up.await {
             tracing::error!("peers are not told of what is new: {error}");
+        }
+        if let Some(transport) = transport {
+            transport.placed();
         }
     }
 }

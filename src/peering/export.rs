@@ -190,3 +190,7 @@ impl PieceSource for ExportPieces {
         Ok(bytes.freeze())
     }
 }
+
+#[cfg(test)]
+#[path = "export_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! The tracker: who is in which swarm, for BitTorrent clients that ask by HTTP or UDP.
 
 mod announce;
+pub(crate) mod masters;
 mod serve;
 mod status;
 mod torrents;
@@ -13,6 +14,7 @@ use instantmirror_tracker::{ConnectionIds, RandomSample, Registry, UdpError};
 use crate::config::TrackerConfig;
 use crate::node::Reloaded;
 
+use masters::Masters;
 use torrents::Torrents;
 
 pub use serve::TrackerServer;
@@ -138,8 +140,39 @@ impl Tracker {
         reloaded
     }
 
+    /// Serves the swarms that masters name, besides the others.
+    fn take_up(&self, masters: &Masters) {
+        let mut torrents = lock(&self.0.torrents);
+        if torrents.set_named(masters.swarms()) {
+            let allowed = torrents.allowed();
+            tracing::info!(torrents = allowed.len(), "the torrents that are served have changed");
+            self.registry().allow(allowed);
+        }
+    }
+
+    /// Asks masters for their swarms, for ever.
+    async fn ask_masters(&self) {
+        let mut masters = Masters::default();
+        loop {
+            let config = self.config().torrents;
+            masters.ask(&config.masters).await;
+            self.take_up(&masters);
+            // Soon again while somebody has not answered yet.
+            let pause = if masters.swarms().len() < config.masters.len() {
+                EXPIRE_INTERVAL
+            } else {
+                config.rescan.0
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
     /// Forgets old peers and looks for new torrents, for ever.
     async fn keep_up(&self) {
+        futures_util::future::join(self.ask_masters(), self.expire_and_rescan()).await;
+    }
+
+    async fn expire_and_rescan(&self) {
         let mut scanned = Instant::now();
         loop {
             tokio::time::sleep(EXPIRE_INTERVAL).await;

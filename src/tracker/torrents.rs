@@ -35,6 +35,8 @@ struct Read {
 #[derive(Debug, Default)]
 pub(super) struct Torrents {
     configured: Vec<InfoHash>,
+    /// By masters.
+    named: HashSet<InfoHash>,
     files: BTreeMap<PathBuf, Read>,
     is_scanned: bool,
 }
@@ -65,7 +67,19 @@ impl Torrents {
 
     pub(super) fn allowed(&self) -> HashSet<InfoHash> {
         let found = self.files.values().filter_map(|read| read.found.as_ref().ok());
-        found.flatten().chain(&self.configured).copied().collect()
+        found
+            .flatten()
+            .chain(&self.configured)
+            .chain(&self.named)
+            .copied()
+            .collect()
+    }
+
+    /// Replaces what masters name. Whether that changes what is served.
+    pub(super) fn set_named(&mut self, named: HashSet<InfoHash>) -> bool {
+        let before = self.allowed();
+        self.named = named;
+        self.allowed() != before
     }
 
     /// Files that were read.
@@ -124,6 +138,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = ServedTorrentsConfig {
             allow: vec![InfoHash([1; 20])],
+            masters: Vec::new(),
             dir: Some(dir.path().to_path_buf()),
             rescan: TimeSpan(std::time::Duration::from_secs(1)),
         };

@@ -28,10 +28,20 @@ fn small(file: usize) -> Vec<u8> {
 
 /// A node that takes part in the swarm from its own loopback address, and fetches everything ahead.
 fn mirror(master: &Master, number: usize, options: &str) -> Mirror {
+    mirror_as(master, number, options, None)
+}
+
+/// The same with a token.
+fn mirror_as(master: &Master, number: usize, options: &str, registered: Option<&str>) -> Mirror {
+    mirror_with(master, number, options, registered, "[preseed]\nrest = true\n")
+}
+
+fn mirror_with(master: &Master, number: usize, options: &str, registered: Option<&str>, preseed: &str) -> Mirror {
     let own = TestDir::new(&format!("e2e-swarm-node-{number}")).unwrap();
     let mut node = Node::configure(&own, &master.url(), &master.key, &["r"], "10 GiB");
     let text = std::fs::read_to_string(&node.config).unwrap();
-    let peers = format!("[peers]\nlisten = [\"127.0.1.{number}:0\"]\n{options}\n[preseed]\nrest = true\n");
+    let text = text.replace("name = \"r\"", registered.unwrap_or("name = \"r\""));
+    let peers = format!("[peers]\nlisten = [\"127.0.1.{number}:0\"]\n{options}\n{preseed}");
     std::fs::write(&node.config, peers + &text).unwrap();
     node.run();
     Mirror { node, _dir: own }
@@ -110,4 +120,96 @@ fn mirrors_get_from_each_other_what_the_master_sends_about_once() {
     let text = nodes[0].status_text();
     assert!(text.contains("swarm r (") && text.contains("InstantMirror"), "{text}");
     assert!(master.run(&["status"]).text().contains("swarm r ("));
+}
+
+/// A token for a node, in a file that only its owner reads.
+fn token(dir: &TestDir, master: &Master, name: &str) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    let token = master.run(&["node", "add", name]).text();
+    let file = dir.path().join(name);
+    std::fs::write(&file, token).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    format!("token_file = {file:?}\nname = \"r\"")
+}
+
+#[test]
+fn staged_content_spreads_among_authorised_mirrors_alone() {
+    let dir = TestDir::new("e2e-swarm-staged").unwrap();
+    let source = dir.folder("source").unwrap();
+    std::fs::write(source.join("first"), "1").unwrap();
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    master.configure("[peers]\nlisten = [\"127.0.0.1:0\"]\n");
+    let first = master.publish("r");
+    master.serve();
+    let nodes: Vec<Mirror> = (1..=3)
+        .map(|number| {
+            let registered = (number < 3).then(|| token(&dir, &master, &format!("node{number}")));
+            mirror_as(&master, number, "", registered.as_deref())
+        })
+        .collect();
+    for node in &nodes {
+        node.wait_for("r", &first);
+        let joined = poll(LIMIT, || (swarm(node)["peers"].as_array()?.len() == 3).then_some(()));
+        assert!(joined.is_some(), "{}", node.status_text());
+    }
+    std::fs::write(source.join("secret.iso"), noise(LARGE)).unwrap();
+    master.run(&["publish", "r", "--stage"]);
+    for node in &nodes[..2] {
+        wait_for_all(node, 1 + LARGE as u64);
+    }
+    let authorised = |node: &Node| {
+        let peers = swarm(node)["peers"].as_array().unwrap().clone();
+        peers.iter().filter(|peer| peer["is_authorised"] == true).count()
+    };
+    assert_eq!(
+        (authorised(&nodes[0]), authorised(&nodes[1]), authorised(&nodes[2])),
+        (2, 2, 0)
+    );
+    let from_each_other = nodes[..2]
+        .iter()
+        .map(|node| number(&swarm(node), "received_bytes") - number(&swarm(node), "master_bytes"));
+    assert!(from_each_other.sum::<u64>() > 0, "{}", nodes[0].status_text());
+    // The stranger was told of no piece of it, by nobody but the master, which says of everything that it has it.
+    let told = swarm(&nodes[2])["peers"].as_array().unwrap().clone();
+    assert!(
+        told.iter()
+            .filter_map(|peer| peer["pieces"].as_u64())
+            .all(|pieces| pieces <= 1),
+        "{told:#?}"
+    );
+    assert_eq!(number(&nodes[2].status()["cache"], "used_bytes"), 1);
+    master.run(&["snapshot", "release", "r", &master.live("r").pop().unwrap()]);
+    wait_for_all(&nodes[2], 1 + LARGE as u64);
+    assert_eq!(nodes[2].get("/pub/r/secret.iso"), noise(LARGE));
+}
+
+#[test]
+fn a_mirror_outlives_its_master_and_its_tracker() {
+    let dir = TestDir::new("e2e-swarm-alone").unwrap();
+    let source = dir.folder("source").unwrap();
+    std::fs::write(source.join("first"), "1").unwrap();
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    master.configure(
+        "[peers]\nlisten = [\"127.0.0.1:0\"]\ntrackers = [\"http://127.0.0.1:1/announce\", \"udp://127.0.0.1:1\"]\n",
+    );
+    let first = master.publish("r");
+    master.serve();
+    let full = mirror(&master, 1, "");
+    full.wait_for("r", &first);
+    std::fs::write(source.join("small"), small(1)).unwrap();
+    let second = master.publish("r");
+    full.wait_for("r", &second);
+    wait_for_all(&full, 1 + small(1).len() as u64);
+    // Fetches nothing ahead.
+    let mut empty = mirror_with(&master, 2, "", None, "");
+    empty.wait_for("r", &second);
+    let joined = poll(LIMIT, || (swarm(&empty)["peers"].as_array()?.len() == 2).then_some(()));
+    assert!(joined.is_some(), "{}", empty.status_text());
+    master.stop(true);
+    assert_eq!(empty.get("/pub/r/small"), small(1), "{}", empty.status_text());
+    assert_eq!(number(&swarm(&empty), "received_bytes"), small(1).len() as u64);
+    // And leaves as one should.
+    empty.node.stop(false);
+    let left = poll(LIMIT, || swarm(&full)["peers"].as_array()?.is_empty().then_some(()));
+    assert!(left.is_some());
 }

@@ -66,6 +66,13 @@ pub trait ObjectReader: Debug + Send + Sync {
     /// [`FetchError`] when it cannot be had any more; bytes read before stay good.
     async fn ready(&self, offset: u64) -> Result<u64, FetchError>;
 
+    /// The verified bytes from `offset` on that were announced and are not in the file yet: they are in memory, so
+    /// nobody need wait for the disk. `None`: all that was announced is there.
+    fn held(&self, offset: u64) -> Option<Bytes> {
+        let _ = offset;
+        None
+    }
+
     /// Reads exactly `range`, which [`ready`](Self::ready) has announced. May block on the disk.
     ///
     /// # Errors
@@ -73,7 +80,7 @@ pub trait ObjectReader: Debug + Send + Sync {
     fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError>;
 
     /// A descriptor from which announced ranges can be sent, as
-    /// [`ObjectHandle::descriptor`](super::ObjectHandle::descriptor).
+    /// [`ObjectHandle::descriptor`](super::ObjectHandle::descriptor), but for what is [`held`](Self::held).
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }

@@ -71,6 +71,9 @@ pub trait GroupTransport: Debug + Send + Sync {
         let _ = (object, size);
         true
     }
+
+    /// Whether somebody who has some of an object would answer at once. Must not wait.
+    fn is_ready(&self, object: &ObjectId) -> bool;
 }
 
 /// Somebody who has objects: an HTTP origin, a swarm, a test.

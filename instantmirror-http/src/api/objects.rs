@@ -9,12 +9,14 @@ use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use instantmirror_core::batch::{BATCH_OBJECT_BYTES_MAX, MISSING_ITEM, decode_request, found_header};
 use instantmirror_core::reader::HandleReader;
-use instantmirror_core::traits::{ObjectCache, ObjectHandle, ObjectReader};
+use instantmirror_core::traits::{ObjectCache, ObjectHandle};
 use instantmirror_core::{CacheError, FileMeta, ObjectId, RepoName, RepoPath};
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 
 use super::access::Sight;
 use super::{Answer, FOREVER, error, typed, whole};
-use crate::body::{ObjectBody, PIECE_BYTES_MAX, ServeBody, read};
+use crate::body::{BodyError, ObjectBody, PIECE_BYTES_MAX, ServeBody};
 use crate::request::Request;
 use crate::respond::{Body, Content, respond_object};
 
@@ -98,19 +100,48 @@ pub(super) async fn outboard(cache: &Arc<dyn ObjectCache>, object: &ObjectId) ->
     }
 }
 
+/// A batch that is being answered.
+struct Batch {
+    cache: Arc<dyn ObjectCache>,
+    objects: std::vec::IntoIter<ObjectId>,
+    sight: Sight,
+}
+
 /// Answers a batch while it is read: memory is that of one object and one piece.
 pub(super) fn batch(cache: &Arc<dyn ObjectCache>, body: &[u8], sight: Sight) -> Answer {
     let objects = match decode_request(body) {
-        Ok(objects) => objects,
+        Ok(objects) => objects.into_iter(),
         Err(malformed) => return error(StatusCode::BAD_REQUEST, &malformed.to_string()),
     };
-    let state = (Arc::clone(cache), objects.into_iter(), sight);
-    let pieces = stream::unfold(state, |(cache, mut objects, sight)| async move {
+    let cache = Arc::clone(cache);
+    let pieces = stream::unfold(Some(Batch { cache, objects, sight }), |batch| async move {
+        // Opening and reading may take a disk long. One thread does it for all objects of a piece: to wake one for each
+        // would cost more than what it does.
+        let (mut batch, runtime) = (batch?, Handle::current());
+        let gathered = spawn_blocking(move || {
+            let piece = runtime.block_on(batch.piece());
+            (piece, batch)
+        });
+        match gathered.await {
+            Ok((piece, batch)) => (!piece.is_empty()).then_some((Ok(piece), Some(batch))),
+            Err(failed) => Some((Err(BodyError(failed.to_string())), None)),
+        }
+    });
+    typed(MEDIA, "no-store", ServeBody::pieces(pieces, None))
+}
+
+impl Batch {
+    /// The next items, as many as fill a piece; empty at the end.
+    async fn piece(&mut self) -> Bytes {
         let mut out = BytesMut::new();
         while (out.len() as u64) < PIECE_BYTES_MAX {
-            let Some(object) = objects.next() else { break };
-            let is_hidden = !sight.is_node() && sight.is_staged_object(&object);
-            let found = if is_hidden { None } else { item(&cache, &object).await };
+            let Some(object) = self.objects.next() else { break };
+            let is_hidden = !self.sight.is_node() && self.sight.is_staged_object(&object);
+            let found = if is_hidden {
+                None
+            } else {
+                item(&self.cache, &object).await
+            };
             match found {
                 Some(content) => {
                     out.put_slice(&found_header(content.len() as u64));
@@ -119,9 +150,8 @@ pub(super) fn batch(cache: &Arc<dyn ObjectCache>, body: &[u8], sight: Sight) -> 
                 None => out.put_slice(&MISSING_ITEM),
             }
         }
-        (!out.is_empty()).then(|| (Ok(out.freeze()), (cache, objects, sight)))
-    });
-    typed(MEDIA, "no-store", ServeBody::pieces(pieces, None))
+        out.freeze()
+    }
 }
 
 /// The content of one object of a batch, read whole before anything of it is sent: one that cannot be read
@@ -135,7 +165,6 @@ async fn item(cache: &Arc<dyn ObjectCache>, object: &ObjectId) -> Option<Bytes> 
     if size > BATCH_OBJECT_BYTES_MAX {
         return None;
     }
-    let reader: Arc<dyn ObjectReader> = Arc::new(HandleReader::new(handle));
-    let content = read(&reader, 0..size).await.inspect_err(|error| failed(error)).ok()?;
+    let content = handle.read(0..size).inspect_err(|error| failed(error)).ok()?;
     (content.len() as u64 == size).then_some(content)
 }

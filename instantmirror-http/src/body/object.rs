@@ -200,7 +200,8 @@ impl Reading {
             first: None,
         };
         // What has a descriptor was verified as a whole. Everything else is verified when it is read.
-        if reading.reader.descriptor().is_none() {
+        reading.first = reading.held();
+        if reading.first.is_none() && reading.reader.descriptor().is_none() {
             reading.first = Some(reading.read(content).await?);
         }
         Ok(reading)
@@ -217,6 +218,10 @@ impl Reading {
         if self.at >= self.ready {
             self.ready = self.reader.ready(self.at).await?;
         }
+        if let Some(held) = self.held() {
+            self.at += held.len() as u64;
+            return Ok(Some(Piece::Bytes(held)));
+        }
         if files && self.reader.descriptor().is_some() && self.ready > self.at {
             let range = self.at..self.end.min(self.ready);
             self.at = range.end;
@@ -225,6 +230,14 @@ impl Reading {
         let piece = self.read(content).await?;
         self.at += piece.len() as u64;
         Ok(Some(Piece::Bytes(piece)))
+    }
+
+    /// What is to come next, if it is in memory.
+    fn held(&self) -> Option<Bytes> {
+        let end = self.end.min(self.ready).min(self.at.saturating_add(PIECE_BYTES_MAX));
+        let mut held = self.reader.held(self.at).filter(|held| !held.is_empty())?;
+        held.truncate(usize::try_from(end.saturating_sub(self.at)).unwrap_or(0));
+        (!held.is_empty()).then_some(held)
     }
 
     /// Reads the next piece, which is ready.

@@ -304,7 +304,7 @@ impl Shared {
                 self.put_foreign_aside(&path);
                 continue;
             };
-            // What is named by this process is named under the lock.
+            // What is being named by this process is being filled.
             let table = self.table();
             let is_known = table.slot(&object).is_some_and(|slot| slot.whole || slot.filling);
             if is_known || self.disk().metadata(&path).is_err() {

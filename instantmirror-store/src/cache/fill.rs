@@ -202,15 +202,14 @@ impl Drop for FillRight {
             object,
             generation,
         } = self.lease.as_ref();
+        // Before the right ends: nobody else is at the files then.
+        flush_on_drop(shared, object, *generation);
         let trash = {
             let mut table = shared.table();
             table.end_fill(object, *generation);
             let slot = table.slot(object).filter(|_| table.is_current(object, *generation));
-            let Some((whole, held)) = slot.map(|slot| (slot.whole, slot.held)) else {
+            if slot.is_none_or(|slot| slot.whole || slot.held > 0) {
                 return;
-            };
-            if whole || held > 0 {
-                return flush_on_drop(&table, object, shared);
             }
             shared.give_up(&mut table, object, false)
         };
@@ -223,11 +222,13 @@ impl Drop for FillRight {
     }
 }
 
-fn flush_on_drop(table: &super::table::Table, object: &ObjectId, shared: &Shared) {
-    let partial = table
-        .slot(object)
-        .filter(|slot| !slot.whole)
-        .and_then(|slot| slot.partial());
+fn flush_on_drop(shared: &Shared, object: &ObjectId, generation: u64) {
+    let partial = {
+        let table = shared.table();
+        let slot = table.slot(object).filter(|_| table.is_current(object, generation));
+        let unfinished = slot.filter(|slot| !slot.whole && slot.held > 0);
+        unfinished.and_then(|slot| slot.partial())
+    };
     if let Some(Err(error)) = partial.map(|partial| partial.flush(shared.disk())) {
         tracing::warn!(%object, %error, "cannot note the present groups of a partial object; a restart fetches them again");
     }
@@ -331,8 +332,7 @@ fn open_partial(shared: &Arc<Shared>, lease: &Lease, size: u64) -> Result<Arc<Pa
     {
         return Ok(partial);
     }
-    let partial = Partial::create(shared.disk(), lease.object, size).map_err(cache_error)?;
-    let partial = Arc::new(partial);
+    let partial = Arc::new(Partial::create(lease.object, size));
     let mut table = shared.table();
     table.set_partial(&lease.object, &partial);
     table.set_held(&lease.object, lease.generation, 0);
@@ -385,7 +385,7 @@ impl ObjectFill for DiskFill {
 
     fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError> {
         match self.handle.partial() {
-            Some(partial) => partial.set_outboard(self.shared().disk(), outboard),
+            Some(partial) => partial.set_outboard(outboard),
             None => Ok(()),
         }
     }
@@ -419,6 +419,7 @@ impl ObjectFill for DiskFill {
         if let Some(range) = partial.gap() {
             return Err(CacheError::Absent { object, range });
         }
+        partial.ensure_file(self.shared().disk()).map_err(cache_error)?;
         publish(self.shared(), &object, true, true).map_err(cache_error)
     }
 }
@@ -429,15 +430,16 @@ impl DiskFill {
     }
 }
 
-/// Gives a complete object its name.
+/// Gives a complete object its name. Whoever calls this has the right to fill it, so nobody else gives it up, begins
+/// it anew or names it meanwhile: the table is locked for its own part only, and not while the disk takes its time.
 fn publish(shared: &Shared, object: &ObjectId, read_only: bool, verified: bool) -> Result<()> {
     let to = object_path(object);
-    let mut table = shared.table();
-    if table.slot(object).is_none_or(|slot| slot.whole) {
-        return Ok(());
-    }
+    let size = match shared.table().slot(object) {
+        Some(slot) if !slot.whole => slot.size,
+        _ => return Ok(()),
+    };
     // First, so that an object never waits for its outboard; see `Partial::resume` for what ends in between.
-    if table.slot(object).is_some_and(|slot| Outboard::len_for(slot.size) > 0) {
+    if Outboard::len_for(size) > 0 {
         publish_outboard(shared.disk(), object);
     }
     rename_into(shared.disk(), &partial_path(object), &to)
@@ -446,10 +448,10 @@ fn publish(shared: &Shared, object: &ObjectId, read_only: bool, verified: bool) 
         tracing::warn!(%object, %error, "object stays writable");
     }
     let mtime_ns = shared.disk().metadata(&to).map_or(0, |meta| mtime_of(&meta));
-    table.set_whole(object, mtime_ns, verified);
     // An object of one group never had any.
-    if table.slot(object).is_none_or(|slot| slot.size > GROUP_BYTES) {
+    if size > GROUP_BYTES {
         remove_side_files(shared.disk(), object);
     }
+    shared.table().set_whole(object, mtime_ns, verified);
     Ok(())
 }

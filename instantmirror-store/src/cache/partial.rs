@@ -2,10 +2,13 @@
 //!
 //! Invariant: a group is in `present` only after this process verified its bytes, either when they were handed in or
 //! when they were read back after a restart. The map file is a hint and never believed.
+//!
+//! A new one has no files before its first group is written: whoever waits for the first byte of an object does not wait
+//! for a directory in which others make files too.
 
 use std::fs::File;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use instantmirror_core::outboard::{GROUP_BYTES, Outboard, VerifyError, group_count};
@@ -35,29 +38,50 @@ struct State {
 pub(super) struct Partial {
     object: ObjectId,
     size: u64,
-    file: Box<dyn DiskFile>,
+    /// Made with the first write.
+    file: OnceLock<Box<dyn DiskFile>>,
     /// Bytes on the disk that no map named when it was opened: written just before a kill, or rotten.
     stray: u64,
+    /// Held while files are made or replaced: the state, which others look at under locks of theirs, is not locked for as
+    /// long as a disk takes. Whether the outboard is in its file, or needs none.
+    files: Mutex<bool>,
     state: Mutex<State>,
 }
 
 impl Partial {
-    /// Begins a partial object without content; leftovers of an earlier one go.
-    pub(super) fn create(disk: &dyn Disk, object: ObjectId, size: u64) -> Result<Self> {
-        let path = partial_path(&object);
+    /// Begins a partial object without content or files.
+    pub(super) fn create(object: ObjectId, size: u64) -> Self {
+        Self::new(object, size, OnceLock::new(), lone_outboard(object, size))
+    }
+
+    /// The file, which is made if it is not there; leftovers of an earlier one go.
+    fn file(&self, disk: &dyn Disk) -> Result<&dyn DiskFile> {
+        if let Some(file) = self.file.get() {
+            return Ok(file.as_ref());
+        }
+        let _files = self.files();
+        if let Some(file) = self.file.get() {
+            return Ok(file.as_ref());
+        }
+        let path = partial_path(&self.object);
         let file = match disk.create_new(&path) {
             // Most objects leave nothing behind, so nothing is looked for first. What lies beside it is only a hint.
             Err(error) if error.is_already_exists() => {
-                remove_files(disk, &object);
+                remove_files(disk, &self.object);
                 disk.create_new(&path)?
             }
             created => created?,
         };
-        if size > GROUP_BYTES {
-            remove_side_files(disk, &object);
+        if has_map(self.size) {
+            remove_side_files(disk, &self.object);
+            file.set_len(self.size)?;
         }
-        file.set_len(size)?;
-        Ok(Self::new(object, size, file, lone_outboard(object, size)))
+        Ok(self.file.get_or_init(|| file).as_ref())
+    }
+
+    /// Makes the file of an object that needs no content.
+    pub(super) fn ensure_file(&self, disk: &dyn Disk) -> Result<()> {
+        self.file(disk).map(|_| ())
     }
 
     /// Opens what an earlier fill left; every group that the map names is verified again, so the result may have fewer
@@ -76,7 +100,7 @@ impl Partial {
             .and_then(|values| Outboard::verify(object, size, values.into()).ok());
         let outboard = kept.or_else(|| lone_outboard(object, size));
         let claimed = Self::claimed(disk, &object, size);
-        let mut partial = Self::new(object, size, file, outboard);
+        let mut partial = Self::new(object, size, OnceLock::from(file), outboard);
         partial.verify_again(&claimed)?;
         let there = disk.metadata(&partial_path(&object))?.allocated;
         partial.stray = there.min(size).saturating_sub(partial.present_bytes());
@@ -94,7 +118,7 @@ impl Partial {
         map.ok().and_then(|map| decode_map(&map, size)).unwrap_or_default()
     }
 
-    fn new(object: ObjectId, size: u64, file: Box<dyn DiskFile>, outboard: Option<Outboard>) -> Self {
+    fn new(object: ObjectId, size: u64, file: OnceLock<Box<dyn DiskFile>>, outboard: Option<Outboard>) -> Self {
         let state = State {
             present: RangeSet::new(),
             outboard,
@@ -105,12 +129,15 @@ impl Partial {
             size,
             file,
             stray: 0,
+            files: Mutex::new(state.outboard.is_some()),
             state: Mutex::new(state),
         }
     }
 
     fn verify_again(&self, claimed: &RangeSet) -> Result<()> {
-        let Some(outboard) = self.outboard() else { return Ok(()) };
+        let (Some(outboard), Some(file)) = (self.outboard(), self.file.get()) else {
+            return Ok(());
+        };
         let mut buffer = vec![0; usize::try_from(GROUP_BYTES.min(self.size)).unwrap_or(0)];
         for range in claimed.ranges() {
             let mut start = range.start;
@@ -119,7 +146,7 @@ impl Partial {
                 let group = buffer
                     .get_mut(..usize::try_from(end - start).unwrap_or(0))
                     .unwrap_or_default();
-                let read = self.file.read_at(group, start)?;
+                let read = file.read_at(group, start)?;
                 if read == group.len() && outboard.verify_groups(start, group).is_ok() {
                     self.state().present.insert(start..end);
                 }
@@ -131,6 +158,10 @@ impl Partial {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn files(&self) -> MutexGuard<'_, bool> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -159,33 +190,37 @@ impl Partial {
     }
 
     pub(super) fn os_file(&self) -> Option<&Arc<File>> {
-        self.file.os_file()
+        self.file.get().and_then(|file| file.os_file())
     }
 
-    /// Keeps the outboard, on disk too: a restart needs it to believe any group.
-    pub(super) fn set_outboard(&self, disk: &dyn Disk, outboard: Outboard) -> Result<(), CacheError> {
+    /// Keeps the outboard; on disk too once there is a group, which a restart needs it to believe.
+    pub(super) fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError> {
         if outboard.object() != self.object || outboard.size() != self.size {
             return Err(VerifyError::Outboard(self.object).into());
         }
-        let mut state = self.state();
-        if state.outboard.is_some() {
+        self.state().outboard.get_or_insert(outboard);
+        Ok(())
+    }
+
+    fn keep_outboard(&self, disk: &dyn Disk, outboard: &Outboard) -> Result<()> {
+        let mut is_kept = self.files();
+        if *is_kept {
             return Ok(());
         }
         let path = outboard_path(&self.object);
         discard(disk, &path);
-        let written = disk
-            .create_new(&path)
-            .and_then(|file| file.write_at(outboard.values(), 0));
-        written.map_err(cache_error)?;
-        state.outboard = Some(outboard);
-        drop(state);
-        self.flush(disk).map_err(cache_error)
+        disk.create_new(&path)?.write_at(outboard.values(), 0)?;
+        *is_kept = true;
+        drop(is_kept);
+        self.flush(disk)
     }
 
     /// Verifies and writes whole groups.
     pub(super) fn write(&self, disk: &dyn Disk, offset: u64, data: &[u8]) -> Result<(), CacheError> {
         let outboard = self.outboard().ok_or(VerifyError::Outboard(self.object))?;
         outboard.verify_groups(offset, data)?;
+        let file = self.file(disk).map_err(cache_error)?;
+        self.keep_outboard(disk, &outboard).map_err(cache_error)?;
         let end = offset + data.len() as u64;
         let mut at = offset;
         // Groups are whole and so are gaps: each is written in one piece.
@@ -194,7 +229,7 @@ impl Partial {
                 .ok()
                 .zip(usize::try_from(gap.end - offset).ok());
             let part = place.and_then(|(start, end)| data.get(start..end)).unwrap_or_default();
-            self.file.write_at(part, gap.start).map_err(cache_error)?;
+            file.write_at(part, gap.start).map_err(cache_error)?;
             let mut state = self.state();
             state.present.insert(gap.clone());
             state.unflushed += group_count(gap.end - gap.start);
@@ -215,26 +250,30 @@ impl Partial {
         if !has_map(self.size) {
             return Ok(());
         }
-        let mut state = self.state();
+        let _files = self.files();
+        let (present, noted) = {
+            let state = self.state();
+            (state.present.clone(), state.unflushed)
+        };
         let path = map_path(&self.object);
         let tmp = tmp_path(&path);
         discard(disk, &tmp);
-        disk.create_new(&tmp)?
-            .write_at(&encode_map(self.size, &state.present), 0)?;
+        disk.create_new(&tmp)?.write_at(&encode_map(self.size, &present), 0)?;
         disk.rename(&tmp, &path)?;
-        state.unflushed = 0;
+        self.state().unflushed -= noted;
         Ok(())
     }
 
     /// Reads exactly `range`, which must be present.
     pub(super) fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
-        if range.end > self.size || !self.state().present.contains(range.clone()) {
-            return Err(CacheError::Absent {
+        let is_here = range.end <= self.size && self.state().present.contains(range.clone());
+        match self.file.get().filter(|_| is_here) {
+            Some(file) => read_exactly(file.as_ref(), self.object, range),
+            None => Err(CacheError::Absent {
                 object: self.object,
                 range,
-            });
+            }),
         }
-        read_exactly(self.file.as_ref(), self.object, range)
     }
 }
 

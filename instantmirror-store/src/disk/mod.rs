@@ -153,6 +153,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Makes a directory and its parents. What it made is durable when it returns.
     fn create_dir_all(&self, dir: &Path) -> Result<()>;
 
+    /// Makes one directory in one that is there, unless it is there too. It is durable after [`sync_all`](Self::sync_all) or
+    /// [`sync_dir`](Self::sync_dir) of that one; an implementation may make it so at once.
+    fn create_dir(&self, dir: &Path) -> Result<()> {
+        self.create_dir_all(dir)
+    }
+
     /// Takes away everybody's permission to write the file. No durability is promised.
     fn set_read_only(&self, path: &Path) -> Result<()>;
 

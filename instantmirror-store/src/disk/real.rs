@@ -82,7 +82,7 @@ impl RealDisk {
     }
 
     /// Makes one directory; false if it was there already.
-    fn create_dir(&self, dir: &Path) -> Result<bool> {
+    fn make_dir(&self, dir: &Path) -> Result<bool> {
         let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
         match rustix::fs::mkdirat(&self.root_fd, dir, mode) {
             Ok(()) => Ok(true),
@@ -166,11 +166,16 @@ impl Disk for RealDisk {
         let mut made = PathBuf::new();
         for part in dir.components() {
             made.push(part);
-            if self.create_dir(&made)? {
+            if self.make_dir(&made)? {
                 self.sync_dir(parent_of(&made))?;
             }
         }
         Ok(())
+    }
+
+    fn create_dir(&self, dir: &Path) -> Result<()> {
+        self.check(dir)?;
+        self.make_dir(dir).map(|_| ())
     }
 
     fn set_read_only(&self, path: &Path) -> Result<()> {

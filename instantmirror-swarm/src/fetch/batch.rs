@@ -24,8 +24,9 @@ use super::{Engine, FetchEngine};
 
 /// Largest object that is ever fetched in a batch, in bytes: larger ones have groups enough to be worth a request.
 pub const BATCHED_OBJECT_BYTES_MAX: u64 = 512 * 1024;
-/// Objects that are written at once, beside the runtime: a thread that is woken for each would cost more than the writing.
-const WRITTEN_AT_ONCE: usize = 64;
+/// Objects that are written at once, beside the runtime: a thread that is woken for each would cost more than the writing,
+/// and one that writes many keeps a processor that a client may want.
+const WRITTEN_AT_ONCE: usize = 16;
 /// Bytes of one batch, at most: what a client may have to wait for on a link that is slow to notice.
 pub const BATCH_BYTES_MAX: u64 = 4 << 20;
 
@@ -152,7 +153,8 @@ async fn ask_all(
         .collect();
     let bytes = wanted.values().map(|file| file.size).sum();
     let mut last = None;
-    for source in engine.sources.ordered(&all, bytes, step.class) {
+    let first = wanted.keys().next().copied()?;
+    for source in engine.sources.ordered(&all, &first, bytes, step.class) {
         if wanted.is_empty() || *is_full {
             break;
         }
@@ -200,6 +202,7 @@ async fn ask(engine: &Arc<Engine>, source: &Source, wanted: &mut Wanted, step: S
                     (Err(error), _) => failure = Some(unavailable(object, &source.repository, error)),
                 }
             }
+            gate.pass(step.class).await;
             for (file, taken) in take_in(engine, source, good).await {
                 match taken {
                     Ok(()) => {

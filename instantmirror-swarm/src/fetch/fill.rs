@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use bytes::Bytes;
 use instantmirror_core::fill::{FillPlan, FlightId, WantId};
 use instantmirror_core::traits::{
     CacheError, Class, FetchError, ObjectFill, ObjectHandle, Outcome, PeerTransport, Request, TransportError,
@@ -11,7 +12,7 @@ use instantmirror_core::{ObjectId, RangeSet, RepoName};
 use tokio::sync::{Notify, OnceCell, watch};
 use tokio::task::JoinSet;
 
-use super::flight::{self, Landing};
+use super::flight::{self, Landing, broken_off};
 use super::passing::has_no_room;
 use super::queue::Place;
 use super::{Engine, Transfer, lock};
@@ -47,6 +48,9 @@ pub(super) struct Source {
 #[derive(Debug)]
 struct State {
     plan: FillPlan,
+    /// Verified bytes, by their place, of which the disk does not say yet that it has them. Those that it refuses stay, for
+    /// they were announced.
+    early: Vec<(u64, Bytes)>,
     readers: usize,
     /// How it ended, if it failed.
     failure: Option<FetchError>,
@@ -56,11 +60,19 @@ struct State {
     new_sources: bool,
 }
 
+impl State {
+    fn early(&self, offset: u64) -> Option<&(u64, Bytes)> {
+        let has_it = |(start, bytes): &&(u64, Bytes)| (*start..*start + bytes.len() as u64).contains(&offset);
+        self.early.iter().find(has_it)
+    }
+}
+
 impl Fill {
     pub(super) fn new(repository: RepoName, object: ObjectId, size: u64, class: Class, rank: u32) -> Self {
         let plan = FillPlan::new(size, RangeSet::new());
         let state = Mutex::new(State {
             plan,
+            early: Vec::new(),
             readers: 0,
             failure: None,
             closed: false,
@@ -143,10 +155,11 @@ impl Fill {
         !lock(&self.state).closed
     }
 
-    /// Whether readers of a fill that ended so are to go past the cache: it never began. One that did may have given
+    /// Whether readers of a fill that ended so are to go past the cache: it has no file. One that has may have given
     /// its descriptor away, and what is not in the file must not be announced as ready then.
     pub(super) fn is_passed_by(&self, failure: &FetchError) -> bool {
-        self.handle.get().is_none() && has_no_room(failure)
+        let has_file = self.handle.get().is_some_and(|handle| handle.descriptor().is_some());
+        !has_file && has_no_room(failure)
     }
 
     pub(super) fn attach(&self, range: Range<u64>) -> WantId {
@@ -174,12 +187,26 @@ impl Fill {
 
     /// Waits until the byte at `offset` is here; see `ObjectReader::ready`.
     pub(super) async fn ready(&self, want: WantId, offset: u64) -> Result<u64, FetchError> {
+        self.wait(want, offset, |state| {
+            let early = state.early(offset);
+            early.map_or(0, |(start, bytes)| start + bytes.len() as u64)
+        })
+        .await
+    }
+
+    /// The same, but until it is in the cache.
+    pub(super) async fn kept(&self, want: WantId, offset: u64) -> Result<u64, FetchError> {
+        self.wait(want, offset, |_| 0).await
+    }
+
+    async fn wait(&self, want: WantId, offset: u64, early: impl Fn(&State) -> u64) -> Result<u64, FetchError> {
         let mut progress = self.progress.subscribe();
         loop {
             progress.borrow_and_update();
             {
                 let mut state = lock(&self.state);
-                let end = state.plan.present().run_from(offset);
+                let present = state.plan.present().run_from(offset);
+                let end = if present > offset { present } else { early(&state) };
                 if end > offset && self.handle.get().is_some() {
                     state.plan.advance(want, offset);
                     return Ok(end);
@@ -191,6 +218,22 @@ impl Fill {
             // The sender lives in self.
             let _ = progress.changed().await;
         }
+    }
+
+    /// Announces verified bytes before they are on the disk.
+    pub(super) fn hold(&self, position: u64, bytes: Bytes) {
+        lock(&self.state).early.push((position, bytes));
+        self.changed();
+    }
+
+    /// The bytes from `offset` on that are not on the disk yet.
+    pub(super) fn held(&self, offset: u64) -> Option<Bytes> {
+        let state = lock(&self.state);
+        if state.plan.present().run_from(offset) > offset {
+            return None;
+        }
+        let (start, bytes) = state.early(offset)?;
+        usize::try_from(offset - start).ok().map(|at| bytes.slice(at..))
     }
 
     fn changed(&self) {
@@ -206,7 +249,10 @@ impl Fill {
     }
 
     pub(super) fn arrived(&self, flight: FlightId, range: Range<u64>) {
-        lock(&self.state).plan.arrived(flight, range);
+        let mut state = lock(&self.state);
+        state.early.retain(|(start, _)| *start != range.start);
+        state.plan.arrived(flight, range);
+        drop(state);
         self.changed();
     }
 
@@ -270,7 +316,7 @@ pub(super) async fn run(engine: Arc<Engine>, fill: Arc<Fill>) {
 }
 
 /// Waits for the turn and for room. Another fill of the object may be ending: that is waited for as a retry.
-async fn begin(engine: &Engine, fill: &Fill, place: &mut Place) -> Result<Sink, FetchError> {
+async fn begin(engine: &Arc<Engine>, fill: &Fill, place: &mut Place) -> Result<Sink, FetchError> {
     loop {
         let raised = fill.class() == Class::Demand;
         tokio::select! {
@@ -281,11 +327,30 @@ async fn begin(engine: &Engine, fill: &Fill, place: &mut Place) -> Result<Sink, 
                 place.turn().await;
             }
         }
-        match engine.cache.fill(&fill.object, fill.size).await {
+        match reserve(engine, fill).await {
             Err(CacheError::Busy(_)) if place.finished(Outcome::Retry) => {}
             begun => return Ok(begun?),
         }
     }
+}
+
+/// The right to fill, and room for all of it. To make room can take a disk long: not on the runtime's threads, unless a client
+/// waits, who would wait for another thread as well.
+async fn reserve(engine: &Arc<Engine>, fill: &Fill) -> Result<Sink, CacheError> {
+    let (object, size) = (fill.object, fill.size);
+    if !fill.class().is_background() {
+        return engine.cache.fill(&object, size).await;
+    }
+    let engine = Arc::clone(engine);
+    let begun = tokio::task::spawn_blocking(move || futures_executor::block_on(engine.cache.fill(&object, size)));
+    begun.await.unwrap_or_else(|error| Err(broken_off(error)))
+}
+
+/// Publishes what is complete, beside the runtime.
+async fn finish(sink: &Sink) -> Result<(), CacheError> {
+    let sink = Arc::clone(sink);
+    let finished = tokio::task::spawn_blocking(move || futures_executor::block_on(sink.finish()));
+    finished.await.unwrap_or_else(|error| Err(broken_off(error)))
 }
 
 async fn drive(engine: &Arc<Engine>, fill: &Arc<Fill>, flights: &mut JoinSet<Landing>) -> Result<(), FetchError> {
@@ -313,7 +378,7 @@ async fn drive(engine: &Arc<Engine>, fill: &Arc<Fill>, flights: &mut JoinSet<Lan
         }
         if lock(&fill.state).plan.is_complete() {
             flights.shutdown().await;
-            sink.finish().await?;
+            finish(&sink).await?;
             engine.stats.object();
             slot.leave(&pause);
             tracing::debug!(repository = %fill.repository, object = %fill.object, size = fill.size, "object fetched");

@@ -48,10 +48,13 @@ pub(super) async fn fly(job: Arc<Job>, flight: FlightId) -> Landing {
     while let Some(gap) = job.fill.flight_gap(flight) {
         // Sources may come while others are asked.
         let sources = job.fill.sources();
-        let best = job
-            .engine
-            .sources
-            .best(&sources, &asked, gap.end - gap.start, job.fill.class());
+        let best = job.engine.sources.best(
+            &sources,
+            &asked,
+            &job.fill.object,
+            gap.end - gap.start,
+            job.fill.class(),
+        );
         let Some((place, source)) = best else {
             return Landing {
                 flight,
@@ -59,11 +62,7 @@ pub(super) async fn fly(job: Arc<Job>, flight: FlightId) -> Landing {
                 error: failure,
             };
         };
-        let flown = tokio::select! {
-            biased;
-            flown = job.fly_from(source, flight, &gap) => flown,
-            () = job.fill.cut(flight) => Ok(()),
-        };
+        let flown = job.fly_from(source, flight, &gap).await;
         // Part of it may have come, in whatever order.
         progress |= job.fill.flight_gap(flight).as_ref() != Some(&gap);
         let Err(error) = flown else { continue };
@@ -142,32 +141,56 @@ impl Job {
 
     async fn fly_from(&self, source: &Source, flight: FlightId, gap: &Range<u64>) -> Result<(), FetchError> {
         if let Some(swarm) = source.transport.swarm() {
-            return self.fly_from_swarm(source, swarm, flight).await;
+            let flown = self.unless_cut(flight, self.fly_from_swarm(source, swarm, flight));
+            return flown.await.unwrap_or(Ok(()));
         }
         let engine = &self.engine;
         let label = source.transport.label();
-        self.hold_still().await;
-        let mut running = engine.sources.begin(label, self.fill.class()).await;
-        let body = async {
-            let opened = source
-                .transport
-                .range(&source.repository, &self.fill.object, gap.clone());
-            opened.await.map_err(|error| self.unavailable(source, error))
+        let range = gap.clone();
+        let begin = async {
+            self.hold_still().await;
+            let running = engine.sources.begin(label, self.fill.class()).await;
+            let body = async {
+                let opened = source.transport.range(&source.repository, &self.fill.object, range);
+                opened.await.map_err(|error| self.unavailable(source, error))
+            };
+            // The content travels while the outboard does: one round trip, not two.
+            let outboard = self.outboard.get_or_try_init(|| self.fetch_outboard(source));
+            tokio::try_join!(body, outboard).map(|(body, _)| (running, body))
         };
-        // The content travels while the outboard does: one round trip, not two.
-        let outboard = self.outboard.get_or_try_init(|| self.fetch_outboard(source));
-        let (mut body, _) = tokio::try_join!(body, outboard)?;
-        self.receive(source, &mut running, &mut body, flight, gap).await
+        match self.unless_cut(flight, begin).await {
+            Some(begun) => {
+                let (mut running, mut body) = begun?;
+                self.receive(source, &mut running, &mut body, flight, gap).await
+            }
+            None => Ok(()),
+        }
     }
 
-    /// Hands verified groups to the cache. A disk that is busy blocks whoever writes: not the runtime's threads, where what
-    /// clients wait for runs, unless this is that.
-    pub(super) async fn write(&self, position: u64, groups: Bytes) -> Result<(), CacheError> {
-        if !self.fill.class().is_background() {
-            return self.sink.write(position, &groups);
+    /// Work that ends when nobody wants any more of the flight. Writing is none: whoever begins anew would find it under way.
+    async fn unless_cut<T>(&self, flight: FlightId, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.fill.cut(flight) => None,
         }
+    }
+
+    /// Hands groups to the cache, which verifies them. A disk that is busy blocks whoever writes: not the runtime's
+    /// threads, where what clients wait for runs. Nor does a client wait for it: the first groups are announced before.
+    pub(super) async fn write(&self, position: u64, groups: Bytes, is_first: bool) -> Result<(), CacheError> {
         let sink = Arc::clone(&self.sink);
-        let _one = self.engine.writing.acquire().await;
+        // One that a client comes to wait for must not wait for others, who hold still for it.
+        let _one = tokio::select! {
+            biased;
+            () = self.fill.demanded() => None,
+            one = self.engine.writing.acquire() => one.ok(),
+        };
+        if is_first && !self.fill.class().is_background() {
+            let outboard = sink.outboard().ok_or(VerifyError::Outboard(self.fill.object))?;
+            outboard.verify_groups(position, &groups)?;
+            self.fill.hold(position, groups.clone());
+        }
         let written = tokio::task::spawn_blocking(move || sink.write(position, &groups)).await;
         written.unwrap_or_else(|error| Err(broken_off(error)))
     }
@@ -220,8 +243,14 @@ impl Job {
             let Some(end) = end.filter(|&end| position < end) else {
                 return Ok(());
             };
-            self.hold_still().await;
-            match body.next().await {
+            let next = async {
+                self.hold_still().await;
+                body.next().await
+            };
+            let Some(next) = self.unless_cut(flight, next).await else {
+                return Ok(());
+            };
+            match next {
                 Some(Ok(bytes)) => held.extend_from_slice(&bytes),
                 Some(Err(error)) => return Err(self.unavailable(source, error)),
                 None => return Err(self.unavailable(source, broke_off(source))),
@@ -231,7 +260,8 @@ impl Job {
                 continue;
             }
             let groups = held.split_to(usize::try_from(take).unwrap_or(held.len())).freeze();
-            self.write(position, groups).await.map_err(|error| match error {
+            let written = self.write(position, groups, position == gap.start).await;
+            written.map_err(|error| match error {
                 CacheError::Verify(error) => self.corrupt(source, error),
                 other => FetchError::Cache(other),
             })?;
@@ -240,7 +270,7 @@ impl Job {
             running.received(take);
             self.fill.arrived(flight, position..position + take);
             position += take;
-            self.pace(label, take).await;
+            self.unless_cut(flight, self.pace(label, take)).await;
         }
     }
 }

@@ -59,7 +59,7 @@ impl Job {
         group: Group,
     ) -> Result<(), FetchError> {
         let (offset, bytes) = (group.offset, group.data.len() as u64);
-        match self.write(offset, group.data).await {
+        match self.write(offset, group.data, false).await {
             Ok(()) => group.receipt.good(),
             Err(CacheError::Verify(error)) => {
                 tracing::warn!(object = %self.fill.object, "{}: {error}", source.transport.label());
@@ -82,7 +82,10 @@ impl Job {
             return Ok(());
         }
         let sources = self.fill.sources();
-        let others = self.engine.sources.ordered(&sources, 0, Class::Demand);
+        let others = self
+            .engine
+            .sources
+            .ordered(&sources, &self.fill.object, 0, Class::Demand);
         let mut failure = None;
         for other in others.iter().filter(|other| other.transport.swarm().is_none()) {
             match self.outboard.get_or_try_init(|| self.fetch_outboard(other)).await {

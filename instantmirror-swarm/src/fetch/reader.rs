@@ -47,7 +47,7 @@ impl FillReader {
     pub(super) async fn covered(&self, range: Range<u64>) -> Result<(), FetchError> {
         let mut end = range.start;
         while end < range.end {
-            end = self.fill.ready(self.want, end).await?;
+            end = self.fill.kept(self.want, end).await?;
         }
         Ok(())
     }
@@ -84,9 +84,17 @@ impl ObjectReader for FillReader {
         }
     }
 
+    fn held(&self, offset: u64) -> Option<Bytes> {
+        self.fill.held(offset)
+    }
+
     fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError> {
         if let Some(bytes) = self.passing.get().and_then(|passing| passing.read(range.clone())) {
             return Ok(bytes);
+        }
+        let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        if let Some(held) = self.held(range.start).filter(|held| held.len() >= len) {
+            return Ok(held.slice(..len));
         }
         match self.fill.handle() {
             Some(handle) => handle.read(range).map_err(FetchError::Cache),
@@ -98,6 +106,10 @@ impl ObjectReader for FillReader {
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        if self.passing.get().is_some() {
+            // A later fill of the object may make the file, in which what passes by is not.
+            return None;
+        }
         self.fill.handle().and_then(|handle| handle.descriptor())
     }
 }

@@ -254,9 +254,13 @@ impl Swarm {
     }
 
     /// Whether any peer has a piece.
-    #[must_use]
-    pub fn is_available(&self, piece: PieceIndex) -> bool {
+    pub(super) fn is_available(&self, piece: PieceIndex) -> bool {
         lock(&self.session).is_available(piece)
+    }
+
+    /// Whether a peer that has a piece would send it now.
+    pub(super) fn is_ready(&self, piece: PieceIndex) -> bool {
+        lock(&self.session).is_ready(piece)
     }
 
     /// Wants something from now on, delivered to `sender`. `None` if no peer has any of it.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use instantmirror_core::traits::{
     TransportError,
 };
 use instantmirror_core::{ObjectId, RepoName};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::ObjectPlace;
@@ -23,6 +24,8 @@ use super::swarm::{Delivery, Swarm};
 
 /// A client is not kept waiting for peers longer than this before somebody else is asked.
 const HEDGE: Duration = Duration::from_millis(800);
+/// Objects of a new snapshot have their places within this.
+const PLACE_WAIT: Duration = Duration::from_secs(3);
 /// Nor anybody else longer than this.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -32,6 +35,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct SwarmTransport {
     label: String,
     swarms: RwLock<Vec<Arc<Swarm>>>,
+    /// Grows whenever more objects have their places.
+    placed: watch::Sender<u64>,
+    /// Nobody waits for places before there are more.
+    is_caught_up: AtomicBool,
 }
 
 impl SwarmTransport {
@@ -41,12 +48,40 @@ impl SwarmTransport {
         Self {
             label: label.into(),
             swarms: RwLock::default(),
+            placed: watch::Sender::new(0),
+            is_caught_up: AtomicBool::new(false),
         }
     }
 
     /// Asks these swarms from now on, in this order.
     pub fn set_swarms(&self, swarms: Vec<Arc<Swarm>>) {
         *self.swarms.write().unwrap_or_else(PoisonError::into_inner) = swarms;
+        self.placed();
+    }
+
+    /// Tells that more objects may have their places in the swarms.
+    pub fn placed(&self) {
+        self.is_caught_up.store(false, Ordering::Relaxed);
+        self.placed.send_modify(|count| *count += 1);
+    }
+
+    fn all(&self) -> Vec<Arc<Swarm>> {
+        self.swarms.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until an object has its place, if nobody waits for it itself: a new snapshot is seen by whoever fetches ahead as
+    /// soon as by whoever works out where its objects lie. Waits in vain once at most.
+    async fn wait_for_place(&self, object: &ObjectId, class: Class) {
+        let mut placed = self.placed.subscribe();
+        let is_behind = || {
+            let swarms = self.all();
+            !swarms.is_empty() && swarms.iter().all(|swarm| swarm.place_of(object).is_none())
+        };
+        while class.is_background() && is_behind() && !self.is_caught_up.load(Ordering::Relaxed) {
+            if timeout(PLACE_WAIT, placed.changed()).await.is_err() {
+                self.is_caught_up.store(true, Ordering::Relaxed);
+            }
+        }
     }
 
     fn not_found(&self, object: &ObjectId) -> TransportError {
@@ -72,7 +107,7 @@ impl SwarmTransport {
         urgency: Urgency,
         sender: &mpsc::UnboundedSender<Delivery>,
     ) -> Option<Wanted> {
-        let swarms = self.swarms.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let swarms = self.all();
         let want = |swarm: &Arc<Swarm>, place: ObjectPlace| {
             let want = Want {
                 first_piece: place.first_piece,
@@ -92,7 +127,7 @@ impl SwarmTransport {
 
     /// Why nobody can be asked for an object: peers of export torrents are looked for from now on, so it may be had soon.
     fn nobody(&self, object: &ObjectId, size: u64) -> TransportError {
-        let swarms = self.swarms.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let swarms = self.all();
         let may_come =
             |swarm: &Arc<Swarm>| swarm.is_fixed() && swarm.place_of(object).is_some_and(|place| place.size == size);
         if swarms.iter().any(may_come) {
@@ -185,6 +220,7 @@ impl GroupTransport for SwarmTransport {
             class: request.class,
             rank: request.rank,
         };
+        self.wait_for_place(&request.object, request.class).await;
         let (sender, deliveries) = mpsc::unbounded_channel();
         let wanted = self.want(&request.object, request.size, request.range, urgency, &sender);
         let wanted = wanted.ok_or_else(|| self.nobody(&request.object, request.size))?;
@@ -210,10 +246,16 @@ impl GroupTransport for SwarmTransport {
     }
 
     fn has(&self, object: &ObjectId, size: u64) -> bool {
-        let swarms = self.swarms.read().unwrap_or_else(PoisonError::into_inner).clone();
-        swarms.iter().any(|swarm| {
+        self.all().iter().any(|swarm| {
             let mut places = swarm.places_of(object).into_iter();
             places.any(|place| place.size == size && swarm.is_available(place.first_piece))
+        })
+    }
+
+    fn is_ready(&self, object: &ObjectId) -> bool {
+        self.all().iter().any(|swarm| {
+            let mut places = swarm.places_of(object).into_iter();
+            places.any(|place| swarm.is_ready(place.first_piece))
         })
     }
 }
@@ -255,6 +297,9 @@ impl PeerTransport for SwarmTransport {
         };
         let (sender, mut deliveries) = mpsc::unbounded_channel();
         let mut wanted = HashMap::new();
+        if let Some((object, _)) = objects.iter().find(|(_, size)| *size <= GROUP_BYTES) {
+            self.wait_for_place(object, urgency.class).await;
+        }
         for (object, size) in objects {
             let one = (*size <= GROUP_BYTES)
                 .then(|| self.want(object, *size, 0..*size, urgency, &sender))

@@ -9,7 +9,7 @@ use instantmirror_core::swarm::{Bitfield, PeerKey, Pieces};
 
 use super::peer::Peer;
 use super::rate::Rate;
-use super::{CloseReason, REQUESTS_MAX, Session};
+use super::{CloseReason, PEX_FIRST, PEX_INTERVAL, PEX_INTERVAL_NODE, REQUESTS_MAX, Session};
 use crate::wire::extension::{ExtensionHandshake, ExtensionIds, HANDSHAKE_ID, NodeMessage, PexMessage, PexPeer};
 use crate::wire::{Message, PeerId, Reserved};
 
@@ -83,6 +83,7 @@ impl Session {
             up: Rate::new(now),
             gave: 0,
             told: HashSet::new(),
+            next_pex: now.plus(PEX_FIRST),
         };
         self.peers.insert(key, peer);
         match double {
@@ -206,11 +207,26 @@ impl Session {
 
     /// Tells peers of each other (BEP 11).
     pub(super) fn tell_peers(&mut self, now: Moment) {
+        let due = |peer: &Peer| peer.ids.pex.is_some() && peer.next_pex <= now;
+        let keys: Vec<PeerKey> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| due(peer))
+            .map(|(key, _)| *key)
+            .collect();
+        if keys.is_empty() {
+            return;
+        }
         let known: HashSet<SocketAddr> = self.peers.values().filter_map(Peer::reachable_at).collect();
-        let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
         for key in keys {
             let Some(peer) = self.peers.get_mut(&key) else { continue };
             let Some(id) = peer.ids.pex else { continue };
+            let interval = if peer.is_node() {
+                PEX_INTERVAL_NODE
+            } else {
+                PEX_INTERVAL
+            };
+            peer.next_pex = now.plus(interval);
             let own = peer.reachable_at();
             let fresh = known
                 .iter()

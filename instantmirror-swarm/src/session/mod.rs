@@ -52,8 +52,12 @@ const ANSWER_MAX_DEMAND: Duration = Duration::from_secs(3);
 const REJECTED_PAUSE: Duration = Duration::from_secs(4);
 /// A peer that is of no use for longer makes room when another one comes.
 const USELESS_MAX: Duration = Duration::from_secs(60);
-/// Peers are told of other peers this often (BEP 11).
+/// A peer is told of others so long after it came ...
+const PEX_FIRST: Duration = Duration::from_millis(500);
+/// ... then this often (BEP 11) ...
 const PEX_INTERVAL: Duration = Duration::from_secs(60);
+/// ... or this, if it is one of our nodes.
+const PEX_INTERVAL_NODE: Duration = Duration::from_secs(2);
 /// Peers may be ahead of our catalogs by so many pieces.
 const AHEAD_PIECES_MAX: u32 = 1 << 22;
 
@@ -187,7 +191,6 @@ pub struct Session {
     copies: FirstCopies,
     actions: Vec<(PeerKey, Action)>,
     counts: Counts,
-    next_pex: Moment,
 }
 
 impl Session {
@@ -209,7 +212,6 @@ impl Session {
             copies: FirstCopies::new(),
             actions: Vec::new(),
             counts: Counts::default(),
-            next_pex: Moment::default(),
         }
     }
 
@@ -292,6 +294,14 @@ impl Session {
     #[must_use]
     pub fn is_available(&self, piece: PieceIndex) -> bool {
         self.peers.values().any(|peer| peer.pieces.has(piece))
+    }
+
+    /// Whether a peer that has a piece would send it now.
+    #[must_use]
+    pub fn is_ready(&self, piece: PieceIndex) -> bool {
+        self.peers
+            .values()
+            .any(|peer| !peer.chokes_us && peer.pieces.has(piece))
     }
 
     /// Withdraws a want, and what was asked for it alone.
@@ -410,8 +420,7 @@ impl Session {
         for key in keys {
             self.tick_peer(key, now);
         }
-        if now >= self.next_pex && !self.config.is_private {
-            self.next_pex = now.plus(PEX_INTERVAL);
+        if !self.config.is_private {
             self.tell_peers(now);
         }
     }

@@ -95,6 +95,7 @@ pub(super) struct Peer {
     pub(super) gave: u64,
     /// Peers that it was told of.
     pub(super) told: HashSet<SocketAddr>,
+    pub(super) next_pex: Moment,
 }
 
 impl Peer {

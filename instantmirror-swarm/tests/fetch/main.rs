@@ -7,6 +7,7 @@ mod ahead;
 mod batch;
 mod limits;
 mod passing;
+mod slow_disk;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -101,7 +102,7 @@ async fn objects_of_every_shape_arrive_and_are_hits_afterwards() {
     for data in &objects {
         assert!(fetch(&engine, data).await.unwrap() == *data);
     }
-    settle().await;
+    settle_disk().await;
     let asked = master.calls().len();
     for data in &objects {
         assert!(fetch(&engine, data).await.unwrap() == *data);
@@ -144,7 +145,7 @@ async fn bytes_reach_a_reader_as_they_come() {
     let reader = open(&engine, &file(&data), 0..data.len()).await.unwrap();
     for group in 0..4 {
         master.allow(G as u64 - 1);
-        settle().await;
+        settle_disk().await;
         assert_eq!(
             engine.transfers()[0].present,
             (group * G) as u64,
@@ -336,7 +337,7 @@ async fn a_fill_that_is_nearly_done_goes_on_without_readers() {
     reader.ready(89 * G as u64).await.unwrap();
     drop(reader);
     master.release();
-    settle().await;
+    settle_disk().await;
     assert!(cache.open(&ObjectId::of(&data)).await.unwrap().unwrap().is_complete());
     assert_eq!(master.ranges().len(), 1);
 }

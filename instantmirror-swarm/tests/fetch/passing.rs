@@ -6,7 +6,7 @@ use instantmirror_core::rules::PathGlobs;
 use instantmirror_core::traits::{CacheError, FetchError, ObjectCache, ObjectSource as _, ReadIntent};
 use instantmirror_core::{ObjectId, RepoPath};
 
-use super::{G, engine, fetch, file, open, read, repository, settle, source};
+use super::{G, engine, fetch, file, open, read, repository, settle, settle_disk, source};
 
 const SMALL_CACHE: u64 = 1 << 20;
 
@@ -132,7 +132,7 @@ async fn while_everything_in_the_cache_is_in_use_objects_are_streamed_past_it() 
     let master = source("master", &[&held, &data]);
     let engine = engine(&cache, &[&master]);
     assert!(fetch(&engine, &held).await.unwrap() == held);
-    settle().await;
+    settle_disk().await;
     let reader = open(&engine, &file(&held), 0..held.len()).await.unwrap();
     let in_use = cache.open(&ObjectId::of(&held)).await.unwrap();
     assert!(fetch(&engine, &data).await.unwrap() == data);
@@ -142,7 +142,7 @@ async fn while_everything_in_the_cache_is_in_use_objects_are_streamed_past_it() 
     drop((reader, in_use));
     // With room again it is kept.
     assert!(fetch(&engine, &data).await.unwrap() == data);
-    settle().await;
+    settle_disk().await;
     assert_eq!((engine.stats().passed, engine.stats().objects), (1, 2));
     assert!(cache.open(&ObjectId::of(&data)).await.unwrap().unwrap().is_complete());
 }

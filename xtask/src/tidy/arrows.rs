@@ -34,6 +34,7 @@ const ROLES: &[(&str, Role)] = &[
     ("catalog-scale", Role::Binary),
     ("cache-scale", Role::Binary),
     ("tracker-load", Role::Binary),
+    ("fetch-bench", Role::Binary),
     ("expiry-sim", Role::Binary),
     ("instantmirror-testkit", Role::Aside),
     ("xtask", Role::Aside),

@@ -142,7 +142,7 @@ fn a_full_disk_keeps_its_kind_as_the_source_of_the_error() {
         let cache = open(&disk, None);
         cache.load().unwrap();
         disk.fail_at(at, Fault::Enospc);
-        if let Err(CacheError::Io { source, .. }) = now(cache.fill(&ObjectId::of(&shape(4)), 4 * GROUP_BYTES)) {
+        if let Err(CacheError::Io { source, .. }) = put(&cache, &shape(4)) {
             let kind = source.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
             assert_eq!(kind, Some(std::io::ErrorKind::StorageFull));
             seen += 1;

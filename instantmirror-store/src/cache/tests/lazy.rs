@@ -1,5 +1,6 @@
 //! Large whole objects after a restart: opened without being read, verified as they are read.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use instantmirror_core::outboard::GROUP_BYTES;
@@ -182,5 +183,26 @@ fn a_file_that_was_cut_or_extended_is_not_taken_for_the_object() {
         assert_eq!(read(&cache, &data).unwrap().as_deref(), Some(&data[..]));
         assert_eq!(cache.usage().damaged, 1);
         audit(&cache);
+    }
+}
+
+/// Whoever begins a fill waits for no directory: files come with the first group, and none stay if there is none.
+#[test]
+fn a_fill_has_no_files_before_its_first_group() {
+    let (disk, data) = (SimDisk::new(), content(1, 3 * GROUP));
+    let cache = start(&disk, VerifyWhen::FirstUse);
+    let partials = || disk.list(Path::new(layout::PARTIAL)).unwrap().len();
+    for is_written in [false, true] {
+        let fill = now(cache.fill(&ObjectId::of(&data), data.len() as u64)).unwrap();
+        fill.set_outboard(outboard(&data)).unwrap();
+        assert!(fill.handle().descriptor().is_none());
+        assert_eq!(partials(), 0);
+        if is_written {
+            fill.write(0, &data[..GROUP]).unwrap();
+            assert_eq!(partials(), 3, "content, outboard, map");
+        }
+        drop(fill);
+        audit(&cache);
+        assert_eq!(partials(), if is_written { 3 } else { 0 });
     }
 }

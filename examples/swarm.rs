@@ -1,0 +1,152 @@
+//! A master and five mirrors in one process, and how they feed each other: publishes DIR and shows what comes from whom.
+//!
+//! ```text
+//! cargo run --release --example swarm -- DIR
+//! ```
+
+#![allow(clippy::print_stdout, reason = "an example that talks")]
+
+use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use instantmirror::config::{ByteRate, ByteSize, NodeConfig, ServerConfig};
+use instantmirror::core::RepoName;
+use instantmirror::{Master, MasterServer, NoProgress, Node, NodeServer, PublishOptions, Published, daemon};
+use tokio::task::JoinSet;
+
+const MIRRORS: usize = 5;
+/// The master sends no more than this: one copy for all, not one for each.
+const MASTER_RATE: &str = "20 MiB/s";
+/// How often the view is drawn.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let Some(source) = std::env::args_os().nth(1).map(PathBuf::from) else {
+        anyhow::bail!("name a directory: cargo run --release --example swarm -- DIR");
+    };
+    let source = source
+        .canonicalize()
+        .with_context(|| format!("cannot publish {}", source.display()))?;
+    daemon::start_logging("warn").map_err(anyhow::Error::msg)?;
+    let storage = tempfile::tempdir()?;
+    tokio::select! {
+        result = run(storage.path(), &source) => result,
+        () = daemon::told_to_stop() => Ok(()),
+    }
+}
+
+async fn run(storage: &Path, source: &Path) -> anyhow::Result<()> {
+    let name: RepoName = "swarm".parse()?;
+    // Whatever runs ends with this, before its storage goes.
+    let mut servers = JoinSet::new();
+    let (master, address) = start_master(storage, source, &mut servers).await?;
+    let mut mirrors = Vec::with_capacity(MIRRORS);
+    for number in 0..MIRRORS {
+        mirrors.push(start_mirror(storage, &master, address, number, &mut servers).await?);
+    }
+    println!("publishing {} ...", source.display());
+    let (publisher, repository) = (master.clone(), name.clone());
+    let publish = move || publisher.publish(&repository, &PublishOptions::default(), &NoProgress);
+    let Published::Snapshot(snapshot) = tokio::task::spawn_blocking(publish).await?? else {
+        anyhow::bail!("there is nothing to publish in {}", source.display());
+    };
+    let total = snapshot.snapshot.root.bytes;
+    println!(
+        "{} in {} files; the master sends {MASTER_RATE} at most.\n",
+        ByteSize(total),
+        snapshot.snapshot.root.files
+    );
+    let mut drawn = false;
+    loop {
+        let done = draw(&mirrors, std::mem::replace(&mut drawn, true))?;
+        if done >= mirrors.len() {
+            println!("\nAll {MIRRORS} have everything.");
+            servers.shutdown().await;
+            return Ok(());
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// A master with temporary storage on free ports, served in the background.
+async fn start_master(
+    storage: &Path,
+    source: &Path,
+    servers: &mut JoinSet<()>,
+) -> anyhow::Result<(Master, SocketAddr)> {
+    let quoted = |path: &Path| serde_json::to_string(&path.to_string_lossy());
+    let text = format!(
+        "[store]\ndir = {}\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
+         [peers]\nlisten = [\"127.0.0.1:0\"]\nupload = \"{MASTER_RATE}\"\n\
+         [[repository]]\nname = \"swarm\"\nsource = {}\n",
+        quoted(&storage.join("master"))?,
+        quoted(source)?,
+    );
+    let config = ServerConfig::parse(Path::new("(built in)"), &text)?;
+    Master::init(&config)?;
+    let master = Master::open(config)?;
+    let server = MasterServer::bind(master.clone()).await?;
+    let address = *server.addresses().first().context("no address")?;
+    servers.spawn(server.run(std::future::pending()));
+    Ok((master, address))
+}
+
+/// A mirror that fetches everything as soon as it is published, served in the background.
+async fn start_mirror(
+    storage: &Path,
+    master: &Master,
+    address: SocketAddr,
+    number: usize,
+    servers: &mut JoinSet<()>,
+) -> anyhow::Result<Node> {
+    let text = format!(
+        "[cache]\ndir = {}\nmax_size = \"100 GiB\"\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
+         [peers]\nlisten = [\"127.0.0.1:0\"]\n[preseed]\nrest = true\n\
+         [[repository]]\nname = \"swarm\"\nmaster = \"http://{address}\"\ntrust = [\"{}\"]\n",
+        serde_json::to_string(&storage.join(format!("mirror{number}")).to_string_lossy())?,
+        master.public_key(),
+    );
+    let node = Node::open(NodeConfig::parse(Path::new("(built in)"), &text)?).await?;
+    let server = NodeServer::bind(node.clone()).await?;
+    servers.spawn(server.run(std::future::pending()));
+    Ok(node)
+}
+
+/// One line for each mirror, over the last ones on a terminal. Returns how many have everything.
+fn draw(mirrors: &[Node], again: bool) -> anyhow::Result<usize> {
+    let mut out = std::io::stdout().lock();
+    let is_terminal = out.is_terminal();
+    if again && is_terminal {
+        write!(out, "\x1b[{}A", mirrors.len())?;
+    }
+    let mut done = 0;
+    for (number, mirror) in mirrors.iter().enumerate() {
+        let ahead = mirror.preseed_status();
+        let mut steps = ahead.iter().flat_map(|repository| &repository.steps);
+        let is_done = !ahead.is_empty() && steps.all(|step| step.is_over);
+        done += usize::from(is_done);
+        let swarms = mirror.swarms().unwrap_or_default();
+        let mut line = format!("mirror {number}: ");
+        for swarm in &swarms.swarms {
+            let rate = |of: fn(&instantmirror::peering::PeerStatus) -> u64| swarm.peers.iter().map(of).sum::<u64>();
+            line += &format!(
+                "{} peers, {} pieces; {} here ({} from the master), {} in, {} out, {} sent",
+                swarm.peers.len(),
+                swarm.have,
+                ByteSize(swarm.received_bytes),
+                ByteSize(swarm.master_bytes),
+                ByteRate(rate(|peer| peer.down_rate)),
+                ByteRate(rate(|peer| peer.up_rate)),
+                ByteSize(swarm.sent_bytes),
+            );
+        }
+        let end = if is_done { " - all" } else { "" };
+        let rest = if is_terminal { "\x1b[K" } else { "" };
+        writeln!(out, "{line}{end}{rest}")?;
+    }
+    Ok(done)
+}
