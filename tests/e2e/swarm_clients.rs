@@ -369,3 +369,52 @@ fn a_client_that_lies_is_left_alone_and_others_complete_the_mirror() {
         assert!(node.get(&format!("/pub/r/images/{}", path.replace(' ', "%20"))) == expected);
     }
 }
+
+#[test]
+fn a_mirror_offers_what_its_master_offers_and_follows_it() {
+    if !is_apart("swarm_clients::a_mirror_offers_what_its_master_offers_and_follows_it") {
+        return;
+    }
+    let world = World::new("e2e-clients-offer");
+    let node = world.whole_node(1);
+    let files = [&world.master.url(), &node.url()]
+        .map(|server| http::get(&format!("{server}/.im/torrent/r/my%20images.torrent")).unwrap());
+    assert_eq!(files[1].status, 200);
+    assert_eq!(files[1].header("content-type"), Some("application/x-bittorrent"));
+    assert!(files[0].body == files[1].body, "the mirror has another .torrent file");
+    let page = String::from_utf8(node.get("/pub/r/images/")).unwrap();
+    assert!(
+        page.contains("/.im/torrent/r/my%20images.torrent") && page.contains("magnet:?xt=urn:btih:"),
+        "{page}"
+    );
+
+    // Somebody is connected, and stays so while something else is published.
+    let mut client = world.libtorrent(Task::of(2));
+    world.assert_whole(&mut client);
+    let address = poll(LIMIT, || Some(node.swarm()["peers"][0]["address"].as_str()?.to_owned()));
+    let above = world.source.parent().unwrap();
+    std::fs::write(above.join("README"), "not in the torrent").unwrap();
+    let second = world.master.publish("r");
+    node.wait_for("r", &second);
+    let listed = || -> Value {
+        let list = http::get(&format!("{}/.im/torrent/r", node.url())).unwrap();
+        serde_json::from_slice(&list.body).unwrap_or_default()
+    };
+    let offered = poll(LIMIT, || (listed()["snapshot"] == second.as_str()).then_some(()));
+    assert!(offered.is_some(), "{:#}", listed());
+    let hash = world.torrent.hash.to_string();
+    assert_eq!(listed()["torrents"][0]["info_hash"], hash.as_str());
+    assert_eq!(node.swarm()["peers"][0]["address"].as_str(), address.as_deref());
+
+    // A changed torrent takes the place of the old one.
+    std::fs::write(world.source.join("zz"), "changed").unwrap();
+    let third = world.master.publish("r");
+    node.wait_for("r", &third);
+    let left = poll(LIMIT, || node.swarm().is_null().then_some(()));
+    assert!(left.is_some(), "{:#}", node.swarm());
+    let status = node.status();
+    let swarms = status["peers"]["swarms"].as_array().unwrap();
+    assert_eq!(swarms.len(), 1, "{swarms:#?}");
+    assert_eq!(swarms[0]["name"], "r: my images.torrent");
+    assert_eq!(listed()["torrents"][0]["info_hash"], swarms[0]["info_hash"]);
+}

@@ -442,5 +442,7 @@ impl Session {
 }
 
 #[cfg(test)]
+mod export_tests;
+#[cfg(test)]
 #[path = "session_tests.rs"]
 mod tests;

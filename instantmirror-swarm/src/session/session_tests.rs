@@ -9,14 +9,14 @@ use super::*;
 use crate::wire::extension::{ExtensionHandshake, ExtensionIds, HANDSHAKE_ID, MetadataMessage, encode_dont_have};
 use crate::wire::{Block, Reserved};
 
-const MIB: u64 = 1 << 20;
-const KEY: PeerKey = PeerKey(7);
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const KEY: PeerKey = PeerKey(7);
 
-fn at(millis: u64) -> Moment {
+pub(super) fn at(millis: u64) -> Moment {
     Moment(Duration::from_millis(millis))
 }
 
-fn config(id: u8) -> SessionConfig {
+pub(super) fn config(id: u8) -> SessionConfig {
     SessionConfig {
         info_hash: InfoHash::from_bytes([9; 20]),
         peer_id: PeerId([id; 20]),
@@ -32,7 +32,7 @@ fn config(id: u8) -> SessionConfig {
     }
 }
 
-fn hello(id: u8, is_outgoing: bool) -> Hello {
+pub(super) fn hello(id: u8, is_outgoing: bool) -> Hello {
     Hello {
         address: SocketAddr::from(([192, 0, 2, id], 6881)),
         peer_id: PeerId([id; 20]),
@@ -52,7 +52,7 @@ fn want(size: u64, class: Class) -> Want {
     }
 }
 
-fn node(id: u8) -> Session {
+pub(super) fn node(id: u8) -> Session {
     let mut session = Session::new(config(id), u64::from(id));
     session.set_space(10);
     session
@@ -339,7 +339,7 @@ fn what_breaks_the_protocol_closes_the_connection_and_nothing_else() {
         vec![Message::Have(3)],
         vec![Message::Bitfield(vec![0xff].into())],
         vec![Message::Bitfield(vec![0, 0].into())],
-        vec![Message::HaveAll, Message::Interested, Message::HaveAll],
+        vec![Message::HaveAll, Message::Interested, Message::HaveNone],
         late(Message::Bitfield(vec![0].into())),
         late(block(0, 0, 0)),
         late(block(0, 0, 1 << 18)),

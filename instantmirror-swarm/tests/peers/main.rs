@@ -134,3 +134,20 @@ async fn strangers_and_other_protocols_are_let_go() {
         .swarms
         .add_peer(&leecher.swarm, "127.0.0.1:2".parse().unwrap(), Origin::Peer);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_of_an_export_torrent_are_sought_while_something_of_it_is_wanted() {
+    let world = World::new(vec![noise(1, 2 * MIB)]).of_an_export_torrent();
+    let (seeder, leecher) = (world.seeder("127.0.0.1").await, world.leecher("127.0.0.1").await);
+    leecher.knows(seeder.address);
+    // Longer than the pause between two looks for somebody to connect to.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!((leecher.swarms.connections(), seeder.swarms.connections()), (0, 0));
+    // The first want brings the peers, the next ones the content.
+    let object = &world.objects[0];
+    let nobody = leecher.transport.has(&object.id, object.content.len() as u64);
+    assert!(!nobody);
+    tokio::time::timeout(LIMIT, leecher.fetch_all()).await.unwrap();
+    leecher.assert_complete();
+    assert_eq!(leecher.swarms.connections(), 1);
+}

@@ -38,6 +38,8 @@ pub(crate) fn noise(seed: u64, length: usize) -> Bytes {
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) objects: Vec<Object>,
+    /// Pieces and bytes of an export torrent; a repository's swarm if there are none.
+    fixed: Option<(PieceIndex, u64)>,
 }
 
 /// What one peer has of the objects.
@@ -111,7 +113,16 @@ impl World {
                 object
             })
             .collect();
-        Self { objects }
+        Self { objects, fixed: None }
+    }
+
+    /// The same content as an export torrent.
+    pub(crate) fn of_an_export_torrent(mut self) -> Self {
+        let last = self.objects.last().unwrap();
+        let pieces = u32::try_from(last.content.len().div_ceil(PIECE_BYTES as usize)).unwrap();
+        let end = last.first_piece + pieces;
+        self.fixed = Some((end, u64::from(end) * u64::from(PIECE_BYTES)));
+        self
     }
 
     pub(crate) fn total(&self) -> u64 {
@@ -160,7 +171,7 @@ impl World {
             info_hash: self.info_hash(),
             peer_id: PeerId([0; 20]),
             piece_bytes: PIECE_BYTES,
-            fixed: None,
+            fixed: self.fixed,
             serves_all: has_all,
             is_private: false,
             metadata: None,

@@ -1,0 +1,84 @@
+//! Sessions of export torrents, whose pieces are all known.
+
+use super::tests::{KEY, MIB, at, config, hello, node};
+use super::*;
+use crate::wire::{Block, Reserved};
+
+/// A session of an export torrent of 20 pieces, the last of which has 5 bytes.
+fn export(serves_all: bool) -> Session {
+    let config = SessionConfig {
+        fixed: Some((20, 19 * MIB + 5)),
+        serves_all,
+        ..config(1)
+    };
+    Session::new(config, 1)
+}
+
+/// What is sent first to a peer of a torrent's seed.
+fn first_pieces(fast: bool) -> Message {
+    let mut session = export(true);
+    let reserved = Reserved { fast, ..Reserved::OURS };
+    let hello = Hello {
+        reserved,
+        ..hello(2, false)
+    };
+    session.connected(KEY, hello, at(0));
+    let sent = session.actions().into_iter().filter_map(|(_, action)| match action {
+        Action::Send(message @ (Message::HaveAll | Message::Bitfield(_) | Message::HaveNone)) => Some(message),
+        _ => None,
+    });
+    let sent: Vec<Message> = sent.collect();
+    assert_eq!(sent.len(), 1);
+    sent[0].clone()
+}
+
+#[test]
+fn a_seed_says_that_it_has_everything_as_its_peer_understands_it() {
+    assert_eq!(first_pieces(true), Message::HaveAll);
+    assert_eq!(
+        first_pieces(false),
+        Message::Bitfield(Bytes::from_static(&[0xff, 0xff, 0xf0]))
+    );
+}
+
+#[test]
+fn what_a_peer_of_a_torrent_has_may_be_said_anew_all_at_once() {
+    let has = |session: &Session| (0..20).filter(|piece| session.is_available(*piece)).collect::<Vec<_>>();
+    let mut session = export(false);
+    session.connected(KEY, hello(2, false), at(0));
+    session.message(KEY, &Message::Bitfield(Bytes::from_static(&[0x80, 0, 0])), at(1));
+    session.message(KEY, &Message::Interested, at(2));
+    assert_eq!(has(&session), [0]);
+    // As aria2 does instead of many HAVEs.
+    session.message(KEY, &Message::Bitfield(Bytes::from_static(&[0x80, 0, 0x10])), at(3));
+    assert_eq!(has(&session), [0, 19]);
+    session.message(KEY, &Message::HaveAll, at(4));
+    session.message(KEY, &Message::HaveAll, at(5));
+    assert_eq!(has(&session).len(), 20);
+    session.message(KEY, &Message::HaveNone, at(6));
+    assert_eq!(session.peer_count(), 0, "nobody has nothing any more");
+
+    // In a repository's swarm, whose pieces have no end, it has to come first.
+    let mut session = node(1);
+    session.connected(KEY, hello(2, false), at(0));
+    session.message(KEY, &Message::Interested, at(1));
+    session.message(KEY, &Message::Bitfield(Bytes::from_static(&[0x80])), at(2));
+    assert_eq!(session.peer_count(), 0);
+}
+
+#[test]
+fn requests_end_where_the_torrent_ends() {
+    for (piece, begin, length, is_sound) in [(19, 0, 5, true), (19, 0, 6, false), (20, 0, 1, false), (18, 0, 6, true)] {
+        let mut session = export(true);
+        session.connected(KEY, hello(2, false), at(0));
+        session.message(KEY, &Message::Interested, at(1));
+        session.set_served(KEY, true, at(1));
+        session.message(KEY, &Message::Request(Block { piece, begin, length }), at(2));
+        assert_eq!(
+            session.peer_count() == 1,
+            is_sound,
+            "{length} bytes at {begin} of {piece}"
+        );
+        assert_eq!(session.next_run(KEY).is_some(), is_sound);
+    }
+}
