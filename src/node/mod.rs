@@ -124,7 +124,7 @@ impl Node {
         let swarming = Swarming::open(&config, &cache, &disk).await?;
         let (mut followers, mut sources) = (BTreeMap::new(), BTreeMap::new());
         let (intake, mut registered) = (Intake::default(), BTreeMap::new());
-        let mut torrents = TorrentKeeper::default();
+        let mut torrents = TorrentKeeper::new(&disk);
         for repository in &config.repositories {
             let origins = origins_of(repository, &config.peers.policy())?;
             if repository.token_file.is_some() {

@@ -3,6 +3,8 @@
 //! Invariant: nothing is taken over that is not of the snapshot that is current here, as its catalog has it; of what a
 //! master says, no more is kept in memory than limits that are named here allow.
 
+mod kept;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +14,15 @@ use instantmirror_core::bencode::{Strictness, raw_value};
 use instantmirror_core::metainfo::{InfoHash, Metainfo, Outside};
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{Name, RepoName, RepoPath, Snapshot, TransportError};
+use instantmirror_store::StoreError;
+use instantmirror_store::disk::Disk;
 use instantmirror_swarm::{Follower, HttpOrigin};
 use tokio::time::Instant;
 
 use super::Node;
 use crate::peering::{ExportChanges, ExportPieces};
+use kept::KeptTorrents;
+
 use crate::torrent::{Offer, OfferedTree, Offers, Torrent, TorrentList, TorrentRow, Torrents};
 
 /// A master that does not offer what it should yet is asked again after this, and twice as long after each try ...
@@ -31,13 +37,22 @@ const TORRENTS_MAX: usize = 5000;
 const INFO_BYTES_MAX: usize = 512 << 20;
 
 /// What is taken over, and from whom.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct TorrentKeeper {
     offers: Arc<Offers>,
     masters: BTreeMap<RepoName, Vec<HttpOrigin>>,
+    disk: Arc<dyn Disk>,
 }
 
 impl TorrentKeeper {
+    pub(super) fn new(disk: &Arc<dyn Disk>) -> Self {
+        Self {
+            offers: Arc::default(),
+            masters: BTreeMap::new(),
+            disk: Arc::clone(disk),
+        }
+    }
+
     /// Takes over what these masters offer of a repository.
     pub(super) fn follow(&mut self, repository: &RepoName, masters: &[HttpOrigin]) {
         self.masters.insert(repository.clone(), masters.to_vec());
@@ -85,7 +100,10 @@ impl Node {
 
     async fn keep_torrents_of(&self, name: &RepoName, masters: &[HttpOrigin], follower: &Follower) {
         let mut states = follower.subscribe();
-        let (mut pause, mut infos, mut none_since) = (PAUSE, Infos::new(), None);
+        let kept = KeptTorrents::of(&self.torrents.disk, name);
+        let state = Arc::clone(&states.borrow());
+        let mut infos = self.take_up(&kept, &state).await;
+        let (mut pause, mut none_since) = (PAUSE, None);
         loop {
             let state = Arc::clone(&states.borrow_and_update());
             let taken = self.take_over(name, masters, &state, &mut infos).await;
@@ -93,7 +111,7 @@ impl Node {
                 // A master that has just started has made none yet.
                 let since = *none_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= ASK_AGAIN {
-                    self.drop_torrents(name);
+                    self.drop_torrents(name, &kept).await;
                 }
             } else {
                 none_since = None;
@@ -110,6 +128,24 @@ impl Node {
         }
     }
 
+    /// Takes up what was taken over before the start, if it is of the current snapshot.
+    async fn take_up(&self, kept: &KeptTorrents, state: &RepositoryState) -> Infos {
+        let kept = kept.clone();
+        let loaded = tokio::task::spawn_blocking(move || kept.load()).await;
+        let Some((list, infos)) = loaded.ok().flatten() else {
+            return Infos::new();
+        };
+        let current = state.current.as_ref().and_then(|id| state.snapshots.get(id));
+        let Some(snapshot) = current.filter(|snapshot| list.snapshot == snapshot.id.to_string()) else {
+            return infos;
+        };
+        match offer_of(snapshot, list, &infos) {
+            Ok(offer) => self.taken(&state.name, offer, Arc::clone(snapshot)).await,
+            Err(error) => tracing::warn!(repository = %state.name, "torrents are asked of the master anew: {error}"),
+        }
+        infos
+    }
+
     /// Takes over what is offered of the current snapshot.
     async fn take_over(
         &self,
@@ -123,7 +159,8 @@ impl Node {
         let mut taken = Taken::None;
         for master in masters {
             match ask(name, master, snapshot, infos).await {
-                Ok(Some(offer)) => {
+                Ok(Some((list, offer))) => {
+                    self.keep(name, list, infos.clone()).await;
                     self.taken(name, offer, Arc::clone(snapshot)).await;
                     return Taken::All;
                 }
@@ -136,6 +173,15 @@ impl Node {
             }
         }
         taken
+    }
+
+    /// Keeps what was taken over for the next start.
+    async fn keep(&self, name: &RepoName, list: TorrentList, infos: Infos) {
+        let kept = KeptTorrents::of(&self.torrents.disk, name);
+        let stored = tokio::task::spawn_blocking(move || kept.store(&list, &infos)).await;
+        if let Err(error) = stored.unwrap_or(Ok(())) {
+            tracing::warn!(repository = %name, "the next start will have to ask the master for its torrents: {error}");
+        }
     }
 
     /// Serves and seeds an offer from now on, as far as it is of the snapshot that it names.
@@ -196,7 +242,14 @@ impl Node {
     }
 
     /// Nothing is offered of a repository any more.
-    fn drop_torrents(&self, name: &RepoName) {
+    async fn drop_torrents(&self, name: &RepoName, kept: &KeptTorrents) {
+        let kept = kept.clone();
+        let forgotten: Result<(), StoreError> = tokio::task::spawn_blocking(move || kept.forget())
+            .await
+            .unwrap_or(Ok(()));
+        if let Err(error) = forgotten {
+            tracing::warn!(repository = %name, "torrents that are not offered any more stay on the disk: {error}");
+        }
         self.torrents.offers.remove(name);
         if let Some(swarming) = &self.swarming {
             let changes = swarming.exports.leave_all(name);
@@ -211,7 +264,7 @@ async fn ask(
     master: &HttpOrigin,
     snapshot: &Snapshot,
     infos: &mut Infos,
-) -> Result<Option<Offer>, TakeError> {
+) -> Result<Option<(TorrentList, Offer)>, TakeError> {
     let list: TorrentList = serde_json::from_slice(&master.torrents(name).await?).map_err(useless)?;
     if list.snapshot != snapshot.id.to_string() {
         return Ok(None);
@@ -219,10 +272,7 @@ async fn ask(
     if list.torrents.len() > TORRENTS_MAX {
         return Err(useless(format!("{} torrents", list.torrents.len())));
     }
-    let mut hashes = Vec::with_capacity(list.torrents.len());
-    for row in &list.torrents {
-        hashes.push(row.info_hash.parse::<InfoHash>().map_err(useless)?);
-    }
+    let hashes = hashes_of(&list)?;
     infos.retain(|hash, _| hashes.contains(hash));
     for (row, hash) in list.torrents.iter().zip(&hashes) {
         if infos.contains_key(hash) {
@@ -238,18 +288,31 @@ async fn ask(
         }
         infos.insert(*hash, info);
     }
+    let offer = offer_of(snapshot, list.clone(), infos)?;
+    Ok(Some((list, offer)))
+}
+
+fn hashes_of(list: &TorrentList) -> Result<Vec<InfoHash>, TakeError> {
+    let hashes = list.torrents.iter().map(|row| row.info_hash.parse().map_err(useless));
+    hashes.collect()
+}
+
+/// The offer that a list and its info dictionaries are.
+fn offer_of(snapshot: &Snapshot, list: TorrentList, infos: &Infos) -> Result<Offer, TakeError> {
+    let hashes = hashes_of(&list)?;
     let mut trees: Vec<(Torrents, Outside)> = Vec::new();
     for (row, hash) in list.torrents.into_iter().zip(&hashes) {
-        let info = infos.get(hash).cloned().unwrap_or_default();
+        let info = infos.get(hash).cloned();
+        let info = info.ok_or_else(|| useless(format!("'{}' is missing", row.file)))?;
         add(&mut trees, snapshot, row, *hash, info)?;
     }
-    Ok(Some(Offer {
+    Ok(Offer {
         snapshot: snapshot.id,
         trees: trees
             .into_iter()
             .map(|(torrents, outside)| OfferedTree::new(torrents, outside))
             .collect(),
-    }))
+    })
 }
 
 fn useless(error: impl ToString) -> TakeError {

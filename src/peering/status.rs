@@ -27,6 +27,9 @@ pub struct SwarmStatus {
     pub info_hash: String,
     /// What it is of.
     pub name: String,
+    /// It is that of an export torrent.
+    #[serde(default)]
+    pub is_torrent: bool,
     /// Pieces that are here.
     pub have: u64,
     /// Copies of a piece on average, ours included.
@@ -72,6 +75,13 @@ pub struct PeerStatus {
     pub pieces: Option<u64>,
 }
 
+impl SwarmStatus {
+    /// One of perhaps hundreds in which nothing happens, and nothing has happened.
+    fn is_quiet(&self) -> bool {
+        self.is_torrent && self.peers.is_empty() && self.received_bytes + self.sent_bytes == 0
+    }
+}
+
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -103,6 +113,7 @@ impl SwarmsStatus {
             let counts = status.session.counts;
             SwarmStatus {
                 name: name(&info_hash).unwrap_or_default(),
+                is_torrent: swarms.get(&status.info_hash).is_some_and(|swarm| swarm.is_fixed()),
                 info_hash,
                 have: status.session.have,
                 availability: status.session.availability,
@@ -126,7 +137,12 @@ impl SwarmsStatus {
 
 impl fmt::Display for SwarmsStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut quiet = 0;
         for swarm in &self.swarms {
+            if swarm.is_quiet() {
+                quiet += 1;
+                continue;
+            }
             writeln!(
                 f,
                 "swarm {} ({}): {} peers, {} addresses known; {} received ({} from masters), {} sent, {} wasted; \
@@ -166,6 +182,9 @@ impl fmt::Display for SwarmsStatus {
                     ByteRate(peer.up_rate),
                 )?;
             }
+        }
+        if quiet > 0 {
+            writeln!(f, "swarms of torrents without peers: {quiet}")?;
         }
         if !self.banned.is_empty() {
             writeln!(f, "peers that lied, left alone: {}", self.banned.join(", "))?;

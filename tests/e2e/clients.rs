@@ -172,7 +172,8 @@ pub(crate) fn transmission(dir: &TestDir, file: &Path, torrent: &Metainfo, task:
     let settings = serde_json::json!({
         "dht-enabled": false, "lpd-enabled": false, "utp-enabled": false, "port-forwarding-enabled": false,
         "bind-address-ipv4": peer(task.number).to_string(), "bind-address-ipv6": "::1",
-        "peer-port": PORT, "peer-port-random-on-start": false, "start-added-torrents": task.chosen.is_empty(),
+        "peer-port": PORT, "peer-port-random-on-start": false, // It starts at once, whatever it is told: nothing may come before it knows what it wants.
+        "speed-limit-down": 0, "speed-limit-down-enabled": !task.chosen.is_empty(),
         "rpc-enabled": true, "rpc-bind-address": "127.0.0.1", "rpc-port": control,
         "rpc-authentication-required": false, "rpc-whitelist-enabled": false,
     });
@@ -211,7 +212,7 @@ pub(crate) fn transmission(dir: &TestDir, file: &Path, torrent: &Metainfo, task:
         };
         remote(&["--no-get", &all.join(",")]);
         remote(&["--get", &chosen.join(",")]);
-        remote(&["--start"]);
+        remote(&["--no-downlimit"]);
     }
     Client { daemon, content: home }
 }

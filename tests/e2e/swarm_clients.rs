@@ -270,7 +270,7 @@ fn a_mirror_is_completed_by_libtorrent_alone() {
     if !is_apart("swarm_clients::a_mirror_is_completed_by_libtorrent_alone") {
         return;
     }
-    completed_by("libtorrent", |world, task| world.libtorrent(task));
+    completed_by("libtorrent", World::libtorrent);
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn a_mirror_is_completed_by_aria2_alone() {
     if !is_apart("swarm_clients::a_mirror_is_completed_by_aria2_alone") {
         return;
     }
-    completed_by("aria2", |world, task| world.aria2(task));
+    completed_by("aria2", World::aria2);
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn a_mirror_is_completed_by_transmission_alone() {
     if !is_apart("swarm_clients::a_mirror_is_completed_by_transmission_alone") {
         return;
     }
-    completed_by("transmission", |world, task| world.transmission(task));
+    completed_by("transmission", World::transmission);
 }
 
 /// The master has lost all content, and a client has it.
@@ -375,8 +375,8 @@ fn a_mirror_offers_what_its_master_offers_and_follows_it() {
     if !is_apart("swarm_clients::a_mirror_offers_what_its_master_offers_and_follows_it") {
         return;
     }
-    let world = World::new("e2e-clients-offer");
-    let node = world.whole_node(1);
+    let mut world = World::new("e2e-clients-offer");
+    let mut node = world.whole_node(1);
     let files = [&world.master.url(), &node.url()]
         .map(|server| http::get(&format!("{server}/.im/torrent/r/my%20images.torrent")).unwrap());
     assert_eq!(files[1].status, 200);
@@ -387,6 +387,16 @@ fn a_mirror_offers_what_its_master_offers_and_follows_it() {
         page.contains("/.im/torrent/r/my%20images.torrent") && page.contains("magnet:?xt=urn:btih:"),
         "{page}"
     );
+
+    // It does so when it starts without its master, too.
+    world.master.stop(false);
+    node.node.stop(true);
+    node.node.run();
+    let url = format!("{}/.im/torrent/r/my%20images.torrent", node.url());
+    let again = poll(LIMIT, || http::get(&url).ok().filter(|answer| answer.status == 200));
+    assert!(again.is_some_and(|answer| answer.body == files[0].body));
+    node.wait_for_all(&world.torrent);
+    world.master.serve();
 
     // Somebody is connected, and stays so while something else is published.
     let mut client = world.libtorrent(Task::of(2));
