@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use instantmirror::core::bencode::Value;
 use instantmirror::core::metainfo::{FileKind, Metainfo};
 use instantmirror_testkit::command::{clean_command, run};
 use instantmirror_testkit::process::{Daemon, TestDir, binary, poll};
@@ -162,22 +163,28 @@ pub(crate) fn aria2(dir: &TestDir, file: &Path, torrent: &Metainfo, task: Task<'
     Client { daemon, content: home }
 }
 
-/// Transmission, with what it is told by its own remote control.
+/// Transmission. What it does not want it finds among what it remembers of the torrent: told later, it would have begun.
 pub(crate) fn transmission(dir: &TestDir, file: &Path, torrent: &Metainfo, task: Task<'_>) -> Client {
     let (home, config) = (
         folder(dir, "transmission", &task),
         folder(dir, "transmission-home", &task),
     );
-    let control = 9000 + u16::from(task.number);
     let settings = serde_json::json!({
         "dht-enabled": false, "lpd-enabled": false, "utp-enabled": false, "port-forwarding-enabled": false,
         "bind-address-ipv4": peer(task.number).to_string(), "bind-address-ipv6": "::1",
-        "peer-port": PORT, "peer-port-random-on-start": false, // It starts at once, whatever it is told: nothing may come before it knows what it wants.
-        "speed-limit-down": 0, "speed-limit-down-enabled": !task.chosen.is_empty(),
-        "rpc-enabled": true, "rpc-bind-address": "127.0.0.1", "rpc-port": control,
-        "rpc-authentication-required": false, "rpc-whitelist-enabled": false,
+        "peer-port": PORT, "peer-port-random-on-start": false,
     });
     std::fs::write(config.join("settings.json"), settings.to_string()).unwrap();
+    if !task.chosen.is_empty() {
+        let is_unwanted = |path: &str| i64::from(!task.chosen.contains(&path));
+        let files = torrent
+            .files
+            .iter()
+            .map(|file| Value::Int(is_unwanted(file.path.as_str())));
+        let remembered = Value::dict([("dnd".as_bytes(), Value::List(files.collect()))]).encode();
+        std::fs::create_dir(config.join("resume")).unwrap();
+        std::fs::write(config.join(format!("resume/{}.resume", torrent.hash)), remembered).unwrap();
+    }
     let mut command = clean_command("transmission-cli");
     command
         .arg("--config-dir")
@@ -189,31 +196,7 @@ pub(crate) fn transmission(dir: &TestDir, file: &Path, torrent: &Metainfo, task:
         .arg("--port")
         .arg(PORT.to_string())
         .arg(file);
-    let mut daemon = Daemon::start("transmission-cli", &mut command, &config.join("log")).unwrap();
-    if !task.chosen.is_empty() {
-        daemon.wait_for_port(control, LIMIT).unwrap();
-        let number = |path: &str| {
-            torrent
-                .files
-                .iter()
-                .position(|file| file.path.as_str() == path)
-                .unwrap()
-        };
-        let all: Vec<String> = (0..torrent.files.len()).map(|number| number.to_string()).collect();
-        let chosen: Vec<String> = task.chosen.iter().map(|path| number(path).to_string()).collect();
-        let remote = |arguments: &[&str]| {
-            let mut command = clean_command("transmission-remote");
-            command
-                .arg(format!("127.0.0.1:{control}"))
-                .args(["--torrent", "all"])
-                .args(arguments);
-            let told = poll(LIMIT, || run(&mut command, LIMIT).ok());
-            assert!(told.is_some(), "{arguments:?}: {}", daemon.log());
-        };
-        remote(&["--no-get", &all.join(",")]);
-        remote(&["--get", &chosen.join(",")]);
-        remote(&["--no-downlimit"]);
-    }
+    let daemon = Daemon::start("transmission-cli", &mut command, &config.join("log")).unwrap();
     Client { daemon, content: home }
 }
 
