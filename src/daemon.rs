@@ -60,18 +60,21 @@ pub fn raise_descriptor_limit(connections: usize) {
     }
 }
 
-/// Ready at the first SIGTERM or SIGINT.
-pub async fn told_to_stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        // Without handlers the signals end the process by themselves, which every write survives.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// Ready at the first SIGTERM or SIGINT from now on: call it before anybody is told that the daemon runs, await it later. To be
+/// called inside a tokio runtime.
+pub fn told_to_stop() -> impl Future<Output = ()> {
+    let handlers = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = handlers else {
+            // Without handlers the signals end the process by themselves, which every write survives.
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: requests that run are finished");
     }
-    tracing::info!("stopping: requests that run are finished");
 }
 
 /// Obeys signals for ever: at SIGHUP `reload` reads the configuration again and applies it, at SIGUSR1 the access log

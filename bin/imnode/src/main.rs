@@ -269,6 +269,7 @@ async fn serve(file: &Path, config: NodeConfig) -> anyhow::Result<()> {
     let read_again = file.to_path_buf();
     let server = NodeServer::bind(Node::open(config).await?).await?;
     let server = server.reloading(move || NodeConfig::load(&read_again));
+    let stop = daemon::told_to_stop();
     for url in server.urls() {
         println!("serving on {url}");
     }
@@ -278,7 +279,7 @@ async fn serve(file: &Path, config: NodeConfig) -> anyhow::Result<()> {
         None => Ok(()),
     });
     tokio::select! {
-        () = server.run(daemon::told_to_stop()) => {}
+        () = server.run(stop) => {}
         () = obey => {}
     }
     Ok(())

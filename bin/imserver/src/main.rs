@@ -254,6 +254,7 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
         Command::Serve => {
             daemon::raise_descriptor_limit(master.config().http.max_connections);
             let server = MasterServer::bind(master).await?;
+            let stop = daemon::told_to_stop();
             for url in server.urls() {
                 println!("serving on {url}");
             }
@@ -263,7 +264,7 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
                 Ok(())
             });
             tokio::select! {
-                () = server.run(daemon::told_to_stop()) => {}
+                () = server.run(stop) => {}
                 () = obey => {}
             }
             Ok(())

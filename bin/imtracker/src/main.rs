@@ -115,6 +115,7 @@ async fn serve(file: &Path, config: TrackerConfig) -> anyhow::Result<()> {
     let read_again = file.to_path_buf();
     let server = TrackerServer::bind(Tracker::open(config)?).await?;
     let server = server.reloading(move || TrackerConfig::load(&read_again));
+    let stop = daemon::told_to_stop();
     for url in server.urls() {
         println!("announce at {url}");
     }
@@ -124,7 +125,7 @@ async fn serve(file: &Path, config: TrackerConfig) -> anyhow::Result<()> {
         None => Ok(()),
     });
     tokio::select! {
-        () = server.run(daemon::told_to_stop()) => {}
+        () = server.run(stop) => {}
         () = obey => {}
     }
     Ok(())
