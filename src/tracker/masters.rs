@@ -7,6 +7,7 @@ use instantmirror_swarm::HttpOrigin;
 use instantmirror_tracker::InfoHash;
 
 use crate::peering::SwarmOffer;
+use crate::torrent::TorrentList;
 
 /// Why a master's URL cannot be used.
 pub(crate) fn parse(url: &str) -> Result<(HttpOrigin, RepoName), String> {
@@ -41,11 +42,18 @@ impl Masters {
     }
 }
 
+/// The repository's own swarm, and those of the torrents that are offered. There may be only one of both.
 async fn swarms(origin: &HttpOrigin, name: &RepoName) -> Result<HashSet<InfoHash>, TransportError> {
-    let offer = origin.swarm(name).await?;
-    let offer: Option<SwarmOffer> = serde_json::from_slice(&offer).ok();
-    Ok(offer
-        .and_then(|offer| offer.info_hash.parse().ok())
+    let (offer, torrents) = futures_util::future::join(origin.swarm(name), origin.torrents(name)).await;
+    if let (Err(error), Err(_)) = (&offer, &torrents) {
+        return Err(error.clone());
+    }
+    let own: Option<SwarmOffer> = offer.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let list: Option<TorrentList> = torrents.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let offered = list
         .into_iter()
-        .collect())
+        .flat_map(|list| list.torrents)
+        .map(|torrent| torrent.info_hash);
+    let all = own.into_iter().map(|own| own.info_hash).chain(offered);
+    Ok(all.filter_map(|hash| hash.parse().ok()).collect())
 }

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use instantmirror_testkit::process::{TestDir, poll};
+use instantmirror_testkit::command::clean_command;
+use instantmirror_testkit::process::{Daemon, TestDir, binary, poll};
 use instantmirror_testkit::tree::noise;
 use serde_json::Value;
 
@@ -212,4 +213,37 @@ fn a_mirror_outlives_its_master_and_its_tracker() {
     empty.node.stop(false);
     let left = poll(LIMIT, || swarm(&full)["peers"].as_array()?.is_empty().then_some(()));
     assert!(left.is_some());
+}
+
+#[test]
+fn mirrors_that_are_told_of_nobody_meet_by_a_tracker_that_asks_their_master() {
+    let dir = TestDir::new("e2e-swarm-tracker").unwrap();
+    let source = dir.folder("source").unwrap();
+    std::fs::write(source.join("first"), "1").unwrap();
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    // Nobody is told of anybody by peers.
+    master.configure("[peers]\nlisten = [\"127.0.0.1:0\"]\nprivate = true\n");
+    let first = master.publish("r");
+    master.serve();
+    let folder = dir.folder("tracker").unwrap();
+    let config = folder.join("imtracker.toml");
+    let text = format!(
+        "[torrents]\nmasters = [\"{}/r\"]\n[http]\nlisten = [\"127.0.0.1:0\"]\n[control]\nsocket = {:?}\n\
+         [limits]\ninterval = \"5 s\"\nmin_interval = \"5 s\"\n",
+        master.url(),
+        folder.join("control.sock"),
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut command = clean_command(binary("imtracker").unwrap().to_str().unwrap());
+    command.arg("--config").arg(&config).arg("run");
+    let mut tracker = Daemon::start("imtracker", &mut command, &folder.join("log")).unwrap();
+    let line = tracker.wait_for_line("announce at ", LIMIT).unwrap();
+    let url = line.split("announce at ").nth(1).unwrap().trim().to_owned();
+    let options = format!("private = true\ntrackers = [{url:?}]");
+    let nodes: Vec<Mirror> = (1..=2).map(|number| mirror(&master, number, &options)).collect();
+    for node in &nodes {
+        node.wait_for("r", &first);
+        let met = poll(LIMIT, || (swarm(node)["peers"].as_array()?.len() == 2).then_some(()));
+        assert!(met.is_some(), "{}", node.status_text());
+    }
 }
