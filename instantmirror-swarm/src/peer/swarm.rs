@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::book::{AddressBook, Origin};
+use super::outboard::{Answer, Outboards};
 use super::{ObjectPlace, PieceSource, lock};
 use crate::session::{Action, CloseReason, Event, Session, SessionConfig, SessionStatus};
 use crate::wire::extension::PexPeer;
@@ -59,6 +60,7 @@ pub struct Swarm {
     session: Mutex<Session>,
     lines: Mutex<HashMap<PeerKey, Line>>,
     wants: Mutex<HashMap<WantId, mpsc::UnboundedSender<Delivery>>>,
+    pub(super) outboards: Outboards,
     pub(super) book: Mutex<AddressBook>,
     pub(super) source: Arc<dyn PieceSource>,
     info_hash: InfoHash,
@@ -72,6 +74,7 @@ impl Swarm {
             session: Mutex::new(Session::new(config, seed)),
             lines: Mutex::default(),
             wants: Mutex::default(),
+            outboards: Outboards::default(),
             book: Mutex::new(AddressBook::new(seed)),
             source,
         }
@@ -124,6 +127,7 @@ impl Swarm {
     pub(super) fn close_line(&self, key: PeerKey) {
         self.with(|session| session.gone(key));
         lock(&self.lines).remove(&key);
+        self.outboards.gone(key);
     }
 
     pub(super) fn close_all(&self, reason: &CloseReason) {
@@ -173,6 +177,16 @@ impl Swarm {
                         }
                     }
                     Some(Event::Peers(peers)) => received.peers.extend(peers),
+                    Some(Event::Outboard {
+                        object,
+                        total,
+                        offset,
+                        data,
+                    }) => {
+                        received.block_bytes += data.len() as u64;
+                        self.outboards.came(key, &object, Answer::Part { total, offset, data });
+                    }
+                    Some(Event::NoOutboard(object)) => self.outboards.came(key, &object, Answer::Declined),
                     Some(Event::Takers) => received.takers_changed = true,
                     Some(other) => received.metadata.push(other),
                     None => {}

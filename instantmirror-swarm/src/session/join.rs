@@ -76,6 +76,8 @@ impl Session {
             begun: None,
             depth: FIRST_DEPTH,
             uploads: VecDeque::new(),
+            outboard_asks: HashSet::new(),
+            outboard_waits: VecDeque::new(),
             last_heard: now,
             last_sent: now,
             useless_since: now,

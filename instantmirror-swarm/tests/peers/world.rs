@@ -25,7 +25,7 @@ const PIECE_BYTES: u32 = 1 << 20;
 pub(crate) struct Object {
     pub(crate) id: ObjectId,
     pub(crate) content: Bytes,
-    outboard: Outboard,
+    pub(crate) outboard: Outboard,
     first_piece: PieceIndex,
 }
 
@@ -46,6 +46,7 @@ struct Memory {
     objects: Vec<Object>,
     held: Mutex<HashMap<ObjectId, (Vec<u8>, RangeSet)>>,
     lies: bool,
+    forges_outboards: bool,
 }
 
 #[async_trait]
@@ -73,6 +74,16 @@ impl PieceSource for Memory {
             bytes[0] ^= 1;
         }
         Ok(bytes.into())
+    }
+
+    async fn outboard(&self, object: &ObjectId) -> Option<Bytes> {
+        let found = self.objects.iter().find(|known| known.id == *object)?;
+        self.held.lock().unwrap().get(object)?;
+        let mut values = found.outboard.values().to_vec();
+        if self.forges_outboards {
+            *values.last_mut()? ^= 1;
+        }
+        Some(values.into())
     }
 }
 
@@ -124,18 +135,23 @@ impl World {
     }
 
     pub(crate) async fn seeder(&self, address: &str) -> Peer {
-        self.peer(address, true, false).await
+        self.peer(address, true, false, false).await
     }
 
     pub(crate) async fn liar(&self, address: &str) -> Peer {
-        self.peer(address, true, true).await
+        self.peer(address, true, true, false).await
+    }
+
+    /// Has all content, and gives outboards that are forged.
+    pub(crate) async fn forger(&self, address: &str) -> Peer {
+        self.peer(address, true, false, true).await
     }
 
     pub(crate) async fn leecher(&self, address: &str) -> Peer {
-        self.peer(address, false, false).await
+        self.peer(address, false, false, false).await
     }
 
-    async fn peer(&self, address: &str, has_all: bool, lies: bool) -> Peer {
+    async fn peer(&self, address: &str, has_all: bool, lies: bool, forges_outboards: bool) -> Peer {
         let whole = |object: &Object| {
             let mut present = RangeSet::new();
             present.insert(0..object.content.len() as u64);
@@ -150,6 +166,7 @@ impl World {
             objects: self.objects.clone(),
             held: Mutex::new(held),
             lies,
+            forges_outboards,
         });
         let listener = TcpListener::bind(format!("{address}:0")).await.unwrap();
         let address = listener.local_addr().unwrap();
