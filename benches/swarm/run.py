@@ -177,7 +177,7 @@ class Ours:
 
     def sent(self):
         said = status(self.world.imserver, self.config)
-        return said["http"]["sent_bytes"] + sum(swarm["sent_bytes"] for swarm in said["peers"]["swarms"])
+        return said["http"]["body_bytes"] + sum(swarm["sent_bytes"] for swarm in said["peers"]["swarms"])
 
     def stop(self):
         for daemon in [self.server, *(node for node, _ in self.nodes)]:

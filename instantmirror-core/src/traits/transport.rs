@@ -65,6 +65,9 @@ pub trait GroupTransport: Debug + Send + Sync {
     /// # Errors
     /// [`TransportError::NotFound`] at once if nobody in the swarm has any of it; any [`TransportError`] from the stream.
     async fn groups(&self, repository: &RepoName, request: GroupRequest) -> Result<GroupStream, TransportError>;
+
+    /// Whether somebody who has some of an object would answer at once. Must not wait.
+    fn is_ready(&self, object: &ObjectId) -> bool;
 }
 
 /// Somebody who has objects: an HTTP origin, a swarm, a test.

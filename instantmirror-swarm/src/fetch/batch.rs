@@ -123,7 +123,8 @@ async fn ask_all(
         .collect();
     let bytes = wanted.values().map(|file| file.size).sum();
     let mut last = None;
-    for source in engine.sources.ordered(&all, bytes, step.class) {
+    let first = wanted.keys().next().copied()?;
+    for source in engine.sources.ordered(&all, &first, bytes, step.class) {
         if wanted.is_empty() || *is_full {
             break;
         }

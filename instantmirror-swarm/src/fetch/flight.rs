@@ -48,10 +48,13 @@ pub(super) async fn fly(job: Arc<Job>, flight: FlightId) -> Landing {
     while let Some(gap) = job.fill.flight_gap(flight) {
         // Sources may come while others are asked.
         let sources = job.fill.sources();
-        let best = job
-            .engine
-            .sources
-            .best(&sources, &asked, gap.end - gap.start, job.fill.class());
+        let best = job.engine.sources.best(
+            &sources,
+            &asked,
+            &job.fill.object,
+            gap.end - gap.start,
+            job.fill.class(),
+        );
         let Some((place, source)) = best else {
             return Landing {
                 flight,

@@ -88,7 +88,10 @@ impl Job {
     async fn bring_outboard(&self, swarm: &Source) -> Result<(), FetchError> {
         let brought = self.outboard.get_or_try_init(|| async {
             let sources = self.fill.sources();
-            let mut others = self.engine.sources.ordered(&sources, 0, Class::Demand);
+            let mut others = self
+                .engine
+                .sources
+                .ordered(&sources, &self.fill.object, 0, Class::Demand);
             others.retain(|other| other.transport.swarm().is_none());
             let is_well = self.engine.sources.is_any_well(&others);
             let by_http = self.outboard_by_http(&others).boxed();

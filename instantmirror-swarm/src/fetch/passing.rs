@@ -136,7 +136,9 @@ impl Passing {
             object: fill.object,
             size: fill.size,
             until: group_cover(range, fill.size).end.min(fill.size),
-            sources: engine.sources.ordered(&fill.sources(), fill.size, Class::Demand),
+            sources: engine
+                .sources
+                .ordered(&fill.sources(), &fill.object, fill.size, Class::Demand),
             outboard: OnceCell::new(),
             window: Mutex::default(),
             transfer: tokio::sync::Mutex::default(),

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use instantmirror_core::Moment;
 use instantmirror_core::sources::{Fault, Score, SourceBoard};
 use instantmirror_core::throttle::Throttle;
 use instantmirror_core::traits::{Class, FetchError, TransportError};
+use instantmirror_core::{Moment, ObjectId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -116,17 +116,24 @@ impl Sources {
     }
 
     /// The one to ask for `bytes` bytes, of those that were not asked yet. For what nobody waits for a swarm goes first:
-    /// what peers send the master need not.
+    /// what peers send the master need not. For what a client waits for it goes last unless a peer would answer at once.
     pub(super) fn best<'a>(
         &self,
         sources: &'a [Source],
         asked: &[usize],
+        object: &ObjectId,
         bytes: u64,
         class: Class,
     ) -> Option<(usize, &'a Source)> {
+        let is_ready = |source: &Source| source.transport.swarm().is_none_or(|swarm| swarm.is_ready(object));
+        let ready: Vec<bool> = sources.iter().map(is_ready).collect();
         let state = lock(&self.state);
         let left: Vec<usize> = (0..sources.len()).filter(|place| !asked.contains(place)).collect();
-        let preferred = |source: &Source| {
+        let preferred = |place: usize| {
+            let source = &sources[place];
+            if !ready[place] && !class.is_background() {
+                return u32::MAX;
+            }
             if class.is_background() && source.transport.swarm().is_some() {
                 return 0;
             }
@@ -137,7 +144,7 @@ impl Sources {
         };
         let candidates: Vec<(&str, u32)> = left
             .iter()
-            .map(|place| (sources[*place].transport.label(), preferred(&sources[*place])))
+            .map(|place| (sources[*place].transport.label(), preferred(*place)))
             .collect();
         let first = *state.board.order(self.now(), &candidates, bytes).first()?;
         let place = left[first];
@@ -145,9 +152,9 @@ impl Sources {
     }
 
     /// All of them, in the order in which to ask them for `bytes` bytes.
-    pub(super) fn ordered(&self, sources: &[Source], bytes: u64, class: Class) -> Vec<Source> {
+    pub(super) fn ordered(&self, sources: &[Source], object: &ObjectId, bytes: u64, class: Class) -> Vec<Source> {
         let mut asked = Vec::with_capacity(sources.len());
-        while let Some((place, _)) = self.best(sources, &asked, bytes, class) {
+        while let Some((place, _)) = self.best(sources, &asked, object, bytes, class) {
             asked.push(place);
         }
         asked

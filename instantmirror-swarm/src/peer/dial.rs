@@ -16,6 +16,8 @@ use super::{Shared, lock};
 
 /// Connections that are being made at a time.
 const HALF_OPEN_MAX: usize = 16;
+/// A connection that ends sooner counts as a failure.
+const SHORT: Duration = Duration::from_secs(20);
 /// Looks for somebody to connect to this often at least.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -96,7 +98,17 @@ async fn dial(
     let greeted = timeout(HANDSHAKE_TIMEOUT, connection::greet(shared, swarm, stream, address)).await;
     drop(permit);
     match greeted {
-        Ok(Ok(greeted)) => connection::run(shared, swarm, greeted).await,
+        Ok(Ok(greeted)) => {
+            let begun = shared.now();
+            let ending = connection::run(shared, swarm, greeted).await;
+            let is_short = shared.now().since(begun) < SHORT;
+            // Whoever lets go of us at once is not to be bothered again and again.
+            if ending == Ending::Good && is_short {
+                Ending::Failed
+            } else {
+                ending
+            }
+        }
         Ok(Err(error)) => {
             tracing::debug!(peer = %address, "no handshake: {error}");
             Ending::Failed

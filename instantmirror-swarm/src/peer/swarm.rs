@@ -223,10 +223,9 @@ impl Swarm {
         self.source.place_of(object)
     }
 
-    /// Whether any peer has a piece.
-    #[must_use]
-    pub fn is_available(&self, piece: PieceIndex) -> bool {
-        lock(&self.session).is_available(piece)
+    /// Whether a peer that has a piece would send it now.
+    pub(super) fn is_ready(&self, piece: PieceIndex) -> bool {
+        lock(&self.session).is_ready(piece)
     }
 
     /// Wants something from now on, delivered to `sender`. `None` if no peer has any of it.

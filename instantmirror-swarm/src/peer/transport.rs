@@ -229,6 +229,14 @@ impl GroupTransport for SwarmTransport {
         });
         Ok(Box::pin(groups))
     }
+
+    fn is_ready(&self, object: &ObjectId) -> bool {
+        let is_ready = |swarm: &Arc<Swarm>| {
+            let place = swarm.place_of(object);
+            place.is_some_and(|place| swarm.is_ready(place.first_piece))
+        };
+        self.all().iter().any(is_ready)
+    }
 }
 
 #[async_trait]

@@ -305,10 +305,12 @@ impl Session {
         peers.any(|peer| self.picker.wants_of(want, &|piece| peer.pieces.has(piece)))
     }
 
-    /// Whether any peer has a piece.
+    /// Whether a peer that has a piece would send it now.
     #[must_use]
-    pub fn is_available(&self, piece: PieceIndex) -> bool {
-        self.peers.values().any(|peer| peer.pieces.has(piece))
+    pub fn is_ready(&self, piece: PieceIndex) -> bool {
+        self.peers
+            .values()
+            .any(|peer| !peer.chokes_us && peer.pieces.has(piece))
     }
 
     /// Withdraws a want, and what was asked for it alone.
