@@ -270,6 +270,12 @@ impl Swarm {
         self.with(|session| session.set_hidden(hidden, now));
     }
 
+    /// Where connected peers can be reached later, our nodes first.
+    #[must_use]
+    pub fn reachable(&self) -> Vec<SocketAddr> {
+        lock(&self.session).reachable()
+    }
+
     /// What it looks like now.
     #[must_use]
     pub fn session_status(&self) -> SessionStatus {

@@ -417,6 +417,19 @@ impl Session {
         self.peers.iter().map(|(key, peer)| (*key, peer.address))
     }
 
+    /// Where connected peers can be reached later, our nodes first.
+    #[must_use]
+    pub fn reachable(&self) -> Vec<SocketAddr> {
+        let mut all: Vec<(bool, SocketAddr)> = self
+            .peers
+            .values()
+            .filter_map(|peer| Some((!peer.is_node(), peer.reachable_at()?)))
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all.into_iter().map(|(_, address)| address).collect()
+    }
+
     /// Number of peers.
     #[must_use]
     pub fn peer_count(&self) -> usize {
