@@ -189,7 +189,7 @@ fn full_and_empty(dir: &TestDir, first_node: usize) -> (Master, Mirror, Mirror) 
     let source = dir.folder("source").unwrap();
     std::fs::write(source.join("large.iso"), noise(LARGE)).unwrap();
     let mut master = Master::new(dir, &[("r", &source)]);
-    master.configure("[peers]\nlisten = [\"127.0.0.1:0\"]\n");
+    master.configure("[peers]\nlisten = [\"0.0.0.0:0\"]\n");
     let snapshot = master.publish("r");
     master.serve();
     let full = mirror(&master, first_node, "");
@@ -230,7 +230,7 @@ fn a_mirror_that_restarts_without_its_master_finds_the_others_again() {
     let (mut master, full, mut empty) = full_and_empty(&dir, 6);
     // Both write down where the other is.
     let known = |node: &Node| {
-        let text = std::fs::read_to_string(node.dir.join("cache/swarm/r/known")).ok()?;
+        let text = std::fs::read_to_string(node.dir.join("cache/snapshots/swarm/r/known")).ok()?;
         serde_json::from_str::<Value>(&text).ok()
     };
     let peers = |node: &Node| Some(known(node)?["peers"].as_array()?.len());
