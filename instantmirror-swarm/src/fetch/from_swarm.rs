@@ -146,3 +146,57 @@ async fn with_second(
     };
     rest.await.map_err(|error| error.and(Some(failed)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use instantmirror_core::ObjectId;
+
+    use super::*;
+
+    fn failed(from: &str) -> LandingError {
+        let error = TransportError::Unreachable {
+            from: from.to_owned(),
+            reason: "it is away".to_owned(),
+        };
+        LandingError::of(unavailable(ObjectId::of(b"x"), &"r".parse().unwrap(), error))
+    }
+
+    /// Whoever answers after so long, well or not, or never; takes note that it was asked.
+    fn answers(after: Option<u64>, well: bool, asked: &AtomicBool) -> BoxFuture<'_, Result<(), LandingError>> {
+        async move {
+            asked.store(true, Ordering::Relaxed);
+            match after {
+                Some(millis) => tokio::time::sleep(Duration::from_millis(millis)).await,
+                None => std::future::pending().await,
+            }
+            if well { Ok(()) } else { Err(failed("somebody")) }
+        }
+        .boxed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_is_asked_when_the_first_fails_or_hesitates_and_else_left_alone() {
+        for (first, second, is_second_asked, ought, millis) in [
+            ((Some(100), true), (Some(1), true), false, true, 100),
+            ((Some(100), false), (Some(50), true), true, true, 150),
+            ((None, true), (Some(50), true), true, true, 450),
+            ((Some(600), true), (None, true), true, true, 600),
+            ((Some(600), true), (Some(10), false), true, true, 600),
+            ((Some(600), false), (Some(10), false), true, false, 600),
+            ((Some(10), false), (Some(10), false), true, false, 20),
+        ] {
+            let (one, other) = (AtomicBool::new(false), AtomicBool::new(false));
+            let begun = tokio::time::Instant::now();
+            let brought = with_second(answers(first.0, first.1, &one), answers(second.0, second.1, &other)).await;
+            assert_eq!(brought.is_ok(), ought, "{first:?} {second:?}");
+            assert_eq!(other.load(Ordering::Relaxed), is_second_asked, "{first:?} {second:?}");
+            let elapsed = begun.elapsed().as_millis();
+            assert!(
+                (millis..millis + 5).contains(&elapsed),
+                "{first:?} {second:?}: {elapsed} ms"
+            );
+        }
+    }
+}

@@ -1,10 +1,12 @@
 //! Outboards from peers: asked of one node after the other, verified before anybody sees them.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 use instantmirror_core::swarm::PeerKey;
 use instantmirror_core::{ObjectId, Outboard};
 use tokio::sync::mpsc;
@@ -21,8 +23,16 @@ const PART_PATIENCE: Duration = Duration::from_secs(3);
 const PARTS_AT_ONCE: usize = 4;
 /// Peers that are asked for one outboard, one after the other.
 const PEERS_MAX: usize = 8;
+/// An outboard that cannot be read so soon is declined, so that nothing else waits behind it: who asks would not wait longer.
+/// One that was lost is made anew meanwhile, from the whole object, for whoever asks later.
+const READ_PATIENCE: Duration = Duration::from_secs(2);
+/// Outboards that are read at a time.
+const READING_MAX: usize = 16;
 /// Bytes of outboards of several parts that are kept, so that not every part reads the whole.
 const RECENT_BYTES_MAX: usize = OUTBOARD_BYTES_MAX as usize;
+
+/// An outboard that is being read.
+type Reading = Shared<BoxFuture<'static, Option<Bytes>>>;
 
 /// What a peer says when it is asked.
 #[derive(Debug)]
@@ -46,6 +56,8 @@ pub(super) struct Outboards {
     waits: Mutex<HashMap<(PeerKey, ObjectId), mpsc::UnboundedSender<Answer>>>,
     /// The newest last.
     recent: Mutex<Vec<(ObjectId, Bytes)>>,
+    /// Those that are read now, each once for all who ask.
+    reading: Mutex<HashMap<ObjectId, Reading>>,
 }
 
 impl Outboards {
@@ -68,6 +80,9 @@ impl Outboards {
     }
 
     fn keep(&self, object: &ObjectId, outboard: &Bytes) {
+        if outboard.len() > RECENT_BYTES_MAX {
+            return;
+        }
         let mut recent = lock(&self.recent);
         recent.retain(|(known, _)| known != object);
         recent.push((*object, outboard.clone()));
@@ -193,15 +208,36 @@ impl Swarm {
         })
     }
 
-    /// The outboard of an object that is here, to be given away.
-    pub(super) async fn own_outboard(&self, object: &ObjectId) -> Option<Bytes> {
+    /// The outboard of an object that is here, to be given away; `None` if it cannot be had soon.
+    pub(super) async fn own_outboard(self: &Arc<Self>, object: &ObjectId) -> Option<Bytes> {
         if let Some(recent) = self.outboards.recent(object) {
             return Some(recent);
         }
-        let outboard = self.source.outboard(object).await?;
-        if outboard.len() > OUTBOARD_PART_BYTES as usize && outboard.len() <= OUTBOARD_BYTES_MAX as usize {
-            self.outboards.keep(object, &outboard);
+        let reading = self.read_outboard(object)?;
+        timeout(READ_PATIENCE, reading).await.ok().flatten()
+    }
+
+    /// Joins the reading of an outboard, or begins it. It goes on when nobody waits any more. `None` if too many are read.
+    fn read_outboard(self: &Arc<Self>, object: &ObjectId) -> Option<Reading> {
+        let mut reading = lock(&self.outboards.reading);
+        if let Some(begun) = reading.get(object) {
+            return Some(begun.clone());
         }
-        Some(outboard)
+        if reading.len() >= READING_MAX {
+            return None;
+        }
+        let (swarm, wanted) = (Arc::clone(self), *object);
+        let task = tokio::spawn(async move {
+            let outboard = swarm.source.outboard(&wanted).await;
+            let is_long = |outboard: &&Bytes| outboard.len() > OUTBOARD_PART_BYTES as usize;
+            if let Some(outboard) = outboard.as_ref().filter(is_long) {
+                swarm.outboards.keep(&wanted, outboard);
+            }
+            lock(&swarm.outboards.reading).remove(&wanted);
+            outboard
+        });
+        let begun = async move { task.await.ok().flatten() }.boxed().shared();
+        reading.insert(*object, begun.clone());
+        Some(begun)
     }
 }

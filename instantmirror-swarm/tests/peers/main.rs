@@ -118,6 +118,23 @@ async fn who_forges_an_outboard_is_found_out_and_it_comes_from_the_honest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_read_an_outboard_in_time_is_passed_over_and_no_liar() {
+    let world = World::new(vec![noise(1, 8 * MIB), noise(2, MIB)]);
+    let (honest, mute) = (world.seeder("127.0.0.1").await, world.mute("127.0.0.2").await);
+    let leecher = world.leecher("127.0.0.1").await;
+    leecher.knows(mute.address);
+    let (repository, object) = ("r".parse().unwrap(), &world.objects[0]);
+    let fetched = tokio::time::timeout(LIMIT, leecher.fetch_all());
+    let asking = leecher.transport.outboard(&repository, &object.id, 8 * MIB as u64);
+    let (fetched, _) = tokio::join!(fetched, asking);
+    fetched.unwrap();
+    leecher.assert_complete();
+    leecher.knows(honest.address);
+    assert_eq!(outboard_of(&leecher, object).await, object.outboard.values());
+    assert_eq!(leecher.swarms.banned().1, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn empty_peers_wait_for_a_late_seeder_and_share_what_it_brings() {
     let world = World::new(vec![noise(1, 4 * MIB)]);
     let one = world.leecher("127.0.0.1").await;
