@@ -119,7 +119,7 @@ fn what_one_has_the_other_gets_part_by_part() {
     let (mut giver, mut asker) = connected([None, None]);
     giver.set_have(5, true, at(2));
     let outboard: Bytes = (0..PART * 2 + 96)
-        .map(|byte| (byte % 251) as u8)
+        .map(|byte| u8::try_from(byte % 251).unwrap())
         .collect::<Vec<_>>()
         .into();
     carry(&mut giver, &mut asker, None, at(2));
