@@ -195,6 +195,24 @@ impl Job {
         written.unwrap_or_else(|error| Err(broken_off(error)))
     }
 
+    /// The same with groups from several places; says of each how it went.
+    pub(super) async fn write_all(&self, parts: Vec<(u64, Bytes)>) -> Result<Vec<Result<(), CacheError>>, FetchError> {
+        let sink = Arc::clone(&self.sink);
+        let _one = tokio::select! {
+            biased;
+            () = self.fill.demanded() => None,
+            one = self.engine.writing.acquire() => one.ok(),
+        };
+        let write = move || {
+            parts
+                .iter()
+                .map(|(position, groups)| sink.write(*position, groups))
+                .collect()
+        };
+        let written = tokio::task::spawn_blocking(write).await;
+        written.map_err(|error| FetchError::Cache(broken_off(error)))
+    }
+
     /// Waits while something more urgent runs, unless a client comes to wait for this.
     pub(super) async fn hold_still(&self) {
         let class = self.fill.class();

@@ -14,6 +14,8 @@ use super::sources::Running;
 
 /// Whoever is asked first for an outboard has so long before others are asked too.
 const HEAD_START: Duration = Duration::from_millis(400);
+/// Groups that are written at once.
+const WRITTEN_AT_ONCE: usize = 16;
 
 impl Job {
     /// Brings what is missing of a flight from a swarm. When a client comes to wait for it, the rest is asked for anew: from
@@ -50,36 +52,54 @@ impl Job {
                     () = self.fill.demanded(), if class != Class::Demand => break,
                     next = groups.next() => next,
                 };
-                let group = next.ok_or_else(|| failed(broke_off(source)))?.map_err(failed)?;
-                self.take_group(source, &mut running, flight, group).await?;
+                let mut groups_here = vec![next.ok_or_else(|| failed(broke_off(source)))?.map_err(failed)?];
+                // What has come meanwhile is written with it: a thread that is woken for each would cost more than the
+                // writing.
+                while groups_here.len() < WRITTEN_AT_ONCE
+                    && let Some(Some(Ok(group))) = groups.next().now_or_never()
+                {
+                    groups_here.push(group);
+                }
+                self.take_groups(source, &mut running, flight, groups_here).await?;
             }
         }
         Ok(())
     }
 
-    /// Hands a group to the cache, and tells whoever sent it what it was worth.
-    async fn take_group(
+    /// Hands groups to the cache, and tells whoever sent each of them what it was worth.
+    async fn take_groups(
         &self,
         source: &Source,
         running: &mut Running<'_>,
         flight: FlightId,
-        group: Group,
+        groups: Vec<Group>,
     ) -> Result<(), FetchError> {
-        let (offset, bytes) = (group.offset, group.data.len() as u64);
-        match self.write(offset, group.data, false).await {
-            Ok(()) => group.receipt.good(),
-            Err(CacheError::Verify(error)) => {
-                tracing::warn!(object = %self.fill.object, "{}: {error}", source.transport.label());
-                group.receipt.bad();
-                return Ok(());
+        let (parts, receipts): (Vec<_>, Vec<_>) = groups
+            .into_iter()
+            .map(|group| ((group.offset, group.data), group.receipt))
+            .unzip();
+        let places: Vec<(u64, u64)> = parts
+            .iter()
+            .map(|(offset, data)| (*offset, data.len() as u64))
+            .collect();
+        let (label, mut total) = (source.transport.label(), 0);
+        let written = self.write_all(parts).await?;
+        for ((written, receipt), (offset, bytes)) in written.into_iter().zip(receipts).zip(places) {
+            match written {
+                Ok(()) => receipt.good(),
+                Err(CacheError::Verify(error)) => {
+                    tracing::warn!(object = %self.fill.object, "{label}: {error}");
+                    receipt.bad();
+                    continue;
+                }
+                Err(other) => return Err(FetchError::Cache(other)),
             }
-            Err(other) => return Err(FetchError::Cache(other)),
+            self.engine.stats.received(label, self.fill.class(), bytes);
+            running.received(bytes);
+            self.fill.arrived(flight, offset..offset + bytes);
+            total += bytes;
         }
-        let label = source.transport.label();
-        self.engine.stats.received(label, self.fill.class(), bytes);
-        running.received(bytes);
-        self.fill.arrived(flight, offset..offset + bytes);
-        self.pace(label, bytes).await;
+        self.pace(label, total).await;
         Ok(())
     }
 

@@ -74,6 +74,7 @@ impl Session {
             rejected: HashMap::new(),
             asks: VecDeque::new(),
             begun: None,
+            nothing_at: None,
             depth: FIRST_DEPTH,
             uploads: VecDeque::new(),
             outboard_asks: HashSet::new(),
@@ -253,6 +254,7 @@ impl Session {
     /// What a peer has is known now, all at once.
     pub(super) fn pieces_came(&mut self, key: PeerKey, pieces: Pieces, now: Moment) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.nothing_at = None;
         let before = std::mem::replace(&mut peer.pieces, pieces);
         let (picker, pieces) = (&mut self.picker, &peer.pieces);
         picker.peer_came(&|piece| before.has(piece), false);

@@ -206,6 +206,8 @@ pub struct Session {
     copies: FirstCopies,
     actions: Vec<(PeerKey, Action)>,
     counts: Counts,
+    /// Grows whenever something can be asked for that could not before.
+    freed: u64,
 }
 
 impl Session {
@@ -227,6 +229,7 @@ impl Session {
             copies: FirstCopies::new(),
             actions: Vec::new(),
             counts: Counts::default(),
+            freed: 0,
         }
     }
 
@@ -284,6 +287,7 @@ impl Session {
             u32::try_from(count).unwrap_or(u32::MAX)
         };
         let id = self.picker.want(want, &with);
+        self.freed += 1;
         let picker = &self.picker;
         let more: Vec<PeerKey> = self
             .peers
@@ -451,7 +455,13 @@ impl Session {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.down.tick(now);
         peer.up.tick(now);
+        let rejected = peer.rejected.len();
         peer.rejected.retain(|_, until| *until > now);
+        if peer.rejected.len() < rejected {
+            peer.nothing_at = None;
+        }
+        let may_take_over = peer.asks.is_empty();
+        peer.nothing_at = peer.nothing_at.filter(|_| !may_take_over);
         if now.since(peer.last_heard) > SILENCE_MAX {
             return self.close(key, CloseReason::Silent);
         }

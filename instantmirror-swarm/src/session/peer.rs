@@ -81,6 +81,8 @@ pub(super) struct Peer {
     pub(super) rejected: HashMap<PieceIndex, Moment>,
     pub(super) asks: VecDeque<Ask>,
     pub(super) begun: Option<UnitId>,
+    /// There was nothing to ask it for when so many things had become free.
+    pub(super) nothing_at: Option<u64>,
     /// Units that it may be asked for at a time.
     pub(super) depth: usize,
     /// What it asked for.

@@ -42,7 +42,7 @@ impl Session {
             Message::Choke => self.choked(key, now),
             Message::Unchoke => {
                 if let Some(peer) = self.peers.get_mut(&key) {
-                    peer.chokes_us = false;
+                    (peer.chokes_us, peer.nothing_at) = (false, None);
                 }
                 self.ask(key, now);
             }
@@ -63,6 +63,7 @@ impl Session {
                     && peer.allowed.len() < ALLOWED_MAX
                 {
                     peer.allowed.insert(*piece);
+                    peer.nothing_at = None;
                 }
                 self.ask(key, now);
             }
@@ -101,6 +102,7 @@ impl Session {
         if piece >= end || !pieces.insert(piece) {
             return;
         }
+        peer.nothing_at = None;
         self.copies.announced(piece, key, now);
         self.picker.peer_changed(piece, true);
         if self.picker.wants_piece(piece) {

@@ -63,6 +63,9 @@ impl Session {
         if peer.asks.len() >= depth || !peer.is_wanted || (peer.chokes_us && peer.allowed.is_empty()) {
             return None;
         }
+        if peer.nothing_at == Some(self.freed) {
+            return None;
+        }
         let may_ask = |piece: PieceIndex| {
             peer.pieces.has(piece)
                 && !peer.rejected.contains_key(&piece)
@@ -80,9 +83,11 @@ impl Session {
             self.out.insert(unit.id, out);
             return Some(unit);
         }
+        // When what is full has room again it is asked anew.
+        let nothing_at = (!is_full).then_some(self.freed);
         // All that it has was asked of others: it takes over what they are slow with.
         if !peer.asks.is_empty() {
-            return None;
+            return self.nothing_for(key, nothing_at);
         }
         let overdue = self.out.iter().filter(|(id, out)| {
             !out.is_whole && out.peers.len() == 1 && !out.peers.contains(&key) && now.since(out.since) > SECOND_ASK && {
@@ -93,9 +98,18 @@ impl Session {
                 blocks.is_some_and(|blocks| blocks.iter().all(|(_, block)| may_ask(block.piece)))
             }
         });
-        let id = overdue.min_by_key(|(id, out)| (out.since, **id)).map(|(id, _)| *id)?;
+        let Some(id) = overdue.min_by_key(|(id, out)| (out.since, **id)).map(|(id, _)| *id) else {
+            return self.nothing_for(key, nothing_at);
+        };
         self.out.get_mut(&id)?.peers.push(key);
         self.picker.unit(id)
+    }
+
+    fn nothing_for(&mut self, key: PeerKey, at: Option<u64>) -> Option<Unit> {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.nothing_at = at;
+        }
+        None
     }
 
     /// A block has come, if it was asked for.
@@ -158,6 +172,7 @@ impl Session {
         self.counts.bad_bytes += length;
         self.withdraw(unit, None, now);
         self.picker.give_back(unit);
+        self.freed += 1;
         self.close(key, CloseReason::Lie);
         self.ask_all(now);
     }
@@ -166,6 +181,7 @@ impl Session {
     pub fn dropped(&mut self, unit: UnitId, now: Moment) {
         self.withdraw(unit, None, now);
         self.picker.give_back(unit);
+        self.freed += 1;
     }
 
     /// Asks those peers that have least to do.
@@ -209,6 +225,7 @@ impl Session {
         if out.peers.is_empty() && !out.is_whole {
             self.out.remove(&unit);
             self.picker.give_back(unit);
+            self.freed += 1;
         }
     }
 

@@ -8,8 +8,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use instantmirror_core::address::AddressPolicy;
 use instantmirror_core::traits::{GroupRequest, GroupTransport as _, PeerTransport as _, TransportError};
-use instantmirror_swarm::peer::Origin;
+use instantmirror_swarm::peer::{Origin, PeerLimits};
+use tokio::io::AsyncReadExt as _;
 
 use world::{MIB, World, noise};
 
@@ -173,7 +175,7 @@ async fn empty_peers_wait_for_a_late_seeder_and_share_what_it_brings() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_and_other_protocols_are_let_go() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::AsyncWriteExt as _;
     let world = World::new(vec![noise(1, MIB)]);
     let seeder = world.seeder("127.0.0.1").await;
     let talk = |sent: Vec<u8>, address: SocketAddr| async move {
@@ -212,4 +214,47 @@ async fn strangers_and_other_protocols_are_let_go() {
     leecher
         .swarms
         .add_peer(&leecher.swarm, "127.0.0.1:2".parse().unwrap(), Origin::Peer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_meet_over_ipv6_as_well() {
+    let world = World::new(vec![noise(1, 2 * MIB)]);
+    let (seeder, leecher) = (world.seeder("[::1]").await, world.leecher("[::1]").await);
+    leecher.knows(seeder.address);
+    tokio::time::timeout(LIMIT, leecher.fetch_all()).await.unwrap();
+    leecher.assert_complete();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_on_rates_and_peers_hold() {
+    let world = World::new(vec![noise(1, 4 * MIB)]);
+    let (seeder, leecher) = (world.seeder("127.0.0.1").await, world.leecher("127.0.0.5").await);
+    let limits = PeerLimits {
+        upload: Some(2 * MIB as u64),
+        ..PeerLimits::default()
+    };
+    seeder.swarms.set_limits(limits.clone());
+    leecher.knows(seeder.address);
+    let begun = std::time::Instant::now();
+    tokio::time::timeout(LIMIT, leecher.fetch_all()).await.unwrap();
+    // A tenth of a second of burst, and the run that is under way.
+    assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
+    // An address that is denied from now on is let go, and not taken back.
+    let policy = AddressPolicy {
+        deny: vec!["127.0.0.5".parse().unwrap()],
+        ..AddressPolicy::default()
+    };
+    seeder.swarms.set_limits(PeerLimits { policy, ..limits });
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while seeder.swarms.connections() > 0 {
+        assert!(std::time::Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let stream = tokio::net::TcpSocket::new_v4().unwrap();
+    stream.bind("127.0.0.5:0".parse().unwrap()).unwrap();
+    let mut stream = stream.connect(seeder.address).await.unwrap();
+    let got = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 10]))
+        .await
+        .unwrap();
+    assert!(matches!(got, Ok(0) | Err(_)));
 }

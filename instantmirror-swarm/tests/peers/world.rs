@@ -187,7 +187,11 @@ impl World {
         let address = listener.local_addr().unwrap();
         let mut secret = [0; 32];
         secret[..2].copy_from_slice(&address.port().to_be_bytes());
-        let swarms = Swarms::new(secret, PeerLimits::default());
+        let limits = PeerLimits {
+            listen: vec![address.ip()],
+            ..PeerLimits::default()
+        };
+        let swarms = Swarms::new(secret, limits);
         let config = SessionConfig {
             info_hash: self.info_hash(),
             peer_id: PeerId([0; 20]),

@@ -4,6 +4,7 @@
 mod faults;
 mod lazy;
 mod limits;
+mod observed;
 mod record;
 mod rot;
 
