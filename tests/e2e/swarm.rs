@@ -242,6 +242,8 @@ fn a_mirror_that_restarts_without_its_master_finds_the_others_again() {
     for kill in [true, false] {
         empty.node.stop(kill);
         empty.node.run();
+        let joined = poll(LIMIT, || (swarm(&empty)["peers"].as_array()?.len() == 1).then_some(()));
+        assert!(joined.is_some(), "{}", empty.status_text());
     }
     assert_eq!(
         curl(&empty, "/pub/r/large.iso"),
