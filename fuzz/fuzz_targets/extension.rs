@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use instantmirror_swarm::wire::extension::{
-    CLIENT_BYTES_MAX, ExtensionHandshake, METADATA_PIECE_BYTES, MetadataMessage, NodeMessage, PEX_PEERS_MAX, PexMessage,
-    decode_dont_have, encode_dont_have,
+    CLIENT_BYTES_MAX, ExtensionHandshake, METADATA_PIECE_BYTES, MetadataMessage, NodeMessage,
+    OUTBOARD_BYTES_MAX, OUTBOARD_PART_BYTES, PEX_PEERS_MAX, PexMessage, decode_dont_have, encode_dont_have,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -29,8 +29,14 @@ fuzz_target!(|data: &[u8]| {
         let mut all = message.added.iter().map(|peer| peer.address).chain(message.dropped.iter().copied());
         assert!(all.all(|address| address.port() != 0 && address.ip() == address.ip().to_canonical()));
     }
-    if let Ok(Some(message)) = NodeMessage::decode(data) {
-        assert_eq!(NodeMessage::decode(&message.encode()), Ok(Some(message)));
+    if let Ok(Some(message)) = NodeMessage::decode(&Bytes::copy_from_slice(data)) {
+        assert_eq!(NodeMessage::decode(&message.encode()).as_ref(), Ok(&Some(message.clone())));
+        if let NodeMessage::Outboard { total, offset, data, .. } = message {
+            let end = u64::from(offset) + data.len() as u64;
+            let is_last = end == u64::from(total);
+            assert!(is_last || (data.len() == OUTBOARD_PART_BYTES as usize && end < u64::from(total)));
+            assert!(total <= OUTBOARD_BYTES_MAX && offset % OUTBOARD_PART_BYTES == 0);
+        }
     }
     if let Ok(piece) = decode_dont_have(data) {
         assert_eq!(encode_dont_have(piece), data);

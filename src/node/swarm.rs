@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,18 +11,21 @@ use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{NodeId, RepoName, Snapshot};
 use instantmirror_store::cache::DiskCache;
 use instantmirror_store::disk::Disk;
+use instantmirror_store::piece_map::PieceMapError;
 use instantmirror_swarm::peer::{Origin, SwarmTransport};
 use instantmirror_swarm::{Follower, HttpOrigin};
 
 use super::{Node, NodeError};
 use crate::config::NodeConfig;
 use crate::peering::{
-    ExportChanges, ExportTerms, Exports, HaveKeeper, JoinAs, Peering, RepositorySwarm, SwarmOffer, SwarmsStatus,
-    discover, unhex,
+    ExportChanges, ExportTerms, Exports, HaveKeeper, JoinAs, Peering, Remembered, RepositoryPieces, RepositorySwarm,
+    SwarmsStatus, discover, unhex,
 };
 
 /// What the piece spaces of repositories lie in, beside their catalogs.
 const DIR: &str = "swarm";
+/// Who is in a swarm is looked at this often, to be remembered.
+const LOOK: Duration = Duration::from_secs(5);
 /// The master is asked anew for its swarm this often: it may have another one, or another address.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
 
@@ -147,6 +150,38 @@ impl Swarming {
     }
 }
 
+/// Our part in one swarm.
+#[derive(Debug)]
+struct Part {
+    joined: RepositorySwarm,
+    remembered: Remembered,
+}
+
+impl Part {
+    /// Tells of whom the operator or the master named, and of those who were in the swarm before.
+    fn may_meet(&self, swarming: &Swarming, named: &[SocketAddr]) {
+        let (swarms, swarm) = (&swarming.peering.swarms, &self.joined.swarm);
+        for (peers, origin) in [(named, Origin::Named), (&self.remembered.peers, Origin::Peer)] {
+            peers.iter().for_each(|peer| swarms.add_peer(swarm, *peer, origin));
+        }
+    }
+
+    /// Writes down what a restart wants to know.
+    async fn write_down(&self, swarming: &Swarming, name: &RepoName) {
+        let (disk, remembered, dir) = (Arc::clone(&swarming.disk), self.remembered.clone(), dir_of(name));
+        let written = tokio::task::spawn_blocking(move || remembered.save(disk.as_ref(), &dir));
+        let written = written.await.map_err(|error| error.to_string());
+        if let Err(error) = written.and_then(|saved| saved.map_err(|error| error.to_string())) {
+            tracing::error!(repository = %name, "after a restart the swarm is known when the master is there: {error}");
+        }
+    }
+}
+
+/// Where a repository's piece space lies.
+fn dir_of(name: &RepoName) -> PathBuf {
+    Path::new(DIR).join(name.as_str())
+}
+
 impl Node {
     /// Takes part in the swarms, for ever.
     pub(super) async fn swarm(&self) {
@@ -185,70 +220,116 @@ impl Node {
             return;
         };
         let piece_bytes = state.head.as_ref().map_or(0, |head| head.head().piece_length);
-        let pieces = {
+        let (pieces, remembered) = {
             let (disk, objects) = (Arc::clone(&swarming.disk), Arc::clone(&swarming.objects));
-            let dir = Path::new(DIR).join(name.as_str());
-            let open = move || RepositorySwarm::open_pieces(disk, &dir, piece_bytes, objects);
+            let dir = dir_of(name);
+            let open = move || {
+                let pieces = RepositorySwarm::open_pieces(Arc::clone(&disk), &dir, piece_bytes, objects)?;
+                Ok::<_, PieceMapError>((pieces, Remembered::load(disk.as_ref(), &dir)))
+            };
             match tokio::task::spawn_blocking(open).await {
-                Ok(Ok(pieces)) => pieces,
+                Ok(Ok(opened)) => opened,
                 Ok(Err(error)) => return tracing::error!(repository = %name, "there is no swarm: {error}"),
                 Err(error) => return tracing::error!(repository = %name, "there is no swarm: {error}"),
             }
         };
         let Some(repository) = swarming.of(name) else { return };
-        let mut held: Option<(SwarmOffer, RepositorySwarm)> = None;
+        let mut part: Option<Part> = None;
+        if let Some(remembered) = remembered {
+            // The master may be away: what it said last is good until it says something else.
+            part = self.enter(swarming, follower, &pieces, remembered).await;
+        }
         loop {
-            let discovered = discover(name, &repository.masters).await;
-            let is_same = held.as_ref().is_some_and(|(offer, _)| *offer == discovered.offer);
+            let discovered = tokio::select! {
+                discovered = discover(name, &repository.masters) => discovered,
+                () = self.take_part(swarming, follower, &mut part) => continue,
+            };
+            let is_same = part
+                .as_ref()
+                .is_some_and(|part| part.remembered.offer == discovered.offer);
             if !is_same {
-                if let Some((_, old)) = held.take() {
-                    swarming.have.remove(&old.swarm);
-                    swarming.peering.leave(&old.swarm.info_hash());
+                let peers = part.take().map_or_else(Vec::new, |old| {
+                    swarming.have.remove(&old.joined.swarm);
+                    swarming.peering.leave(&old.joined.swarm.info_hash());
+                    old.remembered.peers
+                });
+                let offer = discovered.offer;
+                part = self
+                    .enter(swarming, follower, &pieces, Remembered { offer, peers })
+                    .await;
+                if let Some(part) = &part {
+                    part.write_down(swarming, name).await;
                 }
-                let Ok(info_hash) = discovered.offer.info_hash.parse() else {
-                    tracing::warn!(repository = %name, "the master tells of a swarm without a name");
-                    tokio::time::sleep(ASK_AGAIN).await;
-                    continue;
-                };
-                let secret = discovered.offer.secret.as_deref().and_then(unhex);
-                let is_private = self.config.peers.private;
-                let pieces = Arc::clone(&pieces);
-                let joined =
-                    RepositorySwarm::join(&swarming.peering, pieces, info_hash, secret, is_private, JoinAs::Node);
-                tracing::info!(repository = %name, swarm = %info_hash, "joined the swarm");
-                self.keep_up(swarming, follower, &joined).await;
-                let mut trackers = self.config.peers.trackers.clone();
-                trackers.extend(discovered.offer.trackers.iter().cloned());
-                trackers.dedup();
-                swarming.peering.announce(&joined.swarm, &trackers);
-                if let Some(known) = swarming.repositories().get_mut(name) {
-                    known.joined = Some(joined.clone());
-                }
-                swarming.set_swarms(name);
-                let (keeper, share) = (Arc::clone(swarming), joined.share());
-                // Goes through the whole cache: beside everything else.
-                tokio::task::spawn_blocking(move || keeper.have.add(share));
-                held = Some((discovered.offer, joined));
             }
-            let Some((_, joined)) = &held else { continue };
             swarming.know_masters(name, &discovered.peers);
-            for peer in discovered.peers.iter().chain(&self.config.peers.connect) {
-                swarming.peering.swarms.add_peer(&joined.swarm, *peer, Origin::Named);
+            if let Some(part) = &part {
+                part.may_meet(swarming, &discovered.peers);
             }
-            let mut staged = follower.staged();
-            let follow = async {
-                loop {
-                    let changed = tokio::select! {
-                        changed = states.changed() => changed,
-                        changed = staged.changed() => changed,
-                    };
-                    if changed.is_err() {
-                        return std::future::pending().await;
+            let taking_part = self.take_part(swarming, follower, &mut part);
+            let _: Result<(), _> = tokio::time::timeout(ASK_AGAIN, taking_part).await;
+        }
+    }
+
+    /// Joins a swarm, and tells it what is here. `None` if it has no name.
+    async fn enter(
+        &self,
+        swarming: &Arc<Swarming>,
+        follower: &Follower,
+        pieces: &Arc<RepositoryPieces>,
+        remembered: Remembered,
+    ) -> Option<Part> {
+        let name = follower.state().name.clone();
+        let Ok(info_hash) = remembered.offer.info_hash.parse() else {
+            tracing::warn!(repository = %name, "the master tells of a swarm without a name");
+            return None;
+        };
+        let secret = remembered.offer.secret.as_deref().and_then(unhex);
+        let is_private = self.config.peers.private;
+        let (peering, pieces) = (&swarming.peering, Arc::clone(pieces));
+        let joined = RepositorySwarm::join(peering, pieces, info_hash, secret, is_private, JoinAs::Node);
+        tracing::info!(repository = %name, swarm = %info_hash, "joined the swarm");
+        self.keep_up(swarming, follower, &joined).await;
+        let mut trackers = self.config.peers.trackers.clone();
+        trackers.extend(remembered.offer.trackers.iter().cloned());
+        trackers.dedup();
+        peering.announce(&joined.swarm, &trackers);
+        if let Some(known) = swarming.repositories().get_mut(&name) {
+            known.joined = Some(joined.clone());
+        }
+        swarming.set_swarms(&name);
+        let (keeper, share) = (Arc::clone(swarming), joined.share());
+        // Goes through the whole cache: beside everything else.
+        tokio::task::spawn_blocking(move || keeper.have.add(share));
+        let part = Part { joined, remembered };
+        part.may_meet(swarming, &self.config.peers.connect);
+        Some(part)
+    }
+
+    /// Keeps the swarm up with the catalogs, and remembers who is in it. For ever; drop it to stop.
+    async fn take_part(&self, swarming: &Arc<Swarming>, follower: &Follower, part: &mut Option<Part>) {
+        let Some(part) = part else {
+            return std::future::pending().await;
+        };
+        let name = follower.state().name.clone();
+        part.may_meet(swarming, &self.config.peers.connect);
+        let (mut states, mut staged) = (follower.subscribe(), follower.staged());
+        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
+        self.keep_up(swarming, follower, &part.joined).await;
+        loop {
+            let changed = tokio::select! {
+                changed = states.changed() => changed,
+                changed = staged.changed() => changed,
+                _ = look.tick() => {
+                    if part.remembered.meet(&part.joined.swarm.reachable()) {
+                        part.write_down(swarming, &name).await;
                     }
-                    self.keep_up(swarming, follower, joined).await;
+                    continue;
                 }
             };
-            let _: Result<(), _> = tokio::time::timeout(ASK_AGAIN, follow).await;
+            if changed.is_err() {
+                return std::future::pending().await;
+            }
+            self.keep_up(swarming, follower, &part.joined).await;
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use instantmirror_core::metainfo::InfoHash;
 use instantmirror_store::StoreError;
-use instantmirror_store::disk::{Disk, read_file, write_atomically};
+use instantmirror_store::disk::{Disk, read_file, write_privately};
 use serde::{Deserialize, Serialize};
 
 use super::{SwarmError, drawn};
@@ -44,7 +44,7 @@ impl SwarmIdentity {
                     secret,
                 };
                 disk.create_dir_all(dir)?;
-                write_atomically(disk, &path, made.text().as_bytes())?;
+                write_privately(disk, &path, made.text().as_bytes())?;
                 Ok(made)
             }
             Err(error) => Err(error.into()),

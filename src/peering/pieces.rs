@@ -47,6 +47,23 @@ impl PieceSource for RepositoryPieces {
         }
         read_object(&self.objects, &found.object, start, end).await
     }
+
+    /// May read the whole object, if its outboard was lost: not on the runtime's threads.
+    async fn outboard(&self, object: &ObjectId) -> Option<Bytes> {
+        let (objects, wanted) = (Arc::clone(&self.objects), *object);
+        let read = tokio::task::spawn_blocking(move || futures_executor::block_on(objects.outboard(&wanted)));
+        match read.await {
+            Ok(Ok(outboard)) => outboard.map(|outboard| outboard.values().clone()),
+            Ok(Err(error)) => {
+                tracing::warn!(%object, "its outboard cannot be given to a peer: {error}");
+                None
+            }
+            Err(error) => {
+                tracing::error!(%object, "its outboard cannot be given to a peer: {error}");
+                None
+            }
+        }
+    }
 }
 
 /// Bytes of an object that is here. Reads may wait for the disk: not on the runtime's threads.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use instantmirror_testkit::command::clean_command;
+use instantmirror_testkit::command::{clean_command, run};
 use instantmirror_testkit::process::{Daemon, TestDir, binary, poll};
 use instantmirror_testkit::tree::noise;
 use serde_json::Value;
@@ -182,6 +182,80 @@ fn staged_content_spreads_among_authorised_mirrors_alone() {
     master.run(&["snapshot", "release", "r", &master.live("r").pop().unwrap()]);
     wait_for_all(&nodes[2], 1 + LARGE as u64);
     assert_eq!(nodes[2].get("/pub/r/secret.iso"), noise(LARGE));
+}
+
+/// A master and two mirrors of one large file: the first has it, the second fetches nothing ahead and knows the first.
+fn full_and_empty(dir: &TestDir, first_node: usize) -> (Master, Mirror, Mirror) {
+    let source = dir.folder("source").unwrap();
+    std::fs::write(source.join("large.iso"), noise(LARGE)).unwrap();
+    let mut master = Master::new(dir, &[("r", &source)]);
+    master.configure("[peers]\nlisten = [\"0.0.0.0:0\"]\n");
+    let snapshot = master.publish("r");
+    master.serve();
+    let full = mirror(&master, first_node, "");
+    full.wait_for("r", &snapshot);
+    wait_for_all(&full, LARGE as u64);
+    let empty = mirror_with(&master, first_node + 1, "", None, "");
+    empty.wait_for("r", &snapshot);
+    let joined = poll(LIMIT, || (swarm(&empty)["peers"].as_array()?.len() == 2).then_some(()));
+    assert!(joined.is_some(), "{}", empty.status_text());
+    (master, full, empty)
+}
+
+fn curl(node: &Node, path: &str) -> Vec<u8> {
+    let mut command = clean_command("curl");
+    command.args(["-sS", "--fail", &format!("{}{path}", node.url())]);
+    run(&mut command, LIMIT).unwrap().stdout
+}
+
+#[test]
+fn a_large_file_comes_from_another_mirror_when_the_master_is_dead() {
+    let dir = TestDir::new("e2e-swarm-large").unwrap();
+    let (mut master, _full, empty) = full_and_empty(&dir, 4);
+    master.stop(true);
+    let begun = std::time::Instant::now();
+    assert_eq!(curl(&empty, "/pub/r/large.iso"), noise(LARGE));
+    println!(
+        "{LARGE} bytes from a mirror in {:?}, the master being dead",
+        begun.elapsed()
+    );
+    let status = swarm(&empty);
+    assert_eq!(number(&status, "received_bytes"), LARGE as u64, "{status:#}");
+    assert_eq!(number(&status, "master_bytes"), 0, "{status:#}");
+}
+
+#[test]
+fn a_mirror_that_restarts_without_its_master_finds_the_others_again() {
+    let dir = TestDir::new("e2e-swarm-restart").unwrap();
+    let (mut master, full, mut empty) = full_and_empty(&dir, 6);
+    // Both write down where the other is.
+    let known = |node: &Node| {
+        let text = std::fs::read_to_string(node.dir.join("cache/snapshots/swarm/r/known")).ok()?;
+        serde_json::from_str::<Value>(&text).ok()
+    };
+    let peers = |node: &Node| Some(known(node)?["peers"].as_array()?.len());
+    for node in [&full, &empty] {
+        let written = poll(LIMIT, || (peers(node)? == 2).then_some(()));
+        assert!(written.is_some(), "{:?}", known(node));
+    }
+    master.stop(true);
+    for kill in [true, false] {
+        empty.node.stop(kill);
+        empty.node.run();
+        let joined = poll(LIMIT, || (swarm(&empty)["peers"].as_array()?.len() == 1).then_some(()));
+        assert!(joined.is_some(), "{}", empty.status_text());
+    }
+    assert_eq!(
+        curl(&empty, "/pub/r/large.iso"),
+        noise(LARGE),
+        "{}",
+        empty.status_text()
+    );
+    assert_eq!(number(&swarm(&empty), "received_bytes"), LARGE as u64);
+    // The master comes back, and the swarm is the same one.
+    master.serve();
+    let back = poll(LIMIT, || (swarm(&empty)["peers"].as_array()?.len() == 2).then_some(()));
+    assert!(back.is_some(), "{}", empty.status_text());
 }
 
 #[test]

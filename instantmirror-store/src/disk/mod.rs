@@ -125,6 +125,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Makes a new empty file and opens it for reading and writing. An existing file is an error.
     fn create_new(&self, path: &Path) -> Result<Box<dyn DiskFile>>;
 
+    /// The same for a file that holds a secret: only its owner may read it. A disk without permissions makes a plain one.
+    fn create_private(&self, path: &Path) -> Result<Box<dyn DiskFile>> {
+        self.create_new(path)
+    }
+
     /// Opens a file for reading.
     fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>>;
 
@@ -192,8 +197,17 @@ pub(crate) fn parent_of(path: &Path) -> &Path {
 /// `path.tmp`, which every start removes. After an error the temporary file is removed where possible, and which of
 /// the two contents `path` has after a crash is open (the rename may have happened); it is never a mix.
 pub fn publish_atomically(disk: &dyn Disk, path: &Path, write: impl FnOnce(&dyn DiskFile) -> Result<()>) -> Result<()> {
+    publish_with(disk, path, &|tmp| disk.create_new(tmp), write)
+}
+
+fn publish_with(
+    disk: &dyn Disk,
+    path: &Path,
+    create: &dyn Fn(&Path) -> Result<Box<dyn DiskFile>>,
+    write: impl FnOnce(&dyn DiskFile) -> Result<()>,
+) -> Result<()> {
     let tmp = tmp_path(path);
-    let published = write_tmp(disk, &tmp, write).and_then(|()| disk.rename(&tmp, path));
+    let published = write_tmp(disk, &tmp, create, write).and_then(|()| disk.rename(&tmp, path));
     if let Err(error) = published {
         discard(disk, &tmp);
         return Err(error);
@@ -206,11 +220,23 @@ pub fn write_atomically(disk: &dyn Disk, path: &Path, content: &[u8]) -> Result<
     publish_atomically(disk, path, |file| file.write_at(content, 0))
 }
 
-fn write_tmp(disk: &dyn Disk, tmp: &Path, write: impl FnOnce(&dyn DiskFile) -> Result<()>) -> Result<()> {
-    let file = match disk.create_new(tmp) {
+/// [`write_atomically`] for secrets: only the owner of the file can read it, before and after.
+pub fn write_privately(disk: &dyn Disk, path: &Path, content: &[u8]) -> Result<()> {
+    publish_with(disk, path, &|tmp| disk.create_private(tmp), |file| {
+        file.write_at(content, 0)
+    })
+}
+
+fn write_tmp(
+    disk: &dyn Disk,
+    tmp: &Path,
+    create: &dyn Fn(&Path) -> Result<Box<dyn DiskFile>>,
+    write: impl FnOnce(&dyn DiskFile) -> Result<()>,
+) -> Result<()> {
+    let file = match create(tmp) {
         Err(error) if error.is_already_exists() => {
             disk.remove(tmp)?;
-            disk.create_new(tmp)?
+            create(tmp)?
         }
         other => other?,
     };

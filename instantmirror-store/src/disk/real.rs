@@ -61,8 +61,11 @@ impl RealDisk {
     }
 
     fn open_as(&self, op: &'static str, path: &Path, flags: OFlags) -> Result<File> {
+        self.open_with(op, path, flags, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH)
+    }
+
+    fn open_with(&self, op: &'static str, path: &Path, flags: OFlags, mode: Mode) -> Result<File> {
         self.check(path)?;
-        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         rustix::fs::openat(&self.root_fd, dot(path), flags, mode)
             .map(File::from)
@@ -70,11 +73,14 @@ impl RealDisk {
     }
 
     fn open_file(&self, op: &'static str, path: &Path, flags: OFlags) -> Result<Box<dyn DiskFile>> {
-        let file = Arc::new(self.open_as(op, path, flags)?);
-        Ok(Box::new(RealFile {
+        Ok(self.file(path, self.open_as(op, path, flags)?))
+    }
+
+    fn file(&self, path: &Path, file: File) -> Box<dyn DiskFile> {
+        Box::new(RealFile {
             path: self.root.join(path),
-            file,
-        }))
+            file: Arc::new(file),
+        })
     }
 
     fn error(&self, op: &'static str, path: &Path, source: impl Into<io::Error>) -> StoreError {
@@ -95,6 +101,12 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn create_new(&self, path: &Path) -> Result<Box<dyn DiskFile>> {
         self.open_file("create", path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
+    }
+
+    fn create_private(&self, path: &Path) -> Result<Box<dyn DiskFile>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let file = self.open_with("create", path, flags, Mode::RUSR | Mode::WUSR)?;
+        Ok(self.file(path, file))
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>> {

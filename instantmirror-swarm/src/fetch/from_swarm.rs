@@ -1,13 +1,19 @@
 //! A transfer from a swarm: groups in whatever order they come, each from somebody in particular.
 
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, Either, select};
 use futures_util::{FutureExt as _, StreamExt as _};
 use instantmirror_core::fill::FlightId;
-use instantmirror_core::traits::{CacheError, Class, FetchError, Group, GroupRequest, GroupTransport};
+use instantmirror_core::traits::{CacheError, Class, FetchError, Group, GroupRequest, GroupTransport, TransportError};
+use tokio::time::timeout;
 
 use super::fill::{Source, unavailable};
-use super::flight::{Job, broke_off};
+use super::flight::{Job, LandingError, broke_off};
 use super::sources::Running;
 
+/// Whoever is asked first for an outboard has so long before others are asked too.
+const HEAD_START: Duration = Duration::from_millis(400);
 /// Groups that are written at once.
 const WRITTEN_AT_ONCE: usize = 16;
 
@@ -97,27 +103,120 @@ impl Job {
         Ok(())
     }
 
-    /// The outboard, from whoever has it: a swarm has none.
+    /// The outboard. By HTTP it is one cheap request, so a source that is well is asked first, and peers when it hesitates; one
+    /// that failed lately is asked when peers hesitate, or have none.
     async fn bring_outboard(&self, swarm: &Source) -> Result<(), FetchError> {
-        if self.outboard.initialized() {
-            return Ok(());
-        }
-        let sources = self.fill.sources();
-        let others = self
-            .engine
-            .sources
-            .ordered(&sources, &self.fill.object, 0, Class::Demand);
-        let mut failure = None;
-        for other in others.iter().filter(|other| other.transport.swarm().is_none()) {
-            match self.outboard.get_or_try_init(|| self.fetch_outboard(other)).await {
-                Ok(()) => return Ok(()),
-                Err(error) => failure = Some(error),
+        let brought = self.outboard.get_or_try_init(|| async {
+            let sources = self.fill.sources();
+            let mut others = self
+                .engine
+                .sources
+                .ordered(&sources, &self.fill.object, 0, Class::Demand);
+            others.retain(|other| other.transport.swarm().is_none());
+            let is_well = self.engine.sources.is_any_well(&others);
+            let by_http = self.outboard_by_http(&others).boxed();
+            let by_peers = async {
+                let fetched = self.fetch_outboard(swarm).await;
+                fetched.map_err(LandingError::of)
             }
+            .boxed();
+            let (first, second) = if is_well {
+                (by_http, by_peers)
+            } else {
+                (by_peers, by_http)
+            };
+            let brought = with_second(first, second).await;
+            brought.map_err(|failed| failed.error)
+        });
+        brought.await.copied()
+    }
+
+    /// The outboard from those who are no swarm, one after the other.
+    async fn outboard_by_http(&self, others: &[Source]) -> Result<(), LandingError> {
+        let mut failure = None;
+        for other in others {
+            let Err(error) = self.fetch_outboard(other).await else {
+                return Ok(());
+            };
+            self.engine.blame(&self.fill.object, other, &error);
+            failure = Some(LandingError::of(error).and(failure));
         }
-        // Of one group it is the id itself.
-        match self.outboard.get_or_try_init(|| self.fetch_outboard(swarm)).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(failure.unwrap_or(error)),
+        Err(failure.unwrap_or_else(|| {
+            let missing = TransportError::NotFound {
+                from: "nobody".to_owned(),
+                what: format!("the outboard of object {}", self.fill.object),
+            };
+            LandingError::of(unavailable(self.fill.object, &self.fill.repository, missing))
+        }))
+    }
+}
+
+/// What the first brings, or the second, which begins when the first fails or has hesitated for [`HEAD_START`].
+async fn with_second(
+    mut first: BoxFuture<'_, Result<(), LandingError>>,
+    second: BoxFuture<'_, Result<(), LandingError>>,
+) -> Result<(), LandingError> {
+    let (failed, rest) = match timeout(HEAD_START, &mut first).await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(failed)) => (failed, second),
+        Err(_) => match select(first, second).await {
+            Either::Left((Ok(()), _)) | Either::Right((Ok(()), _)) => return Ok(()),
+            Either::Left((Err(failed), rest)) | Either::Right((Err(failed), rest)) => (failed, rest),
+        },
+    };
+    rest.await.map_err(|error| error.and(Some(failed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use instantmirror_core::ObjectId;
+
+    use super::*;
+
+    fn failed(from: &str) -> LandingError {
+        let error = TransportError::Unreachable {
+            from: from.to_owned(),
+            reason: "it is away".to_owned(),
+        };
+        LandingError::of(unavailable(ObjectId::of(b"x"), &"r".parse().unwrap(), error))
+    }
+
+    /// Whoever answers after so long, well or not, or never; takes note that it was asked.
+    fn answers(after: Option<u64>, well: bool, asked: &AtomicBool) -> BoxFuture<'_, Result<(), LandingError>> {
+        async move {
+            asked.store(true, Ordering::Relaxed);
+            match after {
+                Some(millis) => tokio::time::sleep(Duration::from_millis(millis)).await,
+                None => std::future::pending().await,
+            }
+            if well { Ok(()) } else { Err(failed("somebody")) }
+        }
+        .boxed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_is_asked_when_the_first_fails_or_hesitates_and_else_left_alone() {
+        for (first, second, is_second_asked, ought, millis) in [
+            ((Some(100), true), (Some(1), true), false, true, 100),
+            ((Some(100), false), (Some(50), true), true, true, 150),
+            ((None, true), (Some(50), true), true, true, 450),
+            ((Some(600), true), (None, true), true, true, 600),
+            ((Some(600), true), (Some(10), false), true, true, 600),
+            ((Some(600), false), (Some(10), false), true, false, 600),
+            ((Some(10), false), (Some(10), false), true, false, 20),
+        ] {
+            let (one, other) = (AtomicBool::new(false), AtomicBool::new(false));
+            let begun = tokio::time::Instant::now();
+            let brought = with_second(answers(first.0, first.1, &one), answers(second.0, second.1, &other)).await;
+            assert_eq!(brought.is_ok(), ought, "{first:?} {second:?}");
+            assert_eq!(other.load(Ordering::Relaxed), is_second_asked, "{first:?} {second:?}");
+            let elapsed = begun.elapsed().as_millis();
+            assert!(
+                (millis..millis + 5).contains(&elapsed),
+                "{first:?} {second:?}: {elapsed} ms"
+            );
         }
     }
 }

@@ -163,6 +163,16 @@ impl Sources {
             .collect()
     }
 
+    /// Whether any of them has not failed lately.
+    pub(super) fn is_any_well(&self, sources: &[Source]) -> bool {
+        let (now, state) = (self.now(), lock(&self.state));
+        let scores = state.board.scores();
+        let avoided = |source: &Source| scores.get(source.transport.label()).map(|score| score.avoided_until);
+        sources
+            .iter()
+            .any(|source| avoided(source).is_none_or(|until| until <= now))
+    }
+
     /// Waits for a free slot at a source, and until its rate and that of the class allow for more bytes.
     pub(super) async fn begin(&self, label: &str, class: Class) -> Running<'_> {
         let slots = {

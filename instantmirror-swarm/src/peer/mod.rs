@@ -9,6 +9,7 @@
 mod book;
 mod connection;
 mod dial;
+mod outboard;
 mod status;
 mod swarm;
 mod transport;
@@ -71,6 +72,12 @@ pub trait PieceSource: Debug + Send + Sync + 'static {
     /// # Errors
     /// A text, if they are not here or cannot be read.
     async fn read(&self, piece: PieceIndex, begin: u32, length: u32) -> Result<Bytes, String>;
+
+    /// The outboard of an object, verified, for nodes that ask for it; `None` if it is not here. By default there is none.
+    async fn outboard(&self, object: &ObjectId) -> Option<Bytes> {
+        let _ = object;
+        None
+    }
 }
 
 /// Limits that all swarms of a node share.

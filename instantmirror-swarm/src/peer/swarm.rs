@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::book::{AddressBook, Origin};
+use super::outboard::{Answer, Outboards};
 use super::{ObjectPlace, PieceSource, lock};
 use crate::session::{Action, CloseReason, Event, Session, SessionConfig, SessionStatus};
 use crate::wire::extension::PexPeer;
@@ -62,6 +63,7 @@ pub struct Swarm {
     session: Mutex<Session>,
     lines: Mutex<HashMap<PeerKey, Line>>,
     wants: Mutex<HashMap<WantId, mpsc::UnboundedSender<Delivery>>>,
+    pub(super) outboards: Outboards,
     pub(super) book: Mutex<AddressBook>,
     pub(super) source: Arc<dyn PieceSource>,
     info_hash: InfoHash,
@@ -90,6 +92,7 @@ impl Swarm {
             session: Mutex::new(Session::new(config, seed)),
             lines: Mutex::default(),
             wants: Mutex::default(),
+            outboards: Outboards::default(),
             book: Mutex::new(AddressBook::new(seed)),
             source,
         }
@@ -162,6 +165,7 @@ impl Swarm {
     pub(super) fn close_line(&self, key: PeerKey) {
         self.with(|session| session.gone(key));
         lock(&self.lines).remove(&key);
+        self.outboards.gone(key);
     }
 
     pub(super) fn close_all(&self, reason: &CloseReason) {
@@ -211,6 +215,16 @@ impl Swarm {
                         }
                     }
                     Some(Event::Peers(peers)) => received.peers.extend(peers),
+                    Some(Event::Outboard {
+                        object,
+                        total,
+                        offset,
+                        data,
+                    }) => {
+                        received.block_bytes += data.len() as u64;
+                        self.outboards.came(key, &object, Answer::Part { total, offset, data });
+                    }
+                    Some(Event::NoOutboard(object)) => self.outboards.came(key, &object, Answer::Declined),
                     Some(Event::Takers) => received.takers_changed = true,
                     Some(other) => received.metadata.push(other),
                     None => {}
@@ -304,6 +318,12 @@ impl Swarm {
     pub fn set_hidden(&self, hidden: Bitfield) {
         let now = self.now();
         self.with(|session| session.set_hidden(hidden, now));
+    }
+
+    /// Where connected peers can be reached later, our nodes first.
+    #[must_use]
+    pub fn reachable(&self) -> Vec<SocketAddr> {
+        lock(&self.session).reachable()
     }
 
     /// What it looks like now.

@@ -15,12 +15,13 @@ use instantmirror_core::traits::{
     BatchItem, ByteStream, Class, Group, GroupRequest, GroupStream, GroupTransport, PeerTransport, Receipt,
     TransportError,
 };
-use instantmirror_core::{ObjectId, RepoName};
+use instantmirror_core::{ObjectId, Outboard, RepoName};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::ObjectPlace;
 use super::swarm::{Delivery, Swarm};
+use crate::wire::extension::OUTBOARD_BYTES_MAX;
 
 /// A client is not kept waiting for peers longer than this before somebody else is asked.
 const HEDGE: Duration = Duration::from_millis(800);
@@ -280,8 +281,26 @@ impl PeerTransport for SwarmTransport {
         Err(self.not_found(object))
     }
 
-    async fn outboard(&self, _repository: &RepoName, object: &ObjectId, _size: u64) -> Result<Bytes, TransportError> {
-        Err(self.not_found(object))
+    /// From peers that have the object or some of it, verified here, so that who forges one is known. Peers give each other
+    /// none beyond [`OUTBOARD_BYTES_MAX`].
+    async fn outboard(&self, _repository: &RepoName, object: &ObjectId, size: u64) -> Result<Bytes, TransportError> {
+        let missing = |why: &str| TransportError::NotFound {
+            from: self.label.clone(),
+            what: format!("the outboard of object {object}{why}"),
+        };
+        match Outboard::len_for(size) {
+            0 => return Ok(Bytes::new()),
+            bytes if bytes > u64::from(OUTBOARD_BYTES_MAX) => {
+                return Err(missing(", which is too long for peers: it comes by HTTP"));
+            }
+            _ => {}
+        }
+        for swarm in self.all() {
+            if let Some(values) = swarm.fetch_outboard(*object, size).await {
+                return Ok(values);
+            }
+        }
+        Err(missing(""))
     }
 
     /// Objects of one group alone: of larger ones it could not be said which peer lied.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use instantmirror_core::ObjectId;
 use instantmirror_core::swarm::PeerKey;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::OwnedWriteHalf;
@@ -15,6 +16,7 @@ use tokio::time::timeout;
 use super::Shared;
 use super::swarm::Swarm;
 use crate::session::{Action, CloseReason, Run};
+use crate::wire::extension::OUTBOARD_PART_BYTES;
 use crate::wire::piece_header;
 
 /// A peer that takes nothing for so long is closed.
@@ -107,9 +109,13 @@ impl Writer {
         }
     }
 
-    /// Sends the next run of blocks, if there is one.
+    /// Sends what is waited for next, if there is anything.
     async fn upload(&mut self) -> io::Result<()> {
         let (key, swarm) = (self.key, Arc::clone(&self.swarm));
+        if let Some((object, offset)) = swarm.with(|session| session.next_outboard(key)) {
+            self.give_outboard(object, offset).await;
+            return Ok(());
+        }
         let Some(run) = swarm.with(|session| session.next_run(key)) else {
             self.may_upload = false;
             return Ok(());
@@ -129,6 +135,25 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// Answers a request for part of an outboard. One at a time, so a peer that asks for many waits for them itself.
+    async fn give_outboard(&self, object: ObjectId, offset: u32) {
+        let (key, swarm) = (self.key, &self.swarm);
+        let place = swarm.source.place_of(&object);
+        let may_know = || place.is_some_and(|place| swarm.with(|session| session.may_know(key, place.first_piece)));
+        let outboard = if may_know() {
+            swarm.own_outboard(&object).await
+        } else {
+            None
+        };
+        let bytes = outboard.as_ref().map_or(0, |outboard| outboard.len() as u64);
+        let bytes = bytes.min(u64::from(OUTBOARD_PART_BYTES));
+        self.shared.pace(&self.shared.upload, bytes).await;
+        let now = self.shared.now();
+        // Meanwhile it may have become one of those that not everybody may know of.
+        let outboard = outboard.filter(|_| may_know());
+        swarm.with(|session| session.answer_outboard(key, object, offset, outboard.as_ref(), now));
     }
 
     async fn send_run(&mut self, run: &Run, data: &Bytes) -> io::Result<()> {

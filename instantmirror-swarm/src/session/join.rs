@@ -77,6 +77,8 @@ impl Session {
             nothing_at: None,
             depth: FIRST_DEPTH,
             uploads: VecDeque::new(),
+            outboard_asks: HashSet::new(),
+            outboard_waits: VecDeque::new(),
             last_heard: now,
             last_sent: now,
             useless_since: now,

@@ -9,6 +9,7 @@
 //! that breaks them is closed, and nobody else.
 
 mod join;
+mod outboard;
 mod peer;
 mod rate;
 mod receive;
@@ -21,11 +22,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use instantmirror_core::Moment;
 use instantmirror_core::metainfo::InfoHash;
 use instantmirror_core::swarm::{
     Bitfield, FirstCopies, PeerKey, Picker, PieceIndex, Pieces, Random, Taker, Unit, UnitId, Want, WantId,
 };
+use instantmirror_core::{Moment, ObjectId};
 
 use crate::wire::extension::PexPeer;
 use crate::wire::{Message, PeerId};
@@ -33,6 +34,7 @@ use crate::wire::{Message, PeerId};
 use peer::Peer;
 
 pub use join::Hello;
+pub use outboard::OUTBOARD_WAITS_MAX;
 pub use serve::Run;
 pub use status::{PeerStatus, SessionStatus};
 
@@ -93,7 +95,7 @@ pub struct SessionConfig {
 pub enum Action {
     /// Send this.
     Send(Message),
-    /// There is something to [upload](Session::next_run).
+    /// There is something to upload: a [run](Session::next_run), or part of an [outboard](Session::next_outboard).
     Upload,
     /// Close it, and say why in the log.
     Close(CloseReason),
@@ -145,6 +147,19 @@ pub enum Event {
     Metadata(u32, u32, Bytes),
     /// The other side will not give this part of the info dictionary.
     NoMetadata(u32),
+    /// A part of an outboard that was asked for, not verified.
+    Outboard {
+        /// The object.
+        object: ObjectId,
+        /// Bytes of the whole outboard.
+        total: u32,
+        /// Where the part begins.
+        offset: u32,
+        /// The part.
+        data: Bytes,
+    },
+    /// The peer does not give what it was asked for of this object's outboard.
+    NoOutboard(ObjectId),
     /// Who wants to be served has changed: the choker should decide.
     Takers,
 }
@@ -410,6 +425,19 @@ impl Session {
     /// Peers that are connected, with their addresses.
     pub fn peers(&self) -> impl Iterator<Item = (PeerKey, SocketAddr)> {
         self.peers.iter().map(|(key, peer)| (*key, peer.address))
+    }
+
+    /// Where connected peers can be reached later, our nodes first.
+    #[must_use]
+    pub fn reachable(&self) -> Vec<SocketAddr> {
+        let mut all: Vec<(bool, SocketAddr)> = self
+            .peers
+            .values()
+            .filter_map(|peer| Some((!peer.is_node(), peer.reachable_at()?)))
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all.into_iter().map(|(_, address)| address).collect()
     }
 
     /// Number of peers.

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 
-use instantmirror_core::Moment;
 use instantmirror_core::swarm::{PieceIndex, Pieces, Unit, UnitId};
+use instantmirror_core::{Moment, ObjectId};
 
 use super::BLOCK_BYTES;
 use super::rate::Rate;
@@ -87,6 +87,9 @@ pub(super) struct Peer {
     pub(super) depth: usize,
     /// What it asked for.
     pub(super) uploads: VecDeque<Block>,
+    /// Parts of outboards that it was asked for, and that it asked for.
+    pub(super) outboard_asks: HashSet<(ObjectId, u32)>,
+    pub(super) outboard_waits: VecDeque<(ObjectId, u32)>,
     pub(super) last_heard: Moment,
     pub(super) last_sent: Moment,
     /// Since when neither side wants anything of the other.

@@ -160,6 +160,7 @@ impl Session {
         } else if id == OUR_IDS.node {
             match NodeMessage::decode(payload).map_err(breach)? {
                 Some(NodeMessage::Proof(proof)) => self.proof_came(key, &proof, now),
+                Some(said) => return Ok(self.outboard_message(key, said, now)),
                 None => {}
             }
         }

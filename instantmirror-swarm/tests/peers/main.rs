@@ -7,8 +7,9 @@ mod world;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use instantmirror_core::address::AddressPolicy;
-use instantmirror_core::traits::{GroupRequest, GroupTransport as _, PeerTransport as _};
+use instantmirror_core::traits::{GroupRequest, GroupTransport as _, PeerTransport as _, TransportError};
 use instantmirror_swarm::peer::{Origin, PeerLimits};
 use tokio::io::AsyncReadExt as _;
 
@@ -55,6 +56,84 @@ async fn a_liar_is_found_out_and_the_rest_comes_from_the_honest() {
     let (banned, lies) = leecher.swarms.banned();
     assert_eq!(banned, [liar.address.ip()]);
     assert!(lies >= 1);
+}
+
+/// Asks for an outboard until a peer gives it.
+async fn outboard_of(peer: &world::Peer, object: &world::Object) -> Bytes {
+    let (repository, size) = ("r".parse().unwrap(), object.content.len() as u64);
+    let asking = async {
+        loop {
+            if let Ok(values) = peer.transport.outboard(&repository, &object.id, size).await {
+                return values;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, asking).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outboards_come_from_peers_in_one_part_or_several() {
+    let world = World::new(vec![
+        noise(1, 3 * MIB),
+        Bytes::from(vec![7; 160 * MIB + 1]),
+        noise(2, 5),
+    ]);
+    let (seeder, leecher) = (world.seeder("127.0.0.1").await, world.leecher("127.0.0.1").await);
+    let repository = "r".parse().unwrap();
+    let object = &world.objects[0];
+    let nobody = leecher
+        .transport
+        .outboard(&repository, &object.id, 3 * MIB as u64)
+        .await;
+    assert!(matches!(nobody, Err(TransportError::NotFound { .. })), "{nobody:?}");
+    leecher.knows(seeder.address);
+    for object in &world.objects {
+        assert_eq!(outboard_of(&leecher, object).await, object.outboard.values());
+    }
+    let long = leecher.transport.outboard(&repository, &object.id, 1 << 37).await;
+    assert!(long.unwrap_err().to_string().contains("by HTTP"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_forges_an_outboard_is_found_out_and_it_comes_from_the_honest() {
+    let world = World::new(vec![noise(1, 8 * MIB)]);
+    let (honest, forger) = (world.seeder("127.0.0.1").await, world.forger("127.0.0.2").await);
+    let leecher = world.leecher("127.0.0.1").await;
+    // It is the only one there is at first.
+    leecher.knows(forger.address);
+    let asking = outboard_of(&leecher, &world.objects[0]);
+    let meeting = async {
+        let found_out = async {
+            while leecher.swarms.banned().1 == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, found_out).await.unwrap();
+        leecher.knows(honest.address);
+    };
+    let (outboard, ()) = tokio::join!(asking, meeting);
+    assert_eq!(outboard, world.objects[0].outboard.values());
+    assert_eq!(leecher.swarms.banned(), (vec![forger.address.ip()], 1));
+    tokio::time::timeout(LIMIT, leecher.fetch_all()).await.unwrap();
+    leecher.assert_complete();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_read_an_outboard_in_time_is_passed_over_and_no_liar() {
+    let world = World::new(vec![noise(1, 8 * MIB), noise(2, MIB)]);
+    let (honest, mute) = (world.seeder("127.0.0.1").await, world.mute("127.0.0.2").await);
+    let leecher = world.leecher("127.0.0.1").await;
+    leecher.knows(mute.address);
+    let (repository, object) = ("r".parse().unwrap(), &world.objects[0]);
+    let fetched = tokio::time::timeout(LIMIT, leecher.fetch_all());
+    let asking = leecher.transport.outboard(&repository, &object.id, 8 * MIB as u64);
+    let (fetched, _) = tokio::join!(fetched, asking);
+    fetched.unwrap();
+    leecher.assert_complete();
+    leecher.knows(honest.address);
+    assert_eq!(outboard_of(&leecher, object).await, object.outboard.values());
+    assert_eq!(leecher.swarms.banned().1, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,7 +25,7 @@ const PIECE_BYTES: u32 = 1 << 20;
 pub(crate) struct Object {
     pub(crate) id: ObjectId,
     pub(crate) content: Bytes,
-    outboard: Outboard,
+    pub(crate) outboard: Outboard,
     first_piece: PieceIndex,
 }
 
@@ -42,12 +42,21 @@ pub(crate) struct World {
     fixed: Option<(PieceIndex, u64)>,
 }
 
+/// What outboards a peer gives.
+#[derive(Debug, Clone, Copy)]
+enum Outboards {
+    Good,
+    Forged,
+    Never,
+}
+
 /// What one peer has of the objects.
 #[derive(Debug)]
 struct Memory {
     objects: Vec<Object>,
     held: Mutex<HashMap<ObjectId, (Vec<u8>, RangeSet)>>,
     lies: bool,
+    outboards: Outboards,
 }
 
 #[async_trait]
@@ -75,6 +84,18 @@ impl PieceSource for Memory {
             bytes[0] ^= 1;
         }
         Ok(bytes.into())
+    }
+
+    async fn outboard(&self, object: &ObjectId) -> Option<Bytes> {
+        let found = self.objects.iter().find(|known| known.id == *object)?;
+        self.held.lock().unwrap().get(object)?;
+        let mut values = found.outboard.values().to_vec();
+        match self.outboards {
+            Outboards::Good => {}
+            Outboards::Forged => *values.last_mut()? ^= 1,
+            Outboards::Never => return std::future::pending().await,
+        }
+        Some(values.into())
     }
 }
 
@@ -135,18 +156,28 @@ impl World {
     }
 
     pub(crate) async fn seeder(&self, address: &str) -> Peer {
-        self.peer(address, true, false).await
+        self.peer(address, true, false, Outboards::Good).await
     }
 
     pub(crate) async fn liar(&self, address: &str) -> Peer {
-        self.peer(address, true, true).await
+        self.peer(address, true, true, Outboards::Good).await
+    }
+
+    /// Has all content, and a disk that never gives an outboard.
+    pub(crate) async fn mute(&self, address: &str) -> Peer {
+        self.peer(address, true, false, Outboards::Never).await
+    }
+
+    /// Has all content, and gives outboards that are forged.
+    pub(crate) async fn forger(&self, address: &str) -> Peer {
+        self.peer(address, true, false, Outboards::Forged).await
     }
 
     pub(crate) async fn leecher(&self, address: &str) -> Peer {
-        self.peer(address, false, false).await
+        self.peer(address, false, false, Outboards::Good).await
     }
 
-    async fn peer(&self, address: &str, has_all: bool, lies: bool) -> Peer {
+    async fn peer(&self, address: &str, has_all: bool, lies: bool, outboards: Outboards) -> Peer {
         let whole = |object: &Object| {
             let mut present = RangeSet::new();
             present.insert(0..object.content.len() as u64);
@@ -161,6 +192,7 @@ impl World {
             objects: self.objects.clone(),
             held: Mutex::new(held),
             lies,
+            outboards,
         });
         let listener = TcpListener::bind(format!("{address}:0")).await.unwrap();
         let address = listener.local_addr().unwrap();

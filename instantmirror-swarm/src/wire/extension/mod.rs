@@ -14,7 +14,7 @@ use instantmirror_core::bencode::{BencodeError, Strictness, Value};
 
 pub use handshake::{CLIENT_BYTES_MAX, ExtensionHandshake, ExtensionIds, HANDSHAKE_PAYLOAD_BYTES_MAX};
 pub use metadata::{METADATA_PIECE_BYTES, MetadataMessage};
-pub use node::{NODE_PAYLOAD_BYTES_MAX, NodeMessage};
+pub use node::{NODE_PAYLOAD_BYTES_MAX, NodeMessage, OUTBOARD_BYTES_MAX, OUTBOARD_PART_BYTES};
 pub use pex::{PEX_PAYLOAD_BYTES_MAX, PEX_PEERS_MAX, PexMessage, PexPeer};
 
 /// Id of the extension handshake; the others are those that the receiver named in its own.
