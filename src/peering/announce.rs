@@ -64,7 +64,8 @@ pub(super) async fn keep_announced(
     }
 }
 
-/// How far a swarm has come. Of a repository nobody wants everything, so who wants nothing now counts as a partial seed.
+/// How far a swarm has come. Trackers do not tell seeds of each other; in a repository's swarm nobody but the master is one,
+/// since all will want what comes next.
 fn standing(swarm: &Swarm) -> Progress {
     let status = swarm.session_status();
     Progress {
@@ -72,7 +73,7 @@ fn standing(swarm: &Swarm) -> Progress {
         downloaded: status.counts.good_bytes,
         left: status.left_bytes,
         wanted: None,
-        is_partial_seed: status.wanted == 0 && status.left_bytes > 0,
+        is_partial_seed: status.is_fixed && status.wanted == 0 && status.left_bytes > 0,
         is_lonely: status.peers.is_empty(),
     }
 }

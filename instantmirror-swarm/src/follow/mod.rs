@@ -225,8 +225,10 @@ impl Follower {
             };
             self.note(|status| upstream.label().clone_into(&mut status.upstream));
             match self.poll(upstream.as_ref(), is_known).await {
-                Ok(_) => {
-                    is_known = true;
+                Ok(changed) => {
+                    // Who waited in vain asks the other way: the master may have been set back meanwhile, and come back so
+                    // quickly that no request failed. It would never have anything newer.
+                    is_known = changed || !is_known;
                     if !complained.is_empty() {
                         tracing::info!(repository = %self.repository, master = upstream.label(), "reached again");
                     }

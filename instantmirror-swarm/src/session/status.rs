@@ -44,7 +44,10 @@ pub struct SessionStatus {
     pub peers: Vec<PeerStatus>,
     /// Pieces that we have.
     pub have: u64,
-    /// Bytes that we lack of all there is, as far as we know.
+    /// Whether it is about what will not change: an export torrent.
+    pub is_fixed: bool,
+    /// Bytes that we lack of all there is, as far as we know. Never 0 where more is to come: who has everything now wants
+    /// to know of those who will have the next.
     pub left_bytes: u64,
     /// Spans that are wanted.
     pub wanted: usize,
@@ -89,6 +92,7 @@ impl Session {
         SessionStatus {
             peers,
             have: self.have.len(),
+            is_fixed: self.config.fixed.is_some(),
             left_bytes: self.left_bytes(),
             wanted: self.picker.len(),
             asked: self.out.len(),
@@ -102,7 +106,8 @@ impl Session {
             return 0;
         }
         let missing = u64::from(self.space).saturating_sub(self.have.len());
-        missing * u64::from(self.config.piece_bytes)
+        let least = u64::from(self.config.fixed.is_none());
+        (missing * u64::from(self.config.piece_bytes)).max(least)
     }
 
     /// How many copies of a piece there are on average, ours included, over a sample of the piece space.
