@@ -1,9 +1,9 @@
 //! The swarms of a node or master: which there are, where their pieces lie, and who is in them.
 //!
 //! A repository has one swarm of its own, whose piece space only grows, so a publish costs it no connection. Masters name it
-//! ([`SwarmOffer`]) and are its first peers. A cache tells what it comes to have ([`have`]); the fetch engine asks the swarm
+//! (`SwarmOffer`) and are its first peers. A cache tells what it comes to have (`have`); the fetch engine asks the swarm
 //! for what it wants ([`SwarmTransport`](instantmirror_swarm::peer::SwarmTransport)). Torrents that are offered to everybody have
-//! swarms of their own ([`exports`]), with the same objects behind them.
+//! swarms of their own (`exports`), with the same objects behind them.
 
 mod announce;
 mod discover;
