@@ -340,7 +340,6 @@ fn what_breaks_the_protocol_closes_the_connection_and_nothing_else() {
         vec![Message::Bitfield(vec![0xff].into())],
         vec![Message::Bitfield(vec![0, 0].into())],
         vec![Message::HaveAll, Message::Interested, Message::HaveNone],
-        late(Message::Bitfield(vec![0].into())),
         late(block(0, 0, 0)),
         late(block(0, 0, 1 << 18)),
         late(block(0, (1 << 20) - 1, 2)),
@@ -373,6 +372,14 @@ fn what_breaks_the_protocol_closes_the_connection_and_nothing_else() {
         // What comes from it later is nobody's.
         assert_eq!(say(&mut session, Message::Have(1), 2), None);
     }
+}
+
+#[test]
+fn a_late_bitfield_is_a_breach_where_pieces_are_told_one_by_one() {
+    let mut session = with_peer(node(1), Reserved::OURS);
+    say(&mut session, Message::Interested, 1);
+    say(&mut session, Message::Bitfield(vec![0].into()), 1);
+    assert!(matches!(closed(&mut session), Some(CloseReason::Breach(_))));
 }
 
 #[test]
