@@ -3,8 +3,9 @@
 //! Key decision: **what to fetch is decided in core, this crate carries it out.** A [`FetchEngine`] drives
 //! core's scheduler and fill plans over any number of [`PeerTransport`](instantmirror_core::traits::PeerTransport)s
 //! and lets nothing into the cache that was not verified; a [`Follower`] keeps a repository's head and
-//! catalogs up with its master. [`HttpOrigin`] talks to a master over HTTP. [`wire`] is what BitTorrent peers say
-//! to each other, as plain code, and [`announce`] finds them by their trackers.
+//! catalogs up with its master. [`HttpOrigin`] talks to a master over HTTP. BitTorrent stands in layers: [`wire`] is what
+//! peers say to each other and [`session`] one swarm, both plain code; [`peer`] carries swarms on sockets, as a source of the
+//! engine; [`announce`] finds peers by their trackers.
 //!
 //! This crate runs on tokio and never opens a file: objects go to an
 //! [`ObjectCache`](instantmirror_core::traits::ObjectCache), catalogs to a

@@ -150,6 +150,9 @@ impl Session {
             (0..pieces).for_each(|piece| _ = shown.insert(piece));
         }
         self.hidden.iter().for_each(|piece| _ = shown.remove(piece));
+        if self.is_closed {
+            shown = Bitfield::new();
+        }
         let end = self.config.fixed.map_or_else(|| shown.end(), |(pieces, _)| pieces);
         let message = match (shown.is_empty(), speaks_fast) {
             (true, true) => Message::HaveNone,
@@ -202,7 +205,7 @@ impl Session {
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.is_proven = true;
         }
-        let told: Vec<u32> = self.hidden.iter().filter(|piece| self.have.has(*piece)).collect();
+        let told: Vec<u32> = self.have.iter().filter(|piece| self.hides(*piece)).collect();
         for piece in told {
             self.send(key, Message::Have(piece), now);
         }

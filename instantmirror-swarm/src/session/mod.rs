@@ -199,6 +199,8 @@ pub struct Session {
     have: Bitfield,
     /// Pieces that only those who proved themselves may know of.
     hidden: Bitfield,
+    /// It was not said yet which those are: until then all are, wherever there is a secret.
+    is_closed: bool,
     /// Pieces that our catalogs know of.
     space: PieceIndex,
     peers: BTreeMap<PeerKey, Peer>,
@@ -218,6 +220,7 @@ impl Session {
         let picker = Picker::new(config.piece_bytes, Random::new(random.bits()));
         let space = config.fixed.map_or(0, |(pieces, _)| pieces);
         Self {
+            is_closed: config.secret.is_some(),
             config,
             picker,
             random,
@@ -344,7 +347,7 @@ impl Session {
         if !self.have.insert(piece) {
             return;
         }
-        let is_hidden = self.hidden.has(piece);
+        let is_hidden = self.hides(piece);
         // Whoever has it need not know, except a master that wants to know where its first copies are.
         let wants_to_know = |peer: &Peer| !peer.pieces.has(piece) || (peer.is_node() && peer.pieces == Pieces::All);
         let tell: Vec<PeerKey> = self
@@ -358,15 +361,26 @@ impl Session {
         }
     }
 
+    /// Whether only those may know of a piece who proved that they may.
+    fn hides(&self, piece: PieceIndex) -> bool {
+        self.is_closed || self.hidden.has(piece)
+    }
+
     /// What we have.
     #[must_use]
     pub fn have(&self) -> &Bitfield {
         &self.have
     }
 
-    /// Sets which pieces only those may know of who proved that they may. What is no longer hidden is told to everybody.
+    /// Sets which pieces only those may know of who proved that they may: none is shown to others before, where there is a
+    /// secret. What is no longer hidden is told to everybody.
     pub fn set_hidden(&mut self, hidden: Bitfield, now: Moment) {
         let before = std::mem::replace(&mut self.hidden, hidden);
+        let before = if std::mem::take(&mut self.is_closed) {
+            self.have.clone()
+        } else {
+            before
+        };
         let shown: Vec<PieceIndex> = before.iter().filter(|piece| !self.hidden.has(*piece)).collect();
         let strangers: Vec<PeerKey> = self
             .peers

@@ -111,7 +111,7 @@ impl Session {
     #[must_use]
     pub fn may_know(&self, key: PeerKey, first_piece: PieceIndex) -> bool {
         let peer = self.peers.get(&key);
-        peer.is_some_and(|peer| peer.is_proven || !self.hidden.has(first_piece))
+        peer.is_some_and(|peer| peer.is_proven || !self.hides(first_piece))
     }
 
     /// Gives a peer the part at `offset` of an object's outboard; `None`: it is not here, or not for everybody.

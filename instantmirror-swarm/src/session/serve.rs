@@ -82,6 +82,7 @@ impl Session {
     /// A peer asks for a block.
     pub(super) fn requested(&mut self, key: PeerKey, block: Block, now: Moment) -> Result<(), String> {
         let is_there = self.config.serves_all || self.have.has(block.piece);
+        let is_hidden = self.hides(block.piece);
         let is_sound =
             block.length > 0 && block.length <= BLOCK_BYTES_MAX && block.range().end <= self.piece_length(block.piece);
         if !is_sound {
@@ -96,7 +97,7 @@ impl Session {
         if peer.uploads.len() >= 2 * REQUESTS_MAX {
             return Err(format!("more than {} requests at a time", 2 * REQUESTS_MAX));
         }
-        let is_secret = self.hidden.has(block.piece) && !peer.is_proven;
+        let is_secret = is_hidden && !peer.is_proven;
         let is_full = peer.uploads.len() >= REQUESTS_MAX;
         let is_queued = peer.uploads.contains(&block);
         if peer.is_choked || !is_there || is_secret || is_full {

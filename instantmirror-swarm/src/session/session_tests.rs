@@ -214,6 +214,29 @@ fn hidden_pieces_are_for_those_who_prove_that_they_may_have_them() {
 }
 
 #[test]
+fn nothing_is_shown_before_it_is_known_what_is_hidden() {
+    let secret = Some([5; 32]);
+    let mut seed = Session::new(SessionConfig { secret, ..config(1) }, 1);
+    let mut leecher = node(2);
+    seed.set_space(10);
+    seed.set_have(0, true, at(0));
+    leecher.want(want(MIB, Class::Preseed), at(0));
+    let mut pair = Pair::new(seed, leecher);
+    (1..20).for_each(|step| pair.run(step));
+    let block = Block {
+        piece: 0,
+        begin: 0,
+        length: 16384,
+    };
+    pair.sessions[0].message(KEY, &Message::Request(block), at(20));
+    assert!(sent(&mut pair.sessions[0]).contains(&Message::Reject(block)));
+    assert_eq!(pair.received(1), 0);
+    pair.sessions[0].set_hidden(Bitfield::new(), at(30));
+    (30..50).for_each(|step| pair.run(step));
+    assert_eq!(pair.received(1), MIB);
+}
+
+#[test]
 fn a_proof_is_good_for_its_connection_alone() {
     let secret = Some([5; 32]);
     let mut seed = Session::new(SessionConfig { secret, ..config(1) }, 1);
