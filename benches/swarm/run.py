@@ -385,9 +385,13 @@ def main():
     parser.add_argument("--bin", type=pathlib.Path, required=True, help="where imserver, imnode and imtracker are")
     parser.add_argument("--quick", action="store_true", help="a smoke test: tiny sizes")
     parser.add_argument("--only", choices=["large", "small", "change", "many"], help="one of the parts")
+    parser.add_argument("--files", type=int, help="how many small files, instead of 100,000")
+    parser.add_argument("--leechers", type=int, help="how many get them and the large one, instead of four")
     parser.add_argument("--dir", type=pathlib.Path, help="where to work; otherwise the system's temporary directory")
     arguments = parser.parse_args()
     sizes, table = Sizes(arguments.quick), bench.Table()
+    sizes.small_files = arguments.files or sizes.small_files
+    sizes.leechers = arguments.leechers or sizes.leechers
     with tempfile.TemporaryDirectory(prefix="instantmirror-swarm-", dir=arguments.dir) as place:
         world = bench.Bench(arguments.bin.resolve(), pathlib.Path(place), sizes, table)
         parts = {

@@ -14,7 +14,7 @@ pub(super) enum Place {
     None,
     /// Somebody has begun it, and some of it is free.
     Started,
-    /// Nobody has begun it, and so many peers have it.
+    /// Nobody has begun it, and so many peers have it beside those that have everything.
     Waiting(u32),
 }
 
@@ -54,17 +54,17 @@ impl Tier {
     }
 
     /// The rarest that is good, and among equals one of them by chance: if all began with the same, all would need the
-    /// same next. What others have begun comes last, so that each peer has pieces of its own to finish. `checks` is how
-    /// many may still be looked at.
+    /// same next. What others have begun comes last, so that each peer has pieces of its own to finish. What no peer has
+    /// but those that have everything is for such a one alone. `checks` is how many may still be looked at.
     pub(super) fn rarest(
         &self,
+        has_all: bool,
         random: &mut Random,
         checks: &mut usize,
         is_good: &mut dyn FnMut(Serial) -> bool,
     ) -> Option<Serial> {
         for (peers, bucket) in &self.waiting {
-            // Nobody has it.
-            if *peers == 0 {
+            if *peers == 0 && !has_all {
                 continue;
             }
             if let Some(found) = from_chance(bucket, random, checks, is_good) {

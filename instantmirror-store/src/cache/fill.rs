@@ -401,7 +401,8 @@ impl ObjectFill for DiskFill {
         if table.slot(&lease.object).is_some_and(|slot| !slot.whole) {
             table.set_held(&lease.object, lease.generation, partial.held_bytes());
         }
-        if written.is_ok() {
+        // An object of one group is told of when it has its name, at once.
+        if written.is_ok() && partial.size() > GROUP_BYTES {
             table.tell(CacheEvent::Arrived {
                 object: lease.object,
                 size: partial.size(),

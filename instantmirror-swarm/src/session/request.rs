@@ -74,7 +74,7 @@ impl Session {
         // What waits in memory to be verified must not keep a client waiting.
         let is_full = self.out.len() >= self.config.units_max;
         let least = if is_full { Class::Demand } else { Class::Rest };
-        if let Some(unit) = self.picker.pick(&may_ask, peer.begun, least) {
+        if let Some(unit) = self.picker.pick(&may_ask, peer.pieces == Pieces::All, peer.begun, least) {
             let out = Out {
                 peers: vec![key],
                 since: now,
