@@ -3,8 +3,8 @@
 //! A batch is one request of the scheduler. An object that a client comes to want meanwhile is fetched for it by itself,
 //! at once; whichever of the two is first fills the cache. What a source lacks or gets wrong is asked of the next one.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -14,13 +14,13 @@ use instantmirror_core::outboard::{GROUP_BYTES, ObjectHasher, Outboard, VerifyEr
 use instantmirror_core::preseed::Step;
 use instantmirror_core::traits::{BatchItem, CacheError, FetchError, Outcome, Request, TransportError};
 use instantmirror_core::{ObjectId, RepoName};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::fill::{Source, unavailable};
 use super::flight::broken_off;
 use super::passing::has_no_room;
 use super::queue::Place;
-use super::{Engine, FetchEngine};
+use super::{Engine, FetchEngine, lock};
 
 /// Largest object that is ever fetched in a batch, in bytes: larger ones have groups enough to be worth a request.
 pub const BATCHED_OBJECT_BYTES_MAX: u64 = 512 * 1024;
@@ -231,44 +231,97 @@ async fn ask(engine: &Arc<Engine>, source: &Source, wanted: &mut Wanted, step: S
 
 type Taken = Vec<(FileMeta, Result<(), FetchError>)>;
 
+/// Small objects that wait to be written. Whoever comes to write takes also what others have brought meanwhile: a swarm
+/// brings them one by one.
+pub(super) type Puts = Mutex<VecDeque<Put>>;
+
+/// Objects of one source.
+#[derive(Debug)]
+pub(super) struct Put {
+    repository: RepoName,
+    objects: Vec<(FileMeta, Bytes)>,
+    written: oneshot::Sender<Taken>,
+}
+
+impl Put {
+    /// Not if nobody waits for it any more.
+    fn write(self, engine: &Engine) {
+        if self.written.is_closed() {
+            return;
+        }
+        let take = |(file, content): (FileMeta, Bytes)| {
+            let taken = futures_executor::block_on(keep(engine, file, &self.repository, &content));
+            (file, taken)
+        };
+        // Who has left meanwhile need not know.
+        let _ = self.written.send(self.objects.into_iter().map(take).collect());
+    }
+}
+
+/// The next that are written together.
+fn next_puts(engine: &Engine) -> Vec<Put> {
+    let (mut waiting, mut some, mut objects) = (lock(&engine.puts), Vec::new(), 0);
+    while objects < WRITTEN_AT_ONCE
+        && let Some(put) = waiting.pop_front()
+    {
+        objects += put.objects.len();
+        some.push(put);
+    }
+    some
+}
+
 /// Verifies objects and puts them into the cache. Not on the runtime's threads: a disk that is busy would block there what
 /// clients wait for.
 async fn take_in(engine: &Arc<Engine>, source: &Source, objects: Vec<(FileMeta, Bytes)>) -> Taken {
-    let (engine, repository) = (Arc::clone(engine), source.repository.clone());
     let files: Vec<FileMeta> = objects.iter().map(|(file, _)| *file).collect();
-    let permit = Arc::clone(&engine);
-    let _one = permit.writing.acquire().await;
-    let taken = tokio::task::spawn_blocking(move || -> Taken {
-        let take = |(file, content): (FileMeta, Bytes)| {
-            let mut hasher = ObjectHasher::new();
-            hasher.update(&content);
-            let outboard = hasher.finish();
-            if outboard.object() != file.object || content.len() as u64 != file.size {
-                let corrupt = FetchError::Corrupt {
-                    object: file.object,
-                    repository: repository.clone(),
-                    source: VerifyError::Outboard(file.object),
-                };
-                return (file, Err(corrupt));
-            }
-            (
-                file,
-                futures_executor::block_on(keep(&engine, file, outboard, &content)),
-            )
-        };
-        objects.into_iter().map(take).collect()
+    let (written, mut taken) = oneshot::channel();
+    lock(&engine.puts).push_back(Put {
+        repository: source.repository.clone(),
+        objects,
+        written,
     });
-    taken.await.unwrap_or_else(|error| {
+    let taken = loop {
+        let _one = tokio::select! {
+            biased;
+            taken = &mut taken => break taken,
+            one = engine.writing.acquire() => one,
+        };
+        let puts = next_puts(engine);
+        if puts.is_empty() {
+            // Somebody began to write it and was dropped.
+            break taken.await;
+        }
+        let engine = Arc::clone(engine);
+        let write = move || puts.into_iter().for_each(|put| put.write(&engine));
+        // What broke off is not answered.
+        let _ = tokio::task::spawn_blocking(write).await;
+    };
+    taken.unwrap_or_else(|error| {
         let error = FetchError::from(broken_off(error));
         files.into_iter().map(|file| (file, Err(error.clone()))).collect()
     })
 }
 
-async fn keep(engine: &Engine, file: FileMeta, outboard: Outboard, content: &[u8]) -> Result<(), FetchError> {
+/// Puts an object into the cache, which verifies it.
+async fn keep(engine: &Engine, file: FileMeta, repository: &RepoName, content: &[u8]) -> Result<(), FetchError> {
+    let corrupt = |source| FetchError::Corrupt {
+        object: file.object,
+        repository: repository.clone(),
+        source,
+    };
+    if content.len() as u64 != file.size {
+        return Err(corrupt(VerifyError::Outboard(file.object)));
+    }
+    let outboard = outboard_of(&file, content).map_err(corrupt)?;
     match engine.cache.fill(&file.object, file.size).await {
         Ok(fill) => {
-            fill.set_outboard(outboard)?;
-            fill.write(0, content)?;
+            if let Some(outboard) = outboard {
+                fill.set_outboard(outboard)?;
+            }
+            fill.write(0, content).map_err(|error| match error {
+                CacheError::Verify(error) => corrupt(error),
+                other => other.into(),
+            })?;
             fill.finish().await?;
             engine.stats.object();
             Ok(())
@@ -277,4 +330,16 @@ async fn keep(engine: &Engine, file: FileMeta, outboard: Outboard, content: &[u8
         Err(CacheError::Busy(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// What verifies an object of several groups; one of a single group needs nothing but its id.
+fn outboard_of(file: &FileMeta, content: &[u8]) -> Result<Option<Outboard>, VerifyError> {
+    if file.size <= GROUP_BYTES {
+        return Ok(None);
+    }
+    let mut hasher = ObjectHasher::new();
+    hasher.update(content);
+    let outboard = hasher.finish();
+    let is_right = outboard.object() == file.object;
+    is_right.then_some(Some(outboard)).ok_or(VerifyError::Outboard(file.object))
 }

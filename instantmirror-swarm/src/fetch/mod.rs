@@ -61,6 +61,8 @@ struct Engine {
     /// What nobody waits for is written by one thread at a time: more of them only wait for each other, in the directory
     /// where files are made and for the disk, and for as long a client's has to wait too.
     writing: Semaphore,
+    /// Small objects that wait for that.
+    puts: batch::Puts,
     /// By object and size: repositories may disagree about a size, and only one of them is right.
     fills: Mutex<HashMap<(ObjectId, u64), Arc<Fill>>>,
     stats: stats::Counters,
@@ -92,6 +94,7 @@ impl FetchEngine {
             sources: Sources::new(FetchLimits::default()),
             ahead: ReadsAhead::default(),
             writing: Semaphore::new(1),
+            puts: batch::Puts::default(),
             fills,
             stats,
             passed_by: Mutex::default(),

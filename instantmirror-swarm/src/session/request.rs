@@ -158,11 +158,18 @@ impl Session {
 
     /// A unit that was handed on has been verified.
     pub fn verified(&mut self, unit: UnitId, now: Moment) {
-        if let Some(known) = self.picker.unit(unit) {
-            self.counts.good_bytes += u64::from(known.length);
+        self.all_verified(&[unit], now);
+    }
+
+    /// The same of several.
+    pub fn all_verified(&mut self, units: &[UnitId], now: Moment) {
+        for unit in units {
+            if let Some(known) = self.picker.unit(*unit) {
+                self.counts.good_bytes += u64::from(known.length);
+            }
+            self.withdraw(*unit, None, now);
+            self.picker.done(*unit);
         }
-        self.withdraw(unit, None, now);
-        self.picker.done(unit);
         self.ask_all(now);
     }
 
