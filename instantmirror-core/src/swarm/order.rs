@@ -1,11 +1,34 @@
 //! In which order the spans of one urgency are begun.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::Random;
 
 /// Names a span of a picker; grows.
 pub(super) type Serial = u64;
+
+/// Hashes names that we give ourselves: nobody can choose them so that they collide.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct OwnHasher(u64);
+
+impl Hasher for OwnHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        // Spread over the word by the golden ratio.
+        self.0 = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+}
+
+/// A map by names that we give ourselves.
+pub(super) type OwnMap<K, V> = HashMap<K, V, BuildHasherDefault<OwnHasher>>;
 
 /// Where a span stands among those of its urgency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

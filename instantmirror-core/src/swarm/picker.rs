@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use super::order::{Place, Serial, Tier};
+use super::order::{OwnMap, Place, Serial, Tier};
 use super::{PieceIndex, Random};
 use crate::outboard::GROUP_BYTES;
 use crate::traits::Class;
@@ -112,8 +112,8 @@ struct Held {
 pub struct Picker {
     piece_bytes: u64,
     random: Random,
-    wants: HashMap<WantId, Held>,
-    spans: HashMap<Serial, Span>,
+    wants: OwnMap<WantId, Held>,
+    spans: OwnMap<Serial, Span>,
     by_piece: HashMap<PieceIndex, Vec<Serial>>,
     tiers: BTreeMap<Urgency, Tier>,
     next: Serial,
@@ -127,8 +127,8 @@ impl Picker {
         Self {
             piece_bytes: u64::from(piece_bytes),
             random,
-            wants: HashMap::new(),
-            spans: HashMap::new(),
+            wants: OwnMap::default(),
+            spans: OwnMap::default(),
             by_piece: HashMap::new(),
             tiers: BTreeMap::new(),
             next: 0,
@@ -277,6 +277,22 @@ impl Picker {
         self.take(found?)
     }
 
+    /// The same of one piece alone, which the peer has come to have when it had nothing else to be asked for: not to be looked
+    /// for among all that is wanted.
+    pub fn pick_piece(&mut self, piece: PieceIndex, has: &dyn Fn(PieceIndex) -> bool, least: Class) -> Option<Unit> {
+        let serials = self.by_piece.get(&piece)?;
+        let is_good = |serial: &&Serial| {
+            let span = self.spans.get(serial);
+            let is_urgent = self.urgency_of(**serial).is_some_and(|urgency| urgency.class <= least);
+            is_urgent && span.is_some_and(|span| span.first_free().is_some() && span.is_held_by(has))
+        };
+        let serial = serials
+            .iter()
+            .filter(is_good)
+            .min_by_key(|serial| self.urgency_of(**serial));
+        self.take(*serial?)
+    }
+
     fn take(&mut self, serial: Serial) -> Option<Unit> {
         let urgency = self.urgency_of(serial)?;
         let span = self.spans.get_mut(&serial)?;
@@ -379,7 +395,10 @@ impl Picker {
         let reach = u32::try_from(self.span_bytes() / self.piece_bytes).unwrap_or(1);
         let of_first = move |before: u32| {
             let serials = piece.checked_sub(before).and_then(|first| self.by_piece.get(&first));
-            let spans = serials.into_iter().flatten().filter_map(|serial| self.spans.get(serial));
+            let spans = serials
+                .into_iter()
+                .flatten()
+                .filter_map(|serial| self.spans.get(serial));
             spans.filter(move |span| before < span.pieces)
         };
         (0..reach).flat_map(of_first)

@@ -118,7 +118,10 @@ fn what_a_client_waits_for_goes_before_all_else_and_from_front_to_back() {
     }
     assert!(picker.pick(&everything, true, Some(begun.id), Class::Demand).is_none());
     assert_ne!(
-        picker.pick(&everything, true, Some(begun.id), Class::Rest).unwrap().want,
+        picker
+            .pick(&everything, true, Some(begun.id), Class::Rest)
+            .unwrap()
+            .want,
         reader
     );
 }
@@ -143,9 +146,21 @@ fn what_nobody_has_is_not_looked_for_until_somebody_comes() {
     picker.want(want(0, 2 * MIB, Class::Rest), &|_| 0);
     assert!(picker.pick(&|piece| piece == 1, false, None, Class::Rest).is_none());
     picker.peer_changed(1, true);
-    assert_eq!(picker.pick(&|piece| piece == 1, false, None, Class::Rest).unwrap().offset, MIB);
+    assert_eq!(
+        picker
+            .pick(&|piece| piece == 1, false, None, Class::Rest)
+            .unwrap()
+            .offset,
+        MIB
+    );
     picker.peer_came(&|piece| piece == 0, true);
-    assert_eq!(picker.pick(&|piece| piece == 0, false, None, Class::Rest).unwrap().offset, 0);
+    assert_eq!(
+        picker
+            .pick(&|piece| piece == 0, false, None, Class::Rest)
+            .unwrap()
+            .offset,
+        0
+    );
 }
 
 #[test]
@@ -158,7 +173,9 @@ fn a_withdrawn_want_leaves_nothing() {
     picker.done(unit.id);
     picker.give_back(unit.id);
     assert!(
-        picker.pick(&everything, true, None, Class::Rest).is_none() && picker.by_piece.is_empty() && picker.tiers.is_empty()
+        picker.pick(&everything, true, None, Class::Rest).is_none()
+            && picker.by_piece.is_empty()
+            && picker.tiers.is_empty()
     );
 }
 

@@ -341,5 +341,7 @@ fn outboard_of(file: &FileMeta, content: &[u8]) -> Result<Option<Outboard>, Veri
     hasher.update(content);
     let outboard = hasher.finish();
     let is_right = outboard.object() == file.object;
-    is_right.then_some(Some(outboard)).ok_or(VerifyError::Outboard(file.object))
+    is_right
+        .then_some(Some(outboard))
+        .ok_or(VerifyError::Outboard(file.object))
 }
