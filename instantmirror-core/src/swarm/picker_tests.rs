@@ -164,6 +164,37 @@ fn what_nobody_has_is_not_looked_for_until_somebody_comes() {
 }
 
 #[test]
+fn what_only_those_have_who_have_everything_is_asked_of_them_and_not_looked_for_at_others() {
+    let mut picker = picker(1 << 20);
+    // More than one pick looks at, and one that a peer has.
+    for first in 0..5000 {
+        picker.want(want(first, 100, Class::Rest), &|piece| u32::from(piece == 4321));
+    }
+    let unit = picker.pick(&|piece| piece == 4321, false, None, Class::Rest).unwrap();
+    assert_eq!(unit.first_piece, 4321);
+    assert!(picker.pick(&everything, false, None, Class::Rest).is_none());
+    assert!(picker.pick(&everything, true, None, Class::Rest).is_some());
+}
+
+#[test]
+fn a_piece_that_has_just_come_somewhere_can_be_asked_for_by_name() {
+    let mut picker = picker(1 << 20);
+    let id = picker.want(want(3, 100, Class::Preseed), &|_| 0);
+    assert!(picker.has_free(3) && !picker.has_free(4) && !picker.is_over(id));
+    assert!(picker.pick_piece(3, &everything, Class::Demand).is_none());
+    assert!(picker.pick_piece(3, &|_| false, Class::Rest).is_none());
+    assert!(picker.pick_piece(4, &everything, Class::Rest).is_none());
+    let unit = picker.pick_piece(3, &everything, Class::Rest).unwrap();
+    assert_eq!((unit.first_piece, unit.length), (3, 100));
+    assert!(picker.pick_piece(3, &everything, Class::Rest).is_none() && !picker.has_free(3));
+    picker.give_back(unit.id);
+    assert!(picker.has_free(3));
+    let unit = picker.pick(&everything, true, None, Class::Rest).unwrap();
+    picker.done(unit.id);
+    assert!(picker.is_over(id) && picker.is_empty());
+}
+
+#[test]
 fn a_withdrawn_want_leaves_nothing() {
     let mut picker = picker(1 << 20);
     let id = picker.want(want(0, 4 * MIB, Class::Rest), &|_| 1);
