@@ -12,7 +12,7 @@ use instantmirror_core::batch::BATCH_OBJECTS_MAX;
 use instantmirror_core::entry::FileMeta;
 use instantmirror_core::outboard::{GROUP_BYTES, ObjectHasher, Outboard, VerifyError};
 use instantmirror_core::preseed::Step;
-use instantmirror_core::traits::{BatchItem, CacheError, FetchError, Outcome, Request, TransportError};
+use instantmirror_core::traits::{BatchItem, CacheError, Class, FetchError, Outcome, Request, TransportError};
 use instantmirror_core::{ObjectId, RepoName};
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,6 +27,8 @@ pub const BATCHED_OBJECT_BYTES_MAX: u64 = 512 * 1024;
 /// Objects that are written at once, beside the runtime: a thread that is woken for each would cost more than the writing,
 /// and one that writes many keeps a processor that a client may want.
 const WRITTEN_AT_ONCE: usize = 16;
+/// So often, while more waits and nothing more urgent does.
+const LOTS_AT_ONCE: usize = 8;
 /// Bytes of one batch, at most: what a client may have to wait for on a link that is slow to notice.
 pub const BATCH_BYTES_MAX: u64 = 4 << 20;
 
@@ -203,7 +205,7 @@ async fn ask(engine: &Arc<Engine>, source: &Source, wanted: &mut Wanted, step: S
                 }
             }
             gate.pass(step.class).await;
-            for (file, taken) in take_in(engine, source, good).await {
+            for (file, taken) in take_in(engine, source, step.class, good).await {
                 match taken {
                     Ok(()) => {
                         wanted.remove(&file.object);
@@ -239,6 +241,7 @@ pub(super) type Puts = Mutex<VecDeque<Put>>;
 #[derive(Debug)]
 pub(super) struct Put {
     repository: RepoName,
+    class: Class,
     objects: Vec<(FileMeta, Bytes)>,
     written: oneshot::Sender<Taken>,
 }
@@ -258,6 +261,20 @@ impl Put {
     }
 }
 
+/// Writes what waits: to wake a thread costs as much as to write several of these. In between it looks whether something more
+/// urgent has come, and after some time it lets others write.
+fn write_some(engine: &Engine) {
+    for _ in 0..LOTS_AT_ONCE {
+        for put in next_puts(engine) {
+            put.write(engine);
+        }
+        let next = lock(&engine.puts).front().map(|put| put.class);
+        if !next.is_some_and(|class| engine.queue.gate().is_open(class)) {
+            return;
+        }
+    }
+}
+
 /// The next that are written together.
 fn next_puts(engine: &Engine) -> Vec<Put> {
     let (mut waiting, mut some, mut objects) = (lock(&engine.puts), Vec::new(), 0);
@@ -272,29 +289,27 @@ fn next_puts(engine: &Engine) -> Vec<Put> {
 
 /// Verifies objects and puts them into the cache. Not on the runtime's threads: a disk that is busy would block there what
 /// clients wait for.
-async fn take_in(engine: &Arc<Engine>, source: &Source, objects: Vec<(FileMeta, Bytes)>) -> Taken {
+async fn take_in(engine: &Arc<Engine>, source: &Source, class: Class, objects: Vec<(FileMeta, Bytes)>) -> Taken {
     let files: Vec<FileMeta> = objects.iter().map(|(file, _)| *file).collect();
     let (written, mut taken) = oneshot::channel();
     lock(&engine.puts).push_back(Put {
         repository: source.repository.clone(),
+        class,
         objects,
         written,
     });
     let taken = loop {
-        let _one = tokio::select! {
+        let one = tokio::select! {
             biased;
             taken = &mut taken => break taken,
-            one = engine.writing.acquire() => one,
+            one = Arc::clone(&engine.writing).acquire_owned() => one,
         };
-        let puts = next_puts(engine);
-        if puts.is_empty() {
-            // Somebody began to write it and was dropped.
-            break taken.await;
-        }
         let engine = Arc::clone(engine);
-        let write = move || puts.into_iter().for_each(|put| put.write(&engine));
-        // What broke off is not answered.
-        let _ = tokio::task::spawn_blocking(write).await;
+        // Not waited for: somebody else may be writing what this one has brought.
+        tokio::task::spawn_blocking(move || {
+            write_some(&engine);
+            drop(one);
+        });
     };
     taken.unwrap_or_else(|error| {
         let error = FetchError::from(broken_off(error));
