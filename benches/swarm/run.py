@@ -2,7 +2,7 @@
 """Measures a swarm of mirrors beside libtorrent and aria2, and prints a Markdown table.
 
     cargo build --release -p imserver -p imnode -p imtracker
-    python3 benches/swarm/run.py --bin target/release            some ten minutes; root, for the network namespaces
+    python3 benches/swarm/run.py --bin target/release --volumes  some ten minutes; root, for namespaces and file systems
     python3 benches/swarm/run.py --bin target/release --quick    a smoke test; its figures mean nothing
 
 *Large*: one seeder whose upload is limited to 40 MiB/s and four who get 1 GiB from it, on loopback: the last one cannot have
@@ -13,6 +13,7 @@ most anonymous memory of one who gets it. Place and processes as in benches/run.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import pathlib
@@ -76,6 +77,15 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def node_status(config):
+    """The page behind `imnode status`: a process for each look at each mirror would take a core of those that are measured."""
+    with socket.socket(socket.AF_UNIX) as control:
+        control.connect(str(config.parent / "cache/control.sock"))
+        control.sendall(b"GET /.im/status HTTP/1.1\r\nHost: control\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: control.recv(1 << 16), b""))
+    return json.loads(answer.split(b"\r\n\r\n", 1)[1])
 
 
 def status(program, config):
@@ -154,7 +164,7 @@ class Ours:
         began, left, took = time.monotonic(), list(self.nodes), []
         while left:
             for node in list(left):
-                said = status(self.world.imnode, node[1])
+                said = node_status(node[1])
                 if is_done(said):
                     took.append(time.monotonic() - began)
                     left.remove(node)
@@ -165,7 +175,7 @@ class Ours:
 
     def publish(self, expected):
         """Publishes, and waits until all nodes hold so many bytes more; returns seconds, copies sent, CPU, MiB of memory."""
-        held = [status(self.world.imnode, config)["cache"]["used_bytes"] for _, config in self.nodes]
+        held = [node_status(config)["cache"]["used_bytes"] for _, config in self.nodes]
         before = [bench.cpu_of(node) for node, _ in self.nodes]
         sent = self.sent()
         self.world.publish(self.config)
@@ -351,9 +361,9 @@ def change(world, sizes):
         (directory / f"f{i:06}").write_bytes(generator.randbytes(30_000))
         total += 30_000
     ours.publish(total)
-    peers = lambda: sorted(peer["address"] for _, config in ours.nodes for peer in ours.peers(status(world.imnode, config)))
+    peers = lambda: sorted(peer["address"] for _, config in ours.nodes for peer in ours.peers(node_status(config)))
     connected = peers()
-    received = lambda: [status(world.imnode, config)["fetch"]["bytes"] for _, config in ours.nodes]
+    received = lambda: [node_status(config)["fetch"]["bytes"] for _, config in ours.nodes]
     before, new = received(), 0
     for i in range(0, sizes.changed_files, 100):
         (source / f"d{i // 100:04}" / f"f{i:06}").write_bytes(generator.randbytes(30_000))
@@ -380,30 +390,59 @@ def many(world, sizes):
     world.table.add(what, show(result))
 
 
+@contextlib.contextmanager
+def working_place(arguments):
+    """A temporary directory, on a new file system where that is asked for: one without a journal makes files more and more
+    slowly after others were deleted, and that would be measured."""
+    with tempfile.TemporaryDirectory(prefix="instantmirror-swarm-", dir=arguments.dir) as place:
+        place = pathlib.Path(place)
+        if not arguments.volumes:
+            yield place
+            return
+        image, mounted = place / "volume.img", place / "volume"
+        mounted.mkdir()
+        with open(image, "wb") as file:
+            file.truncate(24 << 30)
+        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
+        try:
+            yield mounted
+        finally:
+            subprocess.run(["umount", mounted], check=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bin", type=pathlib.Path, required=True, help="where imserver, imnode and imtracker are")
     parser.add_argument("--quick", action="store_true", help="a smoke test: tiny sizes")
     parser.add_argument("--only", choices=["large", "small", "change", "many"], help="one of the parts")
+    parser.add_argument("--volumes", action="store_true", help="a new file system for each part; root, up to 24 GB")
+    parser.add_argument("--files", type=int, help="how many small files, instead of 100,000")
+    parser.add_argument("--leechers", type=int, help="how many get them and the large one, instead of four")
     parser.add_argument("--dir", type=pathlib.Path, help="where to work; otherwise the system's temporary directory")
     arguments = parser.parse_args()
     sizes, table = Sizes(arguments.quick), bench.Table()
-    with tempfile.TemporaryDirectory(prefix="instantmirror-swarm-", dir=arguments.dir) as place:
-        world = bench.Bench(arguments.bin.resolve(), pathlib.Path(place), sizes, table)
-        parts = {
-            "large": lambda: large(world, sizes, arguments.bin.resolve() / "imtracker"),
-            "small": lambda: small(world, sizes),
-            "change": lambda: change(world, sizes),
-            "many": lambda: many(world, sizes),
-        }
-        try:
-            for name, part in parts.items():
-                if arguments.only in (None, name):
-                    print(f"{name}...", file=sys.stderr, flush=True)
-                    part()
-        finally:
-            world.stop_all()
-            table.print()
+    sizes.small_files = arguments.files or sizes.small_files
+    sizes.leechers = arguments.leechers or sizes.leechers
+    parts = {
+        "large": lambda world: large(world, sizes, arguments.bin.resolve() / "imtracker"),
+        "small": lambda world: small(world, sizes),
+        "change": lambda world: change(world, sizes),
+        "many": lambda world: many(world, sizes),
+    }
+    try:
+        for name, part in parts.items():
+            if arguments.only not in (None, name):
+                continue
+            print(f"{name}...", file=sys.stderr, flush=True)
+            with working_place(arguments) as place:
+                world = bench.Bench(arguments.bin.resolve(), place, sizes, table)
+                try:
+                    part(world)
+                finally:
+                    world.stop_all()
+    finally:
+        table.print()
 
 
 if __name__ == "__main__":

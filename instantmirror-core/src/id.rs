@@ -74,7 +74,12 @@ macro_rules! hash_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                // Every path of an object is made of it: not byte by byte through the formatter.
+                let mut text = String::with_capacity(2 * self.0.len());
+                for byte in self.0 {
+                    text.extend([byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')));
+                }
+                f.write_str(&text)
             }
         }
 

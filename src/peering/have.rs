@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use instantmirror_core::swarm::PieceIndex;
 use instantmirror_core::traits::{CacheEvent, CacheObserver};
@@ -15,6 +16,9 @@ use tokio::sync::mpsc;
 const UNPLACED_MAX: usize = 200_000;
 /// Events that are told to swarms at once.
 const EVENTS_AT_ONCE: usize = 1024;
+/// What happens within so long is told together: a message to every peer for each of many small objects would cost more
+/// than fetching them.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// A swarm that is told.
 #[derive(Debug, Clone)]
@@ -135,9 +139,14 @@ impl HaveKeeper {
     /// More objects have their places: tells of those that were here before.
     pub(crate) fn placed(&self) {
         let unplaced = std::mem::take(&mut self.state().unplaced);
+        let shares = self.shares();
         for object in unplaced {
+            // What goes meanwhile is told after this.
+            let mut state = self.state();
             if matches!(self.cache.has_whole(&object), Ok(true)) {
-                self.whole(&object, None);
+                let mut come = vec![Vec::new(); shares.len()];
+                state.whole(&shares, &object, None, &mut come);
+                tell(&shares, &mut come);
             }
         }
     }
@@ -154,56 +163,72 @@ impl HaveKeeper {
         };
         let mut some = Vec::with_capacity(EVENTS_AT_ONCE);
         while events.recv_many(&mut some, EVENTS_AT_ONCE).await > 0 {
-            for event in some.drain(..) {
-                self.changed(event);
-            }
-            tokio::task::yield_now().await;
+            self.changed(some.drain(..));
+            tokio::time::sleep(GATHER).await;
         }
     }
 
-    fn changed(&self, event: CacheEvent) {
-        match event {
-            CacheEvent::Arrived { object, range, .. } => self.arrived(&object, &range),
-            CacheEvent::Whole { object, size } => self.whole(&object, Some(size)),
-            CacheEvent::Gone { object } => self.gone(&object),
-        }
-    }
-
-    fn arrived(&self, object: &ObjectId, range: &Range<u64>) {
+    /// Tells of all that has changed, with as few calls as keep its order.
+    fn changed(&self, events: impl Iterator<Item = CacheEvent>) {
+        let shares = self.shares();
         let mut state = self.state();
-        let present = state.partial.entry(*object).or_default();
+        let mut come = vec![Vec::new(); shares.len()];
+        for event in events {
+            match event {
+                CacheEvent::Arrived { object, range, .. } => state.arrived(&shares, &object, &range, &mut come),
+                CacheEvent::Whole { object, size } => state.whole(&shares, &object, Some(size), &mut come),
+                CacheEvent::Gone { object } => {
+                    tell(&shares, &mut come);
+                    state.gone(&shares, &object);
+                }
+            }
+        }
+        tell(&shares, &mut come);
+    }
+}
+
+/// Pieces that have come and are not told of yet, for each share.
+type Come = [Vec<PieceIndex>];
+
+fn tell(shares: &[Share], come: &mut Come) {
+    for (share, pieces) in shares.iter().zip(come) {
+        if !pieces.is_empty() {
+            share.swarm.set_have(pieces.drain(..), true);
+        }
+    }
+}
+
+impl State {
+    fn arrived(&mut self, shares: &[Share], object: &ObjectId, range: &Range<u64>, come: &mut Come) {
+        let present = self.partial.entry(*object).or_default();
         present.insert(range.clone());
-        for share in self.shares().iter() {
+        for (share, come) in shares.iter().zip(come) {
             for place in share.source.places_of(object) {
                 let whole = share
                     .pieces(&place, range)
                     .filter(|(_, bytes)| present.contains(bytes.clone()));
-                share
-                    .swarm
-                    .set_have(whole.map(|(piece, _)| piece).collect::<Vec<_>>(), true);
+                come.extend(whole.map(|(piece, _)| piece));
             }
         }
     }
 
-    fn whole(&self, object: &ObjectId, size: Option<u64>) {
-        let mut state = self.state();
-        state.partial.remove(object);
+    fn whole(&mut self, shares: &[Share], object: &ObjectId, size: Option<u64>, come: &mut Come) {
+        self.partial.remove(object);
         let mut is_placed = false;
-        for share in self.shares().iter() {
-            let is_here = tell_whole(share, object, size);
+        for (share, come) in shares.iter().zip(come) {
+            let is_here = add_whole(share, object, size, come);
             // A torrent says nothing about the repository's own swarm, whose catalog may be on its way.
             is_placed |= is_here && !share.swarm.is_fixed();
         }
-        if !is_placed && state.unplaced.len() < UNPLACED_MAX {
-            state.unplaced.insert(*object);
+        if !is_placed && self.unplaced.len() < UNPLACED_MAX {
+            self.unplaced.insert(*object);
         }
     }
 
-    fn gone(&self, object: &ObjectId) {
-        let mut state = self.state();
-        state.partial.remove(object);
-        state.unplaced.remove(object);
-        for share in self.shares().iter() {
+    fn gone(&mut self, shares: &[Share], object: &ObjectId) {
+        self.partial.remove(object);
+        self.unplaced.remove(object);
+        for share in shares {
             for place in share.source.places_of(object) {
                 let all = share.pieces(&place, &(0..place.size)).map(|(piece, _)| piece);
                 share.swarm.set_have(all.collect::<Vec<_>>(), false);
@@ -213,15 +238,22 @@ impl HaveKeeper {
 }
 
 /// Whether the object is in the swarm. One of another size than it has there is not told of.
-fn tell_whole(share: &Share, object: &ObjectId, size: Option<u64>) -> bool {
+fn add_whole(share: &Share, object: &ObjectId, size: Option<u64>, come: &mut Vec<PieceIndex>) -> bool {
     let places = share.source.places_of(object);
     let is_placed = !places.is_empty();
     let right = places
         .into_iter()
         .filter(|place| size.is_none_or(|size| place.size == size));
     for place in right {
-        let all = share.pieces(&place, &(0..place.size)).map(|(piece, _)| piece);
-        share.swarm.set_have(all.collect::<Vec<_>>(), true);
+        come.extend(share.pieces(&place, &(0..place.size)).map(|(piece, _)| piece));
     }
+    is_placed
+}
+
+/// The same, and tells the swarm at once.
+fn tell_whole(share: &Share, object: &ObjectId, size: Option<u64>) -> bool {
+    let mut come = Vec::new();
+    let is_placed = add_whole(share, object, size, &mut come);
+    share.swarm.set_have(come, true);
     is_placed
 }

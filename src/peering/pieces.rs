@@ -1,5 +1,6 @@
 //! A repository's piece space as its swarm reads it: the map of its objects, and the cache or store that holds them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,6 +10,7 @@ use instantmirror_core::swarm::PieceIndex;
 use instantmirror_core::traits::ObjectCache;
 use instantmirror_store::piece_map::PieceMap;
 use instantmirror_swarm::peer::{ObjectPlace, PieceSource};
+use instantmirror_swarm::wire::Block;
 
 /// Pieces of objects.
 #[derive(Debug)]
@@ -20,6 +22,19 @@ pub(crate) struct RepositoryPieces {
 impl RepositoryPieces {
     pub(crate) fn new(map: PieceMap, objects: Arc<dyn ObjectCache>) -> Self {
         Self { map, objects }
+    }
+
+    /// Of which object a part of a piece is.
+    fn locate(&self, part: &Block) -> Result<ObjectPart, String> {
+        let piece = u64::from(part.piece);
+        let found = self.map.locate(piece).map_err(|error| error.to_string())?;
+        let found = found.ok_or("no object is known there")?;
+        let start = (piece - found.first_piece) * self.map.piece_bytes() + u64::from(part.begin);
+        let end = start + u64::from(part.length);
+        if end > found.size {
+            return Err(format!("the object ends at {}", found.size));
+        }
+        Ok((found.object, start..end))
     }
 }
 
@@ -38,14 +53,14 @@ impl PieceSource for RepositoryPieces {
     }
 
     async fn read(&self, piece: PieceIndex, begin: u32, length: u32) -> Result<Bytes, String> {
-        let found = self.map.locate(u64::from(piece)).map_err(|error| error.to_string())?;
-        let found = found.ok_or("no object is known there")?;
-        let start = (u64::from(piece) - found.first_piece) * self.map.piece_bytes() + u64::from(begin);
-        let end = start + u64::from(length);
-        if end > found.size {
-            return Err(format!("the object ends at {}", found.size));
-        }
-        read_object(&self.objects, &found.object, start, end).await
+        let part = Block { piece, begin, length };
+        let read = self.read_all(&[part]).await.pop();
+        read.unwrap_or_else(|| Err("nothing was read".to_owned()))
+    }
+
+    async fn read_all(&self, parts: &[Block]) -> Vec<Result<Bytes, String>> {
+        let found: Vec<_> = parts.iter().map(|part| self.locate(part)).collect();
+        read_objects(&self.objects, found).await
     }
 
     /// May read the whole object, if its outboard was lost: not on the runtime's threads.
@@ -66,18 +81,33 @@ impl PieceSource for RepositoryPieces {
     }
 }
 
-/// Bytes of an object that is here. Reads may wait for the disk: not on the runtime's threads.
+/// Bytes of an object.
+pub(crate) type ObjectPart = (ObjectId, Range<u64>);
+
+/// Bytes of an object that is here.
 pub(crate) async fn read_object(
     objects: &Arc<dyn ObjectCache>,
     object: &ObjectId,
     start: u64,
     end: u64,
 ) -> Result<Bytes, String> {
-    let (objects, object) = (Arc::clone(objects), *object);
-    let read = tokio::task::spawn_blocking(move || {
+    let read = read_objects(objects, vec![Ok((*object, start..end))]).await.pop();
+    read.unwrap_or_else(|| Err("nothing was read".to_owned()))
+}
+
+/// Bytes of several that are here, in their order; where it is known already that there are none, why. Reads may wait for the
+/// disk: not on the runtime's threads, and all on one other.
+async fn read_objects(
+    objects: &Arc<dyn ObjectCache>,
+    parts: Vec<Result<ObjectPart, String>>,
+) -> Vec<Result<Bytes, String>> {
+    let (objects, count) = (Arc::clone(objects), parts.len());
+    let read_one = move |(object, range): ObjectPart| {
         let handle = futures_executor::block_on(objects.open(&object)).map_err(|error| error.to_string())?;
         let handle = handle.ok_or("it is not here (any more)")?;
-        handle.read(start..end).map_err(|error| error.to_string())
-    });
-    read.await.map_err(|error| error.to_string())?
+        handle.read(range).map_err(|error| error.to_string())
+    };
+    let read_all = move || parts.into_iter().map(|part| part.and_then(&read_one)).collect();
+    let read = tokio::task::spawn_blocking(read_all).await;
+    read.unwrap_or_else(|error| vec![Err(error.to_string()); count])
 }

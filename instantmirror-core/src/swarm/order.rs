@@ -1,11 +1,34 @@
 //! In which order the spans of one urgency are begun.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::Random;
 
 /// Names a span of a picker; grows.
 pub(super) type Serial = u64;
+
+/// Hashes names that we give ourselves: nobody can choose them so that they collide.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct OwnHasher(u64);
+
+impl Hasher for OwnHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        // Spread over the word by the golden ratio.
+        self.0 = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+}
+
+/// A map by names that we give ourselves.
+pub(super) type OwnMap<K, V> = HashMap<K, V, BuildHasherDefault<OwnHasher>>;
 
 /// Where a span stands among those of its urgency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +37,7 @@ pub(super) enum Place {
     None,
     /// Somebody has begun it, and some of it is free.
     Started,
-    /// Nobody has begun it, and so many peers have it.
+    /// Nobody has begun it, and so many peers have it beside those that have everything.
     Waiting(u32),
 }
 
@@ -54,17 +77,17 @@ impl Tier {
     }
 
     /// The rarest that is good, and among equals one of them by chance: if all began with the same, all would need the
-    /// same next. What others have begun comes last, so that each peer has pieces of its own to finish. `checks` is how
-    /// many may still be looked at.
+    /// same next. What others have begun comes last, so that each peer has pieces of its own to finish. What no peer has
+    /// but those that have everything is for such a one alone. `checks` is how many may still be looked at.
     pub(super) fn rarest(
         &self,
+        has_all: bool,
         random: &mut Random,
         checks: &mut usize,
         is_good: &mut dyn FnMut(Serial) -> bool,
     ) -> Option<Serial> {
         for (peers, bucket) in &self.waiting {
-            // Nobody has it.
-            if *peers == 0 {
+            if *peers == 0 && !has_all {
                 continue;
             }
             if let Some(found) = from_chance(bucket, random, checks, is_good) {

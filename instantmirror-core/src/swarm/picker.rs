@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use super::order::{Place, Serial, Tier};
+use super::order::{OwnMap, Place, Serial, Tier};
 use super::{PieceIndex, Random};
 use crate::outboard::GROUP_BYTES;
 use crate::traits::Class;
@@ -112,8 +112,8 @@ struct Held {
 pub struct Picker {
     piece_bytes: u64,
     random: Random,
-    wants: HashMap<WantId, Held>,
-    spans: HashMap<Serial, Span>,
+    wants: OwnMap<WantId, Held>,
+    spans: OwnMap<Serial, Span>,
     by_piece: HashMap<PieceIndex, Vec<Serial>>,
     tiers: BTreeMap<Urgency, Tier>,
     next: Serial,
@@ -127,8 +127,8 @@ impl Picker {
         Self {
             piece_bytes: u64::from(piece_bytes),
             random,
-            wants: HashMap::new(),
-            spans: HashMap::new(),
+            wants: OwnMap::default(),
+            spans: OwnMap::default(),
             by_piece: HashMap::new(),
             tiers: BTreeMap::new(),
             next: 0,
@@ -140,7 +140,8 @@ impl Picker {
         self.piece_bytes.max(GROUP_BYTES)
     }
 
-    /// Adds a want. `peers_with` counts the peers that have a piece.
+    /// Adds a want. `peers_with` counts the peers that have a piece, but not those that have everything: they make nothing
+    /// less rare than the rest.
     pub fn want(&mut self, want: Want, peers_with: &dyn Fn(PieceIndex) -> u32) -> WantId {
         let id = WantId(self.next_want);
         self.next_want += 1;
@@ -239,8 +240,15 @@ impl Picker {
     }
 
     /// The unit to ask a peer for that has the pieces `has` says, if there is one. `begun` is the unit that it was asked for
-    /// last: the rest of that piece goes first. Nothing less urgent than `least` is picked.
-    pub fn pick(&mut self, has: &dyn Fn(PieceIndex) -> bool, begun: Option<UnitId>, least: Class) -> Option<Unit> {
+    /// last: the rest of that piece goes first. Nothing less urgent than `least` is picked. `has_all` says that it is one of
+    /// those that have everything: what nobody but they has is not even looked for at others.
+    pub fn pick(
+        &mut self,
+        has: &dyn Fn(PieceIndex) -> bool,
+        has_all: bool,
+        begun: Option<UnitId>,
+        least: Class,
+    ) -> Option<Unit> {
         let mut checks = CHECKS_MAX;
         let mut found = None;
         for (urgency, tier) in self.tiers.iter().filter(|(urgency, _)| urgency.class <= least) {
@@ -259,7 +267,7 @@ impl Picker {
             let picked = match begun {
                 _ if urgency.class == Class::Demand => tier.first(&mut checks, &mut is_good),
                 Some(serial) if is_good(serial) => Some(serial),
-                _ => tier.rarest(&mut self.random, &mut checks, &mut is_good),
+                _ => tier.rarest(has_all, &mut self.random, &mut checks, &mut is_good),
             };
             if picked.is_some() || checks == 0 {
                 found = picked;
@@ -267,6 +275,22 @@ impl Picker {
             }
         }
         self.take(found?)
+    }
+
+    /// The same of one piece alone, which the peer has come to have when it had nothing else to be asked for: not to be looked
+    /// for among all that is wanted.
+    pub fn pick_piece(&mut self, piece: PieceIndex, has: &dyn Fn(PieceIndex) -> bool, least: Class) -> Option<Unit> {
+        let serials = self.by_piece.get(&piece)?;
+        let is_good = |serial: &&Serial| {
+            let span = self.spans.get(serial);
+            let is_urgent = self.urgency_of(**serial).is_some_and(|urgency| urgency.class <= least);
+            is_urgent && span.is_some_and(|span| span.first_free().is_some() && span.is_held_by(has))
+        };
+        let serial = serials
+            .iter()
+            .filter(is_good)
+            .min_by_key(|serial| self.urgency_of(**serial));
+        self.take(*serial?)
     }
 
     fn take(&mut self, serial: Serial) -> Option<Unit> {
@@ -332,7 +356,7 @@ impl Picker {
         }
     }
 
-    /// A peer has come with what it has, or has gone with it.
+    /// A peer has come with what it has, or has gone with it; not to be told of those that have everything.
     pub fn peer_came(&mut self, has: &dyn Fn(PieceIndex) -> bool, came: bool) {
         let held = self.spans.iter().filter(|(_, span)| has(span.first));
         let serials: Vec<Serial> = held.map(|(serial, _)| *serial).collect();
@@ -356,17 +380,35 @@ impl Picker {
     /// Whether anything of a piece is wanted and not here.
     #[must_use]
     pub fn wants_piece(&self, piece: PieceIndex) -> bool {
+        self.spans_of(piece).next().is_some()
+    }
+
+    /// Whether anything of a piece is wanted and nobody was asked for it.
+    #[must_use]
+    pub fn has_free(&self, piece: PieceIndex) -> bool {
+        self.spans_of(piece).any(|span| span.first_free().is_some())
+    }
+
+    /// Spans that are wanted and of which a piece is part.
+    fn spans_of(&self, piece: PieceIndex) -> impl Iterator<Item = &Span> {
         // A span of several pieces is known by its first.
         let reach = u32::try_from(self.span_bytes() / self.piece_bytes).unwrap_or(1);
-        (0..reach).any(|before| {
+        let of_first = move |before: u32| {
             let serials = piece.checked_sub(before).and_then(|first| self.by_piece.get(&first));
-            serials.is_some_and(|serials| {
-                serials
-                    .iter()
-                    .filter_map(|serial| self.spans.get(serial))
-                    .any(|span| before < span.pieces)
-            })
-        })
+            let spans = serials
+                .into_iter()
+                .flatten()
+                .filter_map(|serial| self.spans.get(serial));
+            spans.filter(move |span| before < span.pieces)
+        };
+        (0..reach).flat_map(of_first)
+    }
+
+    /// Whether all of a want is done.
+    #[must_use]
+    pub fn is_over(&self, want: WantId) -> bool {
+        let spans = self.wants.get(&want).map_or(0..0, |held| held.spans.clone());
+        spans.into_iter().all(|serial| !self.spans.contains_key(&serial))
     }
 
     /// Whether a peer that has these pieces has anything that is wanted.

@@ -28,7 +28,7 @@ fn everything(_: PieceIndex) -> bool {
 /// All units that a peer is asked for, one after the other.
 fn drain(picker: &mut Picker, has: &dyn Fn(PieceIndex) -> bool) -> Vec<Unit> {
     let mut units: Vec<Unit> = Vec::new();
-    while let Some(unit) = picker.pick(has, units.last().map(|unit| unit.id), Class::Rest) {
+    while let Some(unit) = picker.pick(has, true, units.last().map(|unit| unit.id), Class::Rest) {
         units.push(unit);
     }
     units
@@ -92,12 +92,12 @@ fn the_rarest_piece_goes_first_and_a_begun_one_is_finished() {
 fn two_peers_begin_different_pieces_and_join_when_none_is_left() {
     let mut picker = picker(1 << 20);
     picker.want(want(0, 2 * MIB, Class::Preseed), &|_| 2);
-    let one = picker.pick(&everything, None, Class::Rest).unwrap();
-    let other = picker.pick(&everything, None, Class::Rest).unwrap();
+    let one = picker.pick(&everything, true, None, Class::Rest).unwrap();
+    let other = picker.pick(&everything, true, None, Class::Rest).unwrap();
     assert_ne!(one.offset / MIB, other.offset / MIB);
-    assert!(picker.pick(&everything, None, Class::Rest).is_some());
+    assert!(picker.pick(&everything, true, None, Class::Rest).is_some());
     let mut rest = BTreeSet::new();
-    while let Some(unit) = picker.pick(&everything, Some(one.id), Class::Rest) {
+    while let Some(unit) = picker.pick(&everything, true, Some(one.id), Class::Rest) {
         assert!(rest.insert(unit.offset));
     }
     assert_eq!(rest.len(), 29);
@@ -107,18 +107,21 @@ fn two_peers_begin_different_pieces_and_join_when_none_is_left() {
 fn what_a_client_waits_for_goes_before_all_else_and_from_front_to_back() {
     let mut picker = picker(1 << 20);
     picker.want(want(0, 4 * MIB, Class::Preseed), &|_| 1);
-    let begun = picker.pick(&everything, None, Class::Rest).unwrap();
+    let begun = picker.pick(&everything, true, None, Class::Rest).unwrap();
     let reader = picker.want(want(100, 3 * MIB, Class::Demand), &|_| 1);
     for group in 0..48 {
-        let unit = picker.pick(&everything, Some(begun.id), Class::Rest).unwrap();
+        let unit = picker.pick(&everything, true, Some(begun.id), Class::Rest).unwrap();
         assert_eq!(
             (unit.want, unit.offset, unit.first_piece),
             (reader, group * GROUP_BYTES, 100)
         );
     }
-    assert!(picker.pick(&everything, Some(begun.id), Class::Demand).is_none());
+    assert!(picker.pick(&everything, true, Some(begun.id), Class::Demand).is_none());
     assert_ne!(
-        picker.pick(&everything, Some(begun.id), Class::Rest).unwrap().want,
+        picker
+            .pick(&everything, true, Some(begun.id), Class::Rest)
+            .unwrap()
+            .want,
         reader
     );
 }
@@ -129,10 +132,10 @@ fn a_peer_is_asked_for_what_it_has_alone_and_for_small_pieces_it_needs_all_of_a_
     picker.want(want(8, 2 * GROUP_BYTES, Class::Rest), &|_| 1);
     assert!(
         picker
-            .pick(&|piece| piece != 9 && piece != 14, None, Class::Rest)
+            .pick(&|piece| piece != 9 && piece != 14, false, None, Class::Rest)
             .is_none()
     );
-    let unit = picker.pick(&|piece| piece >= 12, None, Class::Rest).unwrap();
+    let unit = picker.pick(&|piece| piece >= 12, false, None, Class::Rest).unwrap();
     assert_eq!(unit.offset, GROUP_BYTES);
     assert!(picker.wants_piece(15) && picker.wants_piece(8) && !picker.wants_piece(16) && !picker.wants_piece(7));
 }
@@ -141,24 +144,69 @@ fn a_peer_is_asked_for_what_it_has_alone_and_for_small_pieces_it_needs_all_of_a_
 fn what_nobody_has_is_not_looked_for_until_somebody_comes() {
     let mut picker = picker(1 << 20);
     picker.want(want(0, 2 * MIB, Class::Rest), &|_| 0);
-    assert!(picker.pick(&|piece| piece == 1, None, Class::Rest).is_none());
+    assert!(picker.pick(&|piece| piece == 1, false, None, Class::Rest).is_none());
     picker.peer_changed(1, true);
-    assert_eq!(picker.pick(&|piece| piece == 1, None, Class::Rest).unwrap().offset, MIB);
+    assert_eq!(
+        picker
+            .pick(&|piece| piece == 1, false, None, Class::Rest)
+            .unwrap()
+            .offset,
+        MIB
+    );
     picker.peer_came(&|piece| piece == 0, true);
-    assert_eq!(picker.pick(&|piece| piece == 0, None, Class::Rest).unwrap().offset, 0);
+    assert_eq!(
+        picker
+            .pick(&|piece| piece == 0, false, None, Class::Rest)
+            .unwrap()
+            .offset,
+        0
+    );
+}
+
+#[test]
+fn what_only_those_have_who_have_everything_is_asked_of_them_and_not_looked_for_at_others() {
+    let mut picker = picker(1 << 20);
+    // More than one pick looks at, and one that a peer has.
+    for first in 0..5000 {
+        picker.want(want(first, 100, Class::Rest), &|piece| u32::from(piece == 4321));
+    }
+    let unit = picker.pick(&|piece| piece == 4321, false, None, Class::Rest).unwrap();
+    assert_eq!(unit.first_piece, 4321);
+    assert!(picker.pick(&everything, false, None, Class::Rest).is_none());
+    assert!(picker.pick(&everything, true, None, Class::Rest).is_some());
+}
+
+#[test]
+fn a_piece_that_has_just_come_somewhere_can_be_asked_for_by_name() {
+    let mut picker = picker(1 << 20);
+    let id = picker.want(want(3, 100, Class::Preseed), &|_| 0);
+    assert!(picker.has_free(3) && !picker.has_free(4) && !picker.is_over(id));
+    assert!(picker.pick_piece(3, &everything, Class::Demand).is_none());
+    assert!(picker.pick_piece(3, &|_| false, Class::Rest).is_none());
+    assert!(picker.pick_piece(4, &everything, Class::Rest).is_none());
+    let unit = picker.pick_piece(3, &everything, Class::Rest).unwrap();
+    assert_eq!((unit.first_piece, unit.length), (3, 100));
+    assert!(picker.pick_piece(3, &everything, Class::Rest).is_none() && !picker.has_free(3));
+    picker.give_back(unit.id);
+    assert!(picker.has_free(3));
+    let unit = picker.pick(&everything, true, None, Class::Rest).unwrap();
+    picker.done(unit.id);
+    assert!(picker.is_over(id) && picker.is_empty());
 }
 
 #[test]
 fn a_withdrawn_want_leaves_nothing() {
     let mut picker = picker(1 << 20);
     let id = picker.want(want(0, 4 * MIB, Class::Rest), &|_| 1);
-    let unit = picker.pick(&everything, None, Class::Rest).unwrap();
+    let unit = picker.pick(&everything, true, None, Class::Rest).unwrap();
     picker.forget(id);
     assert!(picker.is_empty() && picker.all_given_out() && picker.unit(unit.id).is_none());
     picker.done(unit.id);
     picker.give_back(unit.id);
     assert!(
-        picker.pick(&everything, None, Class::Rest).is_none() && picker.by_piece.is_empty() && picker.tiers.is_empty()
+        picker.pick(&everything, true, None, Class::Rest).is_none()
+            && picker.by_piece.is_empty()
+            && picker.tiers.is_empty()
     );
 }
 
@@ -185,7 +233,7 @@ proptest! {
                 out.values().nth(at).copied()
             };
             match step {
-                0 | 1 => if let Some(unit) = picker.pick(&everything, some(&out).map(|unit| unit.id), Class::Rest) {
+                0 | 1 => if let Some(unit) = picker.pick(&everything, true, some(&out).map(|unit| unit.id), Class::Rest) {
                     prop_assert!(out.insert(unit.id, unit).is_none());
                 },
                 2 => if let Some(unit) = some(&out) {
@@ -199,7 +247,7 @@ proptest! {
                 },
             }
         }
-        while let Some(unit) = picker.pick(&everything, None, Class::Rest) {
+        while let Some(unit) = picker.pick(&everything, true, None, Class::Rest) {
             prop_assert!(out.insert(unit.id, unit).is_none());
         }
         for unit in out.values() {

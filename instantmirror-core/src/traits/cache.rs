@@ -34,7 +34,8 @@ pub struct CacheUsage {
 /// What has changed in a cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CacheEvent {
-    /// These bytes of an object have been verified and can be read.
+    /// These bytes of an object have been verified and can be read. Not told of an object that is fetched whole or not at all,
+    /// in a single group.
     Arrived {
         /// The object.
         object: ObjectId,

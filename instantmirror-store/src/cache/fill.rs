@@ -14,7 +14,7 @@ use instantmirror_core::traits::{CacheEvent, ObjectFill, ObjectHandle};
 use instantmirror_core::{CacheError, ObjectId, RangeSet};
 
 use super::layout::{object_path, partial_path};
-use super::load::mtime_of;
+use super::load::recorded_mtime;
 use super::partial::{Partial, read_exactly, remove_files, remove_side_files};
 use super::proof::{Proof, publish_outboard, rename_into, take_outboard_back};
 use super::table::Found;
@@ -361,7 +361,12 @@ pub(super) fn place_whole<T>(
         result,
     } = place(shared.disk(), &partial_path(object)).inspect_err(|_| remove_files(shared.disk(), object))?;
     shared.table().set_held(object, right.lease.generation, size);
-    publish(shared, object, read_only, verified)?;
+    publish(shared, object, verified, |to| {
+        if read_only {
+            shared.disk().set_read_only(to)?;
+        }
+        shared.disk().metadata(to).map(|meta| meta.mtime_ns)
+    })?;
     Ok(Some(result))
 }
 
@@ -401,7 +406,8 @@ impl ObjectFill for DiskFill {
         if table.slot(&lease.object).is_some_and(|slot| !slot.whole) {
             table.set_held(&lease.object, lease.generation, partial.held_bytes());
         }
-        if written.is_ok() {
+        // An object of one group is told of when it has its name, at once.
+        if written.is_ok() && partial.size() > GROUP_BYTES {
             table.tell(CacheEvent::Arrived {
                 object: lease.object,
                 size: partial.size(),
@@ -420,7 +426,7 @@ impl ObjectFill for DiskFill {
             return Err(CacheError::Absent { object, range });
         }
         partial.ensure_file(self.shared().disk()).map_err(cache_error)?;
-        publish(self.shared(), &object, true, true).map_err(cache_error)
+        publish(self.shared(), &object, true, |_| partial.seal(self.shared().disk())).map_err(cache_error)
     }
 }
 
@@ -432,7 +438,8 @@ impl DiskFill {
 
 /// Gives a complete object its name. Whoever calls this has the right to fill it, so nobody else gives it up, begins
 /// it anew or names it meanwhile: the table is locked for its own part only, and not while the disk takes its time.
-fn publish(shared: &Shared, object: &ObjectId, read_only: bool, verified: bool) -> Result<()> {
+/// `seal` makes it read-only where it may be, and says when it was changed last.
+fn publish(shared: &Shared, object: &ObjectId, verified: bool, seal: impl FnOnce(&Path) -> Result<i128>) -> Result<()> {
     let to = object_path(object);
     let size = match shared.table().slot(object) {
         Some(slot) if !slot.whole => slot.size,
@@ -444,14 +451,14 @@ fn publish(shared: &Shared, object: &ObjectId, read_only: bool, verified: bool) 
     }
     rename_into(shared.disk(), &partial_path(object), &to)
         .inspect_err(|_| take_outboard_back(shared.disk(), object))?;
-    if read_only && let Err(error) = shared.disk().set_read_only(&to) {
-        tracing::warn!(%object, %error, "object stays writable");
-    }
-    let mtime_ns = shared.disk().metadata(&to).map_or(0, |meta| mtime_of(&meta));
+    let mtime_ns = seal(&to).unwrap_or_else(|error| {
+        tracing::warn!(%object, %error, "object may stay writable, and is verified again after a restart");
+        0
+    });
     // An object of one group never had any.
     if size > GROUP_BYTES {
         remove_side_files(shared.disk(), object);
     }
-    shared.table().set_whole(object, mtime_ns, verified);
+    shared.table().set_whole(object, recorded_mtime(mtime_ns), verified);
     Ok(())
 }

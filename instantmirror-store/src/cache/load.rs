@@ -165,7 +165,7 @@ impl Shared {
     }
 
     fn take_in(&self, object: &ObjectId, whole: bool, meta: FileMeta) -> Result<()> {
-        let mtime_ns = mtime_of(&meta);
+        let mtime_ns = recorded_mtime(meta.mtime_ns);
         let recorded = self.past().and_then(|past| past.find(object)).filter(|_| whole);
         let trusted = recorded.is_some_and(|found| found.size == meta.len && found.mtime_ns == mtime_ns);
         // At most this is there; how much can be used shows when it is opened. What the file system has compressed, or
@@ -193,9 +193,9 @@ impl Shared {
     }
 }
 
-/// The file's time as checkpoints keep it.
-pub(super) fn mtime_of(meta: &FileMeta) -> i64 {
-    i64::try_from(meta.mtime_ns).unwrap_or(i64::MAX)
+/// A file's time as checkpoints keep it.
+pub(super) fn recorded_mtime(mtime_ns: i128) -> i64 {
+    i64::try_from(mtime_ns).unwrap_or(i64::MAX)
 }
 
 fn object_of(item: &DirItem) -> Option<ObjectId> {

@@ -64,11 +64,19 @@ impl Partial {
             return Ok(file.as_ref());
         }
         let path = partial_path(&self.object);
-        let file = match disk.create_new(&path) {
+        // One of a single group is written at once or not at all.
+        let create = || {
+            if has_map(self.size) {
+                disk.create_new(&path)
+            } else {
+                disk.create_read_only(&path)
+            }
+        };
+        let file = match create() {
             // Most objects leave nothing behind, so nothing is looked for first. What lies beside it is only a hint.
             Err(error) if error.is_already_exists() => {
                 remove_files(disk, &self.object);
-                disk.create_new(&path)?
+                create()?
             }
             created => created?,
         };
@@ -87,8 +95,11 @@ impl Partial {
     /// Opens what an earlier fill left; every group that the map names is verified again, so the result may have fewer
     /// groups, or none if map or outboard are damaged.
     pub(super) fn resume(disk: &dyn Disk, object: ObjectId) -> Result<Self> {
-        let file = disk.open_write(&partial_path(&object))?;
+        let mut file = disk.open(&partial_path(&object))?;
         let size = file.len()?;
+        if has_map(size) {
+            file = disk.open_write(&partial_path(&object))?;
+        }
         let mut values = read_file(disk, &outboard_path(&object), SIDE_FILE_BYTES_MAX);
         if values.as_ref().is_err_and(StoreError::is_not_found) && Outboard::len_for(size) > 0 {
             // The process ended between publishing the outboard and publishing the object.
@@ -187,6 +198,11 @@ impl Partial {
 
     pub(super) fn outboard(&self) -> Option<Outboard> {
         self.state().outboard.clone()
+    }
+
+    /// Makes its file read-only; says when that was changed last, in nanoseconds since 1970.
+    pub(super) fn seal(&self, disk: &dyn Disk) -> Result<i128> {
+        self.file(disk)?.seal()
     }
 
     pub(super) fn os_file(&self) -> Option<&Arc<File>> {

@@ -103,6 +103,10 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// The length.
     fn len(&self) -> Result<u64>;
 
+    /// Makes it read-only for whoever opens it from now on, if it is not. Returns when it was changed last, in nanoseconds since
+    /// 1970.
+    fn seal(&self) -> Result<i128>;
+
     /// Whether the file is empty.
     fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
@@ -127,6 +131,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// The same for a file that holds a secret: only its owner may read it. A disk without permissions makes a plain one.
     fn create_private(&self, path: &Path) -> Result<Box<dyn DiskFile>> {
+        self.create_new(path)
+    }
+
+    /// The same for a file that nobody opens for writing again: it need not be made read-only later.
+    fn create_read_only(&self, path: &Path) -> Result<Box<dyn DiskFile>> {
         self.create_new(path)
     }
 

@@ -13,12 +13,15 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::map::map_file;
 use super::{DirItem, Disk, DiskFile, DiskLock, DiskSpace, FileKind, FileMeta, parent_of};
 use crate::error::{Result, StoreError};
+
+/// Permissions of what nobody writes to any more.
+const READ_ONLY: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
 
 /// The longest process id that is read from a lock file, in bytes.
 const PID_BYTES_MAX: usize = 20;
@@ -109,6 +112,11 @@ impl Disk for RealDisk {
         Ok(self.file(path, file))
     }
 
+    fn create_read_only(&self, path: &Path) -> Result<Box<dyn DiskFile>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        Ok(self.file(path, self.open_with("create", path, flags, READ_ONLY)?))
+    }
+
     fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>> {
         self.open_file("open", path, OFlags::RDONLY | OFlags::NONBLOCK)
     }
@@ -168,7 +176,7 @@ impl Disk for RealDisk {
         Ok(FileMeta {
             len: u64::try_from(stat.st_size).unwrap_or(0),
             kind: kind_of(FileType::from_raw_mode(stat.st_mode)),
-            mtime_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+            mtime_ns: mtime_of(&stat),
             allocated: u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512),
         })
     }
@@ -192,8 +200,7 @@ impl Disk for RealDisk {
 
     fn set_read_only(&self, path: &Path) -> Result<()> {
         self.check(path)?;
-        let mode = Mode::RUSR | Mode::RGRP | Mode::ROTH;
-        rustix::fs::chmodat(&self.root_fd, path, mode, AtFlags::empty())
+        rustix::fs::chmodat(&self.root_fd, path, READ_ONLY, AtFlags::empty())
             .map_err(|e| self.error("make read-only", path, e))
     }
 
@@ -241,6 +248,10 @@ fn dot(path: &Path) -> &Path {
     } else {
         path
     }
+}
+
+fn mtime_of(stat: &Stat) -> i128 {
+    i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec)
 }
 
 fn kind_of(file_type: FileType) -> FileKind {
@@ -293,6 +304,14 @@ impl DiskFile for RealFile {
 
     fn len(&self) -> Result<u64> {
         Ok(self.file.metadata().map_err(|e| self.error("stat", e))?.len())
+    }
+
+    fn seal(&self) -> Result<i128> {
+        let stat = rustix::fs::fstat(&*self.file).map_err(|e| self.error("stat", e))?;
+        if Mode::from_raw_mode(stat.st_mode) != READ_ONLY {
+            rustix::fs::fchmod(&*self.file, READ_ONLY).map_err(|e| self.error("make read-only", e))?;
+        }
+        Ok(mtime_of(&stat))
     }
 
     fn sync(&self) -> Result<()> {

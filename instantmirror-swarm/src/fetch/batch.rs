@@ -3,8 +3,8 @@
 //! A batch is one request of the scheduler. An object that a client comes to want meanwhile is fetched for it by itself,
 //! at once; whichever of the two is first fills the cache. What a source lacks or gets wrong is asked of the next one.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -12,21 +12,23 @@ use instantmirror_core::batch::BATCH_OBJECTS_MAX;
 use instantmirror_core::entry::FileMeta;
 use instantmirror_core::outboard::{GROUP_BYTES, ObjectHasher, Outboard, VerifyError};
 use instantmirror_core::preseed::Step;
-use instantmirror_core::traits::{BatchItem, CacheError, FetchError, Outcome, Request, TransportError};
+use instantmirror_core::traits::{BatchItem, CacheError, Class, FetchError, Outcome, Request, TransportError};
 use instantmirror_core::{ObjectId, RepoName};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::fill::{Source, unavailable};
 use super::flight::broken_off;
 use super::passing::has_no_room;
 use super::queue::Place;
-use super::{Engine, FetchEngine};
+use super::{Engine, FetchEngine, lock};
 
 /// Largest object that is ever fetched in a batch, in bytes: larger ones have groups enough to be worth a request.
 pub const BATCHED_OBJECT_BYTES_MAX: u64 = 512 * 1024;
 /// Objects that are written at once, beside the runtime: a thread that is woken for each would cost more than the writing,
 /// and one that writes many keeps a processor that a client may want.
 const WRITTEN_AT_ONCE: usize = 16;
+/// So often, while more waits and nothing more urgent does.
+const LOTS_AT_ONCE: usize = 8;
 /// Bytes of one batch, at most: what a client may have to wait for on a link that is slow to notice.
 pub const BATCH_BYTES_MAX: u64 = 4 << 20;
 
@@ -212,7 +214,7 @@ async fn ask(engine: &Arc<Engine>, source: &Source, wanted: &mut Wanted, step: S
                 }
             }
             gate.pass(step.class).await;
-            for (file, taken) in take_in(engine, source, good).await {
+            for (file, taken) in take_in(engine, source, step.class, good).await {
                 match taken {
                     Ok(()) => {
                         wanted.remove(&file.object);
@@ -240,44 +242,110 @@ async fn ask(engine: &Arc<Engine>, source: &Source, wanted: &mut Wanted, step: S
 
 type Taken = Vec<(FileMeta, Result<(), FetchError>)>;
 
+/// Small objects that wait to be written. Whoever comes to write takes also what others have brought meanwhile: a swarm
+/// brings them one by one.
+pub(super) type Puts = Mutex<VecDeque<Put>>;
+
+/// Objects of one source.
+#[derive(Debug)]
+pub(super) struct Put {
+    repository: RepoName,
+    class: Class,
+    objects: Vec<(FileMeta, Bytes)>,
+    written: oneshot::Sender<Taken>,
+}
+
+impl Put {
+    /// Not if nobody waits for it any more.
+    fn write(self, engine: &Engine) {
+        if self.written.is_closed() {
+            return;
+        }
+        let take = |(file, content): (FileMeta, Bytes)| {
+            let taken = futures_executor::block_on(keep(engine, file, &self.repository, &content));
+            (file, taken)
+        };
+        // Who has left meanwhile need not know.
+        let _ = self.written.send(self.objects.into_iter().map(take).collect());
+    }
+}
+
+/// Writes what waits: to wake a thread costs as much as to write several of these. In between it looks whether something more
+/// urgent has come, and after some time it lets others write.
+fn write_some(engine: &Engine) {
+    for _ in 0..LOTS_AT_ONCE {
+        for put in next_puts(engine) {
+            put.write(engine);
+        }
+        let next = lock(&engine.puts).front().map(|put| put.class);
+        if !next.is_some_and(|class| engine.queue.gate().is_open(class)) {
+            return;
+        }
+    }
+}
+
+/// The next that are written together.
+fn next_puts(engine: &Engine) -> Vec<Put> {
+    let (mut waiting, mut some, mut objects) = (lock(&engine.puts), Vec::new(), 0);
+    while objects < WRITTEN_AT_ONCE
+        && let Some(put) = waiting.pop_front()
+    {
+        objects += put.objects.len();
+        some.push(put);
+    }
+    some
+}
+
 /// Verifies objects and puts them into the cache. Not on the runtime's threads: a disk that is busy would block there what
 /// clients wait for.
-async fn take_in(engine: &Arc<Engine>, source: &Source, objects: Vec<(FileMeta, Bytes)>) -> Taken {
-    let (engine, repository) = (Arc::clone(engine), source.repository.clone());
+async fn take_in(engine: &Arc<Engine>, source: &Source, class: Class, objects: Vec<(FileMeta, Bytes)>) -> Taken {
     let files: Vec<FileMeta> = objects.iter().map(|(file, _)| *file).collect();
-    let permit = Arc::clone(&engine);
-    let _one = permit.writing.acquire().await;
-    let taken = tokio::task::spawn_blocking(move || -> Taken {
-        let take = |(file, content): (FileMeta, Bytes)| {
-            let mut hasher = ObjectHasher::new();
-            hasher.update(&content);
-            let outboard = hasher.finish();
-            if outboard.object() != file.object || content.len() as u64 != file.size {
-                let corrupt = FetchError::Corrupt {
-                    object: file.object,
-                    repository: repository.clone(),
-                    source: VerifyError::Outboard(file.object),
-                };
-                return (file, Err(corrupt));
-            }
-            (
-                file,
-                futures_executor::block_on(keep(&engine, file, outboard, &content)),
-            )
-        };
-        objects.into_iter().map(take).collect()
+    let (written, mut taken) = oneshot::channel();
+    lock(&engine.puts).push_back(Put {
+        repository: source.repository.clone(),
+        class,
+        objects,
+        written,
     });
-    taken.await.unwrap_or_else(|error| {
+    let taken = loop {
+        let one = tokio::select! {
+            biased;
+            taken = &mut taken => break taken,
+            one = Arc::clone(&engine.writing).acquire_owned() => one,
+        };
+        let engine = Arc::clone(engine);
+        // Not waited for: somebody else may be writing what this one has brought.
+        tokio::task::spawn_blocking(move || {
+            write_some(&engine);
+            drop(one);
+        });
+    };
+    taken.unwrap_or_else(|error| {
         let error = FetchError::from(broken_off(error));
         files.into_iter().map(|file| (file, Err(error.clone()))).collect()
     })
 }
 
-async fn keep(engine: &Engine, file: FileMeta, outboard: Outboard, content: &[u8]) -> Result<(), FetchError> {
+/// Puts an object into the cache, which verifies it.
+async fn keep(engine: &Engine, file: FileMeta, repository: &RepoName, content: &[u8]) -> Result<(), FetchError> {
+    let corrupt = |source| FetchError::Corrupt {
+        object: file.object,
+        repository: repository.clone(),
+        source,
+    };
+    if content.len() as u64 != file.size {
+        return Err(corrupt(VerifyError::Outboard(file.object)));
+    }
+    let outboard = outboard_of(&file, content).map_err(corrupt)?;
     match engine.cache.fill(&file.object, file.size).await {
         Ok(fill) => {
-            fill.set_outboard(outboard)?;
-            fill.write(0, content)?;
+            if let Some(outboard) = outboard {
+                fill.set_outboard(outboard)?;
+            }
+            fill.write(0, content).map_err(|error| match error {
+                CacheError::Verify(error) => corrupt(error),
+                other => other.into(),
+            })?;
             fill.finish().await?;
             engine.stats.object();
             Ok(())
@@ -286,4 +354,18 @@ async fn keep(engine: &Engine, file: FileMeta, outboard: Outboard, content: &[u8
         Err(CacheError::Busy(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// What verifies an object of several groups; one of a single group needs nothing but its id.
+fn outboard_of(file: &FileMeta, content: &[u8]) -> Result<Option<Outboard>, VerifyError> {
+    if file.size <= GROUP_BYTES {
+        return Ok(None);
+    }
+    let mut hasher = ObjectHasher::new();
+    hasher.update(content);
+    let outboard = hasher.finish();
+    let is_right = outboard.object() == file.object;
+    is_right
+        .then_some(Some(outboard))
+        .ok_or(VerifyError::Outboard(file.object))
 }

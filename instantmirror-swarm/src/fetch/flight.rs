@@ -316,7 +316,7 @@ impl Job {
 }
 
 /// The error of work on the disk that never came to its end.
-pub(super) fn broken_off(error: tokio::task::JoinError) -> CacheError {
+pub(super) fn broken_off(error: impl std::error::Error + Send + Sync + 'static) -> CacheError {
     CacheError::Io {
         what: "writing to the cache broke off".to_owned(),
         source: Arc::new(error),

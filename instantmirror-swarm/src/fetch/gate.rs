@@ -28,7 +28,8 @@ impl Gate {
             .send_if_modified(|held| std::mem::replace(held, urgent) != urgent);
     }
 
-    fn is_open(&self, class: Class) -> bool {
+    /// Whether nothing more urgent runs.
+    pub(super) fn is_open(&self, class: Class) -> bool {
         *self.urgent.borrow() >= class.index()
     }
 

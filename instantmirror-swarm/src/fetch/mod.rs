@@ -62,7 +62,9 @@ struct Engine {
     ahead: ReadsAhead,
     /// What nobody waits for is written by one thread at a time: more of them only wait for each other, in the directory
     /// where files are made and for the disk, and for as long a client's has to wait too.
-    writing: Semaphore,
+    writing: Arc<Semaphore>,
+    /// Small objects that wait for that.
+    puts: batch::Puts,
     /// Where what nobody waits for runs, if not where it was asked for.
     background: OnceLock<Handle>,
     /// By object and size: repositories may disagree about a size, and only one of them is right.
@@ -95,7 +97,8 @@ impl FetchEngine {
             queue,
             sources: Sources::new(FetchLimits::default()),
             ahead: ReadsAhead::default(),
-            writing: Semaphore::new(1),
+            writing: Arc::new(Semaphore::new(1)),
+            puts: batch::Puts::default(),
             background: OnceLock::new(),
             fills,
             stats,

@@ -35,7 +35,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::session::{CloseReason, SessionConfig};
-use crate::wire::{PEER_ID_PREFIX, PeerId};
+use crate::wire::{Block, PEER_ID_PREFIX, PeerId};
 
 pub use book::Origin;
 pub use status::SwarmStatus;
@@ -72,6 +72,15 @@ pub trait PieceSource: Debug + Send + Sync + 'static {
     /// # Errors
     /// A text, if they are not here or cannot be read.
     async fn read(&self, piece: PieceIndex, begin: u32, length: u32) -> Result<Bytes, String>;
+
+    /// The same of several parts, in their order. By default one after the other.
+    async fn read_all(&self, parts: &[Block]) -> Vec<Result<Bytes, String>> {
+        let mut all = Vec::with_capacity(parts.len());
+        for part in parts {
+            all.push(self.read(part.piece, part.begin, part.length).await);
+        }
+        all
+    }
 
     /// The outboard of an object, verified, for nodes that ask for it; `None` if it is not here. By default there is none.
     async fn outboard(&self, object: &ObjectId) -> Option<Bytes> {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
 use instantmirror_core::outboard::GROUP_BYTES;
-use instantmirror_core::swarm::{Urgency, Want, WantId};
+use instantmirror_core::swarm::{UnitId, Urgency, Want, WantId};
 use instantmirror_core::traits::{
     BatchItem, ByteStream, Class, Group, GroupRequest, GroupStream, GroupTransport, PeerTransport, Receipt,
     TransportError,
@@ -29,6 +29,10 @@ const HEDGE: Duration = Duration::from_millis(800);
 const PLACE_WAIT: Duration = Duration::from_secs(3);
 /// Nor anybody else longer than this.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Small objects that come within so long are handed on together, at most so many: to wake somebody for each would cost more
+/// than to write it.
+const GATHER: Duration = Duration::from_millis(5);
+const TAKEN_AT_ONCE: usize = 64;
 
 /// The swarms of one repository, asked as one source: the repository's own swarm first, then export torrents that have the
 /// object.
@@ -154,6 +158,26 @@ impl Drop for Wanted {
     }
 }
 
+/// Units of small objects that have been verified, by their swarms.
+#[derive(Debug, Default)]
+struct Verified(Vec<(Arc<Swarm>, Vec<UnitId>)>);
+
+impl Verified {
+    fn add(&mut self, swarm: &Arc<Swarm>, unit: UnitId) {
+        match self.0.iter_mut().find(|(known, _)| Arc::ptr_eq(known, swarm)) {
+            Some((_, units)) => units.push(unit),
+            None => self.0.push((Arc::clone(swarm), vec![unit])),
+        }
+    }
+
+    fn tell(self) {
+        for (swarm, units) in self.0 {
+            let now = swarm.now();
+            swarm.with(|session| session.all_verified(&units, now));
+        }
+    }
+}
+
 /// The next unit; `None` if none came for too long.
 async fn next(deliveries: &mut mpsc::UnboundedReceiver<Delivery>, class: Class) -> Option<Delivery> {
     let patience = if class == Class::Demand { HEDGE } else { PATIENCE };
@@ -169,7 +193,7 @@ struct UnitReceipt {
 
 #[derive(Debug)]
 struct Delivered {
-    unit: instantmirror_core::swarm::UnitId,
+    unit: UnitId,
     from: instantmirror_core::swarm::PeerKey,
     address: std::net::SocketAddr,
 }
@@ -336,25 +360,35 @@ impl PeerTransport for SwarmTransport {
                 None => sink((*object, Err(self.nobody(object, *size)))),
             }
         }
+        let mut some = Vec::with_capacity(TAKEN_AT_ONCE);
         while !wanted.is_empty() {
-            let Some(delivery) = next(&mut deliveries, urgency.class).await else {
+            let came = timeout(PATIENCE, deliveries.recv_many(&mut some, TAKEN_AT_ONCE)).await;
+            if came.is_err() {
                 break;
-            };
-            let key = (delivery.swarm, delivery.want);
-            let Some((object, one)) = wanted.get(&key) else {
-                continue;
-            };
-            let receipt = Box::new(UnitReceipt::new(&one.swarm, &delivery));
-            if ObjectId::of(&delivery.data) == *object {
-                receipt.good();
-                sink((*object, Ok(delivery.data)));
-                wanted.remove(&key);
-                continue;
             }
-            receipt.bad();
-            if !one.swarm.can_serve(one.id) {
-                sink((*object, Err(self.not_found(object))));
-                wanted.remove(&key);
+            let (mut verified, mut over) = (Verified::default(), Vec::with_capacity(some.len()));
+            for delivery in some.drain(..) {
+                let key = (delivery.swarm, delivery.want);
+                let Some((object, one)) = wanted.get(&key) else {
+                    continue;
+                };
+                if ObjectId::of(&delivery.data) == *object {
+                    verified.add(&one.swarm, delivery.unit);
+                    sink((*object, Ok(delivery.data)));
+                    over.extend(wanted.remove(&key));
+                    continue;
+                }
+                Box::new(UnitReceipt::new(&one.swarm, &delivery)).bad();
+                if !one.swarm.can_serve(one.id) {
+                    sink((*object, Err(self.not_found(object))));
+                    over.extend(wanted.remove(&key));
+                }
+            }
+            // Wants end after what came for them is known to be good: else it would be asked of others.
+            verified.tell();
+            drop(over);
+            if !wanted.is_empty() {
+                tokio::time::sleep(GATHER).await;
             }
         }
         wanted

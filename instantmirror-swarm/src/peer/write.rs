@@ -17,7 +17,7 @@ use super::Shared;
 use super::swarm::Swarm;
 use crate::session::{Action, CloseReason, Run};
 use crate::wire::extension::OUTBOARD_PART_BYTES;
-use crate::wire::piece_header;
+use crate::wire::{Block, piece_header};
 
 /// A peer that takes nothing for so long is closed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -116,24 +116,33 @@ impl Writer {
             self.give_outboard(object, offset).await;
             return Ok(());
         }
-        let Some(run) = swarm.with(|session| session.next_run(key)) else {
+        let runs = swarm.with(|session| session.next_runs(key));
+        if runs.is_empty() {
             self.may_upload = false;
             return Ok(());
-        };
-        self.shared.pace(&self.shared.upload, u64::from(run.bytes())).await;
-        let now = self.shared.now();
-        match swarm.source.read(run.piece, run.begin, run.bytes()).await {
-            Ok(data) if data.len() == run.bytes() as usize => {
-                self.send_run(&run, &data).await?;
-                let now = self.shared.now();
-                swarm.with(|session| session.sent(key, &run, now));
-            }
-            Ok(_) => swarm.with(|session| session.not_sent(key, &run, now)),
-            Err(error) => {
-                tracing::debug!(piece = run.piece, "cannot be sent to a peer: {error}");
-                swarm.with(|session| session.not_sent(key, &run, now));
+        }
+        let bytes = runs.iter().map(|run| u64::from(run.bytes())).sum();
+        self.shared.pace(&self.shared.upload, bytes).await;
+        let parts: Vec<Block> = runs.iter().map(Run::whole).collect();
+        let read = swarm.source.read_all(&parts).await;
+        let (mut good, mut bad) = (Vec::with_capacity(runs.len()), Vec::new());
+        for (run, read) in runs.into_iter().zip(read) {
+            match read {
+                Ok(data) if data.len() == run.bytes() as usize => good.push((run, data)),
+                Ok(_) => bad.push(run),
+                Err(error) => {
+                    tracing::debug!(piece = run.piece, "cannot be sent to a peer: {error}");
+                    bad.push(run);
+                }
             }
         }
+        if !bad.is_empty() {
+            let now = self.shared.now();
+            swarm.with(|session| bad.iter().for_each(|run| session.not_sent(key, run, now)));
+        }
+        self.send_runs(&good).await?;
+        let now = self.shared.now();
+        swarm.with(|session| good.iter().for_each(|(run, _)| session.sent(key, run, now)));
         Ok(())
     }
 
@@ -156,18 +165,21 @@ impl Writer {
         swarm.with(|session| session.answer_outboard(key, object, offset, outboard.as_ref(), now));
     }
 
-    async fn send_run(&mut self, run: &Run, data: &Bytes) -> io::Result<()> {
-        let headers: Vec<_> = run
-            .blocks()
+    async fn send_runs(&mut self, runs: &[(Run, Bytes)]) -> io::Result<()> {
+        let blocks = runs.iter().flat_map(|(run, _)| run.blocks());
+        let headers: Vec<_> = blocks
             .map(|block| piece_header(block.piece, block.begin, block.length))
             .collect();
         let mut slices = Vec::with_capacity(headers.len() * 2);
-        let mut rest = &data[..];
-        for (header, length) in headers.iter().zip(&run.lengths) {
-            let (block, behind) = rest.split_at((*length as usize).min(rest.len()));
-            slices.push(IoSlice::new(header));
-            slices.push(IoSlice::new(block));
-            rest = behind;
+        let mut headers = headers.iter();
+        for (run, data) in runs {
+            let mut rest = &data[..];
+            for (length, header) in run.lengths.iter().zip(headers.by_ref()) {
+                let (block, behind) = rest.split_at((*length as usize).min(rest.len()));
+                slices.push(IoSlice::new(header));
+                slices.push(IoSlice::new(block));
+                rest = behind;
+            }
         }
         let mut left = &mut slices[..];
         while !left.is_empty() {

@@ -166,7 +166,9 @@ impl Session {
     pub fn gone(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.remove(&key) else { return };
         self.copies.left(key);
-        self.picker.peer_came(&|piece| peer.pieces.has(piece), false);
+        if let Pieces::Some(pieces) = &peer.pieces {
+            self.picker.peer_came(&|piece| pieces.has(piece), false);
+        }
         for ask in peer.asks {
             self.release(ask.unit.id, key);
         }
@@ -263,8 +265,11 @@ impl Session {
         peer.nothing_at = None;
         let before = std::mem::replace(&mut peer.pieces, pieces);
         let (picker, pieces) = (&mut self.picker, &peer.pieces);
-        picker.peer_came(&|piece| before.has(piece), false);
-        picker.peer_came(&|piece| pieces.has(piece), true);
+        for (known, came) in [(&before, false), (pieces, true)] {
+            if let Pieces::Some(known) = known {
+                picker.peer_came(&|piece| known.has(piece), came);
+            }
+        }
         let wanted = picker.wants_any(&|piece| pieces.has(piece));
         self.set_interest(key, wanted, now);
     }

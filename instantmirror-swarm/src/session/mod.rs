@@ -286,7 +286,8 @@ impl Session {
     pub fn want(&mut self, want: Want, now: Moment) -> WantId {
         let peers = &self.peers;
         let with = |piece| {
-            let count = peers.values().filter(|peer| peer.pieces.has(piece)).count();
+            let has_it = |peer: &&Peer| matches!(&peer.pieces, Pieces::Some(pieces) if pieces.has(piece));
+            let count = peers.values().filter(has_it).count();
             u32::try_from(count).unwrap_or(u32::MAX)
         };
         let id = self.picker.want(want, &with);
@@ -328,6 +329,9 @@ impl Session {
 
     /// Withdraws a want, and what was asked for it alone.
     pub fn forget(&mut self, want: WantId, now: Moment) {
+        if self.picker.is_over(want) {
+            return self.picker.forget(want);
+        }
         let of_want = |unit: &UnitId| self.picker.unit(*unit).is_some_and(|known| known.want == want);
         let units: Vec<UnitId> = self.out.keys().filter(|unit| of_want(unit)).copied().collect();
         self.picker.forget(want);

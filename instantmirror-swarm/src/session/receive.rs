@@ -108,13 +108,20 @@ impl Session {
         if piece >= end || !pieces.insert(piece) {
             return;
         }
-        peer.nothing_at = None;
+        let had_nothing = peer.nothing_at == Some(self.freed);
         self.copies.announced(piece, key, now);
         self.picker.peer_changed(piece, true);
         if self.picker.wants_piece(piece) {
             self.set_interest(key, true, now);
-            self.ask(key, now);
         }
+        // What others were asked for already is not worth looking at all the rest that this peer may have.
+        if !self.picker.has_free(piece) || (had_nothing && self.ask_for(key, piece, now)) {
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.nothing_at = None;
+        }
+        self.ask(key, now);
     }
 
     /// A peer has a piece no longer (BEP 54).

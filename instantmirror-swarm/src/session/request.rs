@@ -1,12 +1,16 @@
 //! What is asked of peers, what comes of it, and what is done when nothing comes.
 
+use std::collections::HashMap;
+
 use instantmirror_core::Moment;
 use instantmirror_core::swarm::{PeerKey, PieceIndex, Pieces, Unit, UnitId};
 use instantmirror_core::traits::Class;
 
 use super::join::FIRST_DEPTH;
 use super::peer::{Ask, Peer};
-use super::{ANSWER_MAX, ANSWER_MAX_DEMAND, BLOCK_BYTES, CloseReason, Event, Out, REJECTED_PAUSE, Session};
+use super::{
+    ANSWER_MAX, ANSWER_MAX_DEMAND, BLOCK_BYTES, CloseReason, Event, Out, REJECTED_PAUSE, Session, SessionConfig,
+};
 use crate::wire::{Block, Message};
 
 /// A peer is asked for as much as it sends in so long.
@@ -57,10 +61,35 @@ impl Session {
         }
     }
 
+    /// A peer that had nothing to be asked for has come to have a piece: asks it for that. Whether it did.
+    pub(super) fn ask_for(&mut self, key: PeerKey, piece: PieceIndex, now: Moment) -> bool {
+        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.may_be_asked()) else {
+            return false;
+        };
+        let least = least_of(&self.out, &self.config);
+        let (pieces, rejected, chokes_us) = (&peer.pieces, &peer.rejected, peer.chokes_us);
+        let may_ask = |piece: PieceIndex| !chokes_us && pieces.has(piece) && !rejected.contains_key(&piece);
+        let Some(unit) = self.picker.pick_piece(piece, &may_ask, least) else {
+            return false;
+        };
+        let ask = Ask::new(unit, now);
+        let blocks = ask.blocks(self.config.piece_bytes);
+        peer.asks.push_back(ask);
+        peer.begun = Some(unit.id);
+        self.out.insert(unit.id, Out::of(key, now));
+        for (_, block) in blocks {
+            self.send(key, Message::Request(block), now);
+        }
+        // Of a large piece there is more to ask for.
+        if self.picker.has_free(piece) {
+            return false;
+        }
+        true
+    }
+
     fn next_unit(&mut self, key: PeerKey, now: Moment) -> Option<Unit> {
         let peer = self.peers.get(&key)?;
-        let depth = peer.depth.min(peer.requests_max / UNIT_BLOCKS).max(1);
-        if peer.asks.len() >= depth || !peer.is_wanted || (peer.chokes_us && peer.allowed.is_empty()) {
+        if !peer.may_be_asked() {
             return None;
         }
         if peer.nothing_at == Some(self.freed) {
@@ -68,19 +97,16 @@ impl Session {
         }
         let may_ask = |piece: PieceIndex| {
             peer.pieces.has(piece)
-                && !peer.rejected.contains_key(&piece)
+                && (peer.rejected.is_empty() || !peer.rejected.contains_key(&piece))
                 && (!peer.chokes_us || peer.allowed.contains(&piece))
         };
-        // What waits in memory to be verified must not keep a client waiting.
-        let is_full = self.out.len() >= self.config.units_max;
-        let least = if is_full { Class::Demand } else { Class::Rest };
-        if let Some(unit) = self.picker.pick(&may_ask, peer.begun, least) {
-            let out = Out {
-                peers: vec![key],
-                since: now,
-                is_whole: false,
-            };
-            self.out.insert(unit.id, out);
+        let least = least_of(&self.out, &self.config);
+        let is_full = least == Class::Demand;
+        if let Some(unit) = self
+            .picker
+            .pick(&may_ask, peer.pieces == Pieces::All, peer.begun, least)
+        {
+            self.out.insert(unit.id, Out::of(key, now));
             return Some(unit);
         }
         // When what is full has room again it is asked anew.
@@ -158,11 +184,18 @@ impl Session {
 
     /// A unit that was handed on has been verified.
     pub fn verified(&mut self, unit: UnitId, now: Moment) {
-        if let Some(known) = self.picker.unit(unit) {
-            self.counts.good_bytes += u64::from(known.length);
+        self.all_verified(&[unit], now);
+    }
+
+    /// The same of several.
+    pub fn all_verified(&mut self, units: &[UnitId], now: Moment) {
+        for unit in units {
+            if let Some(known) = self.picker.unit(*unit) {
+                self.counts.good_bytes += u64::from(known.length);
+            }
+            self.withdraw(*unit, None, now);
+            self.picker.done(*unit);
         }
-        self.withdraw(unit, None, now);
-        self.picker.done(unit);
         self.ask_all(now);
     }
 
@@ -291,7 +324,32 @@ impl Session {
     }
 }
 
+/// The least urgent that may be asked for now: what waits in memory to be verified must not keep a client waiting.
+fn least_of(out: &HashMap<UnitId, Out>, config: &SessionConfig) -> Class {
+    if out.len() >= config.units_max {
+        Class::Demand
+    } else {
+        Class::Rest
+    }
+}
+
+impl Out {
+    fn of(peer: PeerKey, now: Moment) -> Self {
+        Self {
+            peers: vec![peer],
+            since: now,
+            is_whole: false,
+        }
+    }
+}
+
 impl Peer {
+    /// Whether it may be asked for one more.
+    fn may_be_asked(&self) -> bool {
+        let depth = self.depth.min(self.requests_max / UNIT_BLOCKS).max(1);
+        self.asks.len() < depth && self.is_wanted && !(self.chokes_us && self.allowed.is_empty())
+    }
+
     /// A unit has come: one more may be asked for, until what waits is worth [`QUEUE_SPAN`].
     fn deepen(&mut self) {
         let enough = self.enough();

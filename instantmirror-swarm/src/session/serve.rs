@@ -9,8 +9,10 @@ use super::{Action, CloseReason, REQUESTS_MAX, Session};
 use crate::wire::extension::encode_dont_have;
 use crate::wire::{BLOCK_BYTES_MAX, Block, Message};
 
-/// Bytes that are read and sent at once.
+/// Bytes that are read and sent at once ...
 const RUN_BYTES_MAX: u32 = 256 * 1024;
+/// ... and pieces of which they are: many small ones together, since to wake somebody for each costs more than to read it.
+const RUNS_AT_ONCE: usize = 32;
 
 /// Adjacent blocks of a piece, to be read and sent together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,16 @@ impl Run {
     #[must_use]
     pub fn bytes(&self) -> u32 {
         self.lengths.iter().sum()
+    }
+
+    /// All of it, as if it were one block.
+    #[must_use]
+    pub fn whole(&self) -> Block {
+        Block {
+            piece: self.piece,
+            begin: self.begin,
+            length: self.bytes(),
+        }
     }
 
     /// The blocks.
@@ -139,6 +151,27 @@ impl Session {
     /// What to send next to a peer: adjacent blocks, as they were asked for. The driver tells [`sent`](Self::sent) or
     /// [`not_sent`](Self::not_sent).
     pub fn next_run(&mut self, key: PeerKey) -> Option<Run> {
+        self.run_within(key, RUN_BYTES_MAX)
+    }
+
+    /// The same, several at once while they are small.
+    pub fn next_runs(&mut self, key: PeerKey) -> Vec<Run> {
+        let (mut runs, mut left) = (Vec::new(), RUN_BYTES_MAX);
+        while runs.len() < RUNS_AT_ONCE
+            && let Some(run) = self.run_within(key, left)
+        {
+            left = left.saturating_sub(run.bytes());
+            runs.push(run);
+            let next = self.peers.get(&key).and_then(|peer| peer.uploads.front());
+            if next.is_some_and(|next| next.length > left) {
+                break;
+            }
+        }
+        runs
+    }
+
+    /// The first block whatever its length, and those behind it that are within `bytes_max`.
+    fn run_within(&mut self, key: PeerKey, bytes_max: u32) -> Option<Run> {
         let peer = self.peers.get_mut(&key)?;
         let first = peer.uploads.pop_front()?;
         let mut run = Run {
@@ -150,7 +183,7 @@ impl Session {
         while let Some(next) = peer.uploads.front()
             && next.piece == run.piece
             && u64::from(next.begin) == end
-            && run.bytes() + next.length <= RUN_BYTES_MAX
+            && run.bytes() + next.length <= bytes_max
         {
             end = next.range().end;
             run.lengths.push(next.length);

@@ -468,6 +468,62 @@ fn nothing_that_was_not_asked_for_is_taken() {
 }
 
 #[test]
+fn a_piece_that_a_peer_comes_to_have_is_asked_of_it_at_once() {
+    let mut session = with_peer(node(1), Reserved::OURS);
+    say(&mut session, Message::HaveNone, 1);
+    say(&mut session, Message::Unchoke, 1);
+    for first_piece in 0..5 {
+        let small = Want {
+            first_piece,
+            ..want(20_000, Class::Preseed)
+        };
+        session.want(small, at(1));
+    }
+    let mut asked = Vec::new();
+    for (millis, piece) in [(2, 3), (3, 1), (4, 3), (5, 0)] {
+        say(&mut session, Message::Have(piece), millis);
+        let blocks = requests(&sent(&mut session));
+        assert!(blocks.iter().all(|block| block.piece == piece), "{blocks:?}");
+        asked.push(blocks.len());
+    }
+    assert_eq!(
+        asked,
+        [2, 2, 0, 2],
+        "two blocks each, and what was asked for is not asked for again"
+    );
+}
+
+#[test]
+fn small_pieces_are_sent_many_together_and_no_more_than_is_read_at_once() {
+    let mut session = with_peer(node(1), Reserved::OURS);
+    say(&mut session, Message::HaveNone, 1);
+    session.set_space(100);
+    (0..100).for_each(|piece| session.set_have(piece, true, at(1)));
+    say(&mut session, Message::Interested, 1);
+    session.set_served(KEY, true, at(1));
+    let ask = |session: &mut Session, piece, begin, length| {
+        say(session, Message::Request(Block { piece, begin, length }), 2);
+    };
+    (0..50).for_each(|piece| ask(&mut session, piece, 0, 1000));
+    for block in 0..20 {
+        ask(&mut session, 60, block * 16384, 16384);
+    }
+    let mut rounds = Vec::new();
+    loop {
+        let runs = session.next_runs(KEY);
+        let bytes: u32 = runs.iter().map(Run::bytes).sum();
+        if runs.is_empty() {
+            break;
+        }
+        assert!(bytes <= 256 * 1024 && runs.len() <= 32);
+        rounds.push((runs.len(), bytes));
+    }
+    let large = 256 * 1024 - 18 * 1000;
+    let (first, rest) = (large / 16384 * 16384, 20 * 16384 - large / 16384 * 16384);
+    assert_eq!(rounds, [(32, 32_000), (19, 18_000 + first), (1, rest)]);
+}
+
+#[test]
 fn a_choke_frees_what_was_asked_and_a_rejected_piece_rests() {
     let mut session = node(1);
     session.want(want(MIB, Class::Preseed), at(0));

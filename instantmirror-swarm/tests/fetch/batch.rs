@@ -161,3 +161,27 @@ fn cached(cache: &MemoryCache, data: &[u8]) -> bool {
         .unwrap()
         .is_some()
 }
+
+#[tokio::test(start_paused = true)]
+async fn batches_that_come_together_are_written_together_and_one_that_is_given_up_holds_up_nobody() {
+    let data = objects(300);
+    let (cache, master) = (MemoryCache::new(None), source("master", &refs(&data)));
+    let engine = engine(&cache, &[&master]);
+    let (repository, files) = (repository(), files(&data));
+    let (first, rest) = files.split_at(100);
+    let (second, third) = rest.split_at(100);
+    let given_up = engine.fetch_batch(&repository, third, STEP);
+    let given_up = tokio::time::timeout(std::time::Duration::from_nanos(1), given_up);
+    let (first, second, _) = tokio::join!(
+        engine.fetch_batch(&repository, first, STEP),
+        engine.fetch_batch(&repository, second, STEP),
+        given_up,
+    );
+    assert_eq!((first.fetched, first.failed), (100, 0));
+    assert_eq!((second.fetched, second.failed), (100, 0));
+    let third = engine.fetch_batch(&repository, third, STEP).await;
+    assert_eq!((third.fetched + third.present, third.failed), (100, 0));
+    for data in &data {
+        assert!(fetch(&engine, data).await.unwrap() == *data);
+    }
+}

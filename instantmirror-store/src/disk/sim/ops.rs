@@ -271,6 +271,10 @@ impl DiskFile for SimFile {
         self.with("stat", |file| file.current.len() as u64)
     }
 
+    fn seal(&self) -> Result<i128> {
+        self.with("stat", |file| i128::from(file.changed_at))
+    }
+
     fn sync(&self) -> Result<()> {
         let synced = self.with("sync", SimFileState::sync);
         if synced.is_err()
