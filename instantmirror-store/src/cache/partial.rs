@@ -24,6 +24,8 @@ use crate::error::{Result, StoreError};
 const FLUSH_GROUPS: u64 = 64;
 /// The largest map or outboard that is read back, in bytes: objects of up to 64 TiB.
 pub(super) const SIDE_FILE_BYTES_MAX: u64 = 32 << 30;
+/// What file systems give a file at least, in bytes.
+const BLOCK_BYTES: u64 = 4096;
 
 #[derive(Debug)]
 struct State {
@@ -114,7 +116,12 @@ impl Partial {
         let mut partial = Self::new(object, size, OnceLock::from(file), outboard);
         partial.verify_again(&claimed)?;
         let there = disk.metadata(&partial_path(&object))?.allocated;
-        partial.stray = there.min(size).saturating_sub(partial.present_bytes());
+        // The last block of the last group was not counted whole while it was written, and is not now: what is here must not
+        // become more by being opened.
+        let has_end = partial.present().contains(size.saturating_sub(1)..size);
+        let beyond = if has_end { size.next_multiple_of(BLOCK_BYTES) - size } else { 0 };
+        let counted = there.saturating_sub(beyond).min(size);
+        partial.stray = counted.saturating_sub(partial.present_bytes());
         Ok(partial)
     }
 
