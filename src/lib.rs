@@ -25,6 +25,7 @@
 
 #![forbid(unsafe_code)]
 
+mod background;
 pub mod clock;
 pub mod config;
 pub mod control;

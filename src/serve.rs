@@ -14,6 +14,7 @@ use instantmirror_http::{
     TlsError,
 };
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::config::{ByteSize, HttpConfig, MountConfig};
@@ -38,8 +39,15 @@ struct Files {
 
 impl Sockets {
     /// Opens the public sockets and the control socket.
-    pub(crate) async fn open(config: &HttpConfig, socket: &Path) -> Result<Self, OpenError> {
+    pub(crate) async fn open(
+        config: &HttpConfig,
+        socket: &Path,
+        background: Option<&Handle>,
+    ) -> Result<Self, OpenError> {
         let mut http = Server::new(config.limits());
+        if let Some(runtime) = background {
+            http = http.with_background(runtime.clone());
+        }
         for address in &config.listen {
             http.listen(*address).await?;
         }

@@ -14,7 +14,7 @@ use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::conformance::{Subject, outboard_of};
 use instantmirror_core::memory::{MemoryCache, MemoryStore};
 use instantmirror_core::traits::{
-    BatchItem, ByteStream, ObjectCache, ObjectReader, ObjectSource, PeerTransport, Publication, ReadIntent,
+    BatchItem, ByteStream, Class, ObjectCache, ObjectReader, ObjectSource, PeerTransport, Publication, ReadIntent,
     TransportError,
 };
 use instantmirror_core::view::RepositoryState;
@@ -102,22 +102,34 @@ impl PeerTransport for Inside<HttpOrigin> {
         repository: &RepoName,
         object: &ObjectId,
         range: Range<u64>,
+        class: Class,
     ) -> Result<ByteStream, TransportError> {
-        let body = self.with(pin!(self.inner.range(repository, object, range))).await?;
+        let body = self
+            .with(pin!(self.inner.range(repository, object, range, class)))
+            .await?;
         Ok(Box::pin(self.with(body)))
     }
 
-    async fn outboard(&self, repository: &RepoName, object: &ObjectId, size: u64) -> Result<Bytes, TransportError> {
-        self.with(pin!(self.inner.outboard(repository, object, size))).await
+    async fn outboard(
+        &self,
+        repository: &RepoName,
+        object: &ObjectId,
+        size: u64,
+        class: Class,
+    ) -> Result<Bytes, TransportError> {
+        self.with(pin!(self.inner.outboard(repository, object, size, class)))
+            .await
     }
 
     async fn batch(
         &self,
         repository: &RepoName,
         objects: &[(ObjectId, u64)],
+        class: Class,
         sink: &mut (dyn FnMut(BatchItem) + Send),
     ) -> Result<(), TransportError> {
-        self.with(pin!(self.inner.batch(repository, objects, sink))).await
+        self.with(pin!(self.inner.batch(repository, objects, class, sink)))
+            .await
     }
 }
 
@@ -148,3 +160,16 @@ fn make(objects: &[Bytes]) -> Subject<Inside<HttpOrigin>> {
 }
 
 instantmirror_core::peer_transport_conformance!(make);
+
+#[test]
+fn it_is_seen_how_long_the_master_takes_to_answer() {
+    let subject = make(&[]);
+    let repository: RepoName = "r".parse().unwrap();
+    let transport: &Inside<HttpOrigin> = &subject;
+    let asked = pin!(transport.inner.answer_time(&repository));
+    assert!(futures_executor::block_on(transport.with(asked)).is_some());
+    // Nobody listens there.
+    let silent = transport.with(HttpOrigin::new("http://127.0.0.1:9").unwrap());
+    let asked = pin!(silent.inner.answer_time(&repository));
+    assert!(futures_executor::block_on(silent.with(asked)).is_none());
+}

@@ -65,6 +65,7 @@ pub mod scheduler;
 pub mod sign;
 pub mod snapshot;
 pub mod sources;
+pub mod spare;
 pub mod swarm;
 pub mod throttle;
 pub mod time;

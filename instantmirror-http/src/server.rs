@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::engine::{Connection, Shared, Socket};
 use crate::limits::{Limits, Stopping};
@@ -56,6 +57,7 @@ pub enum ServeError {
 pub struct Server {
     listeners: Vec<Listener>,
     limits: Limits,
+    background: Option<Handle>,
 }
 
 #[derive(Debug)]
@@ -92,6 +94,7 @@ impl Server {
         Self {
             listeners: Vec::new(),
             limits,
+            background: None,
         }
     }
 
@@ -103,6 +106,14 @@ impl Server {
         let mut server = Self::new(Limits::default());
         server.listen(address).await?;
         Ok(server)
+    }
+
+    /// Makes and sends answers that nobody waits for, as the client says (`Priority: u=7`, RFC 9218; not on HTTP/2), on this
+    /// runtime, whose threads may have a lower priority. It has to live as long as the server.
+    #[must_use]
+    pub fn with_background(mut self, runtime: Handle) -> Self {
+        self.background = Some(runtime);
+        self
     }
 
     /// Listens on one more TCP address and returns it with the port that was taken.
@@ -187,23 +198,24 @@ impl Server {
             services,
             limits: self.limits,
             stopping,
+            background: self.background,
         });
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
             accepting.spawn(accept(listener, Arc::clone(&permits), Arc::clone(&shared)));
         }
         let upkeep = tokio::spawn(let_go(Arc::clone(&shared)));
-        let _upkeep = AbortOnDrop(upkeep.abort_handle());
+        let _upkeep = AbortOnDrop(upkeep);
         shutdown.await;
         stop.give();
         while accepting.join_next().await.is_some() {}
     }
 }
 
-/// Ends a task with its owner.
-struct AbortOnDrop(tokio::task::AbortHandle);
+/// A task that ends with its owner.
+pub(crate) struct AbortOnDrop<T>(pub(crate) JoinHandle<T>);
 
-impl Drop for AbortOnDrop {
+impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
     }

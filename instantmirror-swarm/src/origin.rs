@@ -13,7 +13,7 @@ use instantmirror_core::address::AddressPolicy;
 use instantmirror_core::batch::{self, BatchDecoder};
 use instantmirror_core::keys::KEY_CHAIN_BYTES_MAX;
 use instantmirror_core::sign::ENVELOPE_BYTES_MAX;
-use instantmirror_core::traits::{BatchItem, ByteStream, PeerTransport, TransportError, Upstream};
+use instantmirror_core::traits::{BatchItem, ByteStream, Class, PeerTransport, TransportError, Upstream};
 use instantmirror_core::{NodeId, ObjectId, Outboard, RepoName, SnapshotId};
 use reqwest::dns::{Addrs, Name as ResolvedName, Resolve, Resolving};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, header};
@@ -38,6 +38,9 @@ const TORRENT_BYTES_MAX: usize = 9 << 20;
 /// now and then would otherwise keep a node waiting for ever, and from asking somebody else.
 pub const RATE_MIN: u64 = 1024;
 
+/// The urgency of RFC 9218 for what runs in the background.
+const BACKGROUND: header::HeaderValue = header::HeaderValue::from_static("u=7");
+
 /// How fast a transfer is.
 #[derive(Debug, Clone, Copy, Default)]
 struct Pace {
@@ -55,6 +58,10 @@ impl Pace {
 #[derive(Debug, Clone)]
 pub struct HttpOrigin {
     client: Client,
+    /// With connections of its own, which live where what uses them runs: on threads that yield, if there are such.
+    background: Client,
+    /// Asks how long an answer takes, beside all others.
+    watching: Client,
     base: Url,
     label: String,
     /// Says who we are.
@@ -78,9 +85,11 @@ impl HttpOrigin {
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
-        let client = client(&AddressPolicy::default()).map_err(|error| refused(error.to_string()))?;
+        let client = || client(&AddressPolicy::default()).map_err(|error| refused(error.to_string()));
         Ok(Self {
-            client,
+            client: client()?,
+            background: client()?,
+            watching: client()?,
             base: url,
             label: base.trim_end_matches('/').to_owned(),
             authorization: None,
@@ -121,7 +130,9 @@ impl HttpOrigin {
         if let Some(address) = self.host_address().filter(|address| !policy.admits(*address)) {
             return Err(refused(format!("the configuration admits nothing at {address}")));
         }
-        self.client = client(policy).map_err(|error| refused(error.to_string()))?;
+        for held in [&mut self.client, &mut self.background, &mut self.watching] {
+            *held = client(policy).map_err(|error| refused(error.to_string()))?;
+        }
         Ok(self)
     }
 
@@ -196,10 +207,23 @@ impl HttpOrigin {
     }
 
     fn request(&self, method: Method, repository: &RepoName, path: &str) -> RequestBuilder {
+        self.request_by(&self.client, method, repository, path)
+    }
+
+    /// A request that the other side may answer later than others, if nobody waits for it.
+    fn request_for(&self, class: Class, method: Method, repository: &RepoName, path: &str) -> RequestBuilder {
+        if !class.is_background() {
+            return self.request(method, repository, path);
+        }
+        self.request_by(&self.background, method, repository, path)
+            .header("priority", BACKGROUND)
+    }
+
+    fn request_by(&self, client: &Client, method: Method, repository: &RepoName, path: &str) -> RequestBuilder {
         let mut url = self.base.clone();
         // Names and hashes are URL safe as they are.
         url.set_path(&format!("{}.im/v1/{repository}/{path}", self.base.path()));
-        let request = self.client.request(method, url);
+        let request = client.request(method, url);
         match &self.authorization {
             Some(value) => request.header(header::AUTHORIZATION, value.clone()),
             None => request,
@@ -382,18 +406,30 @@ impl PeerTransport for HttpOrigin {
         &self.label
     }
 
+    async fn answer_time(&self, repository: &RepoName) -> Option<Duration> {
+        let request = self.request_by(&self.watching, Method::HEAD, repository, "head");
+        let asked = tokio::time::Instant::now();
+        let answer = tokio::time::timeout(PROGRESS_TIMEOUT, request.send())
+            .await
+            .ok()?
+            .ok()?;
+        // That there is no head is an answer too; that the server is not well is none to go by.
+        (!answer.status().is_server_error()).then(|| asked.elapsed())
+    }
+
     async fn range(
         &self,
         repository: &RepoName,
         object: &ObjectId,
         range: Range<u64>,
+        class: Class,
     ) -> Result<ByteStream, TransportError> {
         if range.is_empty() {
             return Ok(Box::pin(stream::empty()));
         }
         let value = format!("bytes={}-{}", range.start, range.end - 1);
         let request = self
-            .request(Method::GET, repository, &format!("objects/{object}"))
+            .request_for(class, Method::GET, repository, &format!("objects/{object}"))
             .header(header::RANGE, value);
         let response = self
             .send(&format!("object {object}"), request, PROGRESS_TIMEOUT)
@@ -420,8 +456,14 @@ impl PeerTransport for HttpOrigin {
         Ok(self.exactly(self.body(response), expected))
     }
 
-    async fn outboard(&self, repository: &RepoName, object: &ObjectId, size: u64) -> Result<Bytes, TransportError> {
-        let request = self.request(Method::GET, repository, &format!("objects/{object}/outboard"));
+    async fn outboard(
+        &self,
+        repository: &RepoName,
+        object: &ObjectId,
+        size: u64,
+        class: Class,
+    ) -> Result<Bytes, TransportError> {
+        let request = self.request_for(class, Method::GET, repository, &format!("objects/{object}/outboard"));
         let response = self
             .send(&format!("outboard of object {object}"), request, PROGRESS_TIMEOUT)
             .await?;
@@ -439,10 +481,11 @@ impl PeerTransport for HttpOrigin {
         &self,
         repository: &RepoName,
         objects: &[(ObjectId, u64)],
+        class: Class,
         sink: &mut (dyn FnMut(BatchItem) + Send),
     ) -> Result<(), TransportError> {
         let body = batch::encode_request(objects.iter().map(|(object, _)| object));
-        let request = self.request(Method::POST, repository, "batch").body(body);
+        let request = self.request_for(class, Method::POST, repository, "batch").body(body);
         let response = self.send("a batch", request, PROGRESS_TIMEOUT).await?;
         let mut body = std::pin::pin!(self.body(response));
         let mut decoder = BatchDecoder::new(objects);

@@ -109,6 +109,9 @@ pub struct FetchConfig {
     pub background: Option<usize>,
     /// Files up to this size are fetched many in one request; at most 512 KiB.
     pub batched: Option<ByteSize>,
+    /// Whether what nobody waits for asks for no more at a time than fits on the line to a source; so it is unless told
+    /// otherwise.
+    pub yields: Option<bool>,
     /// Limits for each source.
     pub source: SourceConfig,
     /// Limits of classes, by their names.
@@ -195,6 +198,7 @@ impl FetchConfig {
             source_rate: self.source.max_rate.map(|rate| rate.0),
             source_running_max: self.source.max_running,
             batched_bytes_max: self.batched.map(|size| size.0),
+            yields: self.yields.unwrap_or(true),
             preferred,
         }
     }

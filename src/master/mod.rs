@@ -61,6 +61,9 @@ pub use tags::Tagged;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MasterError {
+    /// Threads for what nobody waits for.
+    #[error("cannot start threads: {0}")]
+    Threads(#[source] std::io::Error),
     /// The store or the source tree.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -18,6 +18,7 @@ use super::publish_page::ControlPages;
 use super::swarm::{Seeding, seed};
 use super::torrents::offer_torrents;
 use super::{CleanUpOptions, HEADS, Master, MasterError, MasterPublication};
+use crate::background::Background;
 use crate::config::ServerConfig;
 use crate::peering::SwarmsStatus;
 use crate::serve::{Frontend, HttpStatus, Sockets, StatusPage, mounts};
@@ -75,6 +76,8 @@ pub struct MasterServer {
     gate: Arc<MasterGate>,
     seeding: Option<Arc<Seeding>>,
     changed: Arc<Notify>,
+    /// Where what nobody waits for is answered.
+    background: Background,
     _watcher: notify::RecommendedWatcher,
 }
 
@@ -86,7 +89,8 @@ impl MasterServer {
     pub async fn bind(master: Master) -> Result<Self, MasterError> {
         let publication = Arc::new(MasterPublication::new(master.clone()).await);
         let config = master.config();
-        let sockets = Sockets::open(&config.http, &config.control_socket()).await?;
+        let background = Background::start().map_err(MasterError::Threads)?;
+        let sockets = Sockets::open(&config.http, &config.control_socket(), Some(background.handle())).await?;
         let gate = Arc::new(MasterGate::new(master.clone(), Arc::clone(&publication)));
         let (shown, objects, keeper) = (Arc::clone(&publication), Arc::clone(&master.objects), Arc::clone(&gate));
         let api = move || Api::new(objects.clone()).with_gatekeeper(keeper.clone());
@@ -107,6 +111,7 @@ impl MasterServer {
             gate,
             seeding,
             changed,
+            background,
             _watcher: watcher,
         })
     }
@@ -139,6 +144,7 @@ impl MasterServer {
             gate,
             seeding,
             changed,
+            background: _background,
             _watcher,
         } = self;
         let (shown, answers, told) = (Arc::clone(&publication), frontend.clone(), seeding.clone());

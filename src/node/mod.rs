@@ -28,7 +28,9 @@ use instantmirror_store::cache::DiskCache;
 use instantmirror_store::disk::{Disk, RealDisk};
 use instantmirror_store::snapshots::DiskSnapshotStore;
 use instantmirror_swarm::{FetchEngine, Follower, HttpOrigin, Intake};
+use tokio::task::JoinSet;
 
+use crate::background::Background;
 use crate::clock::SystemClock;
 use crate::config::{NodeConfig, NodeRepository};
 
@@ -72,6 +74,9 @@ pub enum NodeError {
     /// A master's URL.
     #[error(transparent)]
     Master(#[from] instantmirror_core::TransportError),
+    /// Threads for what nobody waits for.
+    #[error("cannot start threads: {0}")]
+    Threads(#[source] std::io::Error),
     /// The HTTP server.
     #[error(transparent)]
     Http(#[from] crate::serve::OpenError),
@@ -107,6 +112,7 @@ pub struct Node {
     /// Absent if the configuration wants no swarm.
     swarming: Option<Arc<Swarming>>,
     torrents: Arc<TorrentKeeper>,
+    background: Arc<Background>,
 }
 
 impl Node {
@@ -163,6 +169,8 @@ impl Node {
         let engine = FetchEngine::new(objects, sources, scheduler);
         engine.never_keep(config.cache.never.clone());
         engine.set_limits(config.fetch_limits());
+        let background = Background::start().map_err(NodeError::Threads)?;
+        engine.run_background_on(background.handle().clone());
         let config = Arc::new(config);
         Ok(Self {
             ahead: Arc::new(Ahead::new(&config)),
@@ -178,6 +186,7 @@ impl Node {
             adoption: Arc::default(),
             swarming,
             torrents: Arc::new(torrents),
+            background: Arc::new(background),
         })
     }
 
@@ -203,14 +212,22 @@ impl Node {
             }
         });
         let followers = futures_util::future::join_all(self.followers.values().map(Follower::run));
-        let own = futures_util::future::join4(
-            self.keep_tags(),
-            self.classify_objects(),
-            self.scrub(),
-            self.apply_rules(),
-        );
         let swarming = futures_util::future::join(self.swarm(), self.keep_torrents());
-        futures_util::future::join5(followers, self.clean_catalogs(), self.preseed(), own, swarming).await;
+        futures_util::future::join3(followers, swarming, self.work_in_the_background()).await;
+    }
+
+    /// All that nobody waits for, for ever.
+    async fn work_in_the_background(&self) {
+        let node = self.clone();
+        let work = async move {
+            let fetching = futures_util::future::join3(node.keep_tags(), node.preseed(), node.apply_rules());
+            let upkeep = futures_util::future::join3(node.classify_objects(), node.scrub(), node.clean_catalogs());
+            futures_util::future::join(fetching, upkeep).await;
+        };
+        // A set, since it ends with this future.
+        let mut tasks = JoinSet::new();
+        tasks.spawn_on(work, self.background.handle());
+        tasks.join_next().await;
     }
 
     /// Applies the rules of what is fetched ahead, for ever.

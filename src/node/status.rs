@@ -183,6 +183,9 @@ pub struct SourceStatus {
     pub latency_ms: Option<u64>,
     /// Bytes per second of one transfer, averaged.
     pub bytes_per_second: Option<u64>,
+    /// Bytes that may be on their way from it without anybody waiting for them, so that nobody who waits meets a queue.
+    #[serde(default)]
+    pub window_bytes: Option<u64>,
     /// Transfers under way.
     pub running: usize,
     /// Transfers that broke off or were refused.
@@ -317,6 +320,7 @@ fn source_status(stats: &FetchStats) -> Vec<SourceStatus> {
             .latency
             .map(|latency| u64::try_from(latency.as_millis()).unwrap_or(u64::MAX)),
         bytes_per_second: score.bytes_per_second.map(whole),
+        window_bytes: stats.windows.get(label).copied(),
         running: score.running,
         failures: count(&stats.failures, label),
         corrupt: count(&stats.corrupt, label),
@@ -453,7 +457,11 @@ impl NodeStatus {
             let rate = source
                 .bytes_per_second
                 .map_or_else(String::new, |rate| format!(", {} a transfer", ByteRate(rate)));
-            writeln!(f, "  from {}: {}{latency}{rate}", source.source, ByteSize(source.bytes))?;
+            let window = source.window_bytes.map_or_else(String::new, |bytes| {
+                format!(", {} ahead of demand at a time", ByteSize(bytes))
+            });
+            let bytes = ByteSize(source.bytes);
+            writeln!(f, "  from {}: {bytes}{latency}{rate}{window}", source.source)?;
         }
         for repository in &self.preseed {
             self.write_preseed(f, repository)?;

@@ -46,7 +46,7 @@ impl TrackerServer {
     /// used.
     pub async fn bind(tracker: Tracker) -> Result<Self, TrackerError> {
         let config = tracker.config();
-        let sockets = Sockets::open(&config.http, &config.control_socket()).await?;
+        let sockets = Sockets::open(&config.http, &config.control_socket(), None).await?;
         let mut udp = Vec::new();
         for address in &config.udp.listen {
             udp.push(UdpServer::bind(*address).await?);

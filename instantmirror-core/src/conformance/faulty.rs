@@ -4,12 +4,13 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::Stream;
 
-use crate::traits::{BatchItem, ByteStream, PeerTransport, TransportError};
+use crate::traits::{BatchItem, ByteStream, Class, PeerTransport, TransportError};
 use crate::{ObjectId, RepoName};
 
 /// Bytes in one item of a stream.
@@ -47,6 +48,7 @@ struct State {
     waiting: Vec<Waker>,
     delivered: u64,
     streams: usize,
+    answers: Option<Duration>,
     /// How often all open streams were broken off.
     breaks: u64,
 }
@@ -112,6 +114,11 @@ impl FaultyTransport {
         state.waiting.drain(..).for_each(Waker::wake);
     }
 
+    /// Says that the smallest answers take so long from now on; they take no time.
+    pub fn answer_after(&self, delay: Option<Duration>) {
+        self.state().answers = delay;
+    }
+
     /// All that was asked so far.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
@@ -164,14 +171,19 @@ impl PeerTransport for FaultyTransport {
         self.label
     }
 
+    async fn answer_time(&self, _repository: &RepoName) -> Option<Duration> {
+        self.state().answers
+    }
+
     async fn range(
         &self,
         repository: &RepoName,
         object: &ObjectId,
         range: Range<u64>,
+        class: Class,
     ) -> Result<ByteStream, TransportError> {
         self.enter(Call::Range(*object, range.clone()))?;
-        let inner = self.inner.range(repository, object, range.clone()).await?;
+        let inner = self.inner.range(repository, object, range.clone(), class).await?;
         let (left, breaks) = {
             let mut state = self.state();
             state.streams += 1;
@@ -188,9 +200,15 @@ impl PeerTransport for FaultyTransport {
         }))
     }
 
-    async fn outboard(&self, repository: &RepoName, object: &ObjectId, size: u64) -> Result<Bytes, TransportError> {
+    async fn outboard(
+        &self,
+        repository: &RepoName,
+        object: &ObjectId,
+        size: u64,
+        class: Class,
+    ) -> Result<Bytes, TransportError> {
         self.enter(Call::Outboard(*object))?;
-        let mut values = self.inner.outboard(repository, object, size).await?.to_vec();
+        let mut values = self.inner.outboard(repository, object, size, class).await?.to_vec();
         if self.state().forge_outboards
             && let Some(byte) = values.first_mut()
         {
@@ -203,13 +221,14 @@ impl PeerTransport for FaultyTransport {
         &self,
         repository: &RepoName,
         objects: &[(ObjectId, u64)],
+        class: Class,
         sink: &mut (dyn FnMut(BatchItem) + Send),
     ) -> Result<(), TransportError> {
         self.enter(Call::Batch(objects.iter().map(|(object, _)| *object).collect()))?;
         let mut items = Vec::new();
         let inner = self
             .inner
-            .batch(repository, objects, &mut |item| items.push(item))
+            .batch(repository, objects, class, &mut |item| items.push(item))
             .await;
         let mut left = self.state().cut_after;
         for (object, content) in items {

@@ -36,7 +36,7 @@ use futures_util::StreamExt as _;
 
 use super::{Subject, block_on, content, outboard_of};
 use crate::batch::BATCH_OBJECTS_MAX;
-use crate::traits::{BatchItem, ByteStream, PeerTransport, TransportError};
+use crate::traits::{BatchItem, ByteStream, Class, PeerTransport, TransportError};
 use crate::{ObjectId, Outboard, RepoName};
 
 /// The repository that the suite asks for.
@@ -66,7 +66,7 @@ async fn collect(mut stream: ByteStream) -> Result<Vec<u8>, TransportError> {
 
 async fn fetch(transport: &impl PeerTransport, data: &[u8], range: Range<usize>) -> Result<Vec<u8>, TransportError> {
     let (object, range) = (ObjectId::of(data), range.start as u64..range.end as u64);
-    collect(transport.range(&repository(), &object, range).await?).await
+    collect(transport.range(&repository(), &object, range, Class::Demand).await?).await
 }
 
 async fn batch(transport: &impl PeerTransport, objects: &[&[u8]]) -> Vec<BatchItem> {
@@ -76,7 +76,7 @@ async fn batch(transport: &impl PeerTransport, objects: &[&[u8]]) -> Vec<BatchIt
         .collect();
     let mut items = Vec::new();
     transport
-        .batch(&repository(), &asked, &mut |item| items.push(item))
+        .batch(&repository(), &asked, Class::Preseed, &mut |item| items.push(item))
         .await
         .unwrap();
     items
@@ -162,7 +162,7 @@ pub fn outboards_verify<T: PeerTransport>(make: &dyn Fn(&[Bytes]) -> Subject<T>)
     let transport = make(&objects);
     for data in &objects {
         let (object, size) = (ObjectId::of(data), data.len() as u64);
-        let values = block_on(transport.outboard(&repository(), &object, size)).unwrap();
+        let values = block_on(transport.outboard(&repository(), &object, size, Class::Demand)).unwrap();
         assert_eq!(Outboard::verify(object, size, values), Ok(outboard_of(data)));
     }
 }
@@ -171,7 +171,7 @@ pub fn outboards_verify<T: PeerTransport>(make: &dyn Fn(&[Bytes]) -> Subject<T>)
 pub fn a_small_object_has_an_empty_outboard<T: PeerTransport>(make: &dyn Fn(&[Bytes]) -> Subject<T>) {
     let data = Bytes::from(content(1, G));
     let transport = make(std::slice::from_ref(&data));
-    let values = block_on(transport.outboard(&repository(), &ObjectId::of(&data), G as u64)).unwrap();
+    let values = block_on(transport.outboard(&repository(), &ObjectId::of(&data), G as u64, Class::Demand)).unwrap();
     assert!(values.is_empty());
 }
 
@@ -179,7 +179,7 @@ pub fn a_small_object_has_an_empty_outboard<T: PeerTransport>(make: &dyn Fn(&[By
 pub fn the_outboard_of_an_absent_object_is_not_found<T: PeerTransport>(make: &dyn Fn(&[Bytes]) -> Subject<T>) {
     let transport = make(&objects());
     let absent = ObjectId::of(b"absent");
-    let answer = block_on(transport.outboard(&repository(), &absent, 3 * G as u64));
+    let answer = block_on(transport.outboard(&repository(), &absent, 3 * G as u64, Class::Demand));
     assert!(matches!(answer, Err(TransportError::NotFound { .. })), "{answer:?}");
 }
 
@@ -247,7 +247,7 @@ pub fn transfers_overlap<T: PeerTransport>(make: &dyn Fn(&[Bytes]) -> Subject<T>
         let mut streams = Vec::new();
         for data in &objects {
             let stream = transport
-                .range(&repository(), &ObjectId::of(data), 0..300_000)
+                .range(&repository(), &ObjectId::of(data), 0..300_000, Class::Preseed)
                 .await
                 .unwrap();
             streams.push((stream, Vec::new(), data));
@@ -274,13 +274,13 @@ pub fn a_dropped_transfer_disturbs_no_other<T: PeerTransport>(make: &dyn Fn(&[By
     block_on(async {
         for _ in 0..10 {
             let mut stream = transport
-                .range(&repository(), &ObjectId::of(&data), 0..2_000_000)
+                .range(&repository(), &ObjectId::of(&data), 0..2_000_000, Class::Preseed)
                 .await
                 .unwrap();
             let first = stream.next().await.unwrap().unwrap();
             assert_eq!(first, data[..first.len()]);
             drop(stream);
-            drop(transport.range(&repository(), &ObjectId::of(&data), 0..2_000_000));
+            drop(transport.range(&repository(), &ObjectId::of(&data), 0..2_000_000, Class::Preseed));
         }
         assert!(fetch(&*transport, &data, 0..2_000_000).await.unwrap() == data);
     });

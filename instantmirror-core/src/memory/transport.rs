@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use crate::outboard::ObjectHasher;
-use crate::traits::{BatchItem, ByteStream, PeerTransport, TransportError};
+use crate::traits::{BatchItem, ByteStream, Class, PeerTransport, TransportError};
 use crate::{ObjectId, RepoName};
 
 /// Somebody who has just these objects, for every repository.
@@ -52,6 +52,7 @@ impl PeerTransport for MemoryTransport {
         _repository: &RepoName,
         object: &ObjectId,
         range: Range<u64>,
+        _class: Class,
     ) -> Result<ByteStream, TransportError> {
         let content = self.find(object)?;
         let place = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
@@ -66,7 +67,13 @@ impl PeerTransport for MemoryTransport {
         Ok(Box::pin(stream::iter((!part.is_empty()).then_some(Ok(part)))))
     }
 
-    async fn outboard(&self, _repository: &RepoName, object: &ObjectId, _size: u64) -> Result<Bytes, TransportError> {
+    async fn outboard(
+        &self,
+        _repository: &RepoName,
+        object: &ObjectId,
+        _size: u64,
+        _class: Class,
+    ) -> Result<Bytes, TransportError> {
         let mut hasher = ObjectHasher::new();
         hasher.update(self.find(object)?);
         Ok(hasher.finish().values().clone())
@@ -76,6 +83,7 @@ impl PeerTransport for MemoryTransport {
         &self,
         _repository: &RepoName,
         objects: &[(ObjectId, u64)],
+        _class: Class,
         sink: &mut (dyn FnMut(BatchItem) + Send),
     ) -> Result<(), TransportError> {
         for (object, _) in objects {

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 use std::pin::Pin;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -91,7 +92,15 @@ pub trait PeerTransport: Debug + Send + Sync + 'static {
         None
     }
 
-    /// Bytes `range` of an object, as a stream of exactly that many bytes.
+    /// How long the other side takes for the smallest answer there is, asked for on a connection of its own: what queues on the
+    /// line add to that shows how full it is. `None` if there is no such question, or no answer.
+    async fn answer_time(&self, repository: &RepoName) -> Option<Duration> {
+        let _ = repository;
+        None
+    }
+
+    /// Bytes `range` of an object, as a stream of exactly that many bytes. `class` says who waits for them: a transport may
+    /// keep what nobody waits for apart, and tell the other side.
     ///
     /// # Errors
     /// Any [`TransportError`], also from the stream.
@@ -100,13 +109,20 @@ pub trait PeerTransport: Debug + Send + Sync + 'static {
         repository: &RepoName,
         object: &ObjectId,
         range: Range<u64>,
+        class: Class,
     ) -> Result<ByteStream, TransportError>;
 
     /// The chaining values of an object of `size` bytes (see [`crate::outboard`]), not yet verified.
     ///
     /// # Errors
     /// Any [`TransportError`].
-    async fn outboard(&self, repository: &RepoName, object: &ObjectId, size: u64) -> Result<Bytes, TransportError>;
+    async fn outboard(
+        &self,
+        repository: &RepoName,
+        object: &ObjectId,
+        size: u64,
+        class: Class,
+    ) -> Result<Bytes, TransportError>;
 
     /// Many small objects in one request, each with its size, handed to `sink` as they come: in the order asked for, unless it
     /// is a [swarm](Self::swarm). An object that the other side lacks is an item with
@@ -118,6 +134,7 @@ pub trait PeerTransport: Debug + Send + Sync + 'static {
         &self,
         repository: &RepoName,
         objects: &[(ObjectId, u64)],
+        class: Class,
         sink: &mut (dyn FnMut(BatchItem) + Send),
     ) -> Result<(), TransportError>;
 }

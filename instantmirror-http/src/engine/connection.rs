@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use instantmirror_core::traits::ObjectReader;
 use tokio::io::ReadBuf;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -24,6 +25,7 @@ use super::wire::Behind;
 use crate::access_log::{Visit, Visitor};
 use crate::limits::{Limits, Stopping};
 use crate::request::Client;
+use crate::server::AbortOnDrop;
 use crate::service::Service;
 
 /// Answers to pipelined requests are collected up to so many bytes before they are sent.
@@ -51,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) services: watch::Receiver<Arc<Service>>,
     pub(crate) limits: Limits,
     pub(crate) stopping: Stopping,
+    /// Where answers that nobody waits for are made and sent, if not where all others are.
+    pub(crate) background: Option<Handle>,
 }
 
 /// A connection that speaks HTTP/1.1.
@@ -77,6 +81,8 @@ pub(crate) struct Connection {
     pub(super) is_new: bool,
     /// Since when a header is incomplete.
     pub(super) header_begun: Option<Instant>,
+    /// It runs in the background.
+    yields: bool,
 }
 
 /// What is to be done next.
@@ -93,8 +99,18 @@ enum Step {
     Answer,
     /// What was read is no request.
     Refuse(StatusCode, &'static str),
+    /// It belongs among those that yield, or no longer.
+    Move,
     /// The last answer is written.
     Close,
+}
+
+/// How far a connection has come.
+enum Turn {
+    /// To its end.
+    Over,
+    /// To a request that is for other threads.
+    Moves,
 }
 
 /// What came of reading.
@@ -123,6 +139,7 @@ impl Connection {
             is_draining: false,
             is_new: true,
             header_begun: None,
+            yields: false,
             shared,
         }
     }
@@ -131,8 +148,25 @@ impl Connection {
     pub(crate) async fn carry(mut self) {
         let service = Arc::clone(&self.service);
         let _open = service.counters().count_connection();
-        match self.run().await {
-            Ok(()) => {
+        let mut turn = self.run().await;
+        while let Ok(Turn::Moves) = turn {
+            self.moves();
+            turn = match self.shared.background.clone().filter(|_| self.yields) {
+                Some(background) => {
+                    let mut task = AbortOnDrop(background.spawn(async move {
+                        let turn = self.run().await;
+                        (self, turn)
+                    }));
+                    // It ends without a word when the background does.
+                    let Ok((back, turn)) = (&mut task.0).await else { return };
+                    self = back;
+                    turn
+                }
+                None => self.run().await,
+            };
+        }
+        match turn {
+            Ok(_) => {
                 // Nobody is left who could be told.
                 let _ = poll_fn(|cx| self.socket.poll_end(cx)).await;
             }
@@ -146,7 +180,15 @@ impl Connection {
         }
     }
 
-    async fn run(&mut self) -> io::Result<()> {
+    /// Another task will carry it.
+    fn moves(&mut self) {
+        self.yields = !self.yields;
+        // Both wake the task that has polled them.
+        self.stopped = None;
+        self.patience.moves();
+    }
+
+    async fn run(&mut self) -> io::Result<Turn> {
         loop {
             match self.step() {
                 Step::Again => {}
@@ -155,8 +197,8 @@ impl Connection {
                     self.flush(false).await?;
                     match self.next_bytes().await? {
                         Filled::Bytes => {}
-                        Filled::End => return Ok(()),
-                        Filled::TimedOut => return self.time_out().await,
+                        Filled::End => return Ok(Turn::Over),
+                        Filled::TimedOut => return self.time_out().await.map(|()| Turn::Over),
                     }
                 }
                 Step::File(reader, range, behind, mut visit) => {
@@ -164,20 +206,24 @@ impl Connection {
                     self.flush(is_joined(&range)).await?;
                     self.send_hot(&reader, range, &mut visit).await?;
                     if behind == Behind::Close {
-                        return self.close().await;
+                        return self.close().await.map(|()| Turn::Over);
                     }
                 }
                 // Boxed, so that a connection that waits for its next request is small.
                 Step::Answer => {
                     if Box::pin(self.answer()).await? == Behind::Close {
-                        return self.close().await;
+                        return self.close().await.map(|()| Turn::Over);
                     }
                 }
                 Step::Refuse(status, objection) => {
                     Box::pin(self.refuse(status, objection)).await?;
-                    return self.linger().await;
+                    return self.linger().await.map(|()| Turn::Over);
                 }
-                Step::Close => return self.close().await,
+                Step::Move => {
+                    self.flush(false).await?;
+                    return Ok(Turn::Moves);
+                }
+                Step::Close => return self.close().await.map(|()| Turn::Over),
             }
         }
     }
@@ -198,6 +244,9 @@ impl Connection {
         };
         if self.services.has_changed().unwrap_or(false) {
             self.service = Arc::clone(&self.services.borrow_and_update());
+        }
+        if self.shared.background.is_some() && head.request.fields.is_background() != self.yields {
+            return Step::Move;
         }
         let is_read = head.request.method == Method::GET || head.request.method == Method::HEAD;
         if !is_read || !head.request.query.is_empty() {
@@ -421,6 +470,7 @@ mod tests {
         let shared = Arc::new(Shared {
             services,
             limits: Limits::default(),
+            background: None,
             stopping: Stopping::never(),
         });
         let connection = Connection::new(Socket::Unix(near), None, shared);

@@ -34,6 +34,11 @@ impl Patience {
         self.until(Instant::now() + time);
     }
 
+    /// Another task will poll it.
+    pub(crate) fn moves(&mut self) {
+        (self.timer, self.armed) = (None, None);
+    }
+
     /// Ready once it has ended. To be polled by one task only: the timer wakes whoever has polled it first.
     pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = self.deadline;

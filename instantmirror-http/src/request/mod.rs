@@ -67,6 +67,8 @@ pub struct Fields<'a> {
     pub if_unmodified_since: Option<Cow<'a, str>>,
     /// Authorization.
     pub authorization: Option<Cow<'a, str>>,
+    /// Priority (RFC 9218).
+    pub priority: Option<Cow<'a, str>>,
 }
 
 impl<'a> Request<'a> {
@@ -102,6 +104,7 @@ impl<'a> Fields<'a> {
             6 if is("accept") => &mut self.accept,
             8 if is("if-range") => &mut self.if_range,
             8 if is("if-match") => &mut self.if_match,
+            8 if is("priority") => &mut self.priority,
             13 if is("if-none-match") => &mut self.if_none_match,
             13 if is("authorization") => &mut self.authorization,
             17 if is("if-modified-since") => &mut self.if_modified_since,
@@ -115,12 +118,22 @@ impl<'a> Fields<'a> {
         });
     }
 
+    /// Whether nobody waits for the answer: the urgency of RFC 9218 that is meant for what runs in the background.
+    #[must_use]
+    pub fn is_background(&self) -> bool {
+        // A dictionary of RFC 8941: of a key that comes again the last value counts.
+        let mut members = self.priority.iter().flat_map(|field| field.rsplit(','));
+        let urgency = members.find_map(|member| member.trim().strip_prefix("u="));
+        urgency.is_some_and(|value| value.split(';').next() == Some("7"))
+    }
+
     /// Whether there is no condition and no range: the answer is the same for everybody.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         let Self {
             accept: _,
             authorization: _,
+            priority: _,
             range,
             if_range,
             if_match,
@@ -168,6 +181,22 @@ mod tests {
         assert_eq!(fields.if_none_match.as_deref(), Some("\"a\", \"b\""));
         assert_eq!(select_ranges(&fields.range.unwrap(), 10), Selection::Whole);
         assert!(fields.accept.is_none());
+    }
+
+    #[test]
+    fn the_least_urgency_there_is_means_the_background() {
+        let is_background = |field: &'static str| {
+            let mut fields = Fields::default();
+            fields.note("Priority", field.as_bytes());
+            fields.is_background()
+        };
+        for field in ["u=7", "i, u=7", "u=7;x=1,i", "u=3, u=7"] {
+            assert!(is_background(field), "{field}");
+        }
+        for field in ["", "u=6", "i", "u=77", "u=", "u=7, u=0", "v=7", "u = 7"] {
+            assert!(!is_background(field), "{field}");
+        }
+        assert!(!Fields::default().is_background());
     }
 
     #[test]

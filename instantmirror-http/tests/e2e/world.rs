@@ -62,6 +62,8 @@ pub(crate) struct World {
     faults: Mutex<HashMap<ObjectId, Fault>>,
     pub(crate) readers: Arc<AtomicUsize>,
     pub(crate) opened: Mutex<Vec<ReadIntent>>,
+    /// The names of the threads that opened them.
+    pub(crate) opened_by: Mutex<Vec<String>>,
     /// How many torrents there are of a directory.
     pub(crate) torrents: Mutex<HashMap<String, u32>>,
 }
@@ -105,6 +107,7 @@ impl World {
             faults: Mutex::default(),
             readers: Arc::default(),
             opened: Mutex::default(),
+            opened_by: Mutex::default(),
             torrents: Mutex::default(),
         })
     }
@@ -315,6 +318,8 @@ impl ObjectSource for Shown {
         intent: ReadIntent,
     ) -> Result<Arc<dyn ObjectReader>, FetchError> {
         self.0.opened.lock().unwrap().push(intent);
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        self.0.opened_by.lock().unwrap().push(thread);
         let fault = self.0.faults.lock().unwrap().get(&file.object).cloned();
         if let Some(Fault::Open(error)) = fault {
             return Err(error);

@@ -62,7 +62,7 @@ pub(super) async fn fetch(engine: &Arc<Engine>, repository: &RepoName, files: &[
             done.present += 1;
             continue;
         }
-        if wanted.len() >= BATCH_OBJECTS_MAX || bytes + file.size > BATCH_BYTES_MAX {
+        if wanted.len() >= BATCH_OBJECTS_MAX || bytes + file.size > handle.batch_bytes(repository) {
             fetch_one(engine, repository, std::mem::take(&mut wanted), step, &mut done).await;
             bytes = 0;
         }
@@ -180,13 +180,22 @@ async fn ask(engine: &Arc<Engine>, source: &Source, wanted: &mut Wanted, step: S
     let label = source.transport.label();
     let gate = engine.queue.gate();
     gate.pass(step.class).await;
-    let mut running = engine.sources.begin(label, step.class).await;
     let objects: Vec<(ObjectId, u64)> = wanted.values().map(|file| (file.object, file.size)).collect();
+    let bytes = objects.iter().map(|(_, size)| size).sum();
+    let mut running = engine.sources.begin(source, step.class, bytes).await;
     // Bounded by the size of a batch.
     let (sender, mut items) = mpsc::unbounded_channel::<BatchItem>();
-    let mut sink = move |item: BatchItem| _ = sender.send(item);
+    let yielding = running.yielding();
+    let mut sink = move |item: BatchItem| {
+        if let (Some(yielding), Ok(content)) = (&yielding, &item.1) {
+            yielding.came(content.len() as u64);
+        }
+        let _ = sender.send(item);
+    };
     let request = async {
-        let asked = source.transport.batch(&source.repository, &objects, &mut sink);
+        let asked = source
+            .transport
+            .batch(&source.repository, &objects, step.class, &mut sink);
         let asked = gate.drive(step.class, asked).await;
         // Nothing more will come.
         drop(sink);

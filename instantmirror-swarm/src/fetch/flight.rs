@@ -62,7 +62,9 @@ pub(super) async fn fly(job: Arc<Job>, flight: FlightId) -> Landing {
                 error: failure,
             };
         };
-        let flown = job.fly_from(source, flight, &gap).await;
+        let most = job.engine.sources.range_bytes(source, job.fill.class());
+        let part = gap.start..gap.end.min(gap.start.saturating_add(most));
+        let flown = job.fly_from(source, flight, &part).await;
         // Part of it may have come, in whatever order.
         progress |= job.fill.flight_gap(flight).as_ref() != Some(&gap);
         let Err(error) = flown else { continue };
@@ -144,14 +146,14 @@ impl Job {
             let flown = self.unless_cut(flight, self.fly_from_swarm(source, swarm, flight));
             return flown.await.unwrap_or(Ok(()));
         }
-        let engine = &self.engine;
-        let label = source.transport.label();
         let range = gap.clone();
         let begin = async {
             self.hold_still().await;
-            let running = engine.sources.begin(label, self.fill.class()).await;
+            let running = self.begin(source, gap.end - gap.start).await;
             let body = async {
-                let opened = source.transport.range(&source.repository, &self.fill.object, range);
+                let opened = source
+                    .transport
+                    .range(&source.repository, &self.fill.object, range, self.fill.class());
                 opened.await.map_err(|error| self.unavailable(source, error))
             };
             // The content travels while the outboard does: one round trip, not two.
@@ -165,6 +167,19 @@ impl Job {
             }
             None => Ok(()),
         }
+    }
+
+    /// Waits for room at a source, or for none once a client waits.
+    async fn begin(&self, source: &Source, bytes: u64) -> Running<'_> {
+        let (sources, class) = (&self.engine.sources, self.fill.class());
+        if class.is_background() {
+            tokio::select! {
+                biased;
+                begun = sources.begin(source, class, bytes) => return begun,
+                () = self.fill.demanded() => {}
+            }
+        }
+        sources.begin(source, self.fill.class(), bytes).await
     }
 
     /// Work that ends when nobody wants any more of the flight. Writing is none: whoever begins anew would find it under way.
@@ -239,7 +254,10 @@ impl Job {
 
     pub(super) async fn fetch_outboard(&self, source: &Source) -> Result<(), FetchError> {
         let (object, size) = (self.fill.object, self.fill.size);
-        let values = source.transport.outboard(&source.repository, &object, size).await;
+        let values = source
+            .transport
+            .outboard(&source.repository, &object, size, self.fill.class())
+            .await;
         let values = values.map_err(|error| self.unavailable(source, error))?;
         let outboard = Outboard::verify(object, size, values).map_err(|error| self.corrupt(source, error))?;
         self.sink.set_outboard(outboard).map_err(FetchError::Cache)
@@ -256,6 +274,7 @@ impl Job {
     ) -> Result<(), FetchError> {
         let mut held = BytesMut::new();
         let mut position = gap.start;
+        let yielding = running.yielding();
         loop {
             let end = self.fill.flight_end(flight).map(|end| end.min(gap.end));
             let Some(end) = end.filter(|&end| position < end) else {
@@ -269,7 +288,10 @@ impl Job {
                 return Ok(());
             };
             match next {
-                Some(Ok(bytes)) => held.extend_from_slice(&bytes),
+                Some(Ok(bytes)) => {
+                    yielding.iter().for_each(|yielding| yielding.came(bytes.len() as u64));
+                    held.extend_from_slice(&bytes);
+                }
                 Some(Err(error)) => return Err(self.unavailable(source, error)),
                 None => return Err(self.unavailable(source, broke_off(source))),
             }

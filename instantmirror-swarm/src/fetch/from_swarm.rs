@@ -26,9 +26,8 @@ impl Job {
         swarm: &dyn GroupTransport,
         flight: FlightId,
     ) -> Result<(), FetchError> {
-        let label = source.transport.label();
         self.hold_still().await;
-        let mut running = self.engine.sources.begin(label, self.fill.class()).await;
+        let mut running = self.engine.sources.begin(source, self.fill.class(), 0).await;
         self.bring_outboard(source).await?;
         while let Some(gap) = self.fill.flight_gap(flight) {
             let class = self.fill.class();

@@ -23,6 +23,9 @@ pub struct FetchLimits {
     ///
     /// [`BATCHED_OBJECT_BYTES_MAX`]: super::BATCHED_OBJECT_BYTES_MAX
     pub batched_bytes_max: Option<u64>,
+    /// What nobody waits for asks for no more at a time than fits on the line to its source
+    /// ([`SpareWindow`](instantmirror_core::spare::SpareWindow)).
+    pub yields: bool,
     /// Labels of sources that are asked before all others, the first one first, as long as they work.
     pub preferred: Vec<String>,
 }

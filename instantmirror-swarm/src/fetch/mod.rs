@@ -17,10 +17,11 @@ mod passing;
 mod queue;
 mod reader;
 mod sources;
+mod spare;
 mod stats;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use instantmirror_core::entry::FileMeta;
@@ -32,6 +33,7 @@ use instantmirror_core::traits::{
 };
 use instantmirror_core::{ObjectId, RepoName};
 
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use ahead::ReadsAhead;
@@ -63,6 +65,8 @@ struct Engine {
     writing: Arc<Semaphore>,
     /// Small objects that wait for that.
     puts: batch::Puts,
+    /// Where what nobody waits for runs, if not where it was asked for.
+    background: OnceLock<Handle>,
     /// By object and size: repositories may disagree about a size, and only one of them is right.
     fills: Mutex<HashMap<(ObjectId, u64), Arc<Fill>>>,
     stats: stats::Counters,
@@ -95,6 +99,7 @@ impl FetchEngine {
             ahead: ReadsAhead::default(),
             writing: Arc::new(Semaphore::new(1)),
             puts: batch::Puts::default(),
+            background: OnceLock::new(),
             fills,
             stats,
             passed_by: Mutex::default(),
@@ -106,6 +111,17 @@ impl FetchEngine {
     /// unless the cache holds them already.
     pub fn never_keep(&self, paths: PathGlobs) {
         *lock(&self.0.never_kept) = Arc::new(paths);
+    }
+
+    /// To be called on the runtime of those who wait: from now on what nobody waits for when it is begun runs on the other one, whose threads may have a lower priority, and
+    /// which has to live as long as the engine is used. To be said once; whatever calls
+    /// [`fetch_batch`](Self::fetch_batch) should run there itself.
+    pub fn run_background_on(&self, runtime: Handle) {
+        // Said again, it is as it was.
+        let _ = self.0.background.set(runtime);
+        if let Ok(here) = Handle::try_current() {
+            self.0.sources.watch_on(here);
+        }
     }
 
     /// Changes the limits for all that begins from now on; what runs keeps its place.
@@ -150,6 +166,13 @@ impl FetchEngine {
     #[must_use]
     pub fn batched_bytes_max(&self) -> u64 {
         self.0.sources.batched_bytes_max()
+    }
+
+    /// Bytes of small objects that are worth one request now, at most [`BATCH_BYTES_MAX`]: the faster and the farther the
+    /// sources, the more.
+    #[must_use]
+    pub fn batch_bytes(&self, repository: &RepoName) -> u64 {
+        self.0.sources.batch_bytes(self.0.sources_of(repository))
     }
 
     /// Whether all of a file is in the cache.
@@ -297,7 +320,11 @@ impl Engine {
         fill.add_sources(repository, sources);
         let reader = FillReader::attach(self, &fill, intent);
         fills.insert((file.object, file.size), Arc::clone(&fill));
-        tokio::spawn(fill::run(Arc::clone(self), fill));
+        let run = fill::run(Arc::clone(self), fill);
+        match self.background.get().filter(|_| class.is_background()) {
+            Some(runtime) => runtime.spawn(run),
+            None => tokio::spawn(run),
+        };
         Ok(reader)
     }
 

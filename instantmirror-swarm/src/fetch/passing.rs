@@ -238,7 +238,9 @@ impl Passing {
         let position = offset / GROUP_BYTES * GROUP_BYTES;
         let end = if position < self.until { self.until } else { self.size };
         let body = async {
-            let opened = source.transport.range(&source.repository, &self.object, position..end);
+            let opened = source
+                .transport
+                .range(&source.repository, &self.object, position..end, Class::Demand);
             opened.await.map_err(|error| self.unavailable(source, error))
         };
         let outboard = self.outboard.get_or_try_init(|| self.fetch_outboard(source));
@@ -256,7 +258,9 @@ impl Passing {
         let values = if Outboard::len_for(self.size) == 0 {
             Bytes::new()
         } else {
-            let asked = source.transport.outboard(&source.repository, &self.object, self.size);
+            let asked = source
+                .transport
+                .outboard(&source.repository, &self.object, self.size, Class::Demand);
             asked.await.map_err(|error| self.unavailable(source, error))?
         };
         Outboard::verify(self.object, self.size, values).map_err(|error| self.corrupt(source, error))

@@ -1,19 +1,22 @@
 //! Whom a transfer asks, and how much of us each of them has to bear: core's [`SourceBoard`] in real time, with a limit
 //! on transfers and bytes per source and per class.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use instantmirror_core::sources::{Fault, Score, SourceBoard};
 use instantmirror_core::throttle::Throttle;
-use instantmirror_core::traits::{Class, FetchError, TransportError};
+use instantmirror_core::traits::{Class, FetchError, PeerTransport, TransportError};
 use instantmirror_core::{Moment, ObjectId};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::batch::BATCH_BYTES_MAX;
 use super::fill::Source;
+use super::spare::{Spare, Yielding};
 use super::{BATCHED_OBJECT_BYTES_MAX, FetchLimits, lock};
 
 /// A swarm in which nobody sent what was asked for in time counts as answering after so long.
@@ -35,6 +38,9 @@ struct State {
     by_class: [Option<Throttle>; Class::ALL.len()],
     background: Option<Throttle>,
     all: Option<Throttle>,
+    spare: Spare,
+    /// Where lines are watched, if not where transfers begin.
+    watcher: Option<Handle>,
 }
 
 /// Transfers that one source may have under way. Those that nobody waits for take one of both kinds, so that a client
@@ -66,6 +72,7 @@ pub(super) struct Running<'a> {
     begun: Instant,
     first_byte: Option<Instant>,
     bytes: u64,
+    yielding: Option<Arc<Yielding>>,
     _permits: (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>),
 }
 
@@ -77,6 +84,8 @@ impl Sources {
             by_class: limits.class_rates.map(|rate| rate.map(Throttle::new)),
             background: limits.background_rate.map(Throttle::new),
             all: limits.rate.map(Throttle::new),
+            spare: Spare::new(start),
+            watcher: None,
             limits,
             slots: HashMap::new(),
             by_source: HashMap::new(),
@@ -97,7 +106,38 @@ impl Sources {
         let mut state = lock(&self.state);
         let mut board = std::mem::take(&mut state.board);
         board.set_running_max(fresh.limits.source_running_max);
-        *state = State { board, ..fresh };
+        let (spare, watcher) = (state.spare.clone(), state.watcher.take());
+        *state = State {
+            board,
+            spare,
+            watcher,
+            ..fresh
+        };
+    }
+
+    /// Lines are watched on this runtime from now on.
+    pub(super) fn watch_on(&self, runtime: Handle) {
+        lock(&self.state).watcher = Some(runtime);
+    }
+
+    /// Bytes of small objects that are worth one request to one of these sources.
+    pub(super) fn batch_bytes(&self, sources: &[Arc<dyn PeerTransport>]) -> u64 {
+        let state = lock(&self.state);
+        let watched = sources
+            .iter()
+            .filter(|source| state.limits.yields && source.swarm().is_none());
+        let parts = watched.filter_map(|source| state.spare.part(source.label(), 1));
+        parts.min().unwrap_or(BATCH_BYTES_MAX).min(BATCH_BYTES_MAX)
+    }
+
+    /// Bytes of one object that are asked for at once by what nobody waits for. What is asked for and not read yet fills the
+    /// windows of TCP and the queue, however slowly it is read.
+    pub(super) fn range_bytes(&self, source: &Source, class: Class) -> u64 {
+        let state = lock(&self.state);
+        if !state.limits.yields || !class.is_background() || source.transport.swarm().is_some() {
+            return u64::MAX;
+        }
+        state.spare.part(source.transport.label(), 1).unwrap_or(u64::MAX)
     }
 
     fn now(&self) -> Moment {
@@ -113,6 +153,11 @@ impl Sources {
         let state = lock(&self.state);
         let scores = state.board.scores().iter();
         scores.map(|(label, score)| (label.clone(), score.clone())).collect()
+    }
+
+    /// Bytes that may be on their way from sources without anybody waiting for them.
+    pub(super) fn windows(&self) -> BTreeMap<String, u64> {
+        lock(&self.state).spare.windows()
     }
 
     /// The one to ask for `bytes` bytes, of those that were not asked yet. For what nobody waits for a swarm goes first:
@@ -173,8 +218,9 @@ impl Sources {
             .any(|source| avoided(source).is_none_or(|until| until <= now))
     }
 
-    /// Waits for a free slot at a source, and until its rate and that of the class allow for more bytes.
-    pub(super) async fn begin(&self, label: &str, class: Class) -> Running<'_> {
+    /// Waits for a free slot at a source, and until its line and the rates allow for `bytes` more bytes.
+    pub(super) async fn begin(&self, source: &Source, class: Class, bytes: u64) -> Running<'_> {
+        let label = source.transport.label();
         let slots = {
             let mut state = lock(&self.state);
             let max = state.limits.source_running_max;
@@ -195,6 +241,14 @@ impl Sources {
             permits.0 = slots.all.acquire_owned().await.ok();
         }
         self.pace(label, class, 0).await;
+        let yielding = {
+            let state = lock(&self.state);
+            let yields = state.limits.yields && class.is_background() && source.transport.swarm().is_none();
+            yields.then(|| state.spare.begin(source, state.watcher.as_ref()))
+        };
+        if let Some(yielding) = &yielding {
+            yielding.admit(bytes).await;
+        }
         lock(&self.state).board.begun(label);
         Running {
             sources: self,
@@ -202,6 +256,7 @@ impl Sources {
             begun: Instant::now(),
             first_byte: None,
             bytes: 0,
+            yielding: yielding.map(Arc::new),
             _permits: permits,
         }
     }
@@ -274,6 +329,11 @@ impl Running<'_> {
             lock(&self.sources.state).board.answered(&self.label, latency);
         }
         self.bytes += bytes;
+    }
+
+    /// What leaves the line to others, if nobody waits for this.
+    pub(super) fn yielding(&self) -> Option<Arc<Yielding>> {
+        self.yielding.clone()
     }
 }
 

@@ -38,6 +38,8 @@ pub struct FetchStats {
     pub class_rates: [f64; Class::ALL.len()],
     /// What is known of each source that was asked.
     pub sources: Vec<(String, Score)>,
+    /// Bytes that may be on their way from a source without anybody waiting for them, where its line is watched.
+    pub windows: BTreeMap<String, u64>,
 }
 
 /// Over so many seconds a rate is averaged; older bytes fade.
@@ -182,6 +184,7 @@ impl Counters {
             class_bytes,
             class_rates,
             sources: sources.scores(),
+            windows: sources.windows(),
         }
     }
 }

@@ -300,6 +300,7 @@ impl PeerTransport for SwarmTransport {
         _repository: &RepoName,
         object: &ObjectId,
         _range: Range<u64>,
+        _class: Class,
     ) -> Result<ByteStream, TransportError> {
         // In order it would be slower than from anybody else.
         Err(self.not_found(object))
@@ -307,7 +308,13 @@ impl PeerTransport for SwarmTransport {
 
     /// From peers that have the object or some of it, verified here, so that who forges one is known. Peers give each other
     /// none beyond [`OUTBOARD_BYTES_MAX`].
-    async fn outboard(&self, _repository: &RepoName, object: &ObjectId, size: u64) -> Result<Bytes, TransportError> {
+    async fn outboard(
+        &self,
+        _repository: &RepoName,
+        object: &ObjectId,
+        size: u64,
+        _class: Class,
+    ) -> Result<Bytes, TransportError> {
         let missing = |why: &str| TransportError::NotFound {
             from: self.label.clone(),
             what: format!("the outboard of object {object}{why}"),
@@ -332,6 +339,7 @@ impl PeerTransport for SwarmTransport {
         &self,
         _repository: &RepoName,
         objects: &[(ObjectId, u64)],
+        _class: Class,
         sink: &mut (dyn FnMut(BatchItem) + Send),
     ) -> Result<(), TransportError> {
         let urgency = Urgency {

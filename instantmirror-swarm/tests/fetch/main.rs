@@ -8,6 +8,7 @@ mod batch;
 mod limits;
 mod passing;
 mod slow_disk;
+mod spare;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use instantmirror_core::address::AddressPolicy;
-use instantmirror_core::traits::{GroupRequest, GroupTransport as _, PeerTransport as _, TransportError};
+use instantmirror_core::traits::{Class, GroupRequest, GroupTransport as _, PeerTransport as _, TransportError};
 use instantmirror_swarm::peer::{Origin, PeerLimits};
 use tokio::io::AsyncReadExt as _;
 
@@ -63,7 +63,11 @@ async fn outboard_of(peer: &world::Peer, object: &world::Object) -> Bytes {
     let (repository, size) = ("r".parse().unwrap(), object.content.len() as u64);
     let asking = async {
         loop {
-            if let Ok(values) = peer.transport.outboard(&repository, &object.id, size).await {
+            if let Ok(values) = peer
+                .transport
+                .outboard(&repository, &object.id, size, Class::Demand)
+                .await
+            {
                 return values;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -84,14 +88,17 @@ async fn outboards_come_from_peers_in_one_part_or_several() {
     let object = &world.objects[0];
     let nobody = leecher
         .transport
-        .outboard(&repository, &object.id, 3 * MIB as u64)
+        .outboard(&repository, &object.id, 3 * MIB as u64, Class::Demand)
         .await;
     assert!(matches!(nobody, Err(TransportError::NotFound { .. })), "{nobody:?}");
     leecher.knows(seeder.address);
     for object in &world.objects {
         assert_eq!(outboard_of(&leecher, object).await, object.outboard.values());
     }
-    let long = leecher.transport.outboard(&repository, &object.id, 1 << 37).await;
+    let long = leecher
+        .transport
+        .outboard(&repository, &object.id, 1 << 37, Class::Demand)
+        .await;
     assert!(long.unwrap_err().to_string().contains("by HTTP"));
 }
 
@@ -127,7 +134,9 @@ async fn who_cannot_read_an_outboard_in_time_is_passed_over_and_no_liar() {
     leecher.knows(mute.address);
     let (repository, object) = ("r".parse().unwrap(), &world.objects[0]);
     let fetched = tokio::time::timeout(LIMIT, leecher.fetch_all());
-    let asking = leecher.transport.outboard(&repository, &object.id, 8 * MIB as u64);
+    let asking = leecher
+        .transport
+        .outboard(&repository, &object.id, 8 * MIB as u64, Class::Demand);
     let (fetched, _) = tokio::join!(fetched, asking);
     fetched.unwrap();
     leecher.assert_complete();
@@ -164,7 +173,7 @@ async fn empty_peers_wait_for_a_late_seeder_and_share_what_it_brings() {
     let mut batch = Vec::new();
     let asked = [(object.id, object.content.len() as u64)];
     one.transport
-        .batch(&repository, &asked, &mut |item| batch.push(item))
+        .batch(&repository, &asked, Class::Preseed, &mut |item| batch.push(item))
         .await
         .unwrap();
     assert!(

@@ -3,8 +3,7 @@
 //! A line has a rate in each direction. A run of blocks takes its time on the sender's line and then on the receiver's; other
 //! messages take the latency alone. Everything is drawn from a seed.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -14,8 +13,10 @@ use instantmirror_core::metainfo::InfoHash;
 use instantmirror_core::outboard::GROUP_BYTES;
 use instantmirror_core::swarm::{Choker, ChokerLimits, PeerKey, Random, Unit, UnitId, Urgency, Want};
 use instantmirror_core::traits::Class;
-use instantmirror_swarm::session::{Action, Event, Hello, Session, SessionConfig};
+use instantmirror_swarm::session::{Action, Event, Hello, Run, Session, SessionConfig};
 use instantmirror_swarm::wire::{Message, PeerId, Reserved};
+
+use crate::agenda::Agenda;
 
 pub(crate) const PIECE_BYTES: u32 = 1 << 20;
 const LATENCY: Duration = Duration::from_millis(10);
@@ -58,6 +59,11 @@ enum What {
         to: usize,
         conn: u64,
         message: Message,
+    },
+    Blocks {
+        to: usize,
+        conn: u64,
+        run: Run,
         is_lie: bool,
     },
     SendNext {
@@ -69,36 +75,11 @@ enum What {
 }
 
 #[derive(Debug)]
-struct Happening {
-    at: Moment,
-    order: u64,
-    what: What,
-}
-
-impl PartialEq for Happening {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-impl Eq for Happening {}
-impl PartialOrd for Happening {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Happening {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
-
-#[derive(Debug)]
 pub(crate) struct Net {
     pub(crate) nodes: Vec<Node>,
     conns: HashMap<u64, (usize, usize)>,
     next_conn: u64,
-    events: BinaryHeap<Reverse<Happening>>,
-    order: u64,
+    agenda: Agenda<What>,
     pub(crate) now: Moment,
     pub(crate) random: Random,
     pub(crate) size: u64,
@@ -112,8 +93,7 @@ impl Net {
             nodes: Vec::new(),
             conns: HashMap::new(),
             next_conn: 0,
-            events: BinaryHeap::new(),
-            order: 0,
+            agenda: Agenda::new(),
             now: Moment(Duration::from_secs(1)),
             random: Random::new(seed),
             size,
@@ -123,12 +103,6 @@ impl Net {
 
     fn pieces(&self) -> u32 {
         u32::try_from(self.size.div_ceil(u64::from(PIECE_BYTES))).unwrap()
-    }
-
-    fn at(&mut self, at: Moment, what: What) {
-        self.order += 1;
-        let order = self.order;
-        self.events.push(Reverse(Happening { at, order, what }));
     }
 
     pub(crate) fn add(&mut self, kind: Kind) -> usize {
@@ -180,7 +154,7 @@ impl Net {
             is_up: true,
         });
         let first = self.now.plus(Duration::from_micros(self.random.bits() % 250_000));
-        self.at(first, What::Tick { node: number });
+        self.agenda.at(first, What::Tick { node: number });
         number
     }
 
@@ -283,13 +257,12 @@ impl Net {
                         };
                         let to = if one == node { other } else { one };
                         let at = self.now.plus(LATENCY);
-                        self.at(
+                        self.agenda.soon(
                             at,
                             What::Message {
                                 to,
                                 conn: key.0,
                                 message,
-                                is_lie: false,
                             },
                         );
                     }
@@ -301,7 +274,7 @@ impl Net {
                         if !sender.is_sending {
                             sender.is_sending = true;
                             let at = self.nodes[node].up_free.max(self.now);
-                            self.at(at, What::SendNext { node });
+                            self.agenda.at(at, What::SendNext { node });
                         }
                     }
                     Action::Close(_) => {
@@ -335,7 +308,7 @@ impl Net {
             sender.is_sending = true;
             let (free, is_lie) = (sender.up_free, sender.kind.lies);
             let Some(&(one, other)) = self.conns.get(&key.0) else {
-                self.at(free, What::SendNext { node });
+                self.agenda.at(free, What::SendNext { node });
                 return;
             };
             let to = if one == node { other } else { one };
@@ -347,23 +320,9 @@ impl Net {
                 .plus(took_down)
                 .max(free.plus(LATENCY));
             receiver.down_free = receiver.down_free.max(now.plus(LATENCY)).plus(took_down);
-            for block in run.blocks() {
-                let message = Message::Piece {
-                    piece: block.piece,
-                    begin: block.begin,
-                    data: Bytes::from_static(&ZEROS[..block.length as usize]),
-                };
-                self.at(
-                    arrives,
-                    What::Message {
-                        to,
-                        conn: key.0,
-                        message,
-                        is_lie,
-                    },
-                );
-            }
-            self.at(free, What::SendNext { node });
+            let conn = key.0;
+            self.agenda.at(arrives, What::Blocks { to, conn, run, is_lie });
+            self.agenda.at(free, What::SendNext { node });
             return;
         }
     }
@@ -402,6 +361,17 @@ impl Net {
         self.carry_out(to);
     }
 
+    fn blocks(&mut self, to: usize, conn: u64, run: &Run, is_lie: bool) {
+        for block in run.blocks() {
+            let message = Message::Piece {
+                piece: block.piece,
+                begin: block.begin,
+                data: Bytes::from_static(&ZEROS[..block.length as usize]),
+            };
+            self.message(to, conn, &message, is_lie);
+        }
+    }
+
     fn whole(&mut self, to: usize, key: PeerKey, unit: Unit, is_bad: bool) {
         let now = self.now;
         let conn = self.conns.get(&key.0).copied();
@@ -438,24 +408,20 @@ impl Net {
             }
             self.carry_out(node);
         }
-        self.at(now.plus(TICK), What::Tick { node });
+        self.agenda.at(now.plus(TICK), What::Tick { node });
     }
 
     /// Runs until everybody that is up has everything, or `end`. Calls `each_second`.
     pub(crate) fn run(&mut self, end: Duration, mut each_second: impl FnMut(&mut Self, u64)) {
         let mut second = self.now.0.as_secs();
-        while let Some(Reverse(next)) = self.events.pop() {
-            self.now = self.now.max(next.at);
+        while let Some((at, what)) = self.agenda.next() {
+            self.now = self.now.max(at);
             if self.now.0 > end {
                 return;
             }
-            match next.what {
-                What::Message {
-                    to,
-                    conn,
-                    message,
-                    is_lie,
-                } => self.message(to, conn, &message, is_lie),
+            match what {
+                What::Message { to, conn, message } => self.message(to, conn, &message, false),
+                What::Blocks { to, conn, run, is_lie } => self.blocks(to, conn, &run, is_lie),
                 What::SendNext { node } => self.send_next(node),
                 What::Tick { node } => self.tick(node),
             }

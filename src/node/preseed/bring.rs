@@ -10,7 +10,6 @@ use instantmirror_core::{FileMeta, Kind, NodeId, RepoName, RepoPath, StoreError}
 use instantmirror_store::cache::DiskCache;
 use instantmirror_store::snapshots::{CatalogWalker, DiskSnapshotStore};
 use instantmirror_swarm::FetchEngine;
-use instantmirror_swarm::fetch::BATCH_BYTES_MAX;
 use tokio::sync::mpsc;
 
 use super::super::Node;
@@ -226,7 +225,7 @@ impl Bringer {
             }
             bytes += file.size;
             many.push(file);
-            if bytes >= BATCH_BYTES_MAX || many.len() >= BATCH_FILES_MAX {
+            if bytes >= self.engine.batch_bytes(&self.repository) || many.len() >= BATCH_FILES_MAX {
                 break;
             }
         }

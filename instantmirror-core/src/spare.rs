@@ -1,0 +1,412 @@
+//! How much may be on its way over a line. What nobody waits for asks for no more at a time than fits on the line, so that the
+//! queue in front of it stays short and a client's request finds it nearly empty.
+//!
+//! After LEDBAT (RFC 6817): how long the queue is shows in how much longer an answer takes than the fastest one did lately.
+//! LEDBAT runs at the sender of one connection; here is the receiver of several, so what is steered is how many bytes are asked
+//! for and have not come. What comes makes room for the next request, so requests go out as fast as the line delivers.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::Moment;
+use crate::outboard::GROUP_BYTES;
+
+/// So long a queue is aimed at, or this part of what an answer takes without one: with none it would not be known whether the
+/// line can take more.
+const QUEUE_MIN: Duration = Duration::from_millis(2);
+const QUEUE_PART: u32 = 10;
+/// The fastest of so many answers in a row says how long the queue is: one alone may have been late for other reasons.
+const ANSWERS: usize = 3;
+/// What an answer takes without a queue is the fastest of the last one or two spans: routes change.
+const BASE_SPAN: Duration = Duration::from_secs(120);
+
+/// The window at first, at least and at most.
+const WINDOW_FIRST: f64 = 2.0 * 1024.0 * 1024.0;
+const WINDOW_MIN: f64 = 256.0 * 1024.0;
+const WINDOW_MAX: f64 = 128.0 * 1024.0 * 1024.0;
+/// Nor is it less than this part of what filled the line lately, or than what came in so many seconds at best: the queue may be
+/// somebody else's, and answers late for want of a processor.
+const FLOOR: f64 = 0.125;
+const FLOOR_SECONDS: f64 = 0.005;
+/// It grows by this factor with each answer until a queue shows for the first time ...
+const GROWTH_FIRST: f64 = 1.15;
+/// ... and by this one after so many answers without half of the queue that is aimed at.
+const GROWTH_CALM: f64 = 1.05;
+const CALM_ANSWERS: u32 = 20;
+/// Else by this part of what is missing of the queue, and it shrinks likewise, but by no more than so much at a time.
+const GAIN: f64 = 0.1;
+const CUT_MAX: f64 = 0.1;
+
+/// The window is full when so much of it was asked for.
+const FULL: f64 = 0.75;
+/// But it is something else that holds the transfers up if they are slower than this part of what a full window makes.
+const LINE_SHARE: f64 = 0.6;
+/// A request is for so many bytes at least, since it has its price, and at most.
+const PART_MIN: u64 = GROUP_BYTES;
+const PART_MAX: u64 = 16 << 20;
+
+/// The rate is averaged over so many seconds.
+const RATE_SECONDS: f64 = 0.25;
+/// The highest rate fades by a half in so many seconds.
+const PEAK_HALF_SECONDS: f64 = 300.0;
+
+/// How many bytes of what nobody waits for may be on their way from one source.
+///
+/// It is told how long the source takes for the smallest of answers ([`answered`](Self::answered), some 20 times a second while
+/// transfers run), what is asked for ([`try_begin`](Self::try_begin)) and what of it has come or never will
+/// ([`came`](Self::came), [`given_up`](Self::given_up)).
+///
+/// ```
+/// use std::time::Duration;
+/// use instantmirror_core::{Moment, spare::SpareWindow};
+///
+/// let mut spare = SpareWindow::default();
+/// let part = spare.part(8);
+/// assert!(spare.try_begin(part));
+/// spare.answered(Moment(Duration::from_secs(1)), Duration::from_millis(20));
+/// spare.came(part);
+/// ```
+#[derive(Debug, Clone)]
+pub struct SpareWindow {
+    window: f64,
+    /// Bytes that were asked for and have not come.
+    out: u64,
+    /// More could have been asked for since the last answer, but for the window.
+    is_full: bool,
+    base: Base,
+    recent: VecDeque<Duration>,
+    /// Bytes since `updated`.
+    came: u64,
+    updated: Option<Moment>,
+    /// Bytes per second.
+    rate: f64,
+    peak: f64,
+    is_first: bool,
+    calm: u32,
+}
+
+impl Default for SpareWindow {
+    fn default() -> Self {
+        Self {
+            window: WINDOW_FIRST,
+            out: 0,
+            is_full: false,
+            base: Base::default(),
+            recent: VecDeque::new(),
+            came: 0,
+            updated: None,
+            rate: 0.0,
+            peak: 0.0,
+            is_first: true,
+            calm: 0,
+        }
+    }
+}
+
+impl SpareWindow {
+    /// Whether so many bytes may be asked for now; they count from then on. The first ones always may.
+    pub fn try_begin(&mut self, bytes: u64) -> bool {
+        let may = self.out == 0 || (self.out.saturating_add(bytes)) as f64 <= self.window;
+        if may {
+            self.out = self.out.saturating_add(bytes);
+        }
+        self.is_full |= !may || self.out as f64 >= self.window * FULL;
+        may
+    }
+
+    /// Bytes that were asked for have come.
+    pub fn came(&mut self, bytes: u64) {
+        self.came += bytes;
+        self.given_up(bytes);
+    }
+
+    /// Bytes that were asked for will not come.
+    pub fn given_up(&mut self, bytes: u64) {
+        self.out = self.out.saturating_sub(bytes);
+    }
+
+    /// How many bytes one request should be for, where so many transfers ask one after the other: whole groups.
+    #[must_use]
+    pub fn part(&self, transfers: usize) -> u64 {
+        let part = self.window() / (transfers as u64).max(1);
+        (part.div_ceil(GROUP_BYTES) * GROUP_BYTES).clamp(PART_MIN, PART_MAX)
+    }
+
+    /// How many bytes may be on their way.
+    #[must_use]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it lies between its bounds"
+    )]
+    pub fn window(&self) -> u64 {
+        self.window as u64
+    }
+
+    /// The source has answered after so long.
+    pub fn answered(&mut self, now: Moment, delay: Duration) {
+        self.base.note(now, delay);
+        self.recent.push_back(delay);
+        if self.recent.len() > ANSWERS {
+            self.recent.pop_front();
+        }
+        self.measure(now);
+        let was_full = std::mem::take(&mut self.is_full);
+        let (Some(base), Some(fastest)) = (self.base.get(), self.recent.iter().min()) else {
+            return;
+        };
+        if self.recent.len() < ANSWERS {
+            return;
+        }
+        let queue = fastest.saturating_sub(base).as_secs_f64();
+        let aim = QUEUE_MIN.max(base / QUEUE_PART).as_secs_f64();
+        let expected = self.window / (base.as_secs_f64() + queue).max(0.001);
+        let is_full = was_full && (self.is_first || self.rate >= expected * LINE_SHARE);
+        let grown = self.grown(is_full, queue, aim, base.as_secs_f64());
+        let floor = WINDOW_MIN.max(self.peak * (base.as_secs_f64() * FLOOR).max(FLOOR_SECONDS));
+        self.window = grown.clamp(floor.min(WINDOW_MAX), WINDOW_MAX);
+    }
+
+    /// What the window is to be. It grows only if somebody could have used more.
+    fn grown(&mut self, is_full: bool, queue: f64, aim: f64, base: f64) -> f64 {
+        if self.is_first {
+            if queue > aim {
+                self.is_first = false;
+                return self.window.min(self.rate * (base + aim));
+            }
+            return if is_full {
+                self.window * GROWTH_FIRST
+            } else {
+                self.window
+            };
+        }
+        self.calm = if is_full && queue < aim / 2.0 { self.calm + 1 } else { 0 };
+        if self.calm > CALM_ANSWERS {
+            return self.window * GROWTH_CALM;
+        }
+        let step = GAIN * (aim - queue) * self.rate;
+        if step > 0.0 && !is_full {
+            return self.window;
+        }
+        self.window + step.max(-CUT_MAX * self.window)
+    }
+
+    /// Takes note of what has come since the last time.
+    fn measure(&mut self, now: Moment) {
+        let came = std::mem::take(&mut self.came);
+        let Some(updated) = self.updated.replace(now) else {
+            return;
+        };
+        let seconds = now.since(updated).as_secs_f64();
+        if seconds <= 0.0 {
+            self.came = came;
+            return;
+        }
+        let weight = (seconds / RATE_SECONDS).min(1.0);
+        self.rate += (came as f64 / seconds - self.rate) * weight;
+        self.peak = (self.peak * 0.5_f64.powf(seconds / PEAK_HALF_SECONDS)).max(self.rate);
+    }
+}
+
+/// The fastest answer of the last one or two spans.
+#[derive(Debug, Clone, Default)]
+struct Base {
+    begun: Moment,
+    before: Option<Duration>,
+    now: Option<Duration>,
+}
+
+impl Base {
+    fn note(&mut self, now: Moment, delay: Duration) {
+        if now.since(self.begun) > BASE_SPAN {
+            (self.begun, self.before, self.now) = (now, self.now, None);
+        }
+        self.now = Some(self.now.map_or(delay, |held| held.min(delay)));
+    }
+
+    fn get(&self) -> Option<Duration> {
+        self.now.into_iter().chain(self.before).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Reverse;
+    use std::collections::BinaryHeap;
+
+    use super::*;
+
+    const JOBS: usize = 8;
+    const INTERVAL: Duration = Duration::from_millis(50);
+
+    #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+    enum What {
+        Came(u64),
+        Ask,
+    }
+
+    /// A line with a queue in front of it, to a source that sends what is asked for at once.
+    struct Line {
+        spare: SpareWindow,
+        /// Bytes per second.
+        rate: f64,
+        base: f64,
+        /// When the queue will be empty, in seconds.
+        free_at: f64,
+        /// What others put into the queue before each answer, in seconds.
+        others: f64,
+        /// How much later an answer is than it should be.
+        noise: fn(u64) -> f64,
+        happening: BinaryHeap<Reverse<(Duration, What)>>,
+        now: f64,
+        idle: usize,
+        jobs: usize,
+        asked: u64,
+        came: u64,
+        queues: Vec<f64>,
+    }
+
+    impl Line {
+        fn new(rate: f64, base: f64) -> Self {
+            let mut line = Self {
+                spare: SpareWindow::default(),
+                rate,
+                base,
+                free_at: 0.0,
+                others: 0.0,
+                noise: |_| 0.0,
+                happening: BinaryHeap::new(),
+                now: 1.0,
+                idle: 0,
+                jobs: JOBS,
+                asked: 0,
+                came: 0,
+                queues: Vec::new(),
+            };
+            line.idle = line.jobs;
+            line.at(1.0, What::Ask);
+            line
+        }
+
+        fn at(&mut self, seconds: f64, what: What) {
+            self.happening.push(Reverse((Duration::from_secs_f64(seconds), what)));
+        }
+
+        fn fill(&mut self) {
+            while self.idle > 0 {
+                let part = self.spare.part(self.jobs);
+                if !self.spare.try_begin(part) {
+                    return;
+                }
+                self.idle -= 1;
+                self.free_at = self.free_at.max(self.now + self.base / 2.0) + part as f64 / self.rate;
+                self.at(self.free_at + self.base / 2.0, What::Came(part));
+            }
+        }
+
+        /// Returns which part of the line was used, and the queue in the middle and at the 99th of a hundred.
+        fn run(&mut self, seconds: f64) -> (f64, f64, f64) {
+            let (begun, end) = (self.now, self.now + seconds);
+            (self.came, self.queues) = (0, Vec::new());
+            while self.now < end {
+                let Reverse((at, what)) = self.happening.pop().unwrap();
+                self.now = at.as_secs_f64();
+                match what {
+                    What::Came(bytes) => {
+                        self.spare.came(bytes);
+                        self.came += bytes;
+                        self.idle += 1;
+                    }
+                    What::Ask => {
+                        self.asked += 1;
+                        let reached = self.now + self.base / 2.0;
+                        self.free_at = self.free_at.max(reached) + self.others;
+                        let queue = self.free_at - reached;
+                        self.queues.push(queue);
+                        let delay = self.base + queue + (self.noise)(self.asked);
+                        self.spare.answered(Moment(at), Duration::from_secs_f64(delay));
+                        self.happening.push(Reverse((at + INTERVAL, What::Ask)));
+                    }
+                }
+                self.fill();
+            }
+            self.queues.sort_by(f64::total_cmp);
+            let used = self.came as f64 / (self.now - begun) / self.rate;
+            let at = |percent: usize| self.queues[(self.queues.len() - 1) * percent / 100];
+            (used, at(50), at(99))
+        }
+    }
+
+    #[test]
+    fn the_queue_stays_short_and_the_line_is_used() {
+        for (rate, base, most) in [
+            (125e6, 0.02, 0.006),
+            (125e6, 0.0003, 0.006),
+            (12.5e6, 0.02, 0.012),
+            (125e6, 0.2, 0.06),
+            (1.25e9, 0.02, 0.006),
+            (1.25e9, 0.0003, 0.006),
+        ] {
+            let mut line = Line::new(rate, base);
+            line.run(5.0);
+            let (used, middle, worst) = line.run(20.0);
+            assert!(used > 0.85, "{used} of a line of {rate}, {base} s is used");
+            assert!(
+                worst <= most,
+                "queues of {middle} and {worst} s on a line of {rate}, {base} s"
+            );
+        }
+    }
+
+    #[test]
+    fn it_takes_a_second_or_two_to_use_a_long_line() {
+        let mut line = Line::new(125e6, 0.1);
+        line.run(2.0);
+        assert!(line.run(1.0).0 > 0.8);
+    }
+
+    #[test]
+    fn a_queue_of_others_leaves_it_something_and_when_they_go_it_takes_all() {
+        let mut line = Line::new(10e6, 0.01);
+        line.run(10.0);
+        // Of 50 ms others take 45.
+        line.others = 0.045;
+        let (used, ..) = line.run(20.0);
+        assert!(used > 0.02, "{used}");
+        line.others = 0.0;
+        line.run(10.0);
+        assert!(line.run(10.0).0 > 0.85);
+    }
+
+    #[test]
+    fn answers_that_are_late_now_and_then_are_no_queue() {
+        let mut line = Line::new(125e6, 0.01);
+        line.noise = |number| {
+            if number % 2 == 0 {
+                0.0
+            } else {
+                0.002 * (number % 11) as f64
+            }
+        };
+        line.run(5.0);
+        assert!(line.run(10.0).0 > 0.85);
+    }
+
+    #[test]
+    fn a_longer_route_is_taken_for_a_queue_for_two_spans_at_most() {
+        let mut line = Line::new(10e6, 0.01);
+        line.run(5.0);
+        line.base = 0.03;
+        line.run(2.0 * BASE_SPAN.as_secs_f64() + 30.0);
+        assert!(line.run(10.0).0 > 0.85);
+    }
+
+    #[test]
+    fn one_transfer_alone_asks_for_much_at_a_time_and_makes_no_long_queue() {
+        let mut line = Line::new(125e6, 0.05);
+        (line.jobs, line.idle) = (1, 1);
+        line.run(10.0);
+        let (used, _, worst) = line.run(10.0);
+        assert!(used > 0.4 && worst < 0.1, "{used}, {worst} s");
+    }
+}
