@@ -119,7 +119,11 @@ impl Partial {
         // The last block of the last group was not counted whole while it was written, and is not now: what is here must not
         // become more by being opened.
         let has_end = partial.present().contains(size.saturating_sub(1)..size);
-        let beyond = if has_end { size.next_multiple_of(BLOCK_BYTES) - size } else { 0 };
+        let beyond = if has_end {
+            size.next_multiple_of(BLOCK_BYTES) - size
+        } else {
+            0
+        };
         let counted = there.saturating_sub(beyond).min(size);
         partial.stray = counted.saturating_sub(partial.present_bytes());
         Ok(partial)
