@@ -69,4 +69,21 @@ mod tests {
         let nicer = (here + NICENESS).min(19);
         assert_eq!((task, work, niceness()), (nicer, nicer, here));
     }
+
+    #[test]
+    fn it_may_end_on_one_of_its_own_threads() {
+        let background = std::sync::Arc::new(Background::start().unwrap());
+        let (held, handle) = (std::sync::Arc::clone(&background), background.handle().clone());
+        let (sender, ended) = std::sync::mpsc::channel();
+        handle.spawn(async move {
+            while std::sync::Arc::strong_count(&held) > 1 {
+                tokio::task::yield_now().await;
+            }
+            drop(held);
+            // Nobody listens if the test is over already.
+            let _ = sender.send(());
+        });
+        drop(background);
+        ended.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+    }
 }
