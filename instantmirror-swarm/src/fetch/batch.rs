@@ -31,6 +31,8 @@ const WRITTEN_AT_ONCE: usize = 16;
 const LOTS_AT_ONCE: usize = 8;
 /// Bytes of one batch, at most: what a client may have to wait for on a link that is slow to notice.
 pub const BATCH_BYTES_MAX: u64 = 4 << 20;
+/// With so many the price of a request is small.
+pub(super) const BATCH_BYTES_ENOUGH: u64 = 512 << 10;
 
 /// Objects that are fetched from a swarm by themselves at a time, when no batch brought them.
 const BY_GROUPS_AT_ONCE: usize = 8;

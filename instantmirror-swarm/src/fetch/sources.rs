@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::batch::BATCH_BYTES_MAX;
+use super::batch::{BATCH_BYTES_ENOUGH, BATCH_BYTES_MAX};
 use super::fill::Source;
 use super::spare::{Spare, Yielding};
 use super::{BATCHED_OBJECT_BYTES_MAX, FetchLimits, lock};
@@ -126,7 +126,7 @@ impl Sources {
         let watched = sources
             .iter()
             .filter(|source| state.limits.yields && source.swarm().is_none());
-        let parts = watched.filter_map(|source| state.spare.part(source.label(), 1));
+        let parts = watched.filter_map(|source| state.spare.batch(source.label(), BATCH_BYTES_ENOUGH));
         parts.min().unwrap_or(BATCH_BYTES_MAX).min(BATCH_BYTES_MAX)
     }
 
@@ -137,7 +137,7 @@ impl Sources {
         if !state.limits.yields || !class.is_background() || source.transport.swarm().is_some() {
             return u64::MAX;
         }
-        state.spare.part(source.transport.label(), 1).unwrap_or(u64::MAX)
+        state.spare.part(source.transport.label()).unwrap_or(u64::MAX)
     }
 
     fn now(&self) -> Moment {

@@ -94,12 +94,20 @@ impl Spare {
         }
     }
 
-    /// Bytes that one request to a source should be for, if its line can be watched. Beside those transfers that run `more` are
-    /// about to begin.
-    pub(super) fn part(&self, label: &str, more: usize) -> Option<u64> {
+    /// Bytes that one more request to a source should be for, if its line can be watched.
+    pub(super) fn part(&self, label: &str) -> Option<u64> {
         let mut lines = lock(&self.lines);
         let line = lines.entry(label.to_owned()).or_default();
-        (!line.is_blind).then(|| line.window.part(line.running + more))
+        (!line.is_blind).then(|| line.window.part(line.running + 1))
+    }
+
+    /// Bytes that one batch should be for: a part, or half of the window up to `enough`. On a short line parts are small, and a
+    /// batch has its price: fewer of them are under way then.
+    pub(super) fn batch(&self, label: &str, enough: u64) -> Option<u64> {
+        let mut lines = lock(&self.lines);
+        let line = lines.entry(label.to_owned()).or_default();
+        let part = line.window.part(line.running + 1);
+        (!line.is_blind).then(|| part.max((line.window.window() / 2).min(enough)))
     }
 
     /// Bytes that may be on their way from each source that is watched.
