@@ -1,4 +1,4 @@
-//! A master over HTTP: [`PeerTransport`] for objects, [`Upstream`] for heads and catalogs
+//! A master over HTTP: [`PeerTransport`] for objects, [`Upstream`](instantmirror_core::traits::Upstream) for heads and catalogs
 //! (docs/formats/api.md). Verifies nothing; whoever asks does.
 
 mod upstream;
