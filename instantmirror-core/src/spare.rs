@@ -172,7 +172,8 @@ impl SpareWindow {
         if self.is_first {
             if queue > aim {
                 self.is_first = false;
-                return self.window * (base + aim) / (base + queue);
+                // It has grown with transfers that other things held up, too: what counts is what has come.
+                return self.window.min(self.rate * (base + aim));
             }
             return if is_full {
                 self.window * GROWTH_FIRST
