@@ -110,7 +110,7 @@ fn a_hundred_nodes_get_it_at_line_speed_and_the_master_sends_one_copy() {
 /// The size that is asked of us: `cargo test --release -p instantmirror-swarm --test simulation -- --ignored --nocapture`,
 /// with `SIMULATION_MIB` for another one.
 #[test]
-#[ignore = "takes most of an hour"]
+#[ignore = "takes more than an hour"]
 fn a_thousand_nodes_get_ten_gigabytes() {
     let mib = std::env::var("SIMULATION_MIB").ok().and_then(|text| text.parse().ok());
     let size = mib.unwrap_or(10 * 1024) * MIB;
