@@ -4,7 +4,7 @@ use rustix::process::{getpriority_process, setpriority_process};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 /// So much "nicer" are these threads than the others: on a busy processor they get a tenth of the time that one of those gets,
-/// and a thread that wakes up for a client does not wait for them.
+/// and a thread that wakes up for a client waits for them no longer than until the kernel looks at the processor again.
 const NICENESS: i32 = 10;
 
 /// Threads of a lower priority than all others of this process, for transfers that nobody waits for. They end, and whatever

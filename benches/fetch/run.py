@@ -139,20 +139,11 @@ def build_small(folder, sizes):
         (directory / f"f{i:06}").write_bytes(source.randbytes(source.choice((200, 1_000, 3_000, 8_000, 18_000))))
 
 
-def status(config):
-    """The page behind `imnode status`, without a process for each look at it."""
-    with socket.socket(socket.AF_UNIX) as control:
-        control.connect(str(config.parent / "cache/control.sock"))
-        control.sendall(b"GET /.im/status HTTP/1.1\r\nHost: control\r\nConnection: close\r\n\r\n")
-        answer = b"".join(iter(lambda: control.recv(1 << 16), b""))
-    return json.loads(answer.split(b"\r\n\r\n", 1)[1])
-
-
 def wait_until_here(config):
     """Until all rules are done."""
     deadline = time.monotonic() + bench.STEP_LIMIT_S
     while time.monotonic() < deadline:
-        said = status(config)
+        said = bench.node_status(config)
         ahead = said["preseed"]
         if ahead and ahead[0]["steps"] and all(step["is_over"] for step in ahead[0]["steps"]):
             if any(step["failed"] for step in ahead[0]["steps"]):
@@ -278,9 +269,9 @@ def clients(world, link, sizes):
                 config.write_text(rules[kind] + config.read_text())
                 node, address = world.daemon([world.imnode, "--config", config, "run"], world.place / f"{kind}.log")
                 time.sleep(1)
-                before, began = status(config)["cache"]["used_bytes"], time.monotonic()
+                before, began = bench.node_status(config)["cache"]["used_bytes"], time.monotonic()
                 some = measure(world, link, address, sizes.clients)
-                took, said = time.monotonic() - began, status(config)
+                took, said = time.monotonic() - began, bench.node_status(config)
                 stop(node)
             latencies[kind] += some
             rates[kind].append((said["cache"]["used_bytes"] - before) / MIB / took)

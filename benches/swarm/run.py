@@ -79,15 +79,6 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def node_status(config):
-    """The page behind `imnode status`: a process for each look at each mirror would take a core of those that are measured."""
-    with socket.socket(socket.AF_UNIX) as control:
-        control.connect(str(config.parent / "cache/control.sock"))
-        control.sendall(b"GET /.im/status HTTP/1.1\r\nHost: control\r\nConnection: close\r\n\r\n")
-        answer = b"".join(iter(lambda: control.recv(1 << 16), b""))
-    return json.loads(answer.split(b"\r\n\r\n", 1)[1])
-
-
 def status(program, config):
     return json.loads(bench.run([program, "--config", config, "status", "--json"])[1])
 
@@ -164,7 +155,7 @@ class Ours:
         began, left, took = time.monotonic(), list(self.nodes), []
         while left:
             for node in list(left):
-                said = node_status(node[1])
+                said = bench.node_status(node[1])
                 if is_done(said):
                     took.append(time.monotonic() - began)
                     left.remove(node)
@@ -175,7 +166,7 @@ class Ours:
 
     def publish(self, expected):
         """Publishes, and waits until all nodes hold so many bytes more; returns seconds, copies sent, CPU, MiB of memory."""
-        held = [node_status(config)["cache"]["used_bytes"] for _, config in self.nodes]
+        held = [bench.node_status(config)["cache"]["used_bytes"] for _, config in self.nodes]
         before = [bench.cpu_of(node) for node, _ in self.nodes]
         sent = self.sent()
         self.world.publish(self.config)
@@ -361,9 +352,9 @@ def change(world, sizes):
         (directory / f"f{i:06}").write_bytes(generator.randbytes(30_000))
         total += 30_000
     ours.publish(total)
-    peers = lambda: sorted(peer["address"] for _, config in ours.nodes for peer in ours.peers(node_status(config)))
+    peers = lambda: sorted(peer["address"] for _, config in ours.nodes for peer in ours.peers(bench.node_status(config)))
     connected = peers()
-    received = lambda: [node_status(config)["fetch"]["bytes"] for _, config in ours.nodes]
+    received = lambda: [bench.node_status(config)["fetch"]["bytes"] for _, config in ours.nodes]
     before, new = received(), 0
     for i in range(0, sizes.changed_files, 100):
         (source / f"d{i // 100:04}" / f"f{i:06}").write_bytes(generator.randbytes(30_000))

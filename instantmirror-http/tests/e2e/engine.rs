@@ -2,14 +2,14 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use instantmirror_http::{Api, HotLimits, Limits, Server, Service};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::client::{Kept, Reply, get, parse, raw, send};
 use crate::world::{Fault, Item, Running, Shown, World, start, start_on};
@@ -296,8 +296,8 @@ async fn a_refused_client_gets_to_see_why() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_loses_no_request() {
     let (mut server, _) = server().await;
-    let (address, answered) = (server.address, Arc::new(AtomicUsize::new(0)));
-    let client = |target: &'static str, close: bool, answered: Arc<AtomicUsize>| async move {
+    let (address, answered) = (server.address, Arc::new(Semaphore::new(0)));
+    let client = |target: &'static str, close: bool, answered: Arc<Semaphore>| async move {
         loop {
             let Ok(mut connection) = Kept::connect(address).await else {
                 return;
@@ -308,7 +308,7 @@ async fn stopping_loses_no_request() {
                 connection.send(request.as_bytes()).await.unwrap();
                 let reply = connection.answer(false).await.expect("a request was lost");
                 assert!(reply.status == 200 && reply.whole);
-                answered.fetch_add(1, Ordering::Relaxed);
+                answered.add_permits(1);
                 if reply.find("connection") == Some("close") {
                     break;
                 }
@@ -323,9 +323,7 @@ async fn stopping_loses_no_request() {
             tokio::spawn(client(target, false, Arc::clone(&answered)))
         })
         .collect();
-    while answered.load(Ordering::Relaxed) < 300 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    drop(answered.acquire_many(300).await.unwrap());
     server.signal();
     for client in clients {
         client.await.unwrap();

@@ -58,15 +58,15 @@ pub(super) async fn fetch(engine: &Arc<Engine>, repository: &RepoName, files: &[
     let mut wanted = Wanted::new();
     let mut bytes = 0;
     let handle = FetchEngine(Arc::clone(engine));
-    let max = handle.batched_bytes_max();
+    let (max, mut enough) = (handle.batched_bytes_max(), handle.batch_bytes(repository));
     for file in files.iter().filter(|file| file.size <= max) {
         if matches!(handle.holds(file).await, Ok(true)) {
             done.present += 1;
             continue;
         }
-        if wanted.len() >= BATCH_OBJECTS_MAX || bytes + file.size > handle.batch_bytes(repository) {
+        if wanted.len() >= BATCH_OBJECTS_MAX || bytes + file.size > enough {
             fetch_one(engine, repository, std::mem::take(&mut wanted), step, &mut done).await;
-            bytes = 0;
+            (bytes, enough) = (0, handle.batch_bytes(repository));
         }
         if done.is_full {
             return done;

@@ -113,9 +113,9 @@ impl FetchEngine {
         *lock(&self.0.never_kept) = Arc::new(paths);
     }
 
-    /// To be called on the runtime of those who wait: from now on what nobody waits for when it is begun runs on the other one, whose threads may have a lower priority, and
-    /// which has to live as long as the engine is used. To be said once; whatever calls
-    /// [`fetch_batch`](Self::fetch_batch) should run there itself.
+    /// From now on what nobody waits for when it is begun runs on this runtime, whose threads may have a lower priority, and which
+    /// has to live as long as the engine is used. To be said once, on the runtime of those who wait; whatever calls
+    /// [`fetch_batch`](Self::fetch_batch) should run on the other one itself.
     pub fn run_background_on(&self, runtime: Handle) {
         // Said again, it is as it was.
         let _ = self.0.background.set(runtime);

@@ -210,6 +210,7 @@ impl Bringer {
 
     async fn next_job(&self, files: &mut mpsc::Receiver<FileMeta>, how: &How<'_>) -> Option<Job> {
         let (mut many, mut bytes) = (Vec::new(), 0);
+        let enough = self.engine.batch_bytes(&self.repository);
         while let Some(file) = files.recv().await {
             if self.is_here(&file, how.verify).await {
                 (how.done)(file.size, true);
@@ -225,7 +226,7 @@ impl Bringer {
             }
             bytes += file.size;
             many.push(file);
-            if bytes >= self.engine.batch_bytes(&self.repository) || many.len() >= BATCH_FILES_MAX {
+            if bytes >= enough || many.len() >= BATCH_FILES_MAX {
                 break;
             }
         }
