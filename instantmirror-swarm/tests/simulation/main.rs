@@ -83,6 +83,19 @@ fn report(what: &str, net: &Net) {
     );
 }
 
+/// Where a long run is.
+fn progress(net: &Net, second: u64, took: Duration) {
+    let wanted = (net.nodes.len() - 1) as f64 * net.size as f64;
+    let received: u64 = net.nodes.iter().map(|node| node.received).sum();
+    println!(
+        "{second} s: {:.2} % of all is there, {} nodes have everything, the master sent {:.3} copies; {:.0} s of work",
+        received as f64 / wanted * 100.0,
+        net.done().len(),
+        copies(net),
+        took.as_secs_f64()
+    );
+}
+
 /// Everybody that is up and honest has everything.
 fn assert_all_done(net: &Net) {
     let is_meant = |node: &&net::Node| node.is_up && !node.kind.lies && !node.kind.has_all;
@@ -115,7 +128,12 @@ fn a_thousand_nodes_get_ten_gigabytes() {
     let mib = std::env::var("SIMULATION_MIB").ok().and_then(|text| text.parse().ok());
     let size = mib.unwrap_or(10 * 1024) * MIB;
     let mut net = swarm(size, 1000, 20, 7);
-    net.run(Duration::from_secs(100_000), |_, _| {});
+    let begun = std::time::Instant::now();
+    net.run(Duration::from_secs(100_000), |net, second| {
+        if second.is_multiple_of(10) {
+            progress(net, second, begun.elapsed());
+        }
+    });
     report("1,000 nodes", &net);
     assert_all_done(&net);
     assert!(copies(&net) <= 1.2);
