@@ -296,7 +296,7 @@ impl Session {
         let more: Vec<PeerKey> = self
             .peers
             .iter()
-            .filter(|(_, peer)| picker.wants_of(id, &|piece| peer.pieces.has(piece)))
+            .filter(|(_, peer)| picker.wants_of(id, &peer.pieces))
             .map(|(key, _)| *key)
             .collect();
         for key in more {
@@ -310,7 +310,7 @@ impl Session {
     #[must_use]
     pub fn can_serve(&self, want: WantId) -> bool {
         let mut peers = self.peers.values();
-        peers.any(|peer| self.picker.wants_of(want, &|piece| peer.pieces.has(piece)))
+        peers.any(|peer| self.picker.wants_of(want, &peer.pieces))
     }
 
     /// Whether any peer has a piece.

@@ -47,7 +47,7 @@ impl Session {
         let mut blocks = Vec::new();
         while let Some(unit) = self.next_unit(key, now) {
             let ask = Ask::new(unit, now);
-            blocks.extend(ask.blocks(self.config.piece_bytes).into_iter().map(|(_, block)| block));
+            blocks.extend(ask.blocks(self.config.piece_bytes).map(|(_, block)| block));
             let Some(peer) = self.peers.get_mut(&key) else { break };
             peer.asks.push_back(ask);
             peer.begun = Some(unit.id);
@@ -55,8 +55,8 @@ impl Session {
         for block in blocks {
             self.send(key, Message::Request(block), now);
         }
-        let Some(peer) = self.peers.get(&key) else { return };
-        if peer.is_wanted && peer.asks.is_empty() && !self.picker.wants_any(&|piece| peer.pieces.has(piece)) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.is_wanted && peer.asks.is_empty() && !peer.is_of_use(&self.picker) {
             self.set_interest(key, false, now);
         }
     }
@@ -67,9 +67,8 @@ impl Session {
             return false;
         };
         let least = least_of(&self.out, &self.config);
-        let (pieces, rejected, chokes_us) = (&peer.pieces, &peer.rejected, peer.chokes_us);
-        let may_ask = |piece: PieceIndex| !chokes_us && pieces.has(piece) && !rejected.contains_key(&piece);
-        let Some(unit) = self.picker.pick_piece(piece, &may_ask, least) else {
+        let refuses = |piece: PieceIndex| peer.refuses(piece);
+        let Some(unit) = self.picker.pick_piece(piece, &peer.pieces, &refuses, least) else {
             return false;
         };
         let ask = Ask::new(unit, now);
@@ -95,17 +94,10 @@ impl Session {
         if peer.nothing_at == Some(self.freed) {
             return None;
         }
-        let may_ask = |piece: PieceIndex| {
-            peer.pieces.has(piece)
-                && (peer.rejected.is_empty() || !peer.rejected.contains_key(&piece))
-                && (!peer.chokes_us || peer.allowed.contains(&piece))
-        };
+        let refuses = |piece: PieceIndex| peer.refuses(piece);
         let least = least_of(&self.out, &self.config);
         let is_full = least == Class::Demand;
-        if let Some(unit) = self
-            .picker
-            .pick(&may_ask, peer.pieces == Pieces::All, peer.begun, least)
-        {
+        if let Some(unit) = self.picker.pick(&peer.pieces, &refuses, peer.begun, least) {
             self.out.insert(unit.id, Out::of(key, now));
             return Some(unit);
         }
@@ -117,11 +109,9 @@ impl Session {
         }
         let overdue = self.out.iter().filter(|(id, out)| {
             !out.is_whole && out.peers.len() == 1 && !out.peers.contains(&key) && now.since(out.since) > SECOND_ASK && {
-                let blocks = self
-                    .picker
-                    .unit(**id)
-                    .map(|unit| Ask::new(unit, now).blocks(self.config.piece_bytes));
-                blocks.is_some_and(|blocks| blocks.iter().all(|(_, block)| may_ask(block.piece)))
+                let ask = self.picker.unit(**id).map(|unit| Ask::new(unit, now));
+                let may_ask = |block: Block| peer.pieces.has(block.piece) && !refuses(block.piece);
+                ask.is_some_and(|ask| ask.blocks(self.config.piece_bytes).all(|(_, block)| may_ask(block)))
             }
         });
         let Some(id) = overdue.min_by_key(|(id, out)| (out.since, **id)).map(|(id, _)| *id) else {
@@ -144,10 +134,10 @@ impl Session {
         let peer = self.peers.get_mut(&key)?;
         peer.is_past_bitfield = true;
         let bytes = u64::from(block.length);
-        let found = peer.asks.iter().enumerate().find_map(|(place, ask)| {
-            let (at, _) = ask.blocks(piece_bytes).into_iter().find(|(_, asked)| *asked == block)?;
-            Some((place, at))
-        });
+        let asks = peer.asks.iter().enumerate();
+        let found = asks
+            .filter_map(|(place, ask)| Some((place, ask.place_of(&block, piece_bytes)?)))
+            .next();
         let Some((place, at)) = found else {
             self.counts.wasted_bytes += bytes;
             return None;
@@ -281,7 +271,7 @@ impl Session {
     pub(super) fn was_rejected(&mut self, key: PeerKey, block: Block, now: Moment) {
         let piece_bytes = self.config.piece_bytes;
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let of_block = |ask: &Ask| ask.blocks(piece_bytes).iter().any(|(_, asked)| *asked == block);
+        let of_block = |ask: &Ask| ask.place_of(&block, piece_bytes).is_some();
         let Some(place) = peer.asks.iter().position(of_block) else {
             return;
         };
