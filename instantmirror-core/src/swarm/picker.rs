@@ -364,15 +364,17 @@ impl Picker {
         }
     }
 
-    /// A unit is here and verified. A want all of whose units are done is over.
-    pub fn done(&mut self, id: UnitId) {
+    /// A unit is here and verified. A want all of whose units are done is over. Whether nothing more is wanted of that piece.
+    pub fn done(&mut self, id: UnitId) -> bool {
         let Some(span) = self.spans.get_mut(&id.span) else {
-            return;
+            return false;
         };
         span.out = span.out.saturating_sub(1);
-        if span.out == 0 && span.first_free().is_none() {
+        let (is_over, first) = (span.out == 0 && span.first_free().is_none(), span.first);
+        if is_over {
             self.drop_span(id.span);
         }
+        is_over && !self.by_piece.contains_key(&first)
     }
 
     /// A peer has come to have a piece, or has it no longer.
@@ -441,7 +443,11 @@ impl Picker {
     /// A piece that is wanted of somebody who has these, if there is any; where that was found last is looked first.
     #[must_use]
     pub fn wanted_of(&self, pieces: &Pieces, last: PieceIndex) -> Option<PieceIndex> {
+        let is_one_enough = self.piece_bytes >= GROUP_BYTES;
         self.firsts.common_from(pieces, last).find(|piece| {
+            if is_one_enough {
+                return true;
+            }
             let serials = self.by_piece.get(piece).into_iter().flatten();
             let mut spans = serials.filter_map(|serial| self.spans.get(serial));
             spans.any(|span| span.is_all(|piece| pieces.has(piece)))

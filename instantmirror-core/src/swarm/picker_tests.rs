@@ -65,7 +65,7 @@ fn every_group_is_asked_for_once_whatever_the_length_of_pieces() {
             }
             assert_eq!(next, size);
             assert!(picker.all_given_out() && !picker.is_empty());
-            units.iter().for_each(|unit| picker.done(unit.id));
+            units.iter().for_each(|unit| _ = picker.done(unit.id));
             assert!(picker.is_empty());
         }
     }

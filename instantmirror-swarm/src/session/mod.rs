@@ -210,6 +210,8 @@ pub struct Session {
     counts: Counts,
     /// Grows whenever something can be asked for that could not before.
     freed: u64,
+    /// What it was when all were asked last.
+    all_asked_at: u64,
 }
 
 impl Session {
@@ -233,6 +235,7 @@ impl Session {
             actions: Vec::new(),
             counts: Counts::default(),
             freed: 0,
+            all_asked_at: 0,
         }
     }
 

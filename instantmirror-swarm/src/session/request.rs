@@ -55,6 +55,11 @@ impl Session {
         for block in blocks {
             self.send(key, Message::Request(block), now);
         }
+        self.end_interest(key, now);
+    }
+
+    /// Tells a peer that we want nothing of it any more, if that is so.
+    fn end_interest(&mut self, key: PeerKey, now: Moment) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if peer.is_wanted && peer.asks.is_empty() && !peer.is_of_use(&self.picker) {
             self.set_interest(key, false, now);
@@ -179,14 +184,23 @@ impl Session {
 
     /// The same of several.
     pub fn all_verified(&mut self, units: &[UnitId], now: Moment) {
+        let was_full = self.out.len() >= self.config.units_max;
+        let mut is_any_over = false;
         for unit in units {
             if let Some(known) = self.picker.unit(*unit) {
                 self.counts.good_bytes += u64::from(known.length);
             }
             self.withdraw(*unit, None, now);
-            self.picker.done(*unit);
+            is_any_over |= self.picker.done(*unit);
         }
-        self.ask_all(now);
+        // Else nobody can be asked for anything who could not be before: what is here makes nothing free.
+        if was_full || self.freed != self.all_asked_at {
+            self.ask_all(now);
+        }
+        if is_any_over {
+            let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
+            keys.into_iter().for_each(|key| self.end_interest(key, now));
+        }
     }
 
     /// A unit that a peer sent does not verify: the peer is closed, and others are asked.
@@ -209,6 +223,7 @@ impl Session {
 
     /// Asks those peers that have least to do.
     fn ask_all(&mut self, now: Moment) {
+        self.all_asked_at = self.freed;
         let idle = |peer: &Peer| peer.is_wanted && !peer.chokes_us && peer.asks.len() * 2 <= peer.depth;
         let keys: Vec<PeerKey> = self
             .peers
