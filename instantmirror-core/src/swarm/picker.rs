@@ -379,11 +379,12 @@ impl Picker {
 
     /// A peer has come to have a piece, or has it no longer.
     pub fn peer_changed(&mut self, piece: PieceIndex, has: bool) {
-        let Some(serials) = self.by_piece.get(&piece) else {
-            return;
-        };
-        for serial in serials.clone() {
-            self.count(serial, has);
+        let count = self.by_piece.get(&piece).map_or(0, Vec::len);
+        for at in 0..count {
+            let serial = self.by_piece.get(&piece).and_then(|serials| serials.get(at));
+            if let Some(&serial) = serial {
+                self.count(serial, has);
+            }
         }
     }
 

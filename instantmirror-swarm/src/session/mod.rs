@@ -167,7 +167,8 @@ pub enum Event {
 /// A unit that was asked of somebody.
 #[derive(Debug)]
 struct Out {
-    peers: Vec<PeerKey>,
+    /// Of whom: of a second one too if the first is slow.
+    peers: [Option<PeerKey>; 2],
     since: Moment,
     /// It is whole and waits to be verified.
     is_whole: bool,

@@ -113,7 +113,8 @@ impl Session {
             return self.nothing_for(key, nothing_at);
         }
         let overdue = self.out.iter().filter(|(id, out)| {
-            !out.is_whole && out.peers.len() == 1 && !out.peers.contains(&key) && now.since(out.since) > SECOND_ASK && {
+            let is_slow = now.since(out.since) > SECOND_ASK && !out.is_whole;
+            is_slow && out.peers.contains(&None) && !out.peers.contains(&Some(key)) && {
                 let ask = self.picker.unit(**id).map(|unit| Ask::new(unit, now));
                 let may_ask = |block: Block| peer.pieces.has(block.piece) && !refuses(block.piece);
                 ask.is_some_and(|ask| ask.blocks(self.config.piece_bytes).all(|(_, block)| may_ask(block)))
@@ -122,7 +123,8 @@ impl Session {
         let Some(id) = overdue.min_by_key(|(id, out)| (out.since, **id)).map(|(id, _)| *id) else {
             return self.nothing_for(key, nothing_at);
         };
-        self.out.get_mut(&id)?.peers.push(key);
+        let place = self.out.get_mut(&id)?.peers.iter_mut().find(|peer| peer.is_none());
+        *place? = Some(key);
         self.picker.unit(id)
     }
 
@@ -168,8 +170,7 @@ impl Session {
         };
         if is_whole {
             out.is_whole = true;
-            let others: Vec<PeerKey> = out.peers.iter().copied().filter(|other| *other != key).collect();
-            for other in others {
+            for other in out.peers.into_iter().flatten().filter(|other| *other != key) {
                 self.cancel(other, unit.id, now);
             }
             self.ask(key, now);
@@ -239,7 +240,7 @@ impl Session {
     /// Nobody is asked for a unit any more, `but` one.
     pub(super) fn withdraw(&mut self, unit: UnitId, but: Option<PeerKey>, now: Moment) {
         let Some(out) = self.out.remove(&unit) else { return };
-        for key in out.peers.into_iter().filter(|key| Some(*key) != but) {
+        for key in out.peers.into_iter().flatten().filter(|key| Some(*key) != but) {
             self.cancel(key, unit, now);
         }
     }
@@ -259,8 +260,8 @@ impl Session {
     /// A peer that was asked for a unit will not send it.
     pub(super) fn release(&mut self, unit: UnitId, key: PeerKey) {
         let Some(out) = self.out.get_mut(&unit) else { return };
-        out.peers.retain(|other| *other != key);
-        if out.peers.is_empty() && !out.is_whole {
+        out.peers = out.peers.map(|other| other.filter(|other| *other != key));
+        if out.peers == [None; 2] && !out.is_whole {
             self.out.remove(&unit);
             self.picker.give_back(unit);
             self.freed += 1;
@@ -341,7 +342,7 @@ fn least_of(out: &HashMap<UnitId, Out>, config: &SessionConfig) -> Class {
 impl Out {
     fn of(peer: PeerKey, now: Moment) -> Self {
         Self {
-            peers: vec![peer],
+            peers: [Some(peer), None],
             since: now,
             is_whole: false,
         }
@@ -374,6 +375,7 @@ impl Peer {
         let unit = u64::from(BLOCK_BYTES) * UNIT_BLOCKS as u64;
         // Half as much again, as room to grow: the rate follows the depth as well.
         let units = self.down.bytes_within(QUEUE_SPAN) * 3 / 2 / unit;
-        FIRST_DEPTH + usize::try_from(units).unwrap_or(DEPTH_MAX)
+        // Not more than that on top: what waits elsewhere keeps what is rare from being sent, and passed on.
+        usize::try_from(units).unwrap_or(DEPTH_MAX).max(FIRST_DEPTH)
     }
 }
