@@ -364,17 +364,23 @@ impl Picker {
         }
     }
 
-    /// A unit is here and verified. A want all of whose units are done is over. Whether nothing more is wanted of that piece.
-    pub fn done(&mut self, id: UnitId) -> bool {
+    /// A unit is here and verified. A want all of whose units are done is over. Says of which pieces nothing is wanted any more
+    /// that was until now.
+    pub fn done(&mut self, id: UnitId) -> Range<PieceIndex> {
         let Some(span) = self.spans.get_mut(&id.span) else {
-            return false;
+            return 0..0;
         };
         span.out = span.out.saturating_sub(1);
-        let (is_over, first) = (span.out == 0 && span.first_free().is_none(), span.first);
-        if is_over {
-            self.drop_span(id.span);
+        if span.out > 0 || span.first_free().is_some() {
+            return 0..0;
         }
-        is_over && !self.by_piece.contains_key(&first)
+        let pieces = span.first..span.first.saturating_add(span.pieces);
+        self.drop_span(id.span);
+        if self.by_piece.contains_key(&pieces.start) {
+            0..0
+        } else {
+            pieces
+        }
     }
 
     /// A peer has come to have a piece, or has it no longer.
@@ -445,6 +451,9 @@ impl Picker {
     #[must_use]
     pub fn wanted_of(&self, pieces: &Pieces, last: PieceIndex) -> Option<PieceIndex> {
         let is_one_enough = self.piece_bytes >= GROUP_BYTES;
+        if is_one_enough && pieces.has(last) && self.firsts.has(last) {
+            return Some(last);
+        }
         self.firsts.common_from(pieces, last).find(|piece| {
             if is_one_enough {
                 return true;

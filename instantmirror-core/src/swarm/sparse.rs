@@ -28,6 +28,11 @@ impl SparseSet {
         }
     }
 
+    pub(super) fn has(&self, piece: PieceIndex) -> bool {
+        let (at, bit) = place(piece);
+        self.words.get(&at).is_some_and(|word| word & bit != 0)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.words.is_empty()
     }
@@ -84,6 +89,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(set.is_empty(), model.is_empty());
+            prop_assert_eq!(set.has(start), model.contains(&start));
             let mut bitfield = Bitfield::new();
             theirs.iter().for_each(|piece| _ = bitfield.insert(*piece));
             let in_turn = |pieces: &mut dyn Iterator<Item = PieceIndex>| {

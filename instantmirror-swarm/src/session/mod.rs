@@ -502,6 +502,8 @@ impl Session {
 }
 
 #[cfg(test)]
+mod asking_tests;
+#[cfg(test)]
 mod export_tests;
 #[cfg(test)]
 #[path = "session_tests.rs"]

@@ -93,7 +93,7 @@ pub(super) struct Peer {
     pub(super) rejected: HashMap<PieceIndex, Moment>,
     pub(super) asks: VecDeque<Ask>,
     pub(super) begun: Option<UnitId>,
-    /// The piece of it that was found to be wanted last.
+    /// The piece of it that was found to be wanted last: as long as that is so, something is.
     pub(super) wanted_at: PieceIndex,
     /// There was nothing to ask it for when so many things had become free.
     pub(super) nothing_at: Option<u64>,

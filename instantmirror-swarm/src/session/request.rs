@@ -1,6 +1,7 @@
 //! What is asked of peers, what comes of it, and what is done when nothing comes.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use instantmirror_core::Moment;
 use instantmirror_core::swarm::{PeerKey, PieceIndex, Pieces, Unit, UnitId};
@@ -186,21 +187,33 @@ impl Session {
     /// The same of several.
     pub fn all_verified(&mut self, units: &[UnitId], now: Moment) {
         let was_full = self.out.len() >= self.config.units_max;
-        let mut is_any_over = false;
         for unit in units {
             if let Some(known) = self.picker.unit(*unit) {
                 self.counts.good_bytes += u64::from(known.length);
             }
             self.withdraw(*unit, None, now);
-            is_any_over |= self.picker.done(*unit);
+            let over = self.picker.done(*unit);
+            if !over.is_empty() {
+                self.not_wanted(&over, now);
+            }
         }
         // Else nobody can be asked for anything who could not be before: what is here makes nothing free.
         if was_full || self.freed != self.all_asked_at {
             self.ask_all(now);
         }
-        if is_any_over {
-            let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
-            keys.into_iter().for_each(|key| self.end_interest(key, now));
+    }
+
+    /// Nothing of these pieces is wanted any more: peers of which nothing else is are told.
+    fn not_wanted(&mut self, pieces: &Range<PieceIndex>, now: Moment) {
+        let for_them = |peer: &Peer| peer.is_wanted && pieces.contains(&peer.wanted_at);
+        let keys: Vec<PeerKey> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| for_them(peer))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in keys {
+            self.end_interest(key, now);
         }
     }
 
