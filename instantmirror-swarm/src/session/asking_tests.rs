@@ -101,14 +101,21 @@ fn when_there_is_room_again_others_are_asked_too() {
     session.want(want(0, 16 * MIB), at(0));
     let other = PeerKey(8);
     join(&mut session, KEY, &Message::HaveAll);
-    let first = asked(&mut session, KEY);
+    let mut waiting = asked(&mut session, KEY);
+    // One unit more, so that nothing has become free since all were asked.
+    let come: Vec<Block> = waiting.drain(..4).collect();
+    let units = come
+        .into_iter()
+        .filter_map(|block| comes(&mut session, KEY, block, 1))
+        .collect::<Vec<_>>();
+    session.all_verified(&units, at(1));
+    waiting.extend(asked(&mut session, KEY));
     join(&mut session, other, &Message::HaveAll);
-    assert_eq!(
-        (first.len(), asked(&mut session, other).len()),
-        (32, 8),
-        "8 and 2 units"
-    );
-    let come = first.into_iter().filter_map(|block| comes(&mut session, KEY, block, 1));
+    let of_other = asked(&mut session, other).len();
+    assert_eq!((waiting.len(), of_other), (32, 8), "8 and 2 units");
+    let come = waiting
+        .into_iter()
+        .filter_map(|block| comes(&mut session, KEY, block, 1));
     let units: Vec<UnitId> = come.collect();
     session.message(KEY, &Message::Choke, at(2));
     assert!(sent(&mut session).is_empty(), "what waits to be verified takes room");
