@@ -4,7 +4,8 @@
 //! group), a *unit* one group of 64 KiB: what is asked of one peer and verified by itself, so that what is wrong has one
 //! author. More urgent wants go first. What a client waits for is fetched from front to back, everything else rarest first,
 //! and a peer finishes the piece that it has begun. Invariant: no unit is given out twice unless it was given back, and the
-//! cost of a step does not depend on how much there is beside the wants.
+//! cost of a step depends neither on how much there is beside the wants nor, where it can be helped, on how much is wanted:
+//! 64 pieces at a time are held against what a peer has.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
