@@ -22,10 +22,12 @@ impl Background {
     /// # Errors
     /// What the system says when it cannot start them.
     pub(crate) fn start() -> std::io::Result<Self> {
+        // Some of the threads are begun by others of them, and no nicer than those.
+        let niceness = getpriority_process(None).unwrap_or(0) + NICENESS;
         let runtime = Builder::new_multi_thread()
             .enable_all()
             .thread_name("background")
-            .on_thread_start(step_back)
+            .on_thread_start(move || step_back(niceness))
             .build()?;
         Ok(Self {
             handle: runtime.handle().clone(),
@@ -49,9 +51,8 @@ impl Drop for Background {
 }
 
 /// Makes this thread nicer. Where that is refused it competes with the others, which costs clients time and nothing else.
-fn step_back() {
-    let before = getpriority_process(None).unwrap_or(0);
-    let _ = setpriority_process(None, before + NICENESS);
+fn step_back(niceness: i32) {
+    let _ = setpriority_process(None, niceness);
 }
 
 #[cfg(test)]
@@ -65,9 +66,10 @@ mod tests {
         let handle = background.handle();
         let niceness = || getpriority_process(None).unwrap();
         let (task, work) = (handle.spawn(async move { niceness() }), handle.spawn_blocking(niceness));
-        let (task, work) = futures_executor::block_on(async { (task.await.unwrap(), work.await.unwrap()) });
+        let from_task = handle.spawn(async move { tokio::task::spawn_blocking(niceness).await.unwrap() });
+        let all = async { [task.await.unwrap(), work.await.unwrap(), from_task.await.unwrap()] };
         let nicer = (here + NICENESS).min(19);
-        assert_eq!((task, work, niceness()), (nicer, nicer, here));
+        assert_eq!((futures_executor::block_on(all), niceness()), ([nicer; 3], here));
     }
 
     #[test]

@@ -14,6 +14,7 @@ large and small files at full speed meanwhile; rounds are interleaved too, each 
 
 With `--rtt` everything between node (or rsync) and master goes through `fetch-bench delay`; with `--rate` the master and the
 rsync daemon are in a network namespace of their own, at the other end of a veth pair that `tc tbf` limits both ways.
+With `--rate` or `--volumes` all of it is in a network namespace of its own.
 With `--volumes` (as root) whatever takes files in has an ext4 file system of its own, made for that round: one that has just
 seen a hundred thousand files deleted is another one, above all if it has no journal. Place and processes as in
 benches/run.py.
@@ -93,7 +94,13 @@ class Link:
         self.holder = None
 
     def lay(self):
-        """The namespaces end with the processes in them."""
+        """The namespaces end with the processes in them. TCP is Linux's default one: with BBR, which some systems have instead,
+        an answer of 64 KiB on an old connection stands still for 100 ms now and then, whoever sends it."""
+        if INSIDE not in os.environ:
+            return
+        cubic = "sysctl -q -w net.ipv4.tcp_congestion_control=cubic".split()
+        for command in ("ip link set lo up".split(), cubic):
+            subprocess.run(command, check=True)
         if not self.rate_mbit:
             return
         self.holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
@@ -103,7 +110,6 @@ class Link:
             time.sleep(0.01)
         self.master_side, self.address = ["nsenter", f"--net={there}"], "10.99.0.1"
         for command in (
-            "ip link set lo up",
             "ip link add node0 type veth peer name master0",
             f"ip link set master0 netns {self.holder.pid}",
             "ip address add 10.99.0.2/24 dev node0",
@@ -112,6 +118,7 @@ class Link:
             subprocess.run(command.split(), check=True)
         for command in ("ip link set lo up", "ip address add 10.99.0.1/24 dev master0", "ip link set master0 up"):
             subprocess.run([*self.master_side, *command.split()], check=True)
+        subprocess.run([*self.master_side, *cubic], check=True)
         shape = f"root tbf rate {self.rate_mbit}mbit burst 256kb latency 50ms".split()
         subprocess.run(["tc", "qdisc", "add", "dev", "node0", *shape], check=True)
         subprocess.run([*self.master_side, "tc", "qdisc", "add", "dev", "master0", *shape], check=True)
@@ -314,7 +321,7 @@ def main():
     parser.add_argument("--files", type=int, help="how many small files")
     parser.add_argument("--rounds", type=int, help="how many rounds")
     arguments = parser.parse_args()
-    if arguments.rate and INSIDE not in os.environ:
+    if (arguments.rate or arguments.volumes) and INSIDE not in os.environ:
         os.environ[INSIDE] = "1"
         os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv])
     sizes, table, binaries = Sizes(arguments), bench.Table(), arguments.bin.resolve()

@@ -28,11 +28,17 @@ const WINDOW_MAX: f64 = 128.0 * 1024.0 * 1024.0;
 /// somebody else's, and answers late for want of a processor.
 const FLOOR: f64 = 0.125;
 const FLOOR_SECONDS: f64 = 0.005;
+/// Nor is it more than so many times what can have been on the way lately: the transfers may be held up by a processor, a disk
+/// or clients, and then no queue shows that it is too much.
+const CEILING_FIRST: f64 = 3.0;
+const CEILING: f64 = 1.3;
 /// It grows by this factor with each answer until a queue shows for the first time ...
 const GROWTH_FIRST: f64 = 1.15;
 /// ... and by this one after so many answers without half of the queue that is aimed at.
 const GROWTH_CALM: f64 = 1.05;
 const CALM_ANSWERS: u32 = 20;
+/// The first growth ends as well after so many answers at the ceiling.
+const STALLED_ANSWERS: u32 = 10;
 /// Else by this part of what is missing of the queue, and it shrinks likewise, but by no more than so much at a time.
 const GAIN: f64 = 0.1;
 const CUT_MAX: f64 = 0.1;
@@ -45,10 +51,28 @@ const LINE_SHARE: f64 = 0.6;
 const PART_MIN: u64 = GROUP_BYTES;
 const PART_MAX: u64 = 16 << 20;
 
+/// Requests go out so fast that they fill the window within a round trip, or at first within half of one: all at once, as after
+/// a pause, they would come back as one queue. Nor do they go out much faster than bytes have come at best, except at first:
+/// a part of the window may wait at the source, not on the line. Timers may be so late.
+const PACE_FIRST: f64 = 2.0;
+const PACE_PEAK: f64 = 1.2;
+const PACE_SLACK: Duration = Duration::from_millis(1);
+
 /// The rate is averaged over so many seconds.
 const RATE_SECONDS: f64 = 0.25;
 /// The highest rate fades by a half in so many seconds.
 const PEAK_HALF_SECONDS: f64 = 300.0;
+
+/// Whether there is room for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// It may go out.
+    Now,
+    /// It may go out then, if there is room still.
+    At(Moment),
+    /// When something has come, or will not come.
+    Full,
+}
 
 /// How many bytes of what nobody waits for may be on their way from one source.
 ///
@@ -58,16 +82,18 @@ const PEAK_HALF_SECONDS: f64 = 300.0;
 ///
 /// ```
 /// use std::time::Duration;
-/// use instantmirror_core::{Moment, spare::SpareWindow};
+/// use instantmirror_core::{Moment, spare::{Room, SpareWindow}};
 ///
 /// let mut spare = SpareWindow::default();
-/// let part = spare.part(8);
-/// assert!(spare.try_begin(part));
-/// spare.answered(Moment(Duration::from_secs(1)), Duration::from_millis(20));
+/// let (part, now) = (spare.part(8), Moment(Duration::from_secs(1)));
+/// assert_eq!(spare.try_begin(now, part), Room::Now);
+/// spare.answered(now, Duration::from_millis(20));
 /// spare.came(part);
 /// ```
 #[derive(Debug, Clone)]
 pub struct SpareWindow {
+    /// The next request may go out then.
+    next_at: Moment,
     window: f64,
     /// Bytes that were asked for and have not come.
     out: u64,
@@ -83,11 +109,16 @@ pub struct SpareWindow {
     peak: f64,
     is_first: bool,
     calm: u32,
+    /// Answers in a row at which the window was at its ceiling.
+    stalled: u32,
+    /// The transfers held still since the last answer.
+    was_held: bool,
 }
 
 impl Default for SpareWindow {
     fn default() -> Self {
         Self {
+            next_at: Moment::default(),
             window: WINDOW_FIRST,
             out: 0,
             is_full: false,
@@ -99,25 +130,53 @@ impl Default for SpareWindow {
             peak: 0.0,
             is_first: true,
             calm: 0,
+            stalled: 0,
+            was_held: false,
         }
     }
 }
 
 impl SpareWindow {
-    /// Whether so many bytes may be asked for now; they count from then on. The first ones always may.
-    pub fn try_begin(&mut self, bytes: u64) -> bool {
-        let may = self.out == 0 || (self.out.saturating_add(bytes)) as f64 <= self.window;
-        if may {
-            self.out = self.out.saturating_add(bytes);
+    /// Whether so many bytes may be asked for now; if so they count from then on. The first ones always may.
+    pub fn try_begin(&mut self, now: Moment, bytes: u64) -> Room {
+        let out = self.out.saturating_add(bytes);
+        if self.out > 0 && out as f64 > self.window {
+            self.is_full = true;
+            return Room::Full;
         }
-        self.is_full |= !may || self.out as f64 >= self.window * FULL;
-        may
+        if self.out > 0 && self.next_at > now {
+            return Room::At(self.next_at);
+        }
+        self.out = out;
+        self.is_full |= out as f64 >= self.window * FULL;
+        if let Some(pace) = self.pace() {
+            let seconds = bytes as f64 / pace;
+            let earliest = Moment(now.0.saturating_sub(PACE_SLACK));
+            self.next_at = self.next_at.max(earliest).plus(Duration::from_secs_f64(seconds));
+        }
+        Room::Now
+    }
+
+    /// Bytes per second that are asked for.
+    fn pace(&self) -> Option<f64> {
+        let base = self.base.get()?.as_secs_f64().max(0.000_001);
+        let fill = self.window / base;
+        Some(if self.is_first {
+            fill * PACE_FIRST
+        } else {
+            fill.min((self.peak * PACE_PEAK).max(WINDOW_MIN / base))
+        })
     }
 
     /// Bytes that were asked for have come.
     pub fn came(&mut self, bytes: u64) {
         self.came += bytes;
         self.given_up(bytes);
+    }
+
+    /// The transfers hold still, or did since the last answer.
+    pub fn held(&mut self) {
+        self.was_held = true;
     }
 
     /// Bytes that were asked for will not come.
@@ -162,9 +221,13 @@ impl SpareWindow {
         let aim = QUEUE_MIN.max(base / QUEUE_PART).as_secs_f64();
         let expected = self.window / (base.as_secs_f64() + queue).max(0.001);
         let is_full = was_full && (self.is_first || self.rate >= expected * LINE_SHARE);
-        let grown = self.grown(is_full, queue, aim, base.as_secs_f64());
-        let floor = WINDOW_MIN.max(self.peak * (base.as_secs_f64() * FLOOR).max(FLOOR_SECONDS));
-        self.window = grown.clamp(floor.min(WINDOW_MAX), WINDOW_MAX);
+        let base = base.as_secs_f64();
+        let grown = self.grown(is_full, queue, aim, base);
+        let floor = WINDOW_MIN.max(self.peak * (base * FLOOR).max(FLOOR_SECONDS));
+        let ceiling = WINDOW_FIRST.max(self.peak * (base + aim) * if self.is_first { CEILING_FIRST } else { CEILING });
+        self.stalled = if grown > ceiling * 0.9 { self.stalled + 1 } else { 0 };
+        self.is_first &= self.stalled < STALLED_ANSWERS;
+        self.window = grown.min(ceiling).clamp(floor.min(WINDOW_MAX), WINDOW_MAX);
     }
 
     /// What the window is to be. It grows only if somebody could have used more.
@@ -205,7 +268,13 @@ impl SpareWindow {
         }
         let weight = (seconds / RATE_SECONDS).min(1.0);
         self.rate += (came as f64 / seconds - self.rate) * weight;
-        self.peak = (self.peak * 0.5_f64.powf(seconds / PEAK_HALF_SECONDS)).max(self.rate);
+        // How fast the line is does not show while it is not used.
+        let fades = if std::mem::take(&mut self.was_held) {
+            0.0
+        } else {
+            seconds
+        };
+        self.peak = (self.peak * 0.5_f64.powf(fades / PEAK_HALF_SECONDS)).max(self.rate);
     }
 }
 
@@ -243,7 +312,14 @@ mod tests {
     #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
     enum What {
         Came(u64),
+        /// What has come was taken in.
+        Read(u64),
         Ask,
+        /// There may be room.
+        Look,
+        /// A client comes: until it has its answer nothing else is read or asked for.
+        Client,
+        Answered,
     }
 
     /// A line with a queue in front of it, to a source that sends what is asked for at once.
@@ -258,6 +334,12 @@ mod tests {
         others: f64,
         /// How much later an answer is than it should be.
         noise: fn(u64) -> f64,
+        /// Bytes per second that are taken in at most.
+        reader: f64,
+        reader_free_at: f64,
+        is_held: bool,
+        unread: Vec<u64>,
+        clients: u64,
         happening: BinaryHeap<Reverse<(Duration, What)>>,
         now: f64,
         idle: usize,
@@ -265,6 +347,8 @@ mod tests {
         asked: u64,
         came: u64,
         queues: Vec<f64>,
+        /// The queues that clients found.
+        waits: Vec<f64>,
     }
 
     impl Line {
@@ -276,6 +360,11 @@ mod tests {
                 free_at: 0.0,
                 others: 0.0,
                 noise: |_| 0.0,
+                reader: f64::MAX,
+                reader_free_at: 0.0,
+                is_held: false,
+                unread: Vec::new(),
+                clients: 0,
                 happening: BinaryHeap::new(),
                 now: 1.0,
                 idle: 0,
@@ -283,6 +372,7 @@ mod tests {
                 asked: 0,
                 came: 0,
                 queues: Vec::new(),
+                waits: Vec::new(),
             };
             line.idle = line.jobs;
             line.at(1.0, What::Ask);
@@ -293,11 +383,25 @@ mod tests {
             self.happening.push(Reverse((Duration::from_secs_f64(seconds), what)));
         }
 
+        fn take_in(&mut self, bytes: u64) {
+            self.reader_free_at = self.reader_free_at.max(self.now) + bytes as f64 / self.reader;
+            self.at(self.reader_free_at, What::Read(bytes));
+        }
+
+        fn read(&mut self, bytes: u64) {
+            self.spare.came(bytes);
+            self.came += bytes;
+            self.idle += 1;
+        }
+
         fn fill(&mut self) {
-            while self.idle > 0 {
+            while self.idle > 0 && !self.is_held {
                 let part = self.spare.part(self.jobs);
-                if !self.spare.try_begin(part) {
-                    return;
+                let now = Moment(Duration::from_secs_f64(self.now));
+                match self.spare.try_begin(now, part) {
+                    Room::Now => {}
+                    Room::At(at) => return self.happening.push(Reverse((at.0, What::Look))),
+                    Room::Full => return,
                 }
                 self.idle -= 1;
                 self.free_at = self.free_at.max(self.now + self.base / 2.0) + part as f64 / self.rate;
@@ -313,10 +417,27 @@ mod tests {
                 let Reverse((at, what)) = self.happening.pop().unwrap();
                 self.now = at.as_secs_f64();
                 match what {
-                    What::Came(bytes) => {
-                        self.spare.came(bytes);
-                        self.came += bytes;
-                        self.idle += 1;
+                    What::Came(bytes) if self.is_held => self.unread.push(bytes),
+                    What::Came(bytes) => self.take_in(bytes),
+                    What::Read(bytes) => self.read(bytes),
+                    What::Look => {}
+                    What::Client => {
+                        self.is_held = true;
+                        self.spare.held();
+                        self.clients += 1;
+                        self.free_at = self.free_at.max(self.now + self.base / 2.0);
+                        let queue = self.free_at - self.now - self.base / 2.0;
+                        self.waits.push(queue);
+                        self.at(self.now + self.base + queue, What::Answered);
+                    }
+                    What::Answered => {
+                        self.is_held = false;
+                        self.spare.held();
+                        let unread = std::mem::take(&mut self.unread);
+                        unread.into_iter().for_each(|bytes| self.take_in(bytes));
+                        // Some 20 ms later comes the next one.
+                        let pause = 0.04 * (self.clients * 7919 % 101) as f64 / 101.0;
+                        self.at(self.now + pause, What::Client);
                     }
                     What::Ask => {
                         self.asked += 1;
@@ -356,6 +477,28 @@ mod tests {
                 worst <= most,
                 "queues of {middle} and {worst} s on a line of {rate}, {base} s"
             );
+        }
+    }
+
+    #[test]
+    fn clients_that_come_again_and_again_find_no_queue() {
+        for (rate, base, most) in [(125e6, 0.02, 0.008), (12.5e6, 0.02, 0.01), (125e6, 0.1, 0.05)] {
+            // They are there from the beginning or come later; the transfers are as fast as the line, or something holds them up.
+            for (before, reader) in [(0.0, f64::MAX), (5.0, f64::MAX), (5.0, rate * 0.4), (0.5, rate * 0.7)] {
+                let mut line = Line::new(rate, base);
+                line.reader = reader;
+                if before > 0.0 {
+                    line.run(before);
+                }
+                line.at(line.now, What::Client);
+                let (used, ..) = line.run(30.0);
+                line.waits.sort_by(f64::total_cmp);
+                let worst = line.waits[line.waits.len() * 99 / 100];
+                let what = format!("a line of {rate}, {base} s, clients after {before} s, a reader of {reader}");
+                assert!(worst <= most, "{worst} s on {what}");
+                // Of the time clients leave a half, or a sixth on the longest line.
+                assert!(used > 0.2 || base > 0.02 && used > 0.05, "{used} of {what}");
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -282,11 +283,7 @@ impl Partial {
             let state = self.state();
             (state.present.clone(), state.unflushed)
         };
-        let path = map_path(&self.object);
-        let tmp = tmp_path(&path);
-        discard(disk, &tmp);
-        disk.create_new(&tmp)?.write_at(&encode_map(self.size, &present), 0)?;
-        disk.rename(&tmp, &path)?;
+        write_map(disk, &map_path(&self.object), &encode_map(self.size, &present))?;
         self.state().unflushed -= noted;
         Ok(())
     }
@@ -302,6 +299,23 @@ impl Partial {
             }),
         }
     }
+}
+
+/// Writes a map over the one before, if there is one. A kill does not stop a write in the middle of a page, so a map of one page
+/// is written in place: ext4 writes a file's content out when it takes another one's name, and nobody can open anything in
+/// that directory before the disk has it.
+fn write_map(disk: &dyn Disk, path: &Path, map: &[u8]) -> Result<()> {
+    let is_one_page = map.len() as u64 <= BLOCK_BYTES;
+    if is_one_page {
+        match disk.open_write(path) {
+            Err(error) if error.is_not_found() => {}
+            file => return file?.write_at(map, 0),
+        }
+    }
+    let tmp = tmp_path(path);
+    discard(disk, &tmp);
+    disk.create_new(&tmp)?.write_at(map, 0)?;
+    disk.rename(&tmp, path)
 }
 
 /// An object of one group is here or not: no map says anything that its hash does not.

@@ -32,7 +32,7 @@ const LOTS_AT_ONCE: usize = 8;
 /// Bytes of one batch, at most: what a client may have to wait for on a link that is slow to notice.
 pub const BATCH_BYTES_MAX: u64 = 4 << 20;
 /// With so many the price of a request is small.
-pub(super) const BATCH_BYTES_ENOUGH: u64 = 512 << 10;
+pub(super) const BATCH_BYTES_ENOUGH: u64 = 256 << 10;
 
 /// Objects that are fetched from a swarm by themselves at a time, when no batch brought them.
 const BY_GROUPS_AT_ONCE: usize = 8;
@@ -184,7 +184,7 @@ async fn ask(engine: &Arc<Engine>, source: &Source, wanted: &mut Wanted, step: S
     gate.pass(step.class).await;
     let objects: Vec<(ObjectId, u64)> = wanted.values().map(|file| (file.object, file.size)).collect();
     let bytes = objects.iter().map(|(_, size)| size).sum();
-    let mut running = engine.sources.begin(source, step.class, bytes).await;
+    let mut running = engine.sources.begin(source, step.class, bytes, gate).await;
     // Bounded by the size of a batch.
     let (sender, mut items) = mpsc::unbounded_channel::<BatchItem>();
     let yielding = running.yielding();

@@ -171,15 +171,15 @@ impl Job {
 
     /// Waits for room at a source, or for none once a client waits.
     async fn begin(&self, source: &Source, bytes: u64) -> Running<'_> {
-        let (sources, class) = (&self.engine.sources, self.fill.class());
+        let (sources, gate, class) = (&self.engine.sources, self.engine.queue.gate(), self.fill.class());
         if class.is_background() {
             tokio::select! {
                 biased;
-                begun = sources.begin(source, class, bytes) => return begun,
+                begun = sources.begin(source, class, bytes, gate) => return begun,
                 () = self.fill.demanded() => {}
             }
         }
-        sources.begin(source, self.fill.class(), bytes).await
+        sources.begin(source, self.fill.class(), bytes, gate).await
     }
 
     /// Work that ends when nobody wants any more of the flight. Writing is none: whoever begins anew would find it under way.

@@ -27,7 +27,8 @@ impl Job {
         flight: FlightId,
     ) -> Result<(), FetchError> {
         self.hold_still().await;
-        let mut running = self.engine.sources.begin(source, self.fill.class(), 0).await;
+        let gate = self.engine.queue.gate();
+        let mut running = self.engine.sources.begin(source, self.fill.class(), 0, gate).await;
         self.bring_outboard(source).await?;
         while let Some(gap) = self.fill.flight_gap(flight) {
             let class = self.fill.class();

@@ -45,6 +45,11 @@ impl Gate {
         }
     }
 
+    /// Says whether transfers had to hold still since it was asked last, or have to now.
+    pub(super) fn holds(&self) -> Holds {
+        Holds(self.urgent.subscribe())
+    }
+
     async fn closed(&self, class: Class) {
         let _ = self.urgent.subscribe().wait_for(|urgent| *urgent < class.index()).await;
     }
@@ -60,6 +65,18 @@ impl Gate {
                 () = self.closed(class) => {}
             }
         }
+    }
+}
+
+/// Knows when transfers held still.
+#[derive(Debug)]
+pub(super) struct Holds(watch::Receiver<usize>);
+
+impl Holds {
+    pub(super) fn were_there(&mut self) -> bool {
+        // Without a gate nothing is held.
+        let has_changed = self.0.has_changed().unwrap_or(false);
+        *self.0.borrow_and_update() < Class::Rest.index() || has_changed
     }
 }
 

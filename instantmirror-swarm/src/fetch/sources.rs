@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::batch::{BATCH_BYTES_ENOUGH, BATCH_BYTES_MAX};
 use super::fill::Source;
+use super::gate::Gate;
 use super::spare::{Spare, Yielding};
 use super::{BATCHED_OBJECT_BYTES_MAX, FetchLimits, lock};
 
@@ -218,8 +219,9 @@ impl Sources {
             .any(|source| avoided(source).is_none_or(|until| until <= now))
     }
 
-    /// Waits for a free slot at a source, and until its line and the rates allow for `bytes` more bytes.
-    pub(super) async fn begin(&self, source: &Source, class: Class, bytes: u64) -> Running<'_> {
+    /// Waits for a free slot at a source, and until its line and the rates allow for `bytes` more bytes; what leaves the line
+    /// to others waits for the gate as well.
+    pub(super) async fn begin(&self, source: &Source, class: Class, bytes: u64, gate: &Gate) -> Running<'_> {
         let label = source.transport.label();
         let slots = {
             let mut state = lock(&self.state);
@@ -244,10 +246,10 @@ impl Sources {
         let yielding = {
             let state = lock(&self.state);
             let yields = state.limits.yields && class.is_background() && source.transport.swarm().is_none();
-            yields.then(|| state.spare.begin(source, state.watcher.as_ref()))
+            yields.then(|| state.spare.begin(source, state.watcher.as_ref(), gate))
         };
         if let Some(yielding) = &yielding {
-            yielding.admit(bytes).await;
+            yielding.admit(bytes, gate, class).await;
         }
         lock(&self.state).board.begun(label);
         Running {

@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use instantmirror_core::spare::SpareWindow;
-use instantmirror_core::traits::PeerTransport;
+use instantmirror_core::spare::{Room, SpareWindow};
+use instantmirror_core::traits::{Class, PeerTransport};
 use instantmirror_core::{Moment, RepoName};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::fill::Source;
+use super::gate::{Gate, Holds};
 use super::lock;
 
 /// A source is asked this often while something is fetched from it that nobody waits for ...
@@ -66,7 +67,7 @@ impl Spare {
 
     /// Watches the line to a source while a transfer runs. `watcher` is where the watching runs, if not here: it must not be
     /// late because the transfers keep threads busy.
-    pub(super) fn begin(&self, source: &Source, watcher: Option<&Handle>) -> Yielding {
+    pub(super) fn begin(&self, source: &Source, watcher: Option<&Handle>, gate: &Gate) -> Yielding {
         let label = source.transport.label();
         let mut lines = lock(&self.lines);
         let line = lines.entry(label.to_owned()).or_default();
@@ -79,6 +80,7 @@ impl Spare {
                 self.start,
                 Arc::clone(&source.transport),
                 source.repository.clone(),
+                gate.holds(),
             );
             match watcher {
                 Some(runtime) => runtime.spawn(watch),
@@ -121,28 +123,33 @@ impl Spare {
 }
 
 impl Yielding {
-    /// Waits until so many bytes may be asked for. At first also until it is known how fast the source answers when nothing is
-    /// fetched from it: later there would be a queue, and nothing to compare it with.
-    pub(super) async fn admit(&self, bytes: u64) {
+    /// Waits until so many bytes may be asked for, and nothing more urgent runs. At first also until it is known how fast the
+    /// source answers when nothing is fetched from it: later there would be a queue, and nothing to compare it with.
+    pub(super) async fn admit(&self, bytes: u64, gate: &Gate, class: Class) {
         // The sender lives as long as the line.
         let _ = timeout(FIRST_TIME, self.is_known.clone().wait_for(|known| *known)).await;
         let room = Arc::clone(&self.room);
         loop {
+            gate.pass(class).await;
             let woken = room.notified();
-            if self.try_begin(bytes) {
-                self.out.fetch_add(bytes, Ordering::Relaxed);
-                // There may be room for another one.
-                room.notify_one();
-                return;
+            match self.try_begin(bytes) {
+                Room::Now => {
+                    self.out.fetch_add(bytes, Ordering::Relaxed);
+                    // There may be room for another one.
+                    room.notify_one();
+                    return;
+                }
+                Room::At(at) => _ = timeout_at(self.spare.start + at.0, woken).await,
+                Room::Full => woken.await,
             }
-            woken.await;
         }
     }
 
-    fn try_begin(&self, bytes: u64) -> bool {
+    fn try_begin(&self, bytes: u64) -> Room {
+        let now = Moment(self.spare.start.elapsed());
         let mut lines = lock(&self.spare.lines);
-        let line = lines.get_mut(&self.label);
-        line.is_none_or(|line| line.window.try_begin(bytes) || line.is_blind)
+        let line = lines.get_mut(&self.label).filter(|line| !line.is_blind);
+        line.map_or(Room::Now, |line| line.window.try_begin(now, bytes))
     }
 
     /// Bytes have come, whatever they are worth.
@@ -174,6 +181,7 @@ async fn watch(
     start: Instant,
     transport: Arc<dyn PeerTransport>,
     repository: RepoName,
+    mut holds: Holds,
 ) {
     let (mut used_at, mut asked) = (Instant::now(), 0);
     loop {
@@ -189,6 +197,9 @@ async fn watch(
                 line.is_known.send_replace(true);
             }
             line.is_blind = took.is_none();
+            if holds.were_there() {
+                line.window.held();
+            }
             if let Some(took) = took {
                 line.window.answered(Moment(start.elapsed()), took);
             }
