@@ -57,6 +57,8 @@ impl Pace {
 #[derive(Debug, Clone)]
 pub struct HttpOrigin {
     client: Client,
+    /// For what somebody waits for, with connections of its own: one is free, whatever else is asked for.
+    urgent: Client,
     /// With connections of its own, which live where what uses them runs: on threads that yield, if there are such.
     background: Client,
     /// Asks how long an answer takes, beside all others.
@@ -87,6 +89,7 @@ impl HttpOrigin {
         let client = || client(&AddressPolicy::default()).map_err(|error| refused(error.to_string()));
         Ok(Self {
             client: client()?,
+            urgent: client()?,
             background: client()?,
             watching: client()?,
             base: url,
@@ -129,7 +132,13 @@ impl HttpOrigin {
         if let Some(address) = self.host_address().filter(|address| !policy.admits(*address)) {
             return Err(refused(format!("the configuration admits nothing at {address}")));
         }
-        for held in [&mut self.client, &mut self.background, &mut self.watching] {
+        let clients = [
+            &mut self.client,
+            &mut self.urgent,
+            &mut self.background,
+            &mut self.watching,
+        ];
+        for held in clients {
             *held = client(policy).map_err(|error| refused(error.to_string()))?;
         }
         Ok(self)
@@ -209,10 +218,17 @@ impl HttpOrigin {
         self.request_by(&self.client, method, repository, path)
     }
 
+    /// Sees to it that there is a connection for whoever comes to wait for something.
+    fn keep_warm(&self, repository: &RepoName) {
+        let request = self.request_by(&self.urgent, Method::HEAD, repository, "head");
+        // That it fails shows where something is asked for.
+        tokio::spawn(tokio::time::timeout(PROGRESS_TIMEOUT, request.send()));
+    }
+
     /// A request that the other side may answer later than others, if nobody waits for it.
     fn request_for(&self, class: Class, method: Method, repository: &RepoName, path: &str) -> RequestBuilder {
         if !class.is_background() {
-            return self.request(method, repository, path);
+            return self.request_by(&self.urgent, method, repository, path);
         }
         self.request_by(&self.background, method, repository, path)
             .header("priority", BACKGROUND)
@@ -503,59 +519,4 @@ impl PeerTransport for HttpOrigin {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_http_urls_are_masters() {
-        for wrong in ["", "master.example.org", "ftp://example.org", "/path", "http://"] {
-            assert!(
-                matches!(HttpOrigin::new(wrong), Err(TransportError::Refused { .. })),
-                "{wrong}"
-            );
-        }
-        let origin = HttpOrigin::new("http://example.org/mirror").unwrap();
-        let repo = "debian".parse().unwrap();
-        let request = origin.request(Method::GET, &repo, "head").build().unwrap();
-        assert_eq!(request.url().as_str(), "http://example.org/mirror/.im/v1/debian/head");
-    }
-
-    /// A body of so many parts, one after each pause.
-    fn dripping(part: usize, parts: usize, pause: Duration) -> Response {
-        let drops = stream::iter(0..parts).then(move |_| async move {
-            tokio::time::sleep(pause).await;
-            Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; part]))
-        });
-        http::Response::new(reqwest::Body::wrap_stream(drops)).into()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_sends_next_to_nothing_is_given_up_and_who_is_slow_is_not() {
-        let origin = HttpOrigin::new("http://example.org/").unwrap();
-        let second = Duration::from_secs(1);
-        let begun = tokio::time::Instant::now();
-        let error = origin
-            .collect(dripping(1, 1_000_000, second * 20), 1 << 20)
-            .await
-            .unwrap_err();
-        assert!(error.to_string().contains("too slow"), "{error}");
-        assert!(
-            begun.elapsed() <= PROGRESS_TIMEOUT + second * 20,
-            "{:?}",
-            begun.elapsed()
-        );
-        let silent = origin
-            .collect(dripping(1, 2, PROGRESS_TIMEOUT * 2), 10)
-            .await
-            .unwrap_err();
-        assert!(silent.to_string().contains("no progress"), "{silent}");
-        let slow = origin.collect(dripping(2 * 1024, 300, second), 1 << 20).await;
-        assert_eq!(slow.unwrap().len(), 300 * 2 * 1024);
-        // Whoever reads may take its time.
-        let mut body = std::pin::pin!(origin.body(dripping(10, 20, Duration::ZERO)));
-        while let Some(part) = body.next().await {
-            part.unwrap();
-            tokio::time::sleep(PROGRESS_TIMEOUT * 2).await;
-        }
-    }
-}
+mod tests;

@@ -24,6 +24,7 @@ impl Upstream for HttpOrigin {
         if let Some(sequence) = after {
             request = request.query(&[("after", sequence)]);
             wait = LONG_POLL_TIMEOUT;
+            self.keep_warm(repository);
         }
         let response = self.send(&format!("the head of '{repository}'"), request, wait).await?;
         if response.status() == StatusCode::NO_CONTENT {

@@ -1,0 +1,118 @@
+//! What goes over which connection, and when a transfer is given up.
+
+use instantmirror_core::traits::Upstream as _;
+
+use super::*;
+
+#[test]
+fn only_http_urls_are_masters() {
+    for wrong in ["", "master.example.org", "ftp://example.org", "/path", "http://"] {
+        assert!(
+            matches!(HttpOrigin::new(wrong), Err(TransportError::Refused { .. })),
+            "{wrong}"
+        );
+    }
+    let origin = HttpOrigin::new("http://example.org/mirror").unwrap();
+    let repo = "debian".parse().unwrap();
+    let request = origin.request(Method::GET, &repo, "head").build().unwrap();
+    assert_eq!(request.url().as_str(), "http://example.org/mirror/.im/v1/debian/head");
+}
+
+/// A body of so many parts, one after each pause.
+fn dripping(part: usize, parts: usize, pause: Duration) -> Response {
+    let drops = stream::iter(0..parts).then(move |_| async move {
+        tokio::time::sleep(pause).await;
+        Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; part]))
+    });
+    http::Response::new(reqwest::Body::wrap_stream(drops)).into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sends_next_to_nothing_is_given_up_and_who_is_slow_is_not() {
+    let origin = HttpOrigin::new("http://example.org/").unwrap();
+    let second = Duration::from_secs(1);
+    let begun = tokio::time::Instant::now();
+    let error = origin
+        .collect(dripping(1, 1_000_000, second * 20), 1 << 20)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("too slow"), "{error}");
+    assert!(
+        begun.elapsed() <= PROGRESS_TIMEOUT + second * 20,
+        "{:?}",
+        begun.elapsed()
+    );
+    let silent = origin
+        .collect(dripping(1, 2, PROGRESS_TIMEOUT * 2), 10)
+        .await
+        .unwrap_err();
+    assert!(silent.to_string().contains("no progress"), "{silent}");
+    let slow = origin.collect(dripping(2 * 1024, 300, second), 1 << 20).await;
+    assert_eq!(slow.unwrap().len(), 300 * 2 * 1024);
+    // Whoever reads may take its time.
+    let mut body = std::pin::pin!(origin.body(dripping(10, 20, Duration::ZERO)));
+    while let Some(part) = body.next().await {
+        part.unwrap();
+        tokio::time::sleep(PROGRESS_TIMEOUT * 2).await;
+    }
+}
+
+/// A master that says which connection each request came on; it answers nothing but HEADs and ranges, with four bytes.
+async fn connections_seen(
+    listener: tokio::net::TcpListener,
+    seen: tokio::sync::mpsc::UnboundedSender<(usize, String)>,
+) {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    for number in 0.. {
+        let (socket, _) = listener.accept().await.unwrap();
+        let seen = seen.clone();
+        tokio::spawn(async move {
+            let mut socket = BufReader::new(socket);
+            let mut line = String::new();
+            while socket.read_line(&mut line).await.unwrap() > 0 {
+                let request = std::mem::take(&mut line);
+                while line != "\r\n" {
+                    line.clear();
+                    socket.read_line(&mut line).await.unwrap();
+                }
+                line.clear();
+                let is_range = request.contains("/objects/");
+                if is_range || request.starts_with("HEAD") {
+                    let answer =
+                        "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-3/4\r\nContent-Length: 4\r\n\r\n";
+                    let body = if is_range { "body" } else { "" };
+                    socket.write_all(format!("{answer}{body}").as_bytes()).await.unwrap();
+                }
+                seen.send((number, request)).unwrap();
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn whoever_waits_finds_a_connection_whatever_else_is_asked_for() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = HttpOrigin::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let master = tokio::spawn(connections_seen(listener, sender));
+    let repo: RepoName = "debian".parse().unwrap();
+    let (follower, of) = (origin.clone(), repo.clone());
+    let following = tokio::spawn(async move { follower.head(&of, Some(1)).await });
+    let (other, of) = (origin.clone(), repo.clone());
+    let listing = tokio::spawn(async move { other.torrents(&of).await });
+    let mut warm = None;
+    for _ in 0..3 {
+        let (connection, request) = seen.recv().await.unwrap();
+        warm = warm.or_else(|| request.starts_with("HEAD").then_some(connection));
+    }
+    for _ in 0..2 {
+        let object = ObjectId::of(b"body");
+        let body = origin.range(&repo, &object, 0..4, Class::Demand).await.unwrap();
+        let parts: Vec<_> = body.collect().await;
+        assert_eq!(parts.len(), 1);
+        assert_eq!(Some(seen.recv().await.unwrap().0), warm);
+    }
+    following.abort();
+    listing.abort();
+    master.abort();
+}
