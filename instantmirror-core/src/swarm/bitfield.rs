@@ -4,6 +4,21 @@ use bytes::Bytes;
 
 use super::PieceIndex;
 
+/// In which word of a bitfield a piece is, and its bit there.
+pub(super) fn place(piece: PieceIndex) -> (usize, u64) {
+    (piece as usize / 64, 1 << (63 - piece % 64))
+}
+
+/// The pieces that the bits of a word stand for, in order.
+pub(super) fn pieces_of(at: usize, mut word: u64) -> impl Iterator<Item = PieceIndex> {
+    let first = u32::try_from(at).unwrap_or(u32::MAX / 64) * 64;
+    std::iter::from_fn(move || {
+        let bit = word.leading_zeros();
+        word &= !(1_u64 << 63).checked_shr(bit)?;
+        Some(first + bit)
+    })
+}
+
 /// A set of piece indices.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bitfield {
@@ -50,20 +65,16 @@ impl Bitfield {
         bytes.into()
     }
 
-    fn place(piece: PieceIndex) -> (usize, u64) {
-        (piece as usize / 64, 1 << (63 - piece % 64))
-    }
-
     /// Whether a piece is in it.
     #[must_use]
     pub fn has(&self, piece: PieceIndex) -> bool {
-        let (word, bit) = Self::place(piece);
+        let (word, bit) = place(piece);
         self.words.get(word).is_some_and(|word| word & bit != 0)
     }
 
     /// Adds a piece. Whether it was not in it.
     pub fn insert(&mut self, piece: PieceIndex) -> bool {
-        let (at, bit) = Self::place(piece);
+        let (at, bit) = place(piece);
         if at >= self.words.len() {
             self.words.resize(at + 1, 0);
         }
@@ -75,7 +86,7 @@ impl Bitfield {
 
     /// Takes a piece out. Whether it was in it.
     pub fn remove(&mut self, piece: PieceIndex) -> bool {
-        let (at, bit) = Self::place(piece);
+        let (at, bit) = place(piece);
         let Some(word) = self.words.get_mut(at) else {
             return false;
         };
@@ -108,13 +119,8 @@ impl Bitfield {
 
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = PieceIndex> {
-        let words = self.words.iter().enumerate().filter(|(_, word)| **word != 0);
-        words.flat_map(|(at, &word)| {
-            let first = u32::try_from(at).unwrap_or(u32::MAX / 64) * 64;
-            (0..64)
-                .filter(move |bit| word & (1 << (63 - bit)) != 0)
-                .map(move |bit| first + bit)
-        })
+        let words = self.words.iter().enumerate();
+        words.flat_map(|(at, &word)| pieces_of(at, word))
     }
 }
 
@@ -140,6 +146,14 @@ impl Pieces {
         match self {
             Self::All => true,
             Self::Some(pieces) => pieces.has(piece),
+        }
+    }
+
+    /// 64 of them, the first one as the highest bit.
+    pub(super) fn word(&self, at: usize) -> u64 {
+        match self {
+            Self::All => u64::MAX,
+            Self::Some(pieces) => pieces.words.get(at).copied().unwrap_or(0),
         }
     }
 

@@ -11,6 +11,7 @@ pub mod copies;
 mod order;
 pub mod picker;
 mod random;
+mod sparse;
 
 pub use bitfield::{Bitfield, Pieces};
 pub use blame::{Blame, Offence};

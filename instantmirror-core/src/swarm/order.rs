@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::Random;
+use super::bitfield::pieces_of;
+use super::sparse::SparseSet;
+use super::{PieceIndex, Pieces, Random};
 
 /// Names a span of a picker; grows.
 pub(super) type Serial = u64;
@@ -19,6 +21,10 @@ impl Hasher for OwnHasher {
 
     fn write(&mut self, bytes: &[u8]) {
         bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
     }
 
     fn write_u64(&mut self, value: u64) {
@@ -45,25 +51,28 @@ pub(super) enum Place {
 #[derive(Debug, Default)]
 pub(super) struct Tier {
     started: BTreeSet<Serial>,
-    waiting: BTreeMap<u32, BTreeSet<Serial>>,
+    /// The first pieces of those that nobody has begun, by how many peers have them.
+    waiting: BTreeMap<u32, SparseSet>,
 }
 
 impl Tier {
-    pub(super) fn insert(&mut self, span: Serial, place: Place) {
+    /// Files a span that begins with `piece`.
+    pub(super) fn insert(&mut self, span: Serial, piece: PieceIndex, place: Place) {
         match place {
             Place::None => {}
             Place::Started => _ = self.started.insert(span),
-            Place::Waiting(peers) => _ = self.waiting.entry(peers).or_default().insert(span),
+            Place::Waiting(peers) => self.waiting.entry(peers).or_default().insert(piece),
         }
     }
 
-    pub(super) fn remove(&mut self, span: Serial, place: Place) {
+    /// Of two spans that wait with the same piece, the last one is to be removed.
+    pub(super) fn remove(&mut self, span: Serial, piece: PieceIndex, place: Place) {
         match place {
             Place::None => {}
             Place::Started => _ = self.started.remove(&span),
             Place::Waiting(peers) => {
                 if let Some(bucket) = self.waiting.get_mut(&peers) {
-                    bucket.remove(&span);
+                    bucket.remove(piece);
                     if bucket.is_empty() {
                         self.waiting.remove(&peers);
                     }
@@ -76,25 +85,56 @@ impl Tier {
         self.started.is_empty() && self.waiting.is_empty()
     }
 
-    /// The rarest that is good, and among equals one of them by chance: if all began with the same, all would need the
-    /// same next. What others have begun comes last, so that each peer has pieces of its own to finish. What no peer has
-    /// but those that have everything is for such a one alone. `checks` is how many may still be looked at.
+    /// What it was told: begun spans, and the pieces of the others with the number of peers that have them.
+    #[cfg(test)]
+    pub(super) fn filed(&self) -> (Vec<Serial>, Vec<(u32, PieceIndex)>) {
+        let waiting = self.waiting.iter().flat_map(|(peers, bucket)| {
+            let pieces = bucket.common_from(&Pieces::All, 0);
+            pieces.map(|piece| (*peers, piece))
+        });
+        (self.started.iter().copied().collect(), waiting.collect())
+    }
+
+    /// The rarest that a peer has and that nobody has begun, and among equals one of them by chance: if all began with the
+    /// same, all would need the same next. What no peer has but those that have everything is for such a one alone. `span_of`
+    /// tells which span with that piece is good, `checks` how much may still be looked at.
     pub(super) fn rarest(
         &self,
-        has_all: bool,
+        pieces: &Pieces,
+        random: &mut Random,
+        checks: &mut usize,
+        span_of: &mut dyn FnMut(PieceIndex) -> Option<Serial>,
+    ) -> Option<Serial> {
+        let for_all = |peers: &u32| *peers > 0 || *pieces == Pieces::All;
+        for (_, bucket) in self.waiting.iter().filter(|(peers, _)| for_all(peers)) {
+            let Some(start) = bucket.draw(random) else { continue };
+            for (at, word) in bucket.words_from(start) {
+                if !take_check(checks) {
+                    return None;
+                }
+                for piece in pieces_of(at, word & pieces.word(at)) {
+                    let span = span_of(piece);
+                    if span.is_some() || !take_check(checks) {
+                        return span;
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// One by chance of those that were begun: they come last, so that each peer has pieces of its own to finish.
+    pub(super) fn begun(
+        &self,
         random: &mut Random,
         checks: &mut usize,
         is_good: &mut dyn FnMut(Serial) -> bool,
     ) -> Option<Serial> {
-        for (peers, bucket) in &self.waiting {
-            if *peers == 0 && !has_all {
-                continue;
-            }
-            if let Some(found) = from_chance(bucket, random, checks, is_good) {
-                return Some(found);
-            }
-        }
-        from_chance(&self.started, random, checks, is_good)
+        let (first, last) = (*self.started.first()?, *self.started.last()?);
+        let width = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
+        let start = first + random.below(width) as u64;
+        let round = self.started.range(start..).chain(self.started.range(..start));
+        round.copied().find(|&span| take_check(checks) && is_good(span))
     }
 
     /// The first begun one that is good, for somebody who reads from front to back: what clients wait for counts as begun.
@@ -110,18 +150,4 @@ fn take_check(checks: &mut usize) -> bool {
     let may = *checks > 0;
     *checks = checks.saturating_sub(1);
     may
-}
-
-/// The first good one from a place by chance on, round to it again.
-fn from_chance(
-    spans: &BTreeSet<Serial>,
-    random: &mut Random,
-    checks: &mut usize,
-    is_good: &mut dyn FnMut(Serial) -> bool,
-) -> Option<Serial> {
-    let (first, last) = (*spans.first()?, *spans.last()?);
-    let width = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
-    let start = first + random.below(width) as u64;
-    let round = spans.range(start..).chain(spans.range(..start));
-    round.copied().find(|&span| take_check(checks) && is_good(span))
 }

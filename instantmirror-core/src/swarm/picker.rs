@@ -4,17 +4,20 @@
 //! group), a *unit* one group of 64 KiB: what is asked of one peer and verified by itself, so that what is wrong has one
 //! author. More urgent wants go first. What a client waits for is fetched from front to back, everything else rarest first,
 //! and a peer finishes the piece that it has begun. Invariant: no unit is given out twice unless it was given back, and the
-//! cost of a step does not depend on how much there is beside the wants.
+//! cost of a step depends neither on how much there is beside the wants nor, where it can be helped, on how much is wanted:
+//! 64 pieces at a time are held against what a peer has.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::order::{OwnMap, Place, Serial, Tier};
-use super::{PieceIndex, Random};
+use super::sparse::SparseSet;
+use super::{PieceIndex, Pieces, Random};
 use crate::outboard::GROUP_BYTES;
 use crate::traits::Class;
 
-/// Spans that one pick looks at. The start is drawn, so the next one looks at others.
+/// Spans that one pick looks at, or 64 of them together that the peer lacks. The start is drawn, so the next one looks at
+/// others.
 const CHECKS_MAX: usize = 4096;
 
 /// How urgent a want is; less goes first.
@@ -70,6 +73,7 @@ pub struct Unit {
 #[derive(Debug)]
 struct Span {
     want: WantId,
+    urgency: Urgency,
     /// The first of its pieces, and how many they are.
     first: PieceIndex,
     pieces: u32,
@@ -96,8 +100,9 @@ impl Span {
         }
     }
 
-    fn is_held_by(&self, has: &dyn Fn(PieceIndex) -> bool) -> bool {
-        (self.first..self.first.saturating_add(self.pieces)).all(has)
+    /// Whether all its pieces are such ones.
+    fn is_all(&self, is_one: impl Fn(PieceIndex) -> bool) -> bool {
+        (self.first..self.first.saturating_add(self.pieces)).all(is_one)
     }
 }
 
@@ -114,7 +119,9 @@ pub struct Picker {
     random: Random,
     wants: OwnMap<WantId, Held>,
     spans: OwnMap<Serial, Span>,
-    by_piece: HashMap<PieceIndex, Vec<Serial>>,
+    /// Spans by their first pieces, and those pieces.
+    by_piece: OwnMap<PieceIndex, Vec<Serial>>,
+    firsts: SparseSet,
     tiers: BTreeMap<Urgency, Tier>,
     next: Serial,
     next_want: u64,
@@ -129,7 +136,8 @@ impl Picker {
             random,
             wants: OwnMap::default(),
             spans: OwnMap::default(),
-            by_piece: HashMap::new(),
+            by_piece: OwnMap::default(),
+            firsts: SparseSet::default(),
             tiers: BTreeMap::new(),
             next: 0,
             next_want: 0,
@@ -166,6 +174,7 @@ impl Picker {
             let groups = (wanted.start - start) / GROUP_BYTES..(wanted.end - start).div_ceil(GROUP_BYTES);
             let mut span = Span {
                 want: id,
+                urgency: want.urgency,
                 first,
                 pieces,
                 start,
@@ -178,8 +187,9 @@ impl Picker {
             let serial = self.next;
             self.next += 1;
             self.by_piece.entry(first).or_default().push(serial);
+            self.firsts.insert(first);
             self.spans.insert(serial, span);
-            self.replace(serial, want.urgency);
+            self.replace(serial);
         }
         let spans = first_serial..self.next;
         self.wants.insert(id, Held { want, spans });
@@ -187,11 +197,11 @@ impl Picker {
     }
 
     /// Puts a span where it belongs.
-    fn replace(&mut self, serial: Serial, urgency: Urgency) {
+    fn replace(&mut self, serial: Serial) {
         let Some(span) = self.spans.get_mut(&serial) else {
             return;
         };
-        let in_order = urgency.class == Class::Demand;
+        let in_order = span.urgency.class == Class::Demand;
         let place = match (span.first_free(), span.place, span.out) {
             (None, ..) => Place::None,
             (Some(_), ..) if in_order => Place::Started,
@@ -202,104 +212,130 @@ impl Picker {
             return;
         }
         let before = std::mem::replace(&mut span.place, place);
+        let (urgency, piece) = (span.urgency, span.first);
         let tier = self.tiers.entry(urgency).or_default();
-        tier.remove(serial, before);
-        tier.insert(serial, place);
-        if tier.is_empty() {
-            self.tiers.remove(&urgency);
-        }
+        tier.insert(serial, piece, place);
+        self.leave(serial, piece, urgency, before);
     }
 
-    fn urgency_of(&self, serial: Serial) -> Option<Urgency> {
-        let span = self.spans.get(&serial)?;
-        self.wants.get(&span.want).map(|held| held.want.urgency)
+    /// Takes a span away from where it stood.
+    fn leave(&mut self, serial: Serial, piece: PieceIndex, urgency: Urgency, place: Place) {
+        let stands_there = |other: &Serial| {
+            let span = self.spans.get(other);
+            *other != serial && span.is_some_and(|span| span.urgency == urgency && span.place == place)
+        };
+        let with_piece = self.by_piece.get(&piece).into_iter().flatten();
+        // Another one that waits with the same piece keeps it there.
+        if matches!(place, Place::Waiting(_)) && with_piece.into_iter().any(stands_there) {
+            return;
+        }
+        if let Some(tier) = self.tiers.get_mut(&urgency) {
+            tier.remove(serial, piece, place);
+            if tier.is_empty() {
+                self.tiers.remove(&urgency);
+            }
+        }
     }
 
     /// Withdraws a want; its units may still come and are nobody's.
     pub fn forget(&mut self, want: WantId) {
         let Some(held) = self.wants.remove(&want) else { return };
         for serial in held.spans {
-            self.drop_span(serial, held.want.urgency);
+            self.drop_span(serial);
         }
     }
 
-    fn drop_span(&mut self, serial: Serial, urgency: Urgency) {
+    fn drop_span(&mut self, serial: Serial) {
         let Some(span) = self.spans.remove(&serial) else { return };
-        if let Some(tier) = self.tiers.get_mut(&urgency) {
-            tier.remove(serial, span.place);
-            if tier.is_empty() {
-                self.tiers.remove(&urgency);
-            }
-        }
+        self.leave(serial, span.first, span.urgency, span.place);
         if let Some(serials) = self.by_piece.get_mut(&span.first) {
             serials.retain(|held| *held != serial);
             if serials.is_empty() {
                 self.by_piece.remove(&span.first);
+                self.firsts.remove(span.first);
             }
         }
     }
 
-    /// The unit to ask a peer for that has the pieces `has` says, if there is one. `begun` is the unit that it was asked for
-    /// last: the rest of that piece goes first. Nothing less urgent than `least` is picked. `has_all` says that it is one of
-    /// those that have everything: what nobody but they has is not even looked for at others.
+    /// The unit to ask a peer for that has `pieces`, if there is one; `refuses` says which of them it does not give now.
+    /// `begun` is the unit that it was asked for last: the rest of that piece goes first. Nothing less urgent than `least` is
+    /// picked. What nobody but those has who have everything is not even looked for at others.
     pub fn pick(
         &mut self,
-        has: &dyn Fn(PieceIndex) -> bool,
-        has_all: bool,
+        pieces: &Pieces,
+        refuses: &dyn Fn(PieceIndex) -> bool,
         begun: Option<UnitId>,
         least: Class,
     ) -> Option<Unit> {
+        let found = self.find(pieces, refuses, begun, least);
+        self.take(found?)
+    }
+
+    fn find(
+        &mut self,
+        pieces: &Pieces,
+        refuses: &dyn Fn(PieceIndex) -> bool,
+        begun: Option<UnitId>,
+        least: Class,
+    ) -> Option<Serial> {
         let mut checks = CHECKS_MAX;
-        let mut found = None;
+        let (spans, by_piece) = (&self.spans, &self.by_piece);
+        let is_given = |span: &Span| span.is_all(|piece| pieces.has(piece) && !refuses(piece));
+        let mut is_good = |serial: Serial| spans.get(&serial).is_some_and(is_given);
+        let begun = begun.and_then(|unit| {
+            let span = spans.get(&unit.span)?;
+            (span.place == Place::Started).then_some((unit.span, span.urgency))
+        });
         for (urgency, tier) in self.tiers.iter().filter(|(urgency, _)| urgency.class <= least) {
-            let spans = &self.spans;
-            let mut is_good = |serial: Serial| spans.get(&serial).is_some_and(|span| span.is_held_by(has));
-            let begun = begun.map(|unit| unit.span).filter(|serial| {
-                let span = spans.get(serial);
-                span.is_some_and(|span| {
-                    span.place == Place::Started
-                        && self
-                            .wants
-                            .get(&span.want)
-                            .is_some_and(|held| held.want.urgency == *urgency)
-                })
-            });
+            let mut span_of = |piece: PieceIndex| {
+                let is_one = |serial: &&Serial| {
+                    let span = spans.get(serial);
+                    span.is_some_and(|span| {
+                        let is_here = span.urgency == *urgency && matches!(span.place, Place::Waiting(_));
+                        is_here && is_given(span)
+                    })
+                };
+                by_piece.get(&piece)?.iter().find(is_one).copied()
+            };
             let picked = match begun {
                 _ if urgency.class == Class::Demand => tier.first(&mut checks, &mut is_good),
-                Some(serial) if is_good(serial) => Some(serial),
-                _ => tier.rarest(has_all, &mut self.random, &mut checks, &mut is_good),
+                Some((serial, of)) if of == *urgency && is_good(serial) => Some(serial),
+                _ => tier
+                    .rarest(pieces, &mut self.random, &mut checks, &mut span_of)
+                    .or_else(|| tier.begun(&mut self.random, &mut checks, &mut is_good)),
             };
             if picked.is_some() || checks == 0 {
-                found = picked;
-                break;
+                return picked;
             }
         }
-        self.take(found?)
+        None
     }
 
     /// The same of one piece alone, which the peer has come to have when it had nothing else to be asked for: not to be looked
     /// for among all that is wanted.
-    pub fn pick_piece(&mut self, piece: PieceIndex, has: &dyn Fn(PieceIndex) -> bool, least: Class) -> Option<Unit> {
-        let serials = self.by_piece.get(&piece)?;
-        let is_good = |serial: &&Serial| {
-            let span = self.spans.get(serial);
-            let is_urgent = self.urgency_of(**serial).is_some_and(|urgency| urgency.class <= least);
-            is_urgent && span.is_some_and(|span| span.first_free().is_some() && span.is_held_by(has))
+    pub fn pick_piece(
+        &mut self,
+        piece: PieceIndex,
+        pieces: &Pieces,
+        refuses: &dyn Fn(PieceIndex) -> bool,
+        least: Class,
+    ) -> Option<Unit> {
+        let good = |serial: &Serial| {
+            let span = self.spans.get(serial)?;
+            let is_free = span.urgency.class <= least && span.first_free().is_some();
+            let is_good = is_free && span.is_all(|piece| pieces.has(piece) && !refuses(piece));
+            is_good.then_some((span.urgency, *serial))
         };
-        let serial = serials
-            .iter()
-            .filter(is_good)
-            .min_by_key(|serial| self.urgency_of(**serial));
-        self.take(*serial?)
+        let (_, serial) = self.by_piece.get(&piece)?.iter().filter_map(good).min()?;
+        self.take(serial)
     }
 
     fn take(&mut self, serial: Serial) -> Option<Unit> {
-        let urgency = self.urgency_of(serial)?;
         let span = self.spans.get_mut(&serial)?;
         let group = span.first_free()?;
         span.set_free(group, false);
         span.out += 1;
-        self.replace(serial, urgency);
+        self.replace(serial);
         self.unit(UnitId { span: serial, group })
     }
 
@@ -322,59 +358,60 @@ impl Picker {
 
     /// A unit that was given out will not come, or came wrong: somebody else may be asked.
     pub fn give_back(&mut self, id: UnitId) {
-        let Some(urgency) = self.urgency_of(id.span) else {
-            return;
-        };
         if let Some(span) = self.spans.get_mut(&id.span) {
             span.out = span.out.saturating_sub(1);
             span.set_free(id.group, true);
+            self.replace(id.span);
         }
-        self.replace(id.span, urgency);
     }
 
-    /// A unit is here and verified. A want all of whose units are done is over.
-    pub fn done(&mut self, id: UnitId) {
-        let Some(urgency) = self.urgency_of(id.span) else {
-            return;
-        };
+    /// A unit is here and verified. A want all of whose units are done is over. Says of which pieces nothing is wanted any more
+    /// that was until now.
+    pub fn done(&mut self, id: UnitId) -> Range<PieceIndex> {
         let Some(span) = self.spans.get_mut(&id.span) else {
-            return;
+            return 0..0;
         };
         span.out = span.out.saturating_sub(1);
-        if span.out == 0 && span.first_free().is_none() {
-            self.drop_span(id.span, urgency);
+        if span.out > 0 || span.first_free().is_some() {
+            return 0..0;
+        }
+        let pieces = span.first..span.first.saturating_add(span.pieces);
+        self.drop_span(id.span);
+        if self.by_piece.contains_key(&pieces.start) {
+            0..0
+        } else {
+            pieces
         }
     }
 
     /// A peer has come to have a piece, or has it no longer.
     pub fn peer_changed(&mut self, piece: PieceIndex, has: bool) {
-        let Some(serials) = self.by_piece.get(&piece) else {
-            return;
-        };
-        for serial in serials.clone() {
-            self.count(serial, has);
+        let count = self.by_piece.get(&piece).map_or(0, Vec::len);
+        for at in 0..count {
+            let serial = self.by_piece.get(&piece).and_then(|serials| serials.get(at));
+            if let Some(&serial) = serial {
+                self.count(serial, has);
+            }
         }
     }
 
     /// A peer has come with what it has, or has gone with it; not to be told of those that have everything.
-    pub fn peer_came(&mut self, has: &dyn Fn(PieceIndex) -> bool, came: bool) {
-        let held = self.spans.iter().filter(|(_, span)| has(span.first));
-        let serials: Vec<Serial> = held.map(|(serial, _)| *serial).collect();
-        for serial in serials {
-            self.count(serial, came);
+    pub fn peer_came(&mut self, pieces: &Pieces, came: bool) {
+        let held: Vec<PieceIndex> = self.firsts.common_from(pieces, 0).collect();
+        for piece in held {
+            self.peer_changed(piece, came);
         }
     }
 
     fn count(&mut self, serial: Serial, more: bool) {
-        let Some(urgency) = self.urgency_of(serial) else { return };
         if let Some(span) = self.spans.get_mut(&serial) {
             span.peers = if more {
                 span.peers + 1
             } else {
                 span.peers.saturating_sub(1)
             };
+            self.replace(serial);
         }
-        self.replace(serial, urgency);
     }
 
     /// Whether anything of a piece is wanted and not here.
@@ -411,19 +448,30 @@ impl Picker {
         spans.into_iter().all(|serial| !self.spans.contains_key(&serial))
     }
 
-    /// Whether a peer that has these pieces has anything that is wanted.
+    /// A piece that is wanted of somebody who has these, if there is any; where that was found last is looked first.
     #[must_use]
-    pub fn wants_any(&self, has: &dyn Fn(PieceIndex) -> bool) -> bool {
-        self.spans.values().any(|span| span.is_held_by(has))
+    pub fn wanted_of(&self, pieces: &Pieces, last: PieceIndex) -> Option<PieceIndex> {
+        let is_one_enough = self.piece_bytes >= GROUP_BYTES;
+        if is_one_enough && pieces.has(last) && self.firsts.has(last) {
+            return Some(last);
+        }
+        self.firsts.common_from(pieces, last).find(|piece| {
+            if is_one_enough {
+                return true;
+            }
+            let serials = self.by_piece.get(piece).into_iter().flatten();
+            let mut spans = serials.filter_map(|serial| self.spans.get(serial));
+            spans.any(|span| span.is_all(|piece| pieces.has(piece)))
+        })
     }
 
     /// Whether a peer that has these pieces has all or some of a want.
     #[must_use]
-    pub fn wants_of(&self, want: WantId, has: &dyn Fn(PieceIndex) -> bool) -> bool {
+    pub fn wants_of(&self, want: WantId, pieces: &Pieces) -> bool {
         let spans = self.wants.get(&want).map_or(0..0, |held| held.spans.clone());
         spans
             .filter_map(|serial| self.spans.get(&serial))
-            .any(|span| span.is_held_by(has))
+            .any(|span| span.is_all(|piece| pieces.has(piece)))
     }
 
     /// Whether nothing is free: all that is wanted was asked of somebody.

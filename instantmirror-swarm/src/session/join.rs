@@ -74,6 +74,7 @@ impl Session {
             rejected: HashMap::new(),
             asks: VecDeque::new(),
             begun: None,
+            wanted_at: 0,
             nothing_at: None,
             depth: FIRST_DEPTH,
             uploads: VecDeque::new(),
@@ -166,8 +167,8 @@ impl Session {
     pub fn gone(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.remove(&key) else { return };
         self.copies.left(key);
-        if let Pieces::Some(pieces) = &peer.pieces {
-            self.picker.peer_came(&|piece| pieces.has(piece), false);
+        if peer.pieces != Pieces::All {
+            self.picker.peer_came(&peer.pieces, false);
         }
         for ask in peer.asks {
             self.release(ask.unit.id, key);
@@ -264,13 +265,13 @@ impl Session {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.nothing_at = None;
         let before = std::mem::replace(&mut peer.pieces, pieces);
-        let (picker, pieces) = (&mut self.picker, &peer.pieces);
-        for (known, came) in [(&before, false), (pieces, true)] {
-            if let Pieces::Some(known) = known {
-                picker.peer_came(&|piece| known.has(piece), came);
+        let picker = &mut self.picker;
+        for (known, came) in [(&before, false), (&peer.pieces, true)] {
+            if *known != Pieces::All {
+                picker.peer_came(known, came);
             }
         }
-        let wanted = picker.wants_any(&|piece| pieces.has(piece));
+        let wanted = peer.is_of_use(picker);
         self.set_interest(key, wanted, now);
     }
 

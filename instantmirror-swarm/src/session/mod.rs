@@ -167,7 +167,8 @@ pub enum Event {
 /// A unit that was asked of somebody.
 #[derive(Debug)]
 struct Out {
-    peers: Vec<PeerKey>,
+    /// Of whom: of a second one too if the first is slow.
+    peers: [Option<PeerKey>; 2],
     since: Moment,
     /// It is whole and waits to be verified.
     is_whole: bool,
@@ -210,6 +211,8 @@ pub struct Session {
     counts: Counts,
     /// Grows whenever something can be asked for that could not before.
     freed: u64,
+    /// What it was when all were asked last.
+    all_asked_at: u64,
 }
 
 impl Session {
@@ -233,6 +236,7 @@ impl Session {
             actions: Vec::new(),
             counts: Counts::default(),
             freed: 0,
+            all_asked_at: 0,
         }
     }
 
@@ -296,7 +300,7 @@ impl Session {
         let more: Vec<PeerKey> = self
             .peers
             .iter()
-            .filter(|(_, peer)| picker.wants_of(id, &|piece| peer.pieces.has(piece)))
+            .filter(|(_, peer)| picker.wants_of(id, &peer.pieces))
             .map(|(key, _)| *key)
             .collect();
         for key in more {
@@ -310,7 +314,7 @@ impl Session {
     #[must_use]
     pub fn can_serve(&self, want: WantId) -> bool {
         let mut peers = self.peers.values();
-        peers.any(|peer| self.picker.wants_of(want, &|piece| peer.pieces.has(piece)))
+        peers.any(|peer| self.picker.wants_of(want, &peer.pieces))
     }
 
     /// Whether any peer has a piece.
@@ -497,6 +501,8 @@ impl Session {
     }
 }
 
+#[cfg(test)]
+mod asking_tests;
 #[cfg(test)]
 mod export_tests;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 
-use instantmirror_core::swarm::{PieceIndex, Pieces, Unit, UnitId};
+use instantmirror_core::swarm::{Picker, PieceIndex, Pieces, Unit, UnitId};
 use instantmirror_core::{Moment, ObjectId};
 
 use super::BLOCK_BYTES;
@@ -31,21 +31,33 @@ impl Ask {
     }
 
     /// The blocks that have not come, with their places in the unit.
-    pub(super) fn blocks(&self, piece_bytes: u32) -> Vec<(u32, Block)> {
-        let numbers = (0..self.unit.length.div_ceil(BLOCK_BYTES)).filter(|number| self.missing & (1 << number) != 0);
-        numbers
-            .filter_map(|number| {
-                let at = number * BLOCK_BYTES;
-                let offset = self.unit.offset + u64::from(at);
-                let piece = u32::try_from(offset / u64::from(piece_bytes)).ok()?;
-                let block = Block {
-                    piece: self.unit.first_piece.checked_add(piece)?,
-                    begin: u32::try_from(offset % u64::from(piece_bytes)).ok()?,
-                    length: BLOCK_BYTES.min(self.unit.length - at),
-                };
-                Some((at, block))
-            })
-            .collect()
+    pub(super) fn blocks(&self, piece_bytes: u32) -> impl Iterator<Item = (u32, Block)> + use<> {
+        let (unit, missing) = (self.unit, self.missing);
+        let numbers = (0..unit.length.div_ceil(BLOCK_BYTES)).filter(move |number| missing & (1 << number) != 0);
+        numbers.filter_map(move |number| {
+            let at = number * BLOCK_BYTES;
+            let offset = unit.offset + u64::from(at);
+            let piece = u32::try_from(offset / u64::from(piece_bytes)).ok()?;
+            let block = Block {
+                piece: unit.first_piece.checked_add(piece)?,
+                begin: u32::try_from(offset % u64::from(piece_bytes)).ok()?,
+                length: BLOCK_BYTES.min(unit.length - at),
+            };
+            Some((at, block))
+        })
+    }
+
+    /// Where in the unit a block is, if it is one of those that have not come.
+    pub(super) fn place_of(&self, block: &Block, piece_bytes: u32) -> Option<u32> {
+        let piece = block.piece.checked_sub(self.unit.first_piece)?;
+        let offset = u64::from(piece) * u64::from(piece_bytes) + u64::from(block.begin);
+        let at = u32::try_from(offset.checked_sub(self.unit.offset)?).ok()?;
+        // Of another unit, mostly.
+        if at >= self.unit.length {
+            return None;
+        }
+        let mut blocks = self.blocks(piece_bytes);
+        blocks.find_map(|(at, missing)| (missing == *block).then_some(at))
     }
 }
 
@@ -81,6 +93,8 @@ pub(super) struct Peer {
     pub(super) rejected: HashMap<PieceIndex, Moment>,
     pub(super) asks: VecDeque<Ask>,
     pub(super) begun: Option<UnitId>,
+    /// The piece of it that was found to be wanted last: as long as that is so, something is.
+    pub(super) wanted_at: PieceIndex,
     /// There was nothing to ask it for when so many things had become free.
     pub(super) nothing_at: Option<u64>,
     /// Units that it may be asked for at a time.
@@ -116,6 +130,19 @@ impl Peer {
     /// Whether it is one of our own nodes or masters.
     pub(super) fn is_node(&self) -> bool {
         self.ids.node.is_some()
+    }
+
+    /// Whether it has anything that is wanted.
+    pub(super) fn is_of_use(&mut self, picker: &Picker) -> bool {
+        let found = picker.wanted_of(&self.pieces, self.wanted_at);
+        self.wanted_at = found.unwrap_or(self.wanted_at);
+        found.is_some()
+    }
+
+    /// Whether it does not give a piece now, though it has it.
+    pub(super) fn refuses(&self, piece: PieceIndex) -> bool {
+        let is_closed = self.chokes_us && !self.allowed.contains(&piece);
+        is_closed || (!self.rejected.is_empty() && self.rejected.contains_key(&piece))
     }
 
     pub(super) fn is_useless(&self) -> bool {

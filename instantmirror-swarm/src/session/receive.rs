@@ -112,6 +112,7 @@ impl Session {
         self.copies.announced(piece, key, now);
         self.picker.peer_changed(piece, true);
         if self.picker.wants_piece(piece) {
+            peer.wanted_at = if peer.is_wanted { peer.wanted_at } else { piece };
             self.set_interest(key, true, now);
         }
         // What others were asked for already is not worth looking at all the rest that this peer may have.

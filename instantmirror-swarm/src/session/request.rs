@@ -1,6 +1,7 @@
 //! What is asked of peers, what comes of it, and what is done when nothing comes.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use instantmirror_core::Moment;
 use instantmirror_core::swarm::{PeerKey, PieceIndex, Pieces, Unit, UnitId};
@@ -47,7 +48,7 @@ impl Session {
         let mut blocks = Vec::new();
         while let Some(unit) = self.next_unit(key, now) {
             let ask = Ask::new(unit, now);
-            blocks.extend(ask.blocks(self.config.piece_bytes).into_iter().map(|(_, block)| block));
+            blocks.extend(ask.blocks(self.config.piece_bytes).map(|(_, block)| block));
             let Some(peer) = self.peers.get_mut(&key) else { break };
             peer.asks.push_back(ask);
             peer.begun = Some(unit.id);
@@ -55,8 +56,13 @@ impl Session {
         for block in blocks {
             self.send(key, Message::Request(block), now);
         }
-        let Some(peer) = self.peers.get(&key) else { return };
-        if peer.is_wanted && peer.asks.is_empty() && !self.picker.wants_any(&|piece| peer.pieces.has(piece)) {
+        self.end_interest(key, now);
+    }
+
+    /// Tells a peer that we want nothing of it any more, if that is so.
+    fn end_interest(&mut self, key: PeerKey, now: Moment) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.is_wanted && peer.asks.is_empty() && !peer.is_of_use(&self.picker) {
             self.set_interest(key, false, now);
         }
     }
@@ -67,9 +73,8 @@ impl Session {
             return false;
         };
         let least = least_of(&self.out, &self.config);
-        let (pieces, rejected, chokes_us) = (&peer.pieces, &peer.rejected, peer.chokes_us);
-        let may_ask = |piece: PieceIndex| !chokes_us && pieces.has(piece) && !rejected.contains_key(&piece);
-        let Some(unit) = self.picker.pick_piece(piece, &may_ask, least) else {
+        let refuses = |piece: PieceIndex| peer.refuses(piece);
+        let Some(unit) = self.picker.pick_piece(piece, &peer.pieces, &refuses, least) else {
             return false;
         };
         let ask = Ask::new(unit, now);
@@ -95,17 +100,10 @@ impl Session {
         if peer.nothing_at == Some(self.freed) {
             return None;
         }
-        let may_ask = |piece: PieceIndex| {
-            peer.pieces.has(piece)
-                && (peer.rejected.is_empty() || !peer.rejected.contains_key(&piece))
-                && (!peer.chokes_us || peer.allowed.contains(&piece))
-        };
+        let refuses = |piece: PieceIndex| peer.refuses(piece);
         let least = least_of(&self.out, &self.config);
         let is_full = least == Class::Demand;
-        if let Some(unit) = self
-            .picker
-            .pick(&may_ask, peer.pieces == Pieces::All, peer.begun, least)
-        {
+        if let Some(unit) = self.picker.pick(&peer.pieces, &refuses, peer.begun, least) {
             self.out.insert(unit.id, Out::of(key, now));
             return Some(unit);
         }
@@ -116,18 +114,18 @@ impl Session {
             return self.nothing_for(key, nothing_at);
         }
         let overdue = self.out.iter().filter(|(id, out)| {
-            !out.is_whole && out.peers.len() == 1 && !out.peers.contains(&key) && now.since(out.since) > SECOND_ASK && {
-                let blocks = self
-                    .picker
-                    .unit(**id)
-                    .map(|unit| Ask::new(unit, now).blocks(self.config.piece_bytes));
-                blocks.is_some_and(|blocks| blocks.iter().all(|(_, block)| may_ask(block.piece)))
+            let is_slow = now.since(out.since) > SECOND_ASK && !out.is_whole;
+            is_slow && out.peers.contains(&None) && !out.peers.contains(&Some(key)) && {
+                let ask = self.picker.unit(**id).map(|unit| Ask::new(unit, now));
+                let may_ask = |block: Block| peer.pieces.has(block.piece) && !refuses(block.piece);
+                ask.is_some_and(|ask| ask.blocks(self.config.piece_bytes).all(|(_, block)| may_ask(block)))
             }
         });
         let Some(id) = overdue.min_by_key(|(id, out)| (out.since, **id)).map(|(id, _)| *id) else {
             return self.nothing_for(key, nothing_at);
         };
-        self.out.get_mut(&id)?.peers.push(key);
+        let place = self.out.get_mut(&id)?.peers.iter_mut().find(|peer| peer.is_none());
+        *place? = Some(key);
         self.picker.unit(id)
     }
 
@@ -144,10 +142,10 @@ impl Session {
         let peer = self.peers.get_mut(&key)?;
         peer.is_past_bitfield = true;
         let bytes = u64::from(block.length);
-        let found = peer.asks.iter().enumerate().find_map(|(place, ask)| {
-            let (at, _) = ask.blocks(piece_bytes).into_iter().find(|(_, asked)| *asked == block)?;
-            Some((place, at))
-        });
+        let asks = peer.asks.iter().enumerate();
+        let found = asks
+            .filter_map(|(place, ask)| Some((place, ask.place_of(&block, piece_bytes)?)))
+            .next();
         let Some((place, at)) = found else {
             self.counts.wasted_bytes += bytes;
             return None;
@@ -173,8 +171,7 @@ impl Session {
         };
         if is_whole {
             out.is_whole = true;
-            let others: Vec<PeerKey> = out.peers.iter().copied().filter(|other| *other != key).collect();
-            for other in others {
+            for other in out.peers.into_iter().flatten().filter(|other| *other != key) {
                 self.cancel(other, unit.id, now);
             }
             self.ask(key, now);
@@ -189,14 +186,35 @@ impl Session {
 
     /// The same of several.
     pub fn all_verified(&mut self, units: &[UnitId], now: Moment) {
+        let was_full = self.out.len() >= self.config.units_max;
         for unit in units {
             if let Some(known) = self.picker.unit(*unit) {
                 self.counts.good_bytes += u64::from(known.length);
             }
             self.withdraw(*unit, None, now);
-            self.picker.done(*unit);
+            let over = self.picker.done(*unit);
+            if !over.is_empty() {
+                self.not_wanted(&over, now);
+            }
         }
-        self.ask_all(now);
+        // Else nobody can be asked for anything who could not be before: what is here makes nothing free.
+        if was_full || self.freed != self.all_asked_at {
+            self.ask_all(now);
+        }
+    }
+
+    /// Nothing of these pieces is wanted any more: peers of which nothing else is are told.
+    fn not_wanted(&mut self, pieces: &Range<PieceIndex>, now: Moment) {
+        let for_them = |peer: &Peer| peer.is_wanted && pieces.contains(&peer.wanted_at);
+        let keys: Vec<PeerKey> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| for_them(peer))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in keys {
+            self.end_interest(key, now);
+        }
     }
 
     /// A unit that a peer sent does not verify: the peer is closed, and others are asked.
@@ -219,6 +237,7 @@ impl Session {
 
     /// Asks those peers that have least to do.
     fn ask_all(&mut self, now: Moment) {
+        self.all_asked_at = self.freed;
         let idle = |peer: &Peer| peer.is_wanted && !peer.chokes_us && peer.asks.len() * 2 <= peer.depth;
         let keys: Vec<PeerKey> = self
             .peers
@@ -234,7 +253,7 @@ impl Session {
     /// Nobody is asked for a unit any more, `but` one.
     pub(super) fn withdraw(&mut self, unit: UnitId, but: Option<PeerKey>, now: Moment) {
         let Some(out) = self.out.remove(&unit) else { return };
-        for key in out.peers.into_iter().filter(|key| Some(*key) != but) {
+        for key in out.peers.into_iter().flatten().filter(|key| Some(*key) != but) {
             self.cancel(key, unit, now);
         }
     }
@@ -254,8 +273,8 @@ impl Session {
     /// A peer that was asked for a unit will not send it.
     pub(super) fn release(&mut self, unit: UnitId, key: PeerKey) {
         let Some(out) = self.out.get_mut(&unit) else { return };
-        out.peers.retain(|other| *other != key);
-        if out.peers.is_empty() && !out.is_whole {
+        out.peers = out.peers.map(|other| other.filter(|other| *other != key));
+        if out.peers == [None; 2] && !out.is_whole {
             self.out.remove(&unit);
             self.picker.give_back(unit);
             self.freed += 1;
@@ -281,7 +300,7 @@ impl Session {
     pub(super) fn was_rejected(&mut self, key: PeerKey, block: Block, now: Moment) {
         let piece_bytes = self.config.piece_bytes;
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let of_block = |ask: &Ask| ask.blocks(piece_bytes).iter().any(|(_, asked)| *asked == block);
+        let of_block = |ask: &Ask| ask.place_of(&block, piece_bytes).is_some();
         let Some(place) = peer.asks.iter().position(of_block) else {
             return;
         };
@@ -336,7 +355,7 @@ fn least_of(out: &HashMap<UnitId, Out>, config: &SessionConfig) -> Class {
 impl Out {
     fn of(peer: PeerKey, now: Moment) -> Self {
         Self {
-            peers: vec![peer],
+            peers: [Some(peer), None],
             since: now,
             is_whole: false,
         }
@@ -369,6 +388,7 @@ impl Peer {
         let unit = u64::from(BLOCK_BYTES) * UNIT_BLOCKS as u64;
         // Half as much again, as room to grow: the rate follows the depth as well.
         let units = self.down.bytes_within(QUEUE_SPAN) * 3 / 2 / unit;
-        FIRST_DEPTH + usize::try_from(units).unwrap_or(DEPTH_MAX)
+        // Not more than that on top: what waits elsewhere keeps what is rare from being sent, and passed on.
+        usize::try_from(units).unwrap_or(DEPTH_MAX).max(FIRST_DEPTH)
     }
 }

@@ -119,14 +119,8 @@ impl Session {
         if is_queued {
             return Ok(());
         }
-        let has_it = |(other, peer): &(&PeerKey, &Peer)| **other != key && peer.pieces.has(block.piece);
-        let others = self.peers.iter().filter(has_it).take(OTHERS).count();
-        let is_idle = self.peers.values().all(|peer| peer.uploads.is_empty());
-        let Some(peer) = self.peers.get(&key) else {
-            return Ok(());
-        };
         let treats_first = self.config.first_copies && peer.is_node();
-        if treats_first && !self.copies.may_have(block.piece, key, others, is_idle, now) {
+        if treats_first && !self.may_have(key, block.piece, now) {
             self.reject(key, block, now);
             return Ok(());
         }
@@ -135,6 +129,14 @@ impl Session {
         }
         self.act(key, Action::Upload);
         Ok(())
+    }
+
+    /// Whether a node may have a piece from us now, or better from others.
+    fn may_have(&mut self, key: PeerKey, piece: PieceIndex, now: Moment) -> bool {
+        let has_it = |(other, peer): &(&PeerKey, &Peer)| **other != key && peer.pieces.has(piece);
+        let others = self.peers.iter().filter(has_it).take(OTHERS).count();
+        let is_idle = self.peers.values().all(|peer| peer.uploads.is_empty());
+        self.copies.may_have(piece, key, others, is_idle, now)
     }
 
     /// A peer does not want a block any more.

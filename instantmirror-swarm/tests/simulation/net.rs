@@ -53,6 +53,26 @@ pub(crate) struct Node {
     pub(crate) is_up: bool,
 }
 
+/// A connection between two nodes.
+#[derive(Debug)]
+struct Conn {
+    ends: [usize; 2],
+    is_up: bool,
+    /// Which of the ends has something to send on it.
+    has_queued: [bool; 2],
+}
+
+impl Conn {
+    /// Which of the ends a node is.
+    fn side(&self, node: usize) -> usize {
+        usize::from(self.ends[0] != node)
+    }
+
+    fn other(&self, node: usize) -> usize {
+        self.ends[1 - self.side(node)]
+    }
+}
+
 #[derive(Debug)]
 enum What {
     Message {
@@ -77,8 +97,8 @@ enum What {
 #[derive(Debug)]
 pub(crate) struct Net {
     pub(crate) nodes: Vec<Node>,
-    conns: HashMap<u64, (usize, usize)>,
-    next_conn: u64,
+    /// By the number of the connection, which is also its key on both sides.
+    conns: Vec<Conn>,
     agenda: Agenda<What>,
     pub(crate) now: Moment,
     pub(crate) random: Random,
@@ -91,8 +111,7 @@ impl Net {
     pub(crate) fn new(size: u64, seed: u64) -> Self {
         Self {
             nodes: Vec::new(),
-            conns: HashMap::new(),
-            next_conn: 0,
+            conns: Vec::new(),
             agenda: Agenda::new(),
             now: Moment(Duration::from_secs(1)),
             random: Random::new(seed),
@@ -168,9 +187,12 @@ impl Net {
         if one == other || !may(one, other) || !may(other, one) || self.is_cut(one, other) {
             return;
         }
-        let conn = self.next_conn;
-        self.next_conn += 1;
-        self.conns.insert(conn, (one, other));
+        let conn = self.conns.len() as u64;
+        self.conns.push(Conn {
+            ends: [one, other],
+            is_up: true,
+            has_queued: [false; 2],
+        });
         for (node, peer, is_outgoing) in [(one, other, true), (other, one, false)] {
             let hello = Hello {
                 address: Self::address(peer),
@@ -187,15 +209,20 @@ impl Net {
         self.carry_out(other);
     }
 
-    /// Connects every node with some others by chance, `degree` each at least half.
+    /// Connects every node with some others by chance, with about `degree` of them: of two that are drawn it takes the one
+    /// that was taken less often, as the tracker hands out peers, so that the graph is nearly a regular one.
     pub(crate) fn random_graph(&mut self, degree: usize) {
         let count = self.nodes.len();
+        let mut taken = vec![0_u32; count];
         for node in 0..count {
             for _ in 0..degree / 2 {
-                let other = self.random.below(count);
-                if !self.are_connected(node, other) {
-                    self.connect(node, other);
-                }
+                let pair = [self.random.below(count), self.random.below(count)];
+                let is_fresh = |other: &usize| *other != node && !self.are_connected(node, *other);
+                let Some(other) = pair.into_iter().filter(is_fresh).min_by_key(|other| taken[*other]) else {
+                    continue;
+                };
+                taken[other] += 1;
+                self.connect(node, other);
             }
         }
     }
@@ -212,35 +239,29 @@ impl Net {
     /// Whatever two sides of the cut had between them breaks.
     pub(crate) fn partition(&mut self, cut: usize) {
         self.cut = Some(cut);
-        let broken: Vec<u64> = self
-            .conns
-            .iter()
-            .filter(|(_, (one, other))| self.is_cut(*one, *other))
-            .map(|(conn, _)| *conn)
-            .collect();
-        broken.into_iter().for_each(|conn| self.disconnect(conn));
+        self.disconnect_all(|net, conn| net.is_cut(conn.ends[0], conn.ends[1]));
     }
 
     pub(crate) fn leave(&mut self, node: usize) {
         self.nodes[node].is_up = false;
-        let of_node = |ends: &(usize, usize)| ends.0 == node || ends.1 == node;
-        let broken: Vec<u64> = self
-            .conns
-            .iter()
-            .filter(|(_, ends)| of_node(ends))
-            .map(|(conn, _)| *conn)
-            .collect();
-        broken.into_iter().for_each(|conn| self.disconnect(conn));
+        self.disconnect_all(|_, conn| conn.ends.contains(&node));
     }
 
-    fn disconnect(&mut self, conn: u64) {
-        let Some((one, other)) = self.conns.remove(&conn) else {
-            return;
-        };
-        for node in [one, other] {
-            self.nodes[node].session.gone(PeerKey(conn));
-            self.choose(node, false);
+    fn disconnect_all(&mut self, is_broken: impl Fn(&Self, &Conn) -> bool) {
+        for conn in 0..self.conns.len() {
+            if self.conns[conn].is_up && is_broken(self, &self.conns[conn]) {
+                self.conns[conn].is_up = false;
+                for node in self.conns[conn].ends {
+                    self.nodes[node].session.gone(PeerKey(conn as u64));
+                    self.choose(node, false);
+                }
+            }
         }
+    }
+
+    /// A connection that is up.
+    fn conn(&mut self, conn: u64) -> Option<&mut Conn> {
+        self.conns.get_mut(conn as usize).filter(|conn| conn.is_up)
     }
 
     fn carry_out(&mut self, node: usize) {
@@ -252,10 +273,9 @@ impl Net {
             for (key, action) in actions {
                 match action {
                     Action::Send(message) => {
-                        let Some(&(one, other)) = self.conns.get(&key.0) else {
+                        let Some(to) = self.conn(key.0).map(|conn| conn.other(node)) else {
                             continue;
                         };
-                        let to = if one == node { other } else { one };
                         let at = self.now.plus(LATENCY);
                         self.agenda.soon(
                             at,
@@ -267,8 +287,11 @@ impl Net {
                         );
                     }
                     Action::Upload => {
+                        let Some(conn) = self.conn(key.0) else { continue };
+                        let side = conn.side(node);
+                        let was_queued = std::mem::replace(&mut conn.has_queued[side], true);
                         let sender = &mut self.nodes[node];
-                        if !sender.sending.contains(&key) {
+                        if !was_queued {
                             sender.sending.push_back(key);
                         }
                         if !sender.is_sending {
@@ -279,8 +302,9 @@ impl Net {
                     }
                     Action::Close(_) => {
                         // The session has let go of it already.
-                        if let Some((one, other)) = self.conns.remove(&key.0) {
-                            let peer = if one == node { other } else { one };
+                        if let Some(conn) = self.conn(key.0) {
+                            conn.is_up = false;
+                            let peer = conn.other(node);
                             self.nodes[peer].session.gone(key);
                             self.choose(peer, false);
                         }
@@ -296,7 +320,10 @@ impl Net {
         let sender = &mut self.nodes[node];
         sender.is_sending = false;
         while let Some(key) = sender.sending.pop_front() {
+            let conn = &mut self.conns[key.0 as usize];
             let Some(run) = sender.session.next_run(key) else {
+                let side = conn.side(node);
+                conn.has_queued[side] = false;
                 continue;
             };
             sender.sending.push_back(key);
@@ -307,11 +334,11 @@ impl Net {
             sender.up_free = now.plus(took);
             sender.is_sending = true;
             let (free, is_lie) = (sender.up_free, sender.kind.lies);
-            let Some(&(one, other)) = self.conns.get(&key.0) else {
+            if !conn.is_up {
                 self.agenda.at(free, What::SendNext { node });
                 return;
-            };
-            let to = if one == node { other } else { one };
+            }
+            let to = conn.other(node);
             let receiver = &mut self.nodes[to];
             let took_down = Duration::from_secs_f64(bytes as f64 / receiver.kind.down as f64);
             let arrives = receiver
@@ -340,7 +367,7 @@ impl Net {
     }
 
     fn message(&mut self, to: usize, conn: u64, message: &Message, is_lie: bool) {
-        if !self.conns.contains_key(&conn) {
+        if self.conn(conn).is_none() {
             return;
         }
         let (now, key) = (self.now, PeerKey(conn));
@@ -374,12 +401,10 @@ impl Net {
 
     fn whole(&mut self, to: usize, key: PeerKey, unit: Unit, is_bad: bool) {
         let now = self.now;
-        let conn = self.conns.get(&key.0).copied();
+        let from = self.conn(key.0).map(|conn| conn.other(to));
         let node = &mut self.nodes[to];
         if is_bad {
-            if let Some((one, other)) = conn {
-                node.banned.insert(if one == to { other } else { one });
-            }
+            node.banned.extend(from);
             return node.session.lied(key, unit.id, now);
         }
         node.received += u64::from(unit.length);
