@@ -193,7 +193,9 @@ session = lt.session({"enable_dht": False, "enable_lsd": False, "enable_upnp": F
     "listen_interfaces": f"127.0.0.1:{port}", "allow_multiple_connections_per_ip": True,
     "enable_outgoing_utp": False, "enable_incoming_utp": False})
 params = lt.add_torrent_params()
-params.ti, params.save_path = lt.torrent_info(torrent), folder
+# A torrent of 100,000 files is larger than it reads unless told to.
+limits = {"max_buffer_size": 100_000_000, "max_pieces": 1_000_000, "max_decode_tokens": 10_000_000}
+params.ti, params.save_path = lt.torrent_info(torrent, limits), folder
 if limit:
     params.flags |= lt.torrent_flags.seed_mode
 handle = session.add_torrent(params)
@@ -336,6 +338,7 @@ def small(world, sizes):
         total += len(content)
     result = ours.publish(total)
     ours.stop()
+    print("small:", show(result), file=sys.stderr)
     what = f"1 to {sizes.leechers}, {sizes.small_files} files, {total // MIB} MiB, the seeder sends {sizes.upload // MIB} MiB/s (line: {total / sizes.upload:.1f} s)"
     torrent = make_torrent(world, ours.config, world.place / "small-torrents", "--beyond-limits")
     theirs = libtorrent(world, sizes, torrent, source.parent, total)
