@@ -150,7 +150,8 @@ impl SpareWindow {
         self.out = out;
         self.is_full |= out as f64 >= self.window * FULL;
         if let Some(pace) = self.pace() {
-            let seconds = bytes as f64 / pace;
+            // What is larger than the window keeps others out until it has come, and no longer.
+            let seconds = self.window.min(bytes as f64) / pace;
             let earliest = Moment(now.0.saturating_sub(PACE_SLACK));
             self.next_at = self.next_at.max(earliest).plus(Duration::from_secs_f64(seconds));
         }
@@ -500,6 +501,23 @@ mod tests {
                 assert!(used > 0.2 || base > 0.02 && used > 0.05, "{used} of {what}");
             }
         }
+    }
+
+    #[test]
+    fn a_huge_request_keeps_others_waiting_no_longer_than_it_takes() {
+        let at = |millis| Moment(Duration::from_millis(millis));
+        let mut spare = SpareWindow::default();
+        (0..3).for_each(|number| spare.answered(at(number), Duration::from_millis(20)));
+        assert_eq!(spare.try_begin(at(5), u64::MAX), Room::Now);
+        assert_eq!(spare.try_begin(at(1000), PART_MIN), Room::Full);
+        spare.came(u64::MAX);
+        assert_eq!(spare.try_begin(at(1001), PART_MIN), Room::Now);
+        assert!(matches!(spare.try_begin(at(1001), PART_MIN), Room::Now));
+        assert_eq!(spare.try_begin(at(1001), spare.window() / 2), Room::Now);
+        let Room::At(next) = spare.try_begin(at(1001), PART_MIN) else {
+            panic!("they are spaced");
+        };
+        assert!(next > at(1001) && next < at(1021));
     }
 
     #[test]
