@@ -77,8 +77,8 @@ pub enum Room {
 /// How many bytes of what nobody waits for may be on their way from one source.
 ///
 /// It is told how long the source takes for the smallest of answers ([`answered`](Self::answered), some 20 times a second while
-/// transfers run), what is asked for ([`try_begin`](Self::try_begin)) and what of it has come or never will
-/// ([`came`](Self::came), [`given_up`](Self::given_up)).
+/// transfers run), what is asked for ([`try_begin`](Self::try_begin)), what of it has come or never will
+/// ([`came`](Self::came), [`given_up`](Self::given_up)), and when the transfers stood still for others ([`held`](Self::held)).
 ///
 /// ```
 /// use std::time::Duration;
@@ -92,9 +92,9 @@ pub enum Room {
 /// ```
 #[derive(Debug, Clone)]
 pub struct SpareWindow {
+    window: f64,
     /// The next request may go out then.
     next_at: Moment,
-    window: f64,
     /// Bytes that were asked for and have not come.
     out: u64,
     /// More could have been asked for since the last answer, but for the window.
@@ -118,8 +118,8 @@ pub struct SpareWindow {
 impl Default for SpareWindow {
     fn default() -> Self {
         Self {
-            next_at: Moment::default(),
             window: WINDOW_FIRST,
+            next_at: Moment::default(),
             out: 0,
             is_full: false,
             base: Base::default(),
@@ -175,7 +175,7 @@ impl SpareWindow {
         self.given_up(bytes);
     }
 
-    /// The transfers hold still, or did since the last answer.
+    /// The transfers hold still, or did since the last answer: what comes meanwhile says nothing of the line.
     pub fn held(&mut self) {
         self.was_held = true;
     }
@@ -225,8 +225,11 @@ impl SpareWindow {
         let base = base.as_secs_f64();
         let grown = self.grown(is_full, queue, aim, base);
         let floor = WINDOW_MIN.max(self.peak * (base * FLOOR).max(FLOOR_SECONDS));
-        let ceiling = WINDOW_FIRST.max(self.peak * (base + aim) * if self.is_first { CEILING_FIRST } else { CEILING });
-        self.stalled = if grown > ceiling * 0.9 { self.stalled + 1 } else { 0 };
+        let times = if self.is_first { CEILING_FIRST } else { CEILING };
+        let ceiling = WINDOW_FIRST.max(self.peak * (base + aim) * times);
+        // The ceiling rises a little, now and then.
+        let is_there = grown > ceiling * 0.9;
+        self.stalled = if is_there { self.stalled + 1 } else { 0 };
         self.is_first &= self.stalled < STALLED_ANSWERS;
         self.window = grown.min(ceiling).clamp(floor.min(WINDOW_MAX), WINDOW_MAX);
     }
@@ -361,7 +364,7 @@ mod tests {
                 free_at: 0.0,
                 others: 0.0,
                 noise: |_| 0.0,
-                reader: f64::MAX,
+                reader: f64::INFINITY,
                 reader_free_at: 0.0,
                 is_held: false,
                 unread: Vec::new(),
@@ -485,7 +488,12 @@ mod tests {
     fn clients_that_come_again_and_again_find_no_queue() {
         for (rate, base, most) in [(125e6, 0.02, 0.008), (12.5e6, 0.02, 0.01), (125e6, 0.1, 0.05)] {
             // They are there from the beginning or come later; the transfers are as fast as the line, or something holds them up.
-            for (before, reader) in [(0.0, f64::MAX), (5.0, f64::MAX), (5.0, rate * 0.4), (0.5, rate * 0.7)] {
+            for (before, reader) in [
+                (0.0, f64::INFINITY),
+                (5.0, f64::INFINITY),
+                (5.0, rate * 0.4),
+                (0.5, rate * 0.7),
+            ] {
                 let mut line = Line::new(rate, base);
                 line.reader = reader;
                 if before > 0.0 {
@@ -518,6 +526,38 @@ mod tests {
             panic!("they are spaced");
         };
         assert!(next > at(1001) && next < at(1021));
+    }
+
+    #[test]
+    fn clients_that_come_for_long_leave_it_what_they_left_at_first() {
+        let mut line = Line::new(125e6, 0.02);
+        line.run(5.0);
+        line.at(line.now, What::Client);
+        line.run(900.0);
+        let (used, ..) = line.run(30.0);
+        assert!(used > 0.35, "{used}");
+    }
+
+    #[test]
+    fn requests_go_out_no_faster_than_bytes_have_come_however_large_the_window() {
+        let at = |millis| Moment(Duration::from_millis(millis));
+        let mut spare = SpareWindow::default();
+        // 20 MB/s, of a line on which the window could be delivered five times as fast.
+        for number in 0..60 {
+            assert_eq!(spare.try_begin(at(number * 50), 1_000_000), Room::Now);
+            spare.came(1_000_000);
+            spare.answered(at(number * 50), Duration::from_millis(20));
+        }
+        assert_eq!(spare.window(), 2 << 20);
+        let asked: u64 = (3000..4000)
+            .filter(|millis| {
+                // What is on its way is never nothing: then it would not be spaced.
+                spare.out = spare.out.clamp(1, PART_MIN);
+                spare.try_begin(at(*millis), PART_MIN) == Room::Now
+            })
+            .map(|_| PART_MIN)
+            .sum();
+        assert!((18_000_000..26_000_000).contains(&asked), "{asked}");
     }
 
     #[test]

@@ -102,7 +102,8 @@ async fn whoever_waits_finds_a_connection_whatever_else_is_asked_for() {
     let listing = tokio::spawn(async move { other.torrents(&of).await });
     let mut warm = None;
     for _ in 0..3 {
-        let (connection, request) = seen.recv().await.unwrap();
+        let asked = tokio::time::timeout(Duration::from_secs(20), seen.recv()).await;
+        let (connection, request) = asked.expect("head, list and a HEAD are asked for").unwrap();
         warm = warm.or_else(|| request.starts_with("HEAD").then_some(connection));
     }
     for _ in 0..2 {

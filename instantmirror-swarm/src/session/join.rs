@@ -216,13 +216,7 @@ impl Session {
 
     /// Tells peers of each other (BEP 11).
     pub(super) fn tell_peers(&mut self, now: Moment) {
-        let due = |peer: &Peer| peer.ids.pex.is_some() && peer.next_pex <= now;
-        let keys: Vec<PeerKey> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| due(peer))
-            .map(|(key, _)| *key)
-            .collect();
+        let keys = self.keys_of(|peer| peer.ids.pex.is_some() && peer.next_pex <= now);
         if keys.is_empty() {
             return;
         }

@@ -268,6 +268,11 @@ impl Session {
         std::mem::take(&mut self.actions)
     }
 
+    fn keys_of(&self, is_one: impl Fn(&Peer) -> bool) -> Vec<PeerKey> {
+        let those = self.peers.iter().filter(|(_, peer)| is_one(peer));
+        those.map(|(key, _)| *key).collect()
+    }
+
     fn act(&mut self, peer: PeerKey, action: Action) {
         self.actions.push((peer, action));
     }
@@ -296,14 +301,7 @@ impl Session {
         };
         let id = self.picker.want(want, &with);
         self.freed += 1;
-        let picker = &self.picker;
-        let more: Vec<PeerKey> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| picker.wants_of(id, &peer.pieces))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in more {
+        for key in self.keys_of(|peer| self.picker.wants_of(id, &peer.pieces)) {
             self.set_interest(key, true, now);
             self.ask(key, now);
         }
@@ -358,13 +356,7 @@ impl Session {
         let is_hidden = self.hides(piece);
         // Whoever has it need not know, except a master that wants to know where its first copies are.
         let wants_to_know = |peer: &Peer| !peer.pieces.has(piece) || (peer.is_node() && peer.pieces == Pieces::All);
-        let tell: Vec<PeerKey> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| wants_to_know(peer) && (!is_hidden || peer.is_proven))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in tell {
+        for key in self.keys_of(|peer| wants_to_know(peer) && (!is_hidden || peer.is_proven)) {
             self.send(key, Message::Have(piece), now);
         }
     }
@@ -390,12 +382,7 @@ impl Session {
             before
         };
         let shown: Vec<PieceIndex> = before.iter().filter(|piece| !self.hidden.has(*piece)).collect();
-        let strangers: Vec<PeerKey> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| !peer.is_proven)
-            .map(|(key, _)| *key)
-            .collect();
+        let strangers = self.keys_of(|peer| !peer.is_proven);
         for piece in shown
             .into_iter()
             .filter(|piece| self.have.has(*piece))

@@ -205,14 +205,7 @@ impl Session {
 
     /// Nothing of these pieces is wanted any more: peers of which nothing else is are told.
     fn not_wanted(&mut self, pieces: &Range<PieceIndex>, now: Moment) {
-        let for_them = |peer: &Peer| peer.is_wanted && pieces.contains(&peer.wanted_at);
-        let keys: Vec<PeerKey> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| for_them(peer))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in keys {
+        for key in self.keys_of(|peer| peer.is_wanted && pieces.contains(&peer.wanted_at)) {
             self.end_interest(key, now);
         }
     }
@@ -239,13 +232,7 @@ impl Session {
     fn ask_all(&mut self, now: Moment) {
         self.all_asked_at = self.freed;
         let idle = |peer: &Peer| peer.is_wanted && !peer.chokes_us && peer.asks.len() * 2 <= peer.depth;
-        let keys: Vec<PeerKey> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| idle(peer))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in keys {
+        for key in self.keys_of(idle) {
             self.ask(key, now);
         }
     }
