@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::select;
 use instantmirror_core::address::AddressPolicy;
+use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, StatusCode};
 use tokio::net::UdpSocket;
@@ -17,8 +18,6 @@ use crate::origin::{PolicyResolver, address_of};
 
 /// Redirects that are followed for one announce.
 const REDIRECTS_MAX: usize = 4;
-/// Connections are kept as long for other swarms at the same tracker.
-const IDLE: Duration = Duration::from_secs(10);
 
 /// How long trackers are waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,12 +243,17 @@ async fn announce_by_http(
     }
 }
 
+/// Each announce has a connection of its own, and says so: trackers such as opentracker speak HTTP/1.1 and yet hang up after one
+/// answer without a word, so that what came next on the same connection would be lost.
 fn client(policy: &AddressPolicy, timeouts: Timeouts, local: IpAddr) -> reqwest::Result<Client> {
     let followed = policy.clone();
+    let close = HeaderMap::from_iter([(header::CONNECTION, HeaderValue::from_static("close"))]);
     Client::builder()
         .user_agent(concat!("InstantMirror/", env!("CARGO_PKG_VERSION")))
         .timeout(timeouts.announce)
-        .pool_idle_timeout(IDLE)
+        .default_headers(close)
+        .pool_max_idle_per_host(0)
+        .http1_only()
         .no_proxy()
         .redirect(Policy::custom(move |attempt| redirected(&followed, attempt)))
         .dns_resolver(Arc::new(PolicyResolver(policy.clone())))

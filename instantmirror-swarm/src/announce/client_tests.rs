@@ -1,7 +1,7 @@
 //! Announces to trackers that follow a script, on loopback.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::super::{Event, Retry, request};
@@ -18,6 +18,14 @@ fn announcer() -> Announcer {
     Announcer::new(&AddressPolicy::default(), timeouts).unwrap()
 }
 
+async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
 /// Answers one request after the other with these bytes, and returns the requests' first lines.
 async fn http_tracker(answers: Vec<Vec<u8>>) -> (TrackerUrl, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -26,11 +34,7 @@ async fn http_tracker(answers: Vec<Vec<u8>>) -> (TrackerUrl, JoinHandle<Vec<Stri
         let mut lines = Vec::new();
         for answer in answers {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(stream.read_u8().await.unwrap());
-            }
-            let head = String::from_utf8(head).unwrap();
+            let head = read_head(&mut stream).await;
             lines.push(head.lines().next().unwrap().to_owned());
             // Who has heard enough may have hung up.
             let _ = stream.write_all(&answer).await;
@@ -62,6 +66,31 @@ async fn a_tracker_is_asked_by_http_and_answers() {
     let ought =
         "GET /announce?own=1&info_hash=%00%FFabcdefghijk%20%25%26%3D%2B-z&peer_id=-IM0100-0123456789ab&port=6881";
     assert!(lines[0].starts_with(ought), "{lines:?}");
+}
+
+#[tokio::test]
+async fn no_announce_uses_the_connection_of_another() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+    // It promises by its version to answer again, and does not.
+    let served = tokio::spawn(async move {
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let head = read_head(&mut stream).await.to_lowercase();
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nde";
+            stream.write_all(answer).await.unwrap();
+            streams.push((stream, head));
+        }
+        streams
+    });
+    let announcer = announcer();
+    for _ in 0..3 {
+        announcer.announce(&url, &request()).await.unwrap();
+    }
+    for (_, head) in served.await.unwrap() {
+        assert!(head.contains("connection: close"), "{head}");
+    }
 }
 
 #[tokio::test]
