@@ -104,6 +104,8 @@ struct Shared {
     loading: Mutex<()>,
     /// Files in quarantine, oldest first, with their bytes.
     quarantine: Mutex<VecDeque<(PathBuf, u64)>>,
+    /// Files that were given up and that the disk did not remove, with their bytes.
+    stuck: Mutex<Vec<(PathBuf, u64)>>,
     /// Files that were put aside since somebody last asked, as far as they fit.
     foreign: Mutex<Vec<PathBuf>>,
     serial: AtomicU64,
@@ -153,6 +155,7 @@ impl DiskCache {
             loaded: AtomicBool::new(false),
             loading: Mutex::default(),
             quarantine: Mutex::default(),
+            stuck: Mutex::default(),
             foreign: Mutex::default(),
             serial: AtomicU64::new(0),
             _lock: lock,
@@ -519,6 +522,12 @@ impl Shared {
             Err(error) if error.is_not_found() => None,
             resumed => Some(Arc::new(resumed.map_err(cache_error)?)),
         };
+        self.take_up(lease, resumed)
+    }
+
+    /// Takes up what was read of a partial object, unless it was completed or given up meanwhile.
+    fn take_up(&self, lease: &fill::Lease, resumed: Option<Arc<Partial>>) -> Result<Option<Arc<Partial>>, CacheError> {
+        let object = lease.object();
         let mut table = self.table();
         let Some(slot) = table.slot(&object) else {
             return Ok(None);
@@ -527,6 +536,9 @@ impl Shared {
             return Ok(Some(open));
         }
         let usable = resumed.filter(|partial| partial.present_bytes() > 0);
+        if slot.whole || !table.is_current(&object, lease.generation()) {
+            return Ok(usable);
+        }
         let Some(partial) = usable else {
             if !slot.filling {
                 let trash = self.give_up(&mut table, &object, false).map_err(cache_error)?;

@@ -92,14 +92,8 @@ fn read(cache: &DiskCache, data: &[u8]) -> Result<Option<Vec<u8>>, CacheError> {
 
 fn audit(cache: &DiskCache) {
     let table = cache.shared.table();
-    let quarantined: u64 = cache
-        .shared
-        .quarantine
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|(_, bytes)| bytes)
-        .sum();
+    let (quarantine, stuck) = (cache.shared.quarantine.lock().unwrap(), cache.shared.stuck.lock().unwrap());
+    let quarantined: u64 = quarantine.iter().chain(&*stuck).map(|(_, bytes)| bytes).sum();
     let (held, reserved, side) = table.audit();
     assert_eq!((table.used(), table.reserved()), (held + quarantined, reserved));
     assert_eq!(table.side(), side);
