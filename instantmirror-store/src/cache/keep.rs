@@ -159,7 +159,9 @@ impl Shared {
     /// Tries once more to remove what could not be. Whether any of it is gone.
     pub(super) fn retry_stuck(&self) -> bool {
         let stuck = std::mem::take(&mut *self.stuck());
-        let gone = stuck.into_iter().map(|(path, bytes)| self.empty_trash(&Trash { path, bytes }));
+        let gone = stuck
+            .into_iter()
+            .map(|(path, bytes)| self.empty_trash(&Trash { path, bytes }));
         gone.filter(|gone| *gone).count() > 0
     }
 
@@ -195,6 +197,14 @@ impl Shared {
             tracing::warn!(%error, "cannot make room for a damaged object");
         }
         damaged
+    }
+
+    /// Moves a whole object out of the way if the error says that its file is damaged. Returns the error.
+    pub(super) fn blame_file(&self, error: CacheError, generation: u64) -> CacheError {
+        match error {
+            CacheError::Damaged { object, reason } => self.put_aside(&object, generation, &reason),
+            other => other,
+        }
     }
 
     /// Moves a file that has no business in the cache out of the way.

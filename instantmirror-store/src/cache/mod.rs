@@ -446,7 +446,8 @@ impl Shared {
                 self.forget_vanished(&mut self.table(), &object);
                 return Ok(None);
             }
-            file => file.map_err(cache_error)?,
+            Err(error) => return Err(self.blame_file(read_error(object, error), lease.generation())),
+            Ok(file) => file,
         };
         let len = file.len().map_err(cache_error)?;
         let expected = self.table().slot(&object).map_or(len, |slot| slot.size);
@@ -473,7 +474,8 @@ impl Shared {
                 return Ok(Some(self.begin_proof(outboard, generation)));
             }
         }
-        let outboard = hash_with(size, |range| partial::read_exactly(file, object, range))?;
+        let outboard = hash_with(size, |range| partial::read_exactly(file, object, range))
+            .map_err(|error| self.blame_file(error, generation))?;
         if outboard.object() != object {
             return Err(self.put_aside(&object, generation, OTHER_HASH));
         }
@@ -566,6 +568,15 @@ fn hash_with(
         start = end;
     }
     Ok(hasher.finish())
+}
+
+/// What it means for an object that its file cannot be read: file systems that check content say so by nothing else.
+fn read_error(object: ObjectId, error: StoreError) -> CacheError {
+    if error.is_of_process() {
+        return cache_error(error);
+    }
+    let reason = error.to_string();
+    CacheError::Damaged { object, reason }
 }
 
 /// An error of the disk as the cache trait tells it.

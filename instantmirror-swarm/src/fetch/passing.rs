@@ -40,7 +40,8 @@ pub(super) fn has_no_room(error: &FetchError) -> bool {
         FetchError::Cache(CacheError::TooLarge { .. } | CacheError::Full { .. }) => true,
         FetchError::Cache(CacheError::Io { source, .. }) => {
             let system = source.downcast_ref::<io::Error>();
-            system.is_some_and(|error| matches!(error.kind(), io::ErrorKind::StorageFull))
+            system
+                .is_some_and(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
         }
         _ => false,
     }
@@ -295,6 +296,7 @@ mod tests {
             CacheError::Full { object, size },
             CacheError::TooLarge { object, size, max: 0 },
             io(io::ErrorKind::StorageFull),
+            io(io::ErrorKind::QuotaExceeded),
         ];
         assert!(none.into_iter().all(|error| has_no_room(&error.into())));
         let others = [io(io::ErrorKind::PermissionDenied), CacheError::Busy(object)];

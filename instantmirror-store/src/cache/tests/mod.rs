@@ -92,7 +92,10 @@ fn read(cache: &DiskCache, data: &[u8]) -> Result<Option<Vec<u8>>, CacheError> {
 
 fn audit(cache: &DiskCache) {
     let table = cache.shared.table();
-    let (quarantine, stuck) = (cache.shared.quarantine.lock().unwrap(), cache.shared.stuck.lock().unwrap());
+    let (quarantine, stuck) = (
+        cache.shared.quarantine.lock().unwrap(),
+        cache.shared.stuck.lock().unwrap(),
+    );
     let quarantined: u64 = quarantine.iter().chain(&*stuck).map(|(_, bytes)| bytes).sum();
     let (held, reserved, side) = table.audit();
     assert_eq!((table.used(), table.reserved()), (held + quarantined, reserved));
