@@ -36,13 +36,14 @@ impl Shared {
     /// Reserves what `object`, which has a slot, still lacks; gives up others for it if it may.
     pub(super) fn reserve(&self, object: &ObjectId, size: u64, may_evict: bool) -> Result<(), CacheError> {
         loop {
-            let space = self.disk().space().map_err(cache_error)?;
-            let room = Room {
-                bytes: space.free_bytes,
-                files: space.free_files,
-            };
             let trash = {
                 let mut table = self.table();
+                // Under the lock: what is written and what is promised for it must not both be missed.
+                let space = self.disk().space().map_err(cache_error)?;
+                let room = Room {
+                    bytes: space.free_bytes,
+                    files: space.free_files,
+                };
                 match table.reserve(object, room) {
                     Ok(()) => return Ok(()),
                     Err(Shortage::Never) => {

@@ -44,6 +44,8 @@ pub(super) struct Room {
 
 /// Files that a fill may need: content, map, the next map, outboard.
 const FILES_OF_A_FILL: u64 = 4;
+/// So much more than its length a file may take of the disk, in bytes.
+const BLOCK_BYTES: u64 = 4096;
 
 /// One object that is held.
 #[derive(Debug)]
@@ -514,8 +516,8 @@ impl Table {
             return Err(Shortage::Shrinking);
         }
         let on_disk = self.limits.keep_free_bytes.saturating_add(self.reserved);
-        let on_disk = on_disk.saturating_add(need);
         let files = FILES_OF_A_FILL.saturating_mul(self.fills.max(1));
+        let on_disk = on_disk.saturating_add(need).saturating_add(files.saturating_mul(BLOCK_BYTES));
         if self.committed().saturating_add(need) > max_bytes
             || on_disk > room.bytes
             || files > room.files

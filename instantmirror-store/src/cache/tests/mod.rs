@@ -353,7 +353,7 @@ fn object_count_and_free_space_floor_are_kept() {
     let disk = SimDisk::new();
     disk.set_capacity(Some(20 * GROUP_BYTES));
     let limits = CacheLimits {
-        keep_free_bytes: 10 * GROUP_BYTES,
+        keep_free_bytes: 10 * GROUP_BYTES + 100,
         ..CacheLimits::default()
     };
     let cache = DiskCache::open(
@@ -366,9 +366,15 @@ fn object_count_and_free_space_floor_are_kept() {
     .unwrap();
     for number in 0..30 {
         put(&cache, &content(number, GROUP)).unwrap();
-        assert!(disk.space().unwrap().free_bytes >= 10 * GROUP_BYTES);
+        assert!(disk.space().unwrap().free_bytes >= 10 * GROUP_BYTES + 100);
     }
     assert!(cache.usage().objects >= 8);
+    // Small files take more of the disk than their length, as do the files beside others.
+    for number in 30..=u8::MAX {
+        let len = if number % 8 == 0 { GROUP + 10 } else { 10 + usize::from(number) };
+        put(&cache, &content(number, len)).unwrap();
+        assert!(disk.space().unwrap().free_bytes >= 10 * GROUP_BYTES + 100, "{number}");
+    }
 }
 
 #[test]
