@@ -119,6 +119,27 @@ fn the_rest_fills_what_is_free_and_drives_nothing_out() {
 }
 
 #[test]
+fn the_rest_drives_nothing_out_where_objects_are_counted_either() {
+    let dir = TestDir::new("e2e-rest-objects").unwrap();
+    let source = dir.folder("source").unwrap();
+    build(&source, 1);
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    let first = master.publish("r");
+    master.serve();
+    let mut node = Node::configure(&dir, &master.url(), &master.key, &["r"], "10 GiB");
+    configure(&node, "[http]", "[preseed]\nfirst = [\"debug/\"]\nrest = true\n[http]");
+    configure(&node, "max_size", "max_objects = 60\nmax_size");
+    node.run();
+    wait_until_over(&node, &first);
+    let cache = &node.status()["cache"];
+    assert_eq!(cache["evicted"], 0, "{cache}");
+    let objects = cache["objects"].as_u64().unwrap();
+    assert!((20..=60).contains(&objects), "{cache}");
+    master.stop(false);
+    assert_eq!(answer(&node, "debug/19.small"), 200);
+}
+
+#[test]
 fn dnf_finds_the_metadata_of_a_new_snapshot_on_a_node_whose_master_is_gone() {
     let dir = TestDir::new("e2e-bundle").unwrap();
     let repository = Repository::build(&dir.folder("repository").unwrap()).unwrap();

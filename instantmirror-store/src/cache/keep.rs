@@ -39,11 +39,7 @@ impl Shared {
             let trash = {
                 let mut table = self.table();
                 // Under the lock: what is written and what is promised for it must not both be missed.
-                let space = self.disk().space().map_err(cache_error)?;
-                let room = Room {
-                    bytes: space.free_bytes,
-                    files: space.free_files,
-                };
+                let room = self.room().map_err(cache_error)?;
                 match table.reserve(object, room) {
                     Ok(()) => return Ok(()),
                     Err(Shortage::Never) => {
@@ -63,6 +59,15 @@ impl Shared {
                 return Err(CacheError::Full { object: *object, size });
             }
         }
+    }
+
+    /// What the file system has left.
+    pub(super) fn room(&self) -> Result<Room> {
+        let space = self.disk().space()?;
+        Ok(Room {
+            bytes: space.free_bytes,
+            files: space.free_files,
+        })
     }
 
     /// Gives up objects until what is there is within the limits, or nothing more may go.

@@ -238,6 +238,16 @@ impl DiskCache {
         self.shared.table().limits
     }
 
+    /// Whether so many more objects of so many bytes in all fit within every limit with nothing given up for them.
+    ///
+    /// # Errors
+    /// The disk's, asked for its free space.
+    pub fn has_room(&self, objects: u64, bytes: u64) -> Result<bool> {
+        let table = self.shared.table();
+        let room = self.shared.room()?;
+        Ok(!table.is_short(objects, bytes, room))
+    }
+
     /// Keeps an object from being given up until [`unpin`](Self::unpin). It need not be here yet. Not kept over a
     /// restart.
     pub fn pin(&self, object: &ObjectId) {

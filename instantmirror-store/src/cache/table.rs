@@ -515,14 +515,8 @@ impl Table {
         if self.shrinking && self.is_over() {
             return Err(Shortage::Shrinking);
         }
-        let on_disk = self.limits.keep_free_bytes.saturating_add(self.reserved);
-        let files = FILES_OF_A_FILL.saturating_mul(self.fills.max(1));
-        let on_disk = on_disk.saturating_add(need).saturating_add(files.saturating_mul(BLOCK_BYTES));
-        if self.committed().saturating_add(need) > max_bytes
-            || on_disk > room.bytes
-            || files > room.files
-            || self.too_many()
-        {
+        // The object itself is counted already.
+        if self.is_short(0, need, room) {
             return Err(Shortage::Now);
         }
         self.reserved += content;
@@ -531,6 +525,20 @@ impl Table {
         active.reserved += content;
         active.side += side;
         Ok(())
+    }
+
+    /// Whether so many more objects, and so many more bytes, do not fit beside what is there and what is promised.
+    pub(super) fn is_short(&self, objects: u64, bytes: u64, room: Room) -> bool {
+        let files = FILES_OF_A_FILL.saturating_mul(self.fills.saturating_add(objects).max(1));
+        let on_disk = self.limits.keep_free_bytes.saturating_add(self.reserved);
+        let on_disk = on_disk
+            .saturating_add(bytes)
+            .saturating_add(files.saturating_mul(BLOCK_BYTES));
+        let count = (self.len() as u64).saturating_add(objects);
+        self.committed().saturating_add(bytes) > self.limits.max_bytes.unwrap_or(u64::MAX)
+            || count > self.limits.max_objects.unwrap_or(u64::MAX)
+            || on_disk > room.bytes
+            || files > room.files
     }
 
     fn committed(&self) -> u64 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::stream::{self, FuturesUnordered, StreamExt as _};
 use instantmirror_core::catalog::{CatalogError, Differences, Reachable};
 use instantmirror_core::preseed::Step;
-use instantmirror_core::traits::{Class, ObjectCache as _};
+use instantmirror_core::traits::Class;
 use instantmirror_core::{FileMeta, Kind, NodeId, RepoName, RepoPath, StoreError};
 use instantmirror_store::cache::DiskCache;
 use instantmirror_store::snapshots::{CatalogWalker, DiskSnapshotStore};
@@ -68,6 +68,13 @@ enum Job {
 }
 
 impl Job {
+    fn objects(&self) -> u64 {
+        match self {
+            Self::Many(files) => files.len() as u64,
+            Self::One(_) => 1,
+        }
+    }
+
     fn bytes(&self) -> u64 {
         match self {
             Self::Many(files) => files.iter().map(|file| file.size).sum(),
@@ -243,7 +250,8 @@ impl Bringer {
 
     async fn run(&self, job: Job, how: &How<'_>) -> Pass {
         let bytes = job.bytes();
-        if how.room == Room::Free && !self.has_free(bytes) {
+        // A disk that cannot be asked is not filled with what nobody asked for.
+        if how.room == Room::Free && !self.cache.has_room(job.objects(), bytes).unwrap_or(false) {
             return Pass {
                 is_full: true,
                 ..Pass::default()
@@ -256,12 +264,6 @@ impl Bringer {
             Job::One(file) => self.run_one(&file, how).await,
             Job::Many(files) => self.run_many(&files, how).await,
         }
-    }
-
-    fn has_free(&self, bytes: u64) -> bool {
-        let usage = self.cache.usage();
-        let taken = usage.used_bytes + usage.side_bytes + usage.reserved_bytes;
-        usage.max_bytes.is_none_or(|max| taken.saturating_add(bytes) <= max)
     }
 
     async fn run_one(&self, file: &FileMeta, how: &How<'_>) -> Pass {

@@ -371,10 +371,35 @@ fn object_count_and_free_space_floor_are_kept() {
     assert!(cache.usage().objects >= 8);
     // Small files take more of the disk than their length, as do the files beside others.
     for number in 30..=u8::MAX {
-        let len = if number % 8 == 0 { GROUP + 10 } else { 10 + usize::from(number) };
+        let len = if number % 8 == 0 {
+            GROUP + 10
+        } else {
+            10 + usize::from(number)
+        };
         put(&cache, &content(number, len)).unwrap();
         assert!(disk.space().unwrap().free_bytes >= 10 * GROUP_BYTES + 100, "{number}");
     }
+}
+
+#[test]
+fn room_is_what_every_limit_leaves() {
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(20 * GROUP_BYTES));
+    let cache = open(&disk, None);
+    put(&cache, &content(1, 10)).unwrap();
+    let limits = |max_bytes, max_objects, keep_free_bytes| {
+        cache.set_limits(CacheLimits {
+            max_bytes,
+            max_objects,
+            keep_free_bytes,
+        });
+        cache.has_room(2, 5 * GROUP_BYTES).unwrap()
+    };
+    assert!(limits(None, None, 0));
+    assert!(limits(Some(6 * GROUP_BYTES), Some(3), 14 * GROUP_BYTES));
+    assert!(!limits(Some(5 * GROUP_BYTES), None, 0));
+    assert!(!limits(None, Some(2), 0));
+    assert!(!limits(None, None, 16 * GROUP_BYTES));
 }
 
 #[test]
