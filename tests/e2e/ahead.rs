@@ -249,3 +249,32 @@ fn nothing_is_asked_of_who_is_denied_whatever_its_name() {
         "{said}"
     );
 }
+
+/// What did not fit, or was left out, is looked for again when the configuration lets it in.
+#[test]
+fn what_a_changed_configuration_has_room_for_is_fetched_ahead() {
+    let dir = TestDir::new("e2e-ahead-reload").unwrap();
+    let source = dir.folder("source").unwrap();
+    build(&source, 1);
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    let first = master.publish("r");
+    master.serve();
+    let mut node = Node::configure(&dir, &master.url(), &master.key, &["r"], "2 MiB");
+    configure(&node, "[http]", "[preseed]\nfirst = [\"large/\", \"debug/\"]\n[http]");
+    configure(&node, "max_size", "never = [\"debug/\"]\nmax_size");
+    node.run();
+    wait_until_over(&node, &first);
+    configure(&node, "never = [\"debug/\"]", "max_objects = 1000");
+    configure(&node, "2 MiB", "100 MiB");
+    let said = node.succeed(&["reload"]);
+    assert!(
+        said.contains("[cache] never") && said.contains("[cache] limits"),
+        "{said}"
+    );
+    let here = || (number(&node.status(), "preseed", "bytes") > 2 * LARGE as u64 + 200_000).then_some(());
+    poll(LIMIT, here).unwrap_or_else(|| panic!("it did not come:\n{}", node.status_text()));
+    wait_until_over(&node, &first);
+    master.stop(false);
+    assert_eq!(answer(&node, "large/1.iso"), 200);
+    assert_eq!(answer(&node, "debug/7.small"), 200);
+}

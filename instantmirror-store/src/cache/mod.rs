@@ -44,7 +44,7 @@ use crate::import::{self, ImportError, ImportMethod, ImportRequest, Imported};
 pub use check::{Checked, Checker, Finding, Subset};
 pub use held::HeldObjects;
 pub use standing::Reclassification;
-pub use table::CacheLimits;
+pub use table::{CacheLimits, Capacity};
 
 use fill::DiskHandle;
 use layout::{FORMAT, FORMAT_BYTES_MAX, LOCK, OBJECTS, PARTIAL, QUARANTINE, TRASH};
@@ -238,14 +238,24 @@ impl DiskCache {
         self.shared.table().limits
     }
 
-    /// Whether so many more objects of so many bytes in all fit within every limit with nothing given up for them.
+    /// Whether so much more fits within every limit with nothing given up for it.
     ///
     /// # Errors
     /// The disk's, asked for its free space.
-    pub fn has_room(&self, objects: u64, bytes: u64) -> Result<bool> {
+    pub fn has_room(&self, more: Capacity) -> Result<bool> {
         let table = self.shared.table();
         let room = self.shared.room()?;
-        Ok(!table.is_short(objects, bytes, room))
+        Ok(!table.is_short(more, room))
+    }
+
+    /// How much could be held at most if all that is here now were given up.
+    ///
+    /// # Errors
+    /// The disk's, asked for its free space.
+    pub fn capacity(&self) -> Result<Capacity> {
+        let table = self.shared.table();
+        let room = self.shared.room()?;
+        Ok(table.capacity(room))
     }
 
     /// Keeps an object from being given up until [`unpin`](Self::unpin). It need not be here yet. Not kept over a

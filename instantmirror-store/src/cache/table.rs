@@ -35,6 +35,15 @@ pub struct CacheLimits {
     pub keep_free_bytes: u64,
 }
 
+/// Objects, and bytes in all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// How many.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// What the file system has left.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
@@ -516,7 +525,13 @@ impl Table {
             return Err(Shortage::Shrinking);
         }
         // The object itself is counted already.
-        if self.is_short(0, need, room) {
+        if self.is_short(
+            Capacity {
+                objects: 0,
+                bytes: need,
+            },
+            room,
+        ) {
             return Err(Shortage::Now);
         }
         self.reserved += content;
@@ -527,8 +542,20 @@ impl Table {
         Ok(())
     }
 
-    /// Whether so many more objects, and so many more bytes, do not fit beside what is there and what is promised.
-    pub(super) fn is_short(&self, objects: u64, bytes: u64, room: Room) -> bool {
+    /// What all limits allow for, of which some is taken.
+    pub(super) fn capacity(&self, room: Room) -> Capacity {
+        let free = room.bytes.saturating_sub(self.limits.keep_free_bytes);
+        let on_disk = self.used.saturating_add(self.side).saturating_add(free);
+        let files = (self.len() as u64).saturating_add(room.files);
+        Capacity {
+            objects: self.limits.max_objects.unwrap_or(u64::MAX).min(files),
+            bytes: self.limits.max_bytes.unwrap_or(u64::MAX).min(on_disk),
+        }
+    }
+
+    /// Whether so much more does not fit beside what is there and what is promised.
+    pub(super) fn is_short(&self, more: Capacity, room: Room) -> bool {
+        let Capacity { objects, bytes } = more;
         let files = FILES_OF_A_FILL.saturating_mul(self.fills.saturating_add(objects).max(1));
         let on_disk = self.limits.keep_free_bytes.saturating_add(self.reserved);
         let on_disk = on_disk

@@ -17,7 +17,7 @@ use instantmirror_core::outboard::{GROUP_BYTES, ObjectHasher, Outboard};
 use instantmirror_core::traits::{ObjectCache, ObjectFill};
 use instantmirror_core::{CacheError, ObjectId};
 
-use super::{CacheLimits, CacheOptions, DiskCache, VerifyWhen, layout};
+use super::{CacheLimits, CacheOptions, Capacity, DiskCache, VerifyWhen, layout};
 use crate::disk::{Disk, SimDisk};
 use crate::error::StoreError;
 
@@ -393,13 +393,26 @@ fn room_is_what_every_limit_leaves() {
             max_objects,
             keep_free_bytes,
         });
-        cache.has_room(2, 5 * GROUP_BYTES).unwrap()
+        let (objects, bytes) = (2, 5 * GROUP_BYTES);
+        cache.has_room(Capacity { objects, bytes }).unwrap()
     };
     assert!(limits(None, None, 0));
     assert!(limits(Some(6 * GROUP_BYTES), Some(3), 14 * GROUP_BYTES));
     assert!(!limits(Some(5 * GROUP_BYTES), None, 0));
     assert!(!limits(None, Some(2), 0));
     assert!(!limits(None, None, 16 * GROUP_BYTES));
+    // Whatever is here already.
+    for number in 2..9 {
+        let capacity = cache.capacity().unwrap();
+        assert!(
+            capacity.bytes <= 4 * GROUP_BYTES && capacity.bytes > 3 * GROUP_BYTES,
+            "{number}: {capacity:?}"
+        );
+        put(&cache, &content(number, GROUP)).unwrap();
+    }
+    assert!(!limits(Some(GROUP_BYTES), Some(7), 0));
+    let (objects, bytes) = (7, GROUP_BYTES);
+    assert_eq!(cache.capacity().unwrap(), Capacity { objects, bytes });
 }
 
 #[test]
