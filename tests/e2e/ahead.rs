@@ -185,6 +185,13 @@ fn prefetch_brings_what_an_operator_names_and_says_what_it_could_not() {
     assert!(said.contains("follows no repository 'q'; it has r"), "{said}");
     let (_, said) = node.fail(&["prefetch", "r", "[a"]);
     assert!(said.contains("'[a' is not a glob"), "{said}");
+    // What is never kept does not come by name either.
+    configure(&node, "[http]", "never = [\"debug/\"]\n[http]");
+    node.succeed(&["reload"]);
+    let (_, said) = node.fail(&["prefetch", "r", "debug"]);
+    assert!(said.contains("what [cache] never names is left out"), "{said}");
+    let said = node.succeed(&["prefetch", "r", "debug", "other"]);
+    assert!(said.contains("over, 1 of 1 files"), "{said}");
     master.stop(false);
     assert_eq!((answer(&node, "small/123"), answer(&node, "large/0.iso")), (200, 200));
     let (code, said) = node.fail(&["prefetch", "r", "advised"]);
