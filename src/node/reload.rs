@@ -43,7 +43,7 @@ impl Node {
     /// runtime.
     pub fn reload(&self, config: NodeConfig) -> Reloaded {
         let config = Arc::new(config);
-        let held = self.ahead.config.send_replace(Arc::clone(&config));
+        let held = Arc::clone(&self.ahead.config.borrow());
         let mut reloaded = Reloaded {
             changed: Vec::new(),
             refused: self.refused(&config),
@@ -54,7 +54,7 @@ impl Node {
             }
         };
         taken("[cache] never", held.cache.never == config.cache.never);
-        taken("[cache] limits", config.cache.limits() == self.cache.limits());
+        taken("[cache] limits", held.cache.limits() == config.cache.limits());
         taken("[preseed]", held.preseed == config.preseed);
         taken("[fetch]", held.fetch == config.fetch);
         taken("[peers] preferred", held.peers.preferred == config.peers.preferred);
@@ -80,6 +80,8 @@ impl Node {
         self.engine.never_keep(config.cache.never.clone());
         self.engine.set_limits(config.fetch_limits());
         self.take_up_limits(&config);
+        // Last: who fetches ahead begins anew with it at once, and finds the new limits.
+        self.ahead.config.send_replace(config);
         reloaded
     }
 
