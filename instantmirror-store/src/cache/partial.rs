@@ -34,6 +34,8 @@ struct State {
     outboard: Option<Outboard>,
     /// Groups written since the map file was.
     unflushed: u64,
+    /// Bytes that may be on the disk and in no group: written just before a kill or a failure, or rotten.
+    stray: u64,
 }
 
 /// An open partial object, shared by its fill and its readers. After the fill finished it goes on serving them.
@@ -43,8 +45,6 @@ pub(super) struct Partial {
     size: u64,
     /// Made with the first write.
     file: OnceLock<Box<dyn DiskFile>>,
-    /// Bytes on the disk that no map named when it was opened: written just before a kill, or rotten.
-    stray: u64,
     /// Held while files are made or replaced: the state, which others look at under locks of theirs, is not locked for as
     /// long as a disk takes. Whether the outboard is in its file, or needs none.
     files: Mutex<bool>,
@@ -114,7 +114,7 @@ impl Partial {
             .and_then(|values| Outboard::verify(object, size, values.into()).ok());
         let outboard = kept.or_else(|| lone_outboard(object, size));
         let claimed = Self::claimed(disk, &object, size);
-        let mut partial = Self::new(object, size, OnceLock::from(file), outboard);
+        let partial = Self::new(object, size, OnceLock::from(file), outboard);
         partial.verify_again(&claimed);
         let there = disk.metadata(&partial_path(&object))?.allocated;
         // The last block of the last group was not counted whole while it was written, and is not now: what is here must not
@@ -126,7 +126,8 @@ impl Partial {
             0
         };
         let counted = there.saturating_sub(beyond).min(size);
-        partial.stray = counted.saturating_sub(partial.present_bytes());
+        let stray = counted.saturating_sub(partial.present_bytes());
+        partial.state().stray = stray;
         Ok(partial)
     }
 
@@ -146,12 +147,12 @@ impl Partial {
             present: RangeSet::new(),
             outboard,
             unflushed: 0,
+            stray: 0,
         };
         Self {
             object,
             size,
             file,
-            stray: 0,
             files: Mutex::new(state.outboard.is_some()),
             state: Mutex::new(state),
         }
@@ -201,7 +202,8 @@ impl Partial {
 
     /// Bytes that it may take on the disk.
     pub(super) fn held_bytes(&self) -> u64 {
-        (self.present_bytes() + self.stray).min(self.size)
+        let state = self.state();
+        (state.present.len() + state.stray).min(self.size)
     }
 
     pub(super) fn gap(&self) -> Option<Range<u64>> {
@@ -257,8 +259,13 @@ impl Partial {
                 .ok()
                 .zip(usize::try_from(gap.end - offset).ok());
             let part = place.and_then(|(start, end)| data.get(start..end)).unwrap_or_default();
-            file.write_at(part, gap.start).map_err(cache_error)?;
+            let written = file.write_at(part, gap.start);
             let mut state = self.state();
+            if let Err(error) = written {
+                // As much as that may be there, until it is whole or looked at again.
+                state.stray += part.len() as u64;
+                return Err(cache_error(error));
+            }
             state.present.insert(gap.clone());
             state.unflushed += group_count(gap.end - gap.start);
             at = gap.end;

@@ -33,15 +33,16 @@ const ROUNDS_MAX: u32 = 3;
 const ROUND_PAUSE: Duration = Duration::from_millis(500);
 
 /// Whether a fill that could not begin for this reason is passed by: there is no room, now or ever. That a file system
-/// refuses to make one more file (it can be out of inodes with bytes to spare, which no account foresees) is the same
-/// thing: the bytes can be had all the same, and are verified all the same.
+/// refuses to make one more file (it can be out of inodes with bytes to spare, which no account foresees), that it grants no
+/// more, or that it takes nothing any more since its medium failed, is the same thing: the bytes can be had all the same,
+/// and are verified all the same.
 pub(super) fn has_no_room(error: &FetchError) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     match error {
         FetchError::Cache(CacheError::TooLarge { .. } | CacheError::Full { .. }) => true,
         FetchError::Cache(CacheError::Io { source, .. }) => {
             let system = source.downcast_ref::<io::Error>();
-            system
-                .is_some_and(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+            system.is_some_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem))
         }
         _ => false,
     }
@@ -297,6 +298,7 @@ mod tests {
             CacheError::TooLarge { object, size, max: 0 },
             io(io::ErrorKind::StorageFull),
             io(io::ErrorKind::QuotaExceeded),
+            io(io::ErrorKind::ReadOnlyFilesystem),
         ];
         assert!(none.into_iter().all(|error| has_no_room(&error.into())));
         let others = [io(io::ErrorKind::PermissionDenied), CacheError::Busy(object)];

@@ -345,3 +345,37 @@ fn inodes_are_reserved_too() {
         assert_eq!(table.reserve(&object, room(files)), Ok(()));
     }
 }
+
+/// A write that breaks off has written something, which stays on the disk with the groups before it.
+#[test]
+fn what_a_broken_write_left_is_counted() {
+    let disk = SimDisk::new();
+    let data = content(1, 9 * GROUP);
+    let options = CacheOptions {
+        limits: CacheLimits {
+            max_bytes: Some(20 * GROUP_BYTES),
+            ..CacheLimits::default()
+        },
+        ..CacheOptions::default()
+    };
+    let cache = DiskCache::open(Arc::new(disk.clone()), options).unwrap();
+    let fill = begin(&cache, &data).unwrap();
+    fill.write(0, &data[..GROUP]).unwrap();
+    disk.fail_at(1, Fault::Enospc);
+    assert!(fill.write(GROUP_BYTES, &data[GROUP..]).is_err());
+    drop(fill);
+    let path = Path::new("partial").join(ObjectId::of(&data).to_string());
+    let (usage, there) = (cache.usage(), disk.metadata(&path).unwrap().allocated);
+    assert!(there > 4 * GROUP_BYTES, "{there}");
+    assert!(
+        there <= usage.used_bytes,
+        "{there} bytes on the disk, {} known",
+        usage.used_bytes
+    );
+    // And it can be finished.
+    put(&cache, &data).unwrap();
+    assert_eq!(
+        (cache.usage().used_bytes, cache.usage().reserved_bytes),
+        (data.len() as u64, 0)
+    );
+}

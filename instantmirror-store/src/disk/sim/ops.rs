@@ -208,7 +208,15 @@ impl SimFile {
             Step::Go => (write, Ok(())),
             Step::GoThenFail => (write, Err(errno(op, &self.path, EIO))),
             Step::Fail(code) => match half_of(write) {
-                Some(half) if code == ENOSPC => (half, Err(errno(op, &self.path, code))),
+                Some(half) if code == ENOSPC => {
+                    let begun = new_blocks(file, &half);
+                    file.blocks.extend(
+                        begun
+                            .into_iter()
+                            .take(usize::try_from(free / BLOCK_BYTES).unwrap_or(usize::MAX)),
+                    );
+                    (half, Err(errno(op, &self.path, code)))
+                }
                 _ => return Err(errno(op, &self.path, code)),
             },
         };
