@@ -193,7 +193,7 @@ impl Server {
     /// there, the next one on the same connection by the new one. Nothing is closed.
     pub async fn serve_newest(self, services: watch::Receiver<Arc<Service>>, shutdown: impl Future<Output = ()>) {
         let (stop, stopping) = Stopping::channel();
-        let permits = Arc::new(Semaphore::new(self.limits.connections_max));
+        let permits = Arc::new(Semaphore::new(self.limits.connections_max.min(Semaphore::MAX_PERMITS)));
         let shared = Arc::new(Shared {
             services,
             limits: self.limits,

@@ -162,7 +162,8 @@ impl FromStr for DayHours {
         let minute = |text: &str| {
             let (hour, minute) = text.trim().split_once(':')?;
             let (hour, minute): (u16, u16) = (hour.parse().ok()?, minute.parse().ok()?);
-            (minute < 60 && hour * 60 + minute <= DAY && hour <= 24).then_some(hour * 60 + minute)
+            let is_time = hour <= 24 && minute < 60;
+            is_time.then(|| hour * 60 + minute).filter(|minute| *minute <= DAY)
         };
         let wrong = || format!("'{text}' is no part of a day: write one like \"22:00-06:00\", in local time");
         let (begin, end) = text.split_once('-').ok_or_else(wrong)?;
@@ -237,7 +238,17 @@ mod tests {
         assert_eq!(noon.begins_in(at(13, 30)), 22 * 60);
         assert!("18:00-24:00".parse::<DayHours>().unwrap().contains(at(23, 59)));
         assert_eq!(night.to_string(), "22:00-06:00");
-        for wrong in ["22-6", "25:00-26:00", "1:60-2:00", "3:00-3:00", "24:00-1:00", "x", ""] {
+        for wrong in [
+            "22-6",
+            "25:00-26:00",
+            "2000:00-06:00",
+            "24:01-6:00",
+            "1:60-2:00",
+            "3:00-3:00",
+            "24:00-1:00",
+            "x",
+            "",
+        ] {
             assert!(wrong.parse::<DayHours>().is_err(), "{wrong}");
         }
     }

@@ -56,7 +56,7 @@ impl Slots {
     fn new(running_max: usize) -> Self {
         // What nobody waits for holds its slot while it holds still for a client: without one that it cannot have, the
         // client would wait for it, and it for the client.
-        let running_max = running_max.max(2);
+        let running_max = running_max.clamp(2, Semaphore::MAX_PERMITS);
         let background = running_max - (running_max / 4).max(1);
         Self {
             all: Arc::new(Semaphore::new(running_max)),

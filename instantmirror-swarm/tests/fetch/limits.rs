@@ -267,3 +267,15 @@ async fn ten_thousand_misses_survive_their_leader_with_no_request_more_and_its_s
     assert_eq!(master.ranges().len(), 1);
     assert_eq!(second.ranges(), [3 * G as u64..8 * G as u64]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_beyond_all_numbers_is_none() {
+    let data = content(1, G);
+    let (cache, master) = (MemoryCache::new(None), source("master", &[&data]));
+    let engine = engine(&cache, &[&master]);
+    limited(&engine, |limits| {
+        limits.source_running_max = Some(usize::MAX);
+        limits.scheduler.background_running_max = usize::MAX;
+    });
+    assert!(ahead(&engine, &data).await.unwrap());
+}
