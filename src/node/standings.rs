@@ -52,6 +52,9 @@ impl Node {
                 Ok(Ok((garbage, old))) => {
                     tracing::debug!(garbage, old, took = ?begun.elapsed(), "what the snapshots say of cached objects");
                     last = Some((roots, Instant::now()));
+                    if garbage > 0 {
+                        self.ahead.freed.send_replace(());
+                    }
                 }
                 // A snapshot that is dropped meanwhile may take catalog nodes with it: the next look knows.
                 Ok(Err(error)) => tracing::debug!("the catalogs could not be walked to the end: {error}"),

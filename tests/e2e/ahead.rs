@@ -289,3 +289,35 @@ fn what_a_changed_configuration_has_room_for_is_fetched_ahead() {
     assert_eq!(answer(&node, "large/1.iso"), 200);
     assert_eq!(answer(&node, "debug/7.small"), 200);
 }
+
+/// A cache is full sooner or later. What the snapshots have left behind must not keep out what the newest one brings.
+#[test]
+fn what_no_snapshot_needs_makes_room_for_the_rest() {
+    let dir = TestDir::new("e2e-rest-garbage").unwrap();
+    let source = dir.folder("source").unwrap();
+    build(&source, 1);
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    master.configure("[retention]\nkeep_last = 1\ndelete_after = \"1 s\"\n[snapshots]\ngrace = \"1 s\"");
+    let first = master.publish("r");
+    master.serve();
+    let mut node = Node::configure(&dir, &master.url(), &master.key, &["r"], "10 MiB");
+    configure(
+        &node,
+        "[http]",
+        "[snapshots]\ngrace = \"1 s\"\n[preseed]\nrest = true\n[http]",
+    );
+    node.run();
+    wait_until_over(&node, &first);
+    build(&source, 2);
+    let second = master.publish("r");
+    node.wait_for("r", &second);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    master.run(&["retention", "r", "--now"]);
+    let both = 4 * LARGE as u64;
+    let here = || (number(&node.status(), "rest", "bytes") > both && is_over(&node, &second)).then_some(());
+    poll(LIMIT, here).unwrap_or_else(|| panic!("not all came:\n{}", node.status_text()));
+    master.stop(false);
+    for path in ["large/0.iso", "large/1.iso", "small/299", "debug/7.small"] {
+        assert_eq!(answer(&node, path), 200, "{path}");
+    }
+}

@@ -1,7 +1,7 @@
 //! The order of snapshots around that of a policy: what no live snapshot refers to goes first, then what only an old
 //! one refers to, then the rest as the policy says. What is kept never goes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Candidate, ExpiryPolicy, Handle, PolicyKind, at};
 
@@ -62,7 +62,9 @@ pub struct SnapshotOrder<P = Box<dyn ExpiryPolicy>> {
     /// Codes of standings; 0: not here.
     standings: Vec<u8>,
     last_uses: Vec<u64>,
-    garbage: BTreeSet<(u64, Handle)>,
+    /// With the bytes of each.
+    garbage: BTreeMap<(u64, Handle), u64>,
+    garbage_bytes: u64,
     old: BTreeSet<(u64, Handle)>,
     kept: usize,
     clock: u64,
@@ -84,7 +86,8 @@ impl<P: ExpiryPolicy> SnapshotOrder<P> {
             policy,
             standings: Vec::new(),
             last_uses: Vec::new(),
-            garbage: BTreeSet::new(),
+            garbage: BTreeMap::new(),
+            garbage_bytes: 0,
             old: BTreeSet::new(),
             kept: 0,
             clock: 0,
@@ -106,7 +109,7 @@ impl<P: ExpiryPolicy> SnapshotOrder<P> {
             return;
         };
         self.take_out(handle, before);
-        self.put_in(handle, standing);
+        self.put_in(handle, standing, candidate.size);
         if standing == Standing::Live {
             self.policy.insert(handle, candidate);
         }
@@ -116,6 +119,12 @@ impl<P: ExpiryPolicy> SnapshotOrder<P> {
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         (self.garbage.len(), self.old.len())
+    }
+
+    /// Bytes of what is garbage.
+    #[must_use]
+    pub fn garbage_bytes(&self) -> u64 {
+        self.garbage_bytes
     }
 
     /// What to write down of an object.
@@ -142,7 +151,7 @@ impl<P: ExpiryPolicy> SnapshotOrder<P> {
         self.clock = self.clock.max(remembered.last_use);
         self.make_room_for(handle);
         self.last_uses[at(handle)] = remembered.last_use;
-        self.put_in(handle, remembered.standing);
+        self.put_in(handle, remembered.standing, candidate.size);
         if remembered.standing == Standing::Live {
             self.policy.restore(handle, candidate, remembered.memo);
         }
@@ -164,11 +173,14 @@ impl<P: ExpiryPolicy> SnapshotOrder<P> {
         }
     }
 
-    fn put_in(&mut self, handle: Handle, standing: Standing) {
+    fn put_in(&mut self, handle: Handle, standing: Standing, size: u64) {
         self.standings[at(handle)] = standing.code();
         let entry = (self.last_use(handle), handle);
         match standing {
-            Standing::Garbage => drop(self.garbage.insert(entry)),
+            Standing::Garbage => {
+                self.garbage.insert(entry, size);
+                self.garbage_bytes += size;
+            }
             Standing::Old => drop(self.old.insert(entry)),
             Standing::Live => {}
             Standing::Kept => self.kept += 1,
@@ -178,7 +190,7 @@ impl<P: ExpiryPolicy> SnapshotOrder<P> {
     fn take_out(&mut self, handle: Handle, standing: Standing) {
         let entry = (self.last_use(handle), handle);
         match standing {
-            Standing::Garbage => drop(self.garbage.remove(&entry)),
+            Standing::Garbage => self.garbage_bytes -= self.garbage.remove(&entry).unwrap_or_default(),
             Standing::Old => drop(self.old.remove(&entry)),
             Standing::Live => self.policy.removed(handle),
             Standing::Kept => self.kept -= 1,
@@ -195,7 +207,7 @@ impl<P: ExpiryPolicy> ExpiryPolicy for SnapshotOrder<P> {
         self.clock += 1;
         self.make_room_for(handle);
         self.last_uses[at(handle)] = self.clock;
-        self.put_in(handle, Standing::Live);
+        self.put_in(handle, Standing::Live, candidate.size);
         self.policy.insert(handle, candidate);
     }
 
@@ -204,22 +216,27 @@ impl<P: ExpiryPolicy> ExpiryPolicy for SnapshotOrder<P> {
         let before = (self.last_use(handle), handle);
         self.clock += 1;
         self.last_uses[at(handle)] = self.clock;
-        let set = match standing {
-            Standing::Live => return self.policy.used(handle),
-            Standing::Kept => return,
-            Standing::Garbage => &mut self.garbage,
-            Standing::Old => &mut self.old,
-        };
-        set.remove(&before);
-        set.insert((self.clock, handle));
+        let now = (self.clock, handle);
+        match standing {
+            Standing::Live => self.policy.used(handle),
+            Standing::Kept => {}
+            Standing::Garbage => {
+                if let Some(size) = self.garbage.remove(&before) {
+                    self.garbage.insert(now, size);
+                }
+            }
+            Standing::Old => {
+                self.old.remove(&before);
+                self.old.insert(now);
+            }
+        }
     }
 
     fn victim(&mut self, may_go: &mut dyn FnMut(Handle) -> bool) -> Option<Handle> {
         // Those in use are few and not moved: what is garbage stays garbage however long it is read.
-        for set in [&self.garbage, &self.old] {
-            if let Some((_, handle)) = set.iter().find(|(_, handle)| may_go(*handle)) {
-                return Some(*handle);
-            }
+        let mut first = self.garbage.keys().chain(&self.old);
+        if let Some((_, handle)) = first.find(|(_, handle)| may_go(*handle)) {
+            return Some(*handle);
         }
         self.policy.victim(may_go)
     }

@@ -311,6 +311,15 @@ fn kept_objects_never_go() {
     order.set_standing(1, Standing::Garbage, &candidate(1));
     assert_eq!(order.victim(&mut |_| true), Some(1));
     assert_eq!((order.len(), order.counts()), (3, (1, 0)));
+    let size = candidate(1).size;
+    assert_eq!(order.garbage_bytes(), size);
+    order.used(1);
+    assert_eq!(order.garbage_bytes(), size);
+    order.set_standing(1, Standing::Old, &candidate(1));
+    assert_eq!(order.garbage_bytes(), 0);
+    order.set_standing(1, Standing::Garbage, &candidate(1));
+    order.removed(1);
+    assert_eq!((order.garbage_bytes(), order.counts()), (0, (0, 0)));
 }
 
 #[test]

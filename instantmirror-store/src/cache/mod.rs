@@ -238,14 +238,14 @@ impl DiskCache {
         self.shared.table().limits
     }
 
-    /// Whether so much more fits within every limit with nothing given up for it.
+    /// Whether so much more fits within every limit with nothing given up for it but what no snapshot needs.
     ///
     /// # Errors
     /// The disk's, asked for its free space.
     pub fn has_room(&self, more: Capacity) -> Result<bool> {
         let table = self.shared.table();
         let room = self.shared.room()?;
-        Ok(!table.is_short(more, room))
+        Ok(table.has_room(more, room))
     }
 
     /// How much could be held at most if all that is here now were given up.

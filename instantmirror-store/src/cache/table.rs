@@ -542,6 +542,16 @@ impl Table {
         Ok(())
     }
 
+    /// Whether so much more fits if nothing goes for it but what no snapshot needs.
+    pub(super) fn has_room(&self, more: Capacity, room: Room) -> bool {
+        let (garbage, _) = self.order.counts();
+        let more = Capacity {
+            objects: more.objects.saturating_sub(garbage as u64),
+            bytes: more.bytes.saturating_sub(self.order.garbage_bytes()),
+        };
+        !self.is_short(more, room)
+    }
+
     /// What all limits allow for, of which some is taken.
     pub(super) fn capacity(&self, room: Room) -> Capacity {
         let free = room.bytes.saturating_sub(self.limits.keep_free_bytes);

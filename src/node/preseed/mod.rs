@@ -43,6 +43,8 @@ pub(super) struct Ahead {
     popularity: Mutex<Popularity>,
     pacer: Pacer,
     claims: Arc<Claims>,
+    /// Told when objects were found that no snapshot needs: there is room again.
+    pub(super) freed: watch::Sender<()>,
     pub(super) prefetches: Prefetches,
     status: Mutex<BTreeMap<RepoName, PreseedStatus>>,
 }
@@ -88,6 +90,7 @@ impl Ahead {
             popularity: Mutex::default(),
             pacer: Pacer::new(),
             claims: Arc::default(),
+            freed: watch::Sender::new(()),
             prefetches: Prefetches::default(),
             status: Mutex::default(),
         }

@@ -44,6 +44,17 @@ struct Terms {
     snapshot: Arc<Snapshot>,
 }
 
+/// How all steps ended.
+#[derive(Clone, Copy)]
+enum Outcome {
+    /// All is done that can be done.
+    Done,
+    /// The cache has no room for more.
+    Full,
+    /// Something could not be had.
+    Failed,
+}
+
 impl RulesDriver {
     pub(in super::super) fn new(node: &Node, repository: RepoName) -> Self {
         Self {
@@ -97,10 +108,21 @@ impl RulesDriver {
             return;
         }
         loop {
+            let mut freed = self.ahead.freed.subscribe();
             let outcome = self.all_steps(terms).await;
             match outcome {
-                Ok(true) => return,
-                Ok(false) => {}
+                Ok(Outcome::Done) => return,
+                Ok(Outcome::Full) => {
+                    // The sender lives as long as the node.
+                    let _ = freed.changed().await;
+                    continue;
+                }
+                Ok(Outcome::Failed) => {}
+                // A tree that one step is compared with may be gone by now: then all of this one is looked at.
+                Err(_) if !self.done.is_empty() => {
+                    self.done.clear();
+                    continue;
+                }
                 Err(error) => {
                     tracing::warn!(repository = %self.repository(), snapshot = %terms.snapshot.id, "not fetched ahead: {error}");
                 }
@@ -129,12 +151,11 @@ impl RulesDriver {
         }
     }
 
-    /// Returns whether all is done that can be done.
-    async fn all_steps(&mut self, terms: &Terms) -> Result<bool, CatalogError> {
+    async fn all_steps(&mut self, terms: &Terms) -> Result<Outcome, CatalogError> {
         let missing = self.missing(terms).await?;
         let (ahead, repository) = (Arc::clone(&self.ahead), self.repository().clone());
         ahead.begin(&repository, terms.snapshot.id, &terms.rules, &missing);
-        let mut all = true;
+        let (mut all, mut is_full) = (true, false);
         let mut held = Capacity::default();
         for (place, step) in terms.rules.steps().into_iter().enumerate() {
             let (files, bytes) = missing.get(&step).copied().unwrap_or_default();
@@ -153,11 +174,16 @@ impl RulesDriver {
                 status.is_over = pass.failed == 0;
             });
             all &= pass.failed == 0;
+            is_full |= pass.is_full;
             if pass.failed == 0 && !pass.is_full {
                 self.done.insert(step, terms.root);
             }
         }
-        Ok(all)
+        Ok(match (all, is_full) {
+            (false, _) => Outcome::Failed,
+            (true, true) => Outcome::Full,
+            (true, false) => Outcome::Done,
+        })
     }
 
     /// `None` if the cache has no room for this step.

@@ -413,6 +413,13 @@ fn room_is_what_every_limit_leaves() {
     assert!(!limits(Some(GROUP_BYTES), Some(7), 0));
     let (objects, bytes) = (7, GROUP_BYTES);
     assert_eq!(cache.capacity().unwrap(), Capacity { objects, bytes });
+    // What no snapshot needs is as good as free.
+    let here = cache.usage();
+    limits(Some(here.used_bytes + here.side_bytes), Some(here.objects), 0);
+    let one = Capacity { objects: 1, bytes };
+    assert!(!cache.has_room(one).unwrap());
+    cache.reclassify().finish();
+    assert!(cache.has_room(one).unwrap());
 }
 
 #[test]
