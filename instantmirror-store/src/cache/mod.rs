@@ -44,7 +44,7 @@ use crate::import::{self, ImportError, ImportMethod, ImportRequest, Imported};
 pub use check::{Checked, Checker, Finding, Subset};
 pub use held::HeldObjects;
 pub use standing::Reclassification;
-pub use table::CacheLimits;
+pub use table::{CacheLimits, Capacity};
 
 use fill::DiskHandle;
 use layout::{FORMAT, FORMAT_BYTES_MAX, LOCK, OBJECTS, PARTIAL, QUARANTINE, TRASH};
@@ -104,6 +104,8 @@ struct Shared {
     loading: Mutex<()>,
     /// Files in quarantine, oldest first, with their bytes.
     quarantine: Mutex<VecDeque<(PathBuf, u64)>>,
+    /// Files that were given up and that the disk did not remove, with their bytes.
+    stuck: Mutex<Vec<(PathBuf, u64)>>,
     /// Files that were put aside since somebody last asked, as far as they fit.
     foreign: Mutex<Vec<PathBuf>>,
     serial: AtomicU64,
@@ -153,6 +155,7 @@ impl DiskCache {
             loaded: AtomicBool::new(false),
             loading: Mutex::default(),
             quarantine: Mutex::default(),
+            stuck: Mutex::default(),
             foreign: Mutex::default(),
             serial: AtomicU64::new(0),
             _lock: lock,
@@ -233,6 +236,26 @@ impl DiskCache {
     #[must_use]
     pub fn limits(&self) -> CacheLimits {
         self.shared.table().limits
+    }
+
+    /// Whether so much more fits within every limit with nothing given up for it.
+    ///
+    /// # Errors
+    /// The disk's, asked for its free space.
+    pub fn has_room(&self, more: Capacity) -> Result<bool> {
+        let table = self.shared.table();
+        let room = self.shared.room()?;
+        Ok(!table.is_short(more, room))
+    }
+
+    /// How much could be held at most if all that is here now were given up.
+    ///
+    /// # Errors
+    /// The disk's, asked for its free space.
+    pub fn capacity(&self) -> Result<Capacity> {
+        let table = self.shared.table();
+        let room = self.shared.room()?;
+        Ok(table.capacity(room))
     }
 
     /// Keeps an object from being given up until [`unpin`](Self::unpin). It need not be here yet. Not kept over a
@@ -443,7 +466,8 @@ impl Shared {
                 self.forget_vanished(&mut self.table(), &object);
                 return Ok(None);
             }
-            file => file.map_err(cache_error)?,
+            Err(error) => return Err(self.blame_file(read_error(object, error), lease.generation())),
+            Ok(file) => file,
         };
         let len = file.len().map_err(cache_error)?;
         let expected = self.table().slot(&object).map_or(len, |slot| slot.size);
@@ -470,7 +494,8 @@ impl Shared {
                 return Ok(Some(self.begin_proof(outboard, generation)));
             }
         }
-        let outboard = hash_with(size, |range| partial::read_exactly(file, object, range))?;
+        let outboard = hash_with(size, |range| partial::read_exactly(file, object, range))
+            .map_err(|error| self.blame_file(error, generation))?;
         if outboard.object() != object {
             return Err(self.put_aside(&object, generation, OTHER_HASH));
         }
@@ -519,6 +544,12 @@ impl Shared {
             Err(error) if error.is_not_found() => None,
             resumed => Some(Arc::new(resumed.map_err(cache_error)?)),
         };
+        self.take_up(lease, resumed)
+    }
+
+    /// Takes up what was read of a partial object, unless it was completed or given up meanwhile.
+    fn take_up(&self, lease: &fill::Lease, resumed: Option<Arc<Partial>>) -> Result<Option<Arc<Partial>>, CacheError> {
+        let object = lease.object();
         let mut table = self.table();
         let Some(slot) = table.slot(&object) else {
             return Ok(None);
@@ -527,6 +558,9 @@ impl Shared {
             return Ok(Some(open));
         }
         let usable = resumed.filter(|partial| partial.present_bytes() > 0);
+        if slot.whole || !table.is_current(&object, lease.generation()) {
+            return Ok(usable);
+        }
         let Some(partial) = usable else {
             if !slot.filling {
                 let trash = self.give_up(&mut table, &object, false).map_err(cache_error)?;
@@ -554,6 +588,15 @@ fn hash_with(
         start = end;
     }
     Ok(hasher.finish())
+}
+
+/// What it means for an object that its file cannot be read: file systems that check content say so by nothing else.
+fn read_error(object: ObjectId, error: StoreError) -> CacheError {
+    if error.is_of_process() {
+        return cache_error(error);
+    }
+    let reason = error.to_string();
+    CacheError::Damaged { object, reason }
 }
 
 /// An error of the disk as the cache trait tells it.

@@ -23,8 +23,8 @@ use super::held::HeldObjects;
 use super::partial::Partial;
 use super::proof::{Proof, Verified};
 
-pub use space::CacheLimits;
 use space::side_of;
+pub use space::{CacheLimits, Capacity};
 pub(super) use space::{Room, Shortage};
 
 /// One object that is held.

@@ -17,6 +17,15 @@ pub struct CacheLimits {
     pub keep_free_bytes: u64,
 }
 
+/// Objects, and bytes in all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// How many.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// What the file system has left.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cache) struct Room {
@@ -26,6 +35,8 @@ pub(in crate::cache) struct Room {
 
 /// Files that a fill may need: content, map, the next map, outboard.
 const FILES_OF_A_FILL: u64 = 4;
+/// So much more than its length a file may take of the disk, in bytes.
+const BLOCK_BYTES: u64 = 4096;
 
 /// Why a reservation was not possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,14 +103,14 @@ impl Table {
         if self.shrinking && self.is_over() {
             return Err(Shortage::Shrinking);
         }
-        let on_disk = self.limits.keep_free_bytes.saturating_add(self.reserved);
-        let on_disk = on_disk.saturating_add(need);
-        let files = FILES_OF_A_FILL.saturating_mul(self.fills.max(1));
-        if self.committed().saturating_add(need) > max_bytes
-            || on_disk > room.bytes
-            || files > room.files
-            || self.too_many()
-        {
+        // The object itself is counted already.
+        if self.is_short(
+            Capacity {
+                objects: 0,
+                bytes: need,
+            },
+            room,
+        ) {
             return Err(Shortage::Now);
         }
         self.reserved += content;
@@ -108,6 +119,32 @@ impl Table {
         active.reserved += content;
         active.side += side;
         Ok(())
+    }
+
+    /// What all limits allow for, of which some is taken.
+    pub(in crate::cache) fn capacity(&self, room: Room) -> Capacity {
+        let free = room.bytes.saturating_sub(self.limits.keep_free_bytes);
+        let on_disk = self.used.saturating_add(self.side).saturating_add(free);
+        let files = (self.len() as u64).saturating_add(room.files);
+        Capacity {
+            objects: self.limits.max_objects.unwrap_or(u64::MAX).min(files),
+            bytes: self.limits.max_bytes.unwrap_or(u64::MAX).min(on_disk),
+        }
+    }
+
+    /// Whether so much more does not fit beside what is there and what is promised.
+    pub(in crate::cache) fn is_short(&self, more: Capacity, room: Room) -> bool {
+        let Capacity { objects, bytes } = more;
+        let files = FILES_OF_A_FILL.saturating_mul(self.fills.saturating_add(objects).max(1));
+        let on_disk = self.limits.keep_free_bytes.saturating_add(self.reserved);
+        let on_disk = on_disk
+            .saturating_add(bytes)
+            .saturating_add(files.saturating_mul(BLOCK_BYTES));
+        let count = (self.len() as u64).saturating_add(objects);
+        self.committed().saturating_add(bytes) > self.limits.max_bytes.unwrap_or(u64::MAX)
+            || count > self.limits.max_objects.unwrap_or(u64::MAX)
+            || on_disk > room.bytes
+            || files > room.files
     }
 
     fn committed(&self) -> u64 {
