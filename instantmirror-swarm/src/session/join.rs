@@ -9,7 +9,7 @@ use instantmirror_core::swarm::{Bitfield, PeerKey, Pieces};
 
 use super::peer::Peer;
 use super::rate::Rate;
-use super::{CloseReason, PEX_FIRST, PEX_INTERVAL, PEX_INTERVAL_NODE, REQUESTS_MAX, Session};
+use super::{CloseReason, PEX_FIRST, PEX_INTERVAL, PEX_INTERVAL_NODE, REQUESTS_MAX, Session, TOLD_SINGLY_MAX};
 use crate::wire::extension::{ExtensionHandshake, ExtensionIds, HANDSHAKE_ID, NodeMessage, PexMessage, PexPeer};
 use crate::wire::{Message, PeerId, Reserved};
 
@@ -80,6 +80,7 @@ impl Session {
             uploads: VecDeque::new(),
             outboard_asks: HashSet::new(),
             outboard_waits: VecDeque::new(),
+            metadata_waits: VecDeque::new(),
             last_heard: now,
             last_sent: now,
             useless_since: now,
@@ -209,6 +210,9 @@ impl Session {
             peer.is_proven = true;
         }
         let told: Vec<u32> = self.have.iter().filter(|piece| self.hides(*piece)).collect();
+        if told.len() > TOLD_SINGLY_MAX {
+            return self.send(key, Message::Bitfield(self.have.to_wire(self.have.end())), now);
+        }
         for piece in told {
             self.send(key, Message::Have(piece), now);
         }
