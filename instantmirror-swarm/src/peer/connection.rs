@@ -1,8 +1,8 @@
 //! One connection, from handshake to end.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -25,6 +25,8 @@ use crate::wire::{Decoder, HANDSHAKE_BYTES, HANDSHAKE_PREFIX_BYTES, Handshake, L
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Incoming connections whose handshake is not over; for one more the one that waits longest has to go.
 const GREETING_MAX: usize = 64;
+/// Where there is no room, no host has more than one of so many parts of all connections.
+const HOSTS_MIN: usize = 4;
 /// A connection for which another one was closed waits so long for that to end.
 const ROOM_WAIT: Duration = Duration::from_millis(500);
 /// What is read at once.
@@ -71,7 +73,7 @@ pub(super) async fn accept(shared: &Arc<Shared>, listener: TcpListener) -> io::R
             }
         };
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        if !shared.admits(address.ip()) || !shared.has_room() {
+        if !shared.admits(address.ip()) || !shared.has_room(address.ip()) {
             continue;
         }
         greetings.retain(|greeting| !greeting.is_finished());
@@ -95,15 +97,16 @@ async fn welcome(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr) {
 }
 
 impl Shared {
-    /// Whether there is room for one more connection; makes some by closing one that is of no use.
-    fn has_room(&self) -> bool {
-        if self.connections.load(Ordering::Relaxed) < self.limits().connections_max {
+    /// Whether there is room for one more connection from an address; makes some by closing one that is of no use, or the
+    /// newest one from a host that has more than its share.
+    fn has_room(&self, address: IpAddr) -> bool {
+        let most = self.limits().connections_max;
+        if self.connections.load(Ordering::Relaxed) < most {
             return true;
         }
-        let now = self.now();
-        self.all()
-            .iter()
-            .any(|swarm| swarm.with(|session| session.close_useless(now)))
+        let (now, swarms) = (self.now(), self.all());
+        let close_useless = |swarm: &Arc<Swarm>| swarm.with(|session| session.close_useless(now));
+        swarms.iter().any(close_useless) || close_newest_of_many(&swarms, most / HOSTS_MIN, address)
     }
 
     fn handshake(&self, swarm: &Swarm) -> Handshake {
@@ -112,6 +115,31 @@ impl Shared {
             peer_id: self.peer_id,
             reserved: Reserved::OURS,
         }
+    }
+}
+
+/// Closes the newest connection from the host that has most, if those are more than `share` and it is not the one that comes.
+fn close_newest_of_many(swarms: &[Arc<Swarm>], share: usize, comes: IpAddr) -> bool {
+    let mut hosts: HashMap<IpAddr, Vec<(PeerKey, &Arc<Swarm>)>> = HashMap::new();
+    for swarm in swarms {
+        for (key, address) in swarm.peers() {
+            hosts.entry(host(address.ip())).or_default().push((key, swarm));
+        }
+    }
+    let many = hosts.into_iter().max_by_key(|(_, peers)| peers.len());
+    let many = many.filter(|(most, peers)| peers.len() > share && *most != host(comes));
+    let Some((key, swarm)) = many.and_then(|(_, peers)| peers.into_iter().max_by_key(|(key, _)| *key)) else {
+        return false;
+    };
+    swarm.with(|session| session.expel(key, CloseReason::Crowded));
+    true
+}
+
+/// What one host can have many of, by IPv6 its network of 64 bits, counts as one address.
+fn host(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
     }
 }
 

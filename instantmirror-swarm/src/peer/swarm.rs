@@ -355,6 +355,11 @@ impl Swarm {
         self.with(|session| session.set_hidden(hidden, now));
     }
 
+    /// Peers that are connected, with their addresses.
+    pub(super) fn peers(&self) -> Vec<(PeerKey, SocketAddr)> {
+        lock(&self.session).peers().collect()
+    }
+
     /// Where connected peers can be reached later, our nodes first.
     #[must_use]
     pub fn reachable(&self) -> Vec<SocketAddr> {

@@ -179,14 +179,14 @@ impl Session {
     /// What a peer said in its extension handshake, which it may repeat.
     pub(super) fn extension_handshake_came(&mut self, key: PeerKey, said: ExtensionHandshake, now: Moment) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        peer.ids = said.ids;
+        peer.ids = peer.ids.changed(said.ids);
         peer.client = said.client.or(peer.client.take());
         peer.listen_port = said.listen_port.or(peer.listen_port);
         peer.is_upload_only = said.upload_only;
         if let Some(most) = said.request_queue {
             peer.requests_max = usize::try_from(most).unwrap_or(REQUESTS_MAX).clamp(4, 2 * REQUESTS_MAX);
         }
-        if let (Some(secret), Some(id), Some(nonce)) = (self.config.secret, said.ids.node, said.nonce) {
+        if let (Some(secret), Some(id), Some(nonce)) = (self.config.secret, peer.ids.node, said.nonce) {
             let ours = peer.nonce;
             let proof = proof(&secret, &self.config.info_hash, &self.config.peer_id, &ours, &nonce);
             peer.their_nonce = Some(nonce);

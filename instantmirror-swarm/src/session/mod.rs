@@ -123,6 +123,9 @@ pub enum CloseReason {
     /// Neither side has use for it.
     #[error("neither side has use for it")]
     Useless,
+    /// Its host has many connections, and somebody else none.
+    #[error("its host has more connections than its share")]
+    Crowded,
     /// Two connections to one peer, or one to ourselves.
     #[error("there is a connection to this peer already")]
     Duplicate,

@@ -154,3 +154,29 @@ async fn there_are_never_more_connections_than_there_may_be() {
     assert_eq!(most, 5);
     drop(all);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_host_does_not_take_all_connections() {
+    let world = World::new(vec![noise(1, MIB)]);
+    let seeder = world.seeder("127.0.0.1").await;
+    seeder.swarms.set_limits(PeerLimits {
+        connections_max: 8,
+        ..PeerLimits::default()
+    });
+    let mut many = Vec::new();
+    for name in 0..8 {
+        let mut stream = connect(&seeder, world.info_hash(), name).await;
+        // As if it were of use.
+        stream.write_all(&encoded(Message::Interested)).await.unwrap();
+        many.push(stream);
+    }
+    let leecher = world.leecher("127.0.0.3").await;
+    leecher.knows(seeder.address);
+    tokio::time::timeout(LIMIT, leecher.fetch_all()).await.unwrap();
+    // The first ones stay.
+    let first = tokio::time::timeout(Duration::from_millis(100), async {
+        let mut bytes = Vec::new();
+        many[0].read_to_end(&mut bytes).await
+    });
+    assert!(first.await.is_err(), "it is open");
+}
