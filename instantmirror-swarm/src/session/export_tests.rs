@@ -42,6 +42,24 @@ fn a_seed_says_that_it_has_everything_as_its_peer_understands_it() {
 }
 
 #[test]
+fn a_seed_that_has_lost_a_piece_is_not_asked_for_it() {
+    let mut session = export(false);
+    session.connected(KEY, hello(2, false), at(0));
+    session.message(KEY, &Message::HaveAll, at(1));
+    for piece in [3, 20] {
+        let payload = Bytes::copy_from_slice(&crate::wire::extension::encode_dont_have(piece));
+        session.message(KEY, &Message::Extended { id: 3, payload }, at(2));
+    }
+    let has = (0..20).filter(|piece| session.is_available(*piece));
+    assert_eq!(
+        has.collect::<Vec<_>>(),
+        (0..20).filter(|piece| *piece != 3).collect::<Vec<_>>()
+    );
+    session.message(KEY, &Message::Have(3), at(3));
+    assert!(session.is_available(3));
+}
+
+#[test]
 fn what_a_peer_of_a_torrent_has_may_be_said_anew_all_at_once() {
     let has = |session: &Session| (0..20).filter(|piece| session.is_available(*piece)).collect::<Vec<_>>();
     let mut session = export(false);

@@ -213,6 +213,52 @@ fn hidden_pieces_are_for_those_who_prove_that_they_may_have_them() {
     }
 }
 
+fn pieces(range: std::ops::Range<PieceIndex>) -> Bitfield {
+    let mut pieces = Bitfield::new();
+    range.for_each(|piece| _ = pieces.insert(piece));
+    pieces
+}
+
+#[test]
+fn many_hidden_pieces_are_told_all_at_once() {
+    let count = u32::try_from(TOLD_SINGLY_MAX).unwrap() + 1;
+    let with = |id: u8| {
+        let secret = Some([5; 32]);
+        let mut session = Session::new(SessionConfig { secret, ..config(id) }, 1);
+        session.set_space(count);
+        session.set_hidden(pieces(0..count), at(0));
+        session
+    };
+    let (mut seed, leecher) = (with(1), with(2));
+    (0..count).for_each(|piece| seed.set_have(piece, true, at(0)));
+    let mut pair = Pair::new(seed, leecher);
+    (1..20).for_each(|step| pair.run(step));
+    assert_eq!(pair.closed, []);
+    assert!((0..count).all(|piece| pair.sessions[1].is_available(piece)));
+    // To those who may not know of them it is said by a new connection.
+    let mut seed = pair.sessions.into_iter().next().unwrap();
+    let stranger = PeerKey(8);
+    seed.connected(stranger, hello(3, false), at(30));
+    let _ = seed.actions();
+    seed.set_hidden(Bitfield::new(), at(40));
+    let said: Vec<_> = seed.actions();
+    assert_eq!(said, [(stranger, Action::Close(CloseReason::Outdated))]);
+}
+
+#[test]
+fn nobody_hears_of_a_hidden_piece_that_goes() {
+    let secret = Some([5; 32]);
+    let mut session = Session::new(SessionConfig { secret, ..config(1) }, 1);
+    session.set_hidden(pieces(0..1), at(0));
+    (0..2).for_each(|piece| session.set_have(piece, true, at(0)));
+    let mut session = with_peer(session, PLAIN);
+    sent(&mut session);
+    session.set_have(0, false, at(1));
+    assert_eq!(session.actions(), []);
+    session.set_have(1, false, at(2));
+    assert_eq!(closed(&mut session), Some(CloseReason::Outdated));
+}
+
 #[test]
 fn nothing_is_shown_before_it_is_known_what_is_hidden() {
     let secret = Some([5; 32]);
@@ -664,6 +710,10 @@ fn the_info_dictionary_is_given_to_those_who_ask() {
     for piece in 0..3 {
         let payload = MetadataMessage::Request { piece }.encode();
         say(&mut session, Message::Extended { id: 1, payload }, 2);
+        if let Some((piece, bytes)) = session.next_metadata(KEY) {
+            assert_eq!(bytes, if piece == 0 { 16_384 } else { 3616 });
+            session.give_metadata(KEY, piece, at(3));
+        }
         let Some(Message::Extended { id: 5, payload }) = sent(&mut session).pop() else {
             panic!("an answer")
         };
@@ -676,6 +726,22 @@ fn the_info_dictionary_is_given_to_those_who_ask() {
         }
     }
     assert_eq!(got, info);
+    // Whoever asks for more than it reads has little of it waiting.
+    for _ in 0..1000 {
+        let payload = MetadataMessage::Request { piece: 0 }.encode();
+        say(&mut session, Message::Extended { id: 1, payload }, 4);
+    }
+    assert!(session.owes_answers(KEY));
+    let bytes: usize = sent(&mut session)
+        .iter()
+        .map(|message| match message {
+            Message::Extended { payload, .. } => payload.len(),
+            other => panic!("{other:?}"),
+        })
+        .sum();
+    assert!(bytes < 30 * 1000, "{bytes} bytes of rejections");
+    let waiting = std::iter::from_fn(|| session.next_metadata(KEY)).count();
+    assert_eq!(waiting, 64);
 }
 
 #[test]
