@@ -16,7 +16,7 @@ use super::announce::{Announces, Control};
 use super::{Tracker, TrackerError};
 use crate::config::{ConfigError, TrackerConfig};
 use crate::node::Reloader;
-use crate::serve::{Frontend, Sockets, StatusPage};
+use crate::serve::{Frontend, Load, Sockets, StatusPage};
 
 /// A tracker with its sockets open.
 #[derive(Debug)]
@@ -25,17 +25,7 @@ pub struct TrackerServer {
     sockets: Sockets,
     udp: Vec<UdpServer>,
     frontend: Frontend,
-    load: Option<Load>,
-}
-
-/// Reads a configuration.
-#[derive(Clone)]
-struct Load(Arc<dyn Fn() -> Result<TrackerConfig, ConfigError> + Send + Sync>);
-
-impl std::fmt::Debug for Load {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Load")
-    }
+    load: Option<Load<TrackerConfig>>,
 }
 
 impl TrackerServer {
@@ -67,7 +57,7 @@ impl TrackerServer {
     /// [`reloader`](Self::reloader).
     #[must_use]
     pub fn reloading(mut self, load: impl Fn() -> Result<TrackerConfig, ConfigError> + Send + Sync + 'static) -> Self {
-        self.load = Some(Load(Arc::new(load)));
+        self.load = Some(Load::new(load));
         self
     }
 
@@ -77,7 +67,7 @@ impl TrackerServer {
     pub fn reloader(&self) -> Option<Reloader> {
         let (tracker, frontend, load) = (self.tracker.clone(), self.frontend.clone(), self.load.clone()?);
         Some(Arc::new(move || {
-            let config = (load.0)()?;
+            let config = load.load()?;
             let refused = frontend.reload(&config.http, Mounts::default());
             let mut reloaded = tracker.reload(config);
             reloaded.refused.extend(refused);

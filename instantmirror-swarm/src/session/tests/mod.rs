@@ -78,6 +78,16 @@ fn say(session: &mut Session, message: Message, millis: u64) -> Option<Event> {
     session.message(KEY, &message, at(millis))
 }
 
+/// The peer says under which ids it takes what.
+fn take_extensions(session: &mut Session, ids: ExtensionIds) {
+    let handshake = ExtensionHandshake {
+        ids,
+        ..ExtensionHandshake::default()
+    };
+    let (id, payload) = (HANDSHAKE_ID, handshake.encode());
+    say(session, Message::Extended { id, payload }, 1);
+}
+
 fn sent(session: &mut Session) -> Vec<Message> {
     let sends = |(_, action)| match action {
         Action::Send(message) => Some(message),
@@ -220,19 +230,7 @@ fn pieces_that_go_are_taken_back_and_who_cannot_be_told_is_closed() {
         dont_have: Some(9),
         ..ExtensionIds::default()
     };
-    let payload = ExtensionHandshake {
-        ids,
-        ..ExtensionHandshake::default()
-    }
-    .encode();
-    say(
-        &mut session,
-        Message::Extended {
-            id: HANDSHAKE_ID,
-            payload,
-        },
-        1,
-    );
+    take_extensions(&mut session, ids);
     say(&mut session, Message::Interested, 1);
     session.set_served(KEY, true, at(1));
     let block = Block {
@@ -333,19 +331,7 @@ fn the_info_dictionary_is_given_to_those_who_ask() {
         metadata: Some(5),
         ..ExtensionIds::default()
     };
-    let payload = ExtensionHandshake {
-        ids,
-        ..ExtensionHandshake::default()
-    }
-    .encode();
-    say(
-        &mut session,
-        Message::Extended {
-            id: HANDSHAKE_ID,
-            payload,
-        },
-        1,
-    );
+    take_extensions(&mut session, ids);
     sent(&mut session);
     let mut got = Vec::new();
     for piece in 0..3 {
