@@ -4,6 +4,7 @@ mod asking;
 mod breaches;
 mod export;
 mod hidden;
+mod outboard;
 mod slow;
 
 use std::collections::VecDeque;
