@@ -3,12 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use instantmirror_core::catalog::NodeSource;
-use instantmirror_core::memory::MemoryStore;
-use instantmirror_core::traits::{FetchError, ObjectReader, ObjectSource, Publication, ReadIntent};
-use instantmirror_core::view::RepositoryState;
-use instantmirror_core::{CacheError, FileMeta, RepoName, SignedHead};
+use instantmirror_core::memory::Nothing;
 use instantmirror_http::{Mounts, Service};
 use instantmirror_tracker::UdpServer;
 
@@ -124,39 +119,5 @@ impl TrackerServer {
         };
         let background = futures_util::future::join(datagrams, tracker.keep_up());
         sockets.serve(&frontend, local, background, shutdown).await;
-    }
-}
-
-/// A tracker publishes nothing.
-#[derive(Debug)]
-struct Nothing;
-
-#[async_trait]
-impl Publication for Nothing {
-    fn repositories(&self) -> Vec<RepoName> {
-        Vec::new()
-    }
-
-    fn state(&self, _: &RepoName) -> Option<Arc<RepositoryState>> {
-        None
-    }
-
-    async fn head_after(&self, _: &RepoName, _: u64) -> Option<Arc<SignedHead>> {
-        None
-    }
-
-    fn nodes(&self) -> Arc<dyn NodeSource> {
-        Arc::new(MemoryStore::new())
-    }
-
-    fn objects(&self) -> Arc<dyn ObjectSource> {
-        Arc::new(Self)
-    }
-}
-
-#[async_trait]
-impl ObjectSource for Nothing {
-    async fn open(&self, _: &RepoName, file: &FileMeta, _: ReadIntent) -> Result<Arc<dyn ObjectReader>, FetchError> {
-        Err(FetchError::Cache(CacheError::Busy(file.object)))
     }
 }
