@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use instantmirror_swarm::wire::extension::{
-    CLIENT_BYTES_MAX, ExtensionHandshake, METADATA_PIECE_BYTES, MetadataMessage, NodeMessage,
+    CLIENT_BYTES_MAX, ExtensionHandshake, ExtensionIds, METADATA_PIECE_BYTES, MetadataMessage, NodeMessage,
     OUTBOARD_BYTES_MAX, OUTBOARD_PART_BYTES, PEX_PEERS_MAX, PexMessage, decode_dont_have, encode_dont_have,
 };
 use libfuzzer_sys::fuzz_target;
@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(handshake) = ExtensionHandshake::decode(data) {
         assert_eq!(ExtensionHandshake::decode(&handshake.encode()).as_ref(), Ok(&handshake));
         assert!(handshake.client.is_none_or(|name| name.len() <= CLIENT_BYTES_MAX && !name.contains(char::is_control)));
-        let ids = handshake.ids;
+        let ids = ExtensionIds::default().changed(handshake.ids);
         assert!([ids.metadata, ids.pex, ids.dont_have, ids.node].iter().all(|id| *id != Some(0)));
     }
     if let Ok(Some(message)) = MetadataMessage::decode(&Bytes::copy_from_slice(data)) {

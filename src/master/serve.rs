@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::gate::MasterGate;
 use super::publish::HEAD_RENEWAL;
 use super::publish_page::ControlPages;
+use super::reload::MasterReloader;
 use super::swarm::{Seeding, seed};
 use super::torrents::offer_torrents;
 use super::{CleanUpOptions, HEADS, Master, MasterError, MasterPublication};
@@ -134,6 +135,13 @@ impl MasterServer {
         self.frontend.clone()
     }
 
+    /// What takes up a changed configuration while it runs.
+    #[must_use]
+    pub fn reloader(&self) -> MasterReloader {
+        let config = self.master.config().clone();
+        MasterReloader::new(config, self.frontend.clone(), self.seeding.clone())
+    }
+
     /// Serves until `shutdown` is ready, then finishes what runs.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self {
@@ -165,17 +173,7 @@ impl MasterServer {
     }
 }
 
-impl Frontend {
-    /// Takes up what a changed configuration says about a master's mounts and certificate. What cannot change while
-    /// the master runs is logged by its name.
-    pub fn reload_master(&self, config: &ServerConfig) {
-        for name in self.reload(&config.http, mounts_of(config)) {
-            tracing::warn!("{name} has changed, which takes a restart; it stays as it was");
-        }
-    }
-}
-
-fn mounts_of(config: &ServerConfig) -> Mounts {
+pub(super) fn mounts_of(config: &ServerConfig) -> Mounts {
     let all = config.repositories.iter();
     mounts(all.flat_map(|one| one.mounts.iter().map(|mount| (&one.name, mount))))
 }

@@ -321,3 +321,30 @@ fn mirrors_that_are_told_of_nobody_meet_by_a_tracker_that_asks_their_master() {
         assert!(met.is_some(), "{}", node.status_text());
     }
 }
+
+#[test]
+fn a_master_takes_up_whom_it_serves_and_names_what_takes_a_restart() {
+    let dir = TestDir::new("e2e-swarm-reload").unwrap();
+    let source = dir.folder("source").unwrap();
+    std::fs::write(source.join("first"), "1").unwrap();
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    master.configure("[peers]\nlisten = [\"127.0.0.1:0\"]\n");
+    master.publish("r");
+    master.serve();
+    let node = mirror(&master, 1, "");
+    let peers = |count: usize| {
+        poll(LIMIT, || {
+            (swarm(&node)["peers"].as_array()?.len() == count).then_some(())
+        })
+    };
+    peers(1).expect("it joins");
+    master.configure("deny = [\"127.0.1.0/24\"]\n[retention]\nkeep_last = 5\n");
+    let pid = master.daemon().pid().to_string();
+    run(clean_command("kill").args(["-HUP", &pid]), LIMIT).unwrap();
+    let said = |log: &str| log.contains("[peers] has changed, and holds").then_some(());
+    master.daemon().wait_for_log(LIMIT, said).unwrap();
+    let log = master.daemon().log();
+    assert!(log.contains("[retention] has changed, which takes a restart"), "{log}");
+    assert!(!log.contains("[store] has changed"), "{log}");
+    peers(0).expect("it is let go");
+}

@@ -258,9 +258,9 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             for url in server.urls() {
                 println!("serving on {url}");
             }
-            let frontend = server.frontend();
+            let (frontend, reloader) = (server.frontend(), server.reloader());
             let obey = daemon::obey(&frontend, || {
-                frontend.reload_master(&ServerConfig::load(file)?);
+                reloader.reload(&ServerConfig::load(file)?);
                 Ok(())
             });
             tokio::select! {

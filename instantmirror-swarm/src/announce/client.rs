@@ -244,14 +244,16 @@ async fn announce_by_http(
 }
 
 /// Each announce has a connection of its own, and says so: trackers such as opentracker speak HTTP/1.1 and yet hang up after one
-/// answer without a word, so that what came next on the same connection would be lost.
+/// answer without a word, so that what came next on the same connection would be lost. It also says that the answer has to come as it
+/// is: who says nothing of compression takes any (RFC 9110).
 fn client(policy: &AddressPolicy, timeouts: Timeouts, local: IpAddr) -> reqwest::Result<Client> {
     let followed = policy.clone();
-    let close = HeaderMap::from_iter([(header::CONNECTION, HeaderValue::from_static("close"))]);
+    let said = [(header::CONNECTION, "close"), (header::ACCEPT_ENCODING, "identity")];
+    let headers = HeaderMap::from_iter(said.map(|(name, value)| (name, HeaderValue::from_static(value))));
     Client::builder()
         .user_agent(concat!("InstantMirror/", env!("CARGO_PKG_VERSION")))
         .timeout(timeouts.announce)
-        .default_headers(close)
+        .default_headers(headers)
         .pool_max_idle_per_host(0)
         .http1_only()
         .no_proxy()

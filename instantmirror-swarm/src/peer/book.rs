@@ -60,7 +60,7 @@ impl AddressBook {
             known.origin = known.origin.min(origin);
             return;
         }
-        if self.known.len() >= ADDRESSES_MAX && origin != Origin::Named {
+        if self.known.len() >= ADDRESSES_MAX && origin != Origin::Named && !self.makes_room(origin) {
             return;
         }
         let fresh = Known {
@@ -70,6 +70,14 @@ impl AddressBook {
             is_connected: false,
         };
         self.known.insert(address, fresh);
+    }
+
+    /// Forgets somebody of whom a less trusted source told, so that peers who tell of many that are not there keep nobody out.
+    fn makes_room(&mut self, origin: Origin) -> bool {
+        let mut others = self.known.iter();
+        let less = others.find(|(_, known)| known.origin > origin && !known.is_connected);
+        let less = less.map(|(address, _)| *address);
+        less.is_some_and(|address| self.known.remove(&address).is_some())
     }
 
     /// Addresses to try now, at most so many; they count as tried. `rank` orders them, lower first.
@@ -195,5 +203,19 @@ mod tests {
             book.learn(SocketAddr::from(([192, 0, 2, 1], port)), Origin::Peer, at(0));
         }
         assert_eq!(book.len(), ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn peers_that_tell_of_many_keep_nobody_out_of_whom_a_tracker_tells() {
+        let mut book = AddressBook::new(1);
+        for port in 1..=u16::try_from(ADDRESSES_MAX).unwrap() {
+            book.learn(SocketAddr::from(([203, 0, 113, 1], port)), Origin::Peer, at(0));
+        }
+        let connected = book.take(2, at(0), |_| Some(0));
+        book.learn(address(1), Origin::Peer, at(0));
+        book.learn(address(2), Origin::Tracker, at(0));
+        assert_eq!(book.len(), ADDRESSES_MAX);
+        assert_eq!(book.take(1, at(0), |_| Some(0)), [address(2)]);
+        assert!(connected.iter().all(|address| book.known.contains_key(address)));
     }
 }

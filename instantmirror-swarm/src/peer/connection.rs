@@ -1,7 +1,8 @@
 //! One connection, from handshake to end.
 
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,19 +12,23 @@ use instantmirror_core::swarm::{Offence, PeerKey};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::book::Origin;
-use super::swarm::{Buffers, Swarm};
+use super::swarm::{Buffers, Swarm, Waiting};
 use super::{Shared, lock, write};
 use crate::session::{CloseReason, Hello};
 use crate::wire::{Decoder, HANDSHAKE_BYTES, HANDSHAKE_PREFIX_BYTES, Handshake, Limits, PeerId, Reserved};
 
 /// Handshakes are over within this, or the connection is.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Incoming connections whose handshake is not over.
+/// Incoming connections whose handshake is not over; for one more the one that waits longest has to go.
 const GREETING_MAX: usize = 64;
+/// Where there is no room, no host has more than one of so many parts of all connections.
+const HOSTS_MIN: usize = 4;
+/// A connection for which another one was closed waits so long for that to end.
+const ROOM_WAIT: Duration = Duration::from_millis(500);
 /// What is read at once.
 const READ_BYTES: usize = 256 * 1024;
 /// Units of a connection that may be begun before we look which of them are still asked for.
@@ -57,7 +62,7 @@ fn refused(why: &str) -> io::Error {
 
 /// Accepts connections for ever.
 pub(super) async fn accept(shared: &Arc<Shared>, listener: TcpListener) -> io::Result<()> {
-    let greeting = Arc::new(Semaphore::new(GREETING_MAX));
+    let mut greetings: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -68,35 +73,40 @@ pub(super) async fn accept(shared: &Arc<Shared>, listener: TcpListener) -> io::R
             }
         };
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        if !shared.admits(address.ip()) || !shared.has_room() {
+        if !shared.admits(address.ip()) || !shared.has_room(address.ip()) {
             continue;
         }
-        let Ok(permit) = Arc::clone(&greeting).try_acquire_owned() else {
-            continue;
-        };
-        let shared = Arc::clone(shared);
-        tokio::spawn(async move {
-            let greeted = timeout(HANDSHAKE_TIMEOUT, answer(&shared, stream, address)).await;
-            drop(permit);
-            match greeted {
-                Ok(Ok((swarm, greeted))) => _ = run(&shared, &swarm, greeted).await,
-                Ok(Err(error)) => tracing::debug!(peer = %address, "no handshake: {error}"),
-                Err(_) => tracing::debug!(peer = %address, "no handshake in time"),
-            }
-        });
+        greetings.retain(|greeting| !greeting.is_finished());
+        if greetings.len() >= GREETING_MAX
+            && let Some(oldest) = greetings.pop_front()
+        {
+            oldest.abort();
+        }
+        let greeting = tokio::spawn(welcome(Arc::clone(shared), stream, address));
+        greetings.push_back(greeting.abort_handle());
+    }
+}
+
+/// Handshakes, and then runs the connection in a task of its own.
+async fn welcome(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr) {
+    match timeout(HANDSHAKE_TIMEOUT, answer(&shared, stream, address)).await {
+        Ok(Ok((swarm, greeted))) => _ = tokio::spawn(async move { run(&shared, &swarm, greeted).await }),
+        Ok(Err(error)) => tracing::debug!(peer = %address, "no handshake: {error}"),
+        Err(_) => tracing::debug!(peer = %address, "no handshake in time"),
     }
 }
 
 impl Shared {
-    /// Whether there is room for one more connection; makes some by closing one that is of no use.
-    fn has_room(&self) -> bool {
-        if self.connections.load(Ordering::Relaxed) < self.limits().connections_max {
+    /// Whether there is room for one more connection from an address; makes some by closing one that is of no use, or the
+    /// newest one from a host that has more than its share.
+    fn has_room(&self, address: IpAddr) -> bool {
+        let most = self.limits().connections_max;
+        if self.connections.load(Ordering::Relaxed) < most {
             return true;
         }
-        let now = self.now();
-        self.all()
-            .iter()
-            .any(|swarm| swarm.with(|session| session.close_useless(now)))
+        let (now, swarms) = (self.now(), self.all());
+        let close_useless = |swarm: &Arc<Swarm>| swarm.with(|session| session.close_useless(now));
+        swarms.iter().any(close_useless) || close_newest_of_many(&swarms, most / HOSTS_MIN, address)
     }
 
     fn handshake(&self, swarm: &Swarm) -> Handshake {
@@ -105,6 +115,31 @@ impl Shared {
             peer_id: self.peer_id,
             reserved: Reserved::OURS,
         }
+    }
+}
+
+/// Closes the newest connection from the host that has most, if those are more than `share` and it is not the one that comes.
+fn close_newest_of_many(swarms: &[Arc<Swarm>], share: usize, comes: IpAddr) -> bool {
+    let mut hosts: HashMap<IpAddr, Vec<(PeerKey, &Arc<Swarm>)>> = HashMap::new();
+    for swarm in swarms {
+        for (key, address) in swarm.peers() {
+            hosts.entry(host(address.ip())).or_default().push((key, swarm));
+        }
+    }
+    let many = hosts.into_iter().max_by_key(|(_, peers)| peers.len());
+    let many = many.filter(|(most, peers)| peers.len() > share && *most != host(comes));
+    let Some((key, swarm)) = many.and_then(|(_, peers)| peers.into_iter().max_by_key(|(key, _)| *key)) else {
+        return false;
+    };
+    swarm.with(|session| session.expel(key, CloseReason::Crowded));
+    true
+}
+
+/// What one host can have many of, by IPv6 its network of 64 bits, counts as one address.
+fn host(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
     }
 }
 
@@ -167,6 +202,28 @@ async fn answer(shared: &Shared, mut stream: TcpStream, address: SocketAddr) -> 
 /// Counts a connection for as long as it lives.
 struct Counted<'a>(&'a Shared);
 
+impl<'a> Counted<'a> {
+    /// `None` if there are as many as there may be, and none of them ends soon.
+    async fn new(shared: &'a Shared) -> Option<Self> {
+        let most = shared.limits().connections_max;
+        let one_more = |count: usize| (count < most).then_some(count + 1);
+        let count = || {
+            let counted = shared
+                .connections
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+            counted.is_ok()
+        };
+        let end = Instant::now() + ROOM_WAIT;
+        while !count() {
+            if Instant::now() >= end {
+                return None;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        Some(Self(shared))
+    }
+}
+
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
@@ -175,11 +232,13 @@ impl Drop for Counted<'_> {
 
 /// Runs a connection to its end.
 pub(super) async fn run(shared: &Arc<Shared>, swarm: &Arc<Swarm>, greeted: Greeted) -> Ending {
-    shared.connections.fetch_add(1, Ordering::Relaxed);
-    let _counted = Counted(shared);
+    let Some(_counted) = Counted::new(shared).await else {
+        return Ending::Failed;
+    };
     let key = shared.next_key();
     let (address, is_outgoing) = (greeted.address, greeted.is_outgoing);
     let (orders, waiting) = swarm.open_line(key);
+    let unread = Arc::clone(&waiting);
     let hello = Hello {
         address,
         peer_id: greeted.handshake.peer_id,
@@ -194,7 +253,7 @@ pub(super) async fn run(shared: &Arc<Shared>, swarm: &Arc<Swarm>, greeted: Greet
     let writer = write::Writer::new(Arc::clone(shared), Arc::clone(swarm), key, writing, orders, waiting);
     let reason = tokio::select! {
         reason = writer.run() => reason,
-        ended = read(shared, swarm, key, reading, address) => ended,
+        ended = read(shared, swarm, key, reading, address, &unread) => ended,
     };
     swarm.close_line(key);
     shared.takers_changed.notify_one();
@@ -251,6 +310,7 @@ async fn read(
     key: PeerKey,
     mut reading: OwnedReadHalf,
     address: SocketAddr,
+    unread: &Waiting,
 ) -> Option<CloseReason> {
     let mut decoder = Decoder::new(Limits {
         bitfield_bytes: swarm.piece_end().div_ceil(8),
@@ -284,6 +344,9 @@ async fn read(
         }
         if buffers.len() > BUFFERS_MAX {
             swarm.trim(key, &mut buffers);
+        }
+        if received.is_answered {
+            unread.few().await;
         }
         if received.block_bytes > 0 {
             shared.pace(&shared.download, received.block_bytes).await;

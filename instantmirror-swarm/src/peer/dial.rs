@@ -39,7 +39,8 @@ fn dial_some(shared: &Arc<Shared>, swarm: &Arc<Swarm>, half_open: &Arc<Semaphore
     let limits = shared.limits();
     let free = limits
         .connections_max
-        .saturating_sub(shared.connections.load(Ordering::Relaxed));
+        .saturating_sub(shared.connections.load(Ordering::Relaxed))
+        .saturating_sub(HALF_OPEN_MAX - half_open.available_permits());
     let sought = limits.connections_sought.saturating_sub(swarm.peer_count());
     let most = free.min(sought).min(half_open.available_permits());
     if most == 0 || *shared.leaving.borrow() {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::book::{AddressBook, Origin};
 use super::outboard::{Answer, Outboards};
 use super::{ObjectPlace, PieceSource, lock};
-use crate::session::{Action, CloseReason, Event, Session, SessionConfig, SessionStatus};
+use crate::session::{Action, CloseReason, Event, REQUESTS_MAX, Session, SessionConfig, SessionStatus};
 use crate::wire::extension::PexPeer;
 use crate::wire::{Decoder, Message, WireError};
 
@@ -24,6 +24,8 @@ use crate::wire::{Decoder, Message, WireError};
 const SEEK: Duration = Duration::from_secs(60);
 /// Messages that may wait for a peer that does not read them; then it is closed.
 const WAITING_MAX: usize = 200_000;
+/// Messages that may wait for a peer that asks for more; then it is not listened to. More than what it may have asked for.
+const UNREAD_MAX: usize = 4 * REQUESTS_MAX;
 
 /// A unit that came whole, for whoever wants it.
 #[derive(Debug)]
@@ -41,7 +43,35 @@ pub(super) struct Delivery {
 #[derive(Debug)]
 struct Line {
     orders: mpsc::UnboundedSender<Action>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
+}
+
+/// How many messages wait for a peer to read them.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    count: AtomicUsize,
+    fewer: Notify,
+}
+
+impl Waiting {
+    /// One more; how many there were before.
+    fn add(&self) -> usize {
+        self.count.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// One was taken to be sent.
+    pub(super) fn taken(&self) {
+        if self.count.fetch_sub(1, Ordering::Relaxed) == UNREAD_MAX {
+            self.fewer.notify_one();
+        }
+    }
+
+    /// Waits until they are few.
+    pub(super) async fn few(&self) {
+        while self.count.load(Ordering::Relaxed) >= UNREAD_MAX {
+            self.fewer.notified().await;
+        }
+    }
 }
 
 /// Units of one connection whose blocks are coming.
@@ -53,6 +83,8 @@ pub(super) struct Received {
     pub(super) peers: Vec<PexPeer>,
     pub(super) takers_changed: bool,
     pub(super) block_bytes: u64,
+    /// It asked for what it has to read now.
+    pub(super) is_answered: bool,
     pub(super) metadata: Vec<Event>,
 }
 
@@ -135,25 +167,25 @@ impl Swarm {
         let result = change(&mut session);
         let actions = session.actions();
         if !actions.is_empty() {
-            let lines = lock(&self.lines);
+            let mut lines = lock(&self.lines);
             for (key, action) in actions {
                 let Some(line) = lines.get(&key) else { continue };
-                let action = if line.waiting.fetch_add(1, Ordering::Relaxed) < WAITING_MAX {
-                    action
-                } else {
-                    Action::Close(CloseReason::Silent)
-                };
-                // A writer that has ended wants nothing any more.
-                let _ = line.orders.send(action);
+                if line.waiting.add() < WAITING_MAX {
+                    // A writer that has ended wants nothing any more.
+                    let _ = line.orders.send(action);
+                    continue;
+                }
+                let _ = line.orders.send(Action::Close(CloseReason::Silent));
+                lines.remove(&key);
             }
         }
         result
     }
 
     /// A line to a peer; its writer counts down what waits.
-    pub(super) fn open_line(&self, key: PeerKey) -> (mpsc::UnboundedReceiver<Action>, Arc<AtomicUsize>) {
+    pub(super) fn open_line(&self, key: PeerKey) -> (mpsc::UnboundedReceiver<Action>, Arc<Waiting>) {
         let (orders, receiver) = mpsc::unbounded_channel();
-        let waiting = Arc::new(AtomicUsize::new(0));
+        let waiting = Arc::<Waiting>::default();
         let line = Line {
             orders,
             waiting: Arc::clone(&waiting),
@@ -196,7 +228,10 @@ impl Swarm {
             loop {
                 let message = match decoder.next(buffer) {
                     Ok(Some(message)) => message,
-                    Ok(None) => return Ok(()),
+                    Ok(None) => {
+                        received.is_answered = session.owes_answers(key);
+                        return Ok(());
+                    }
                     Err(error) => return Err(error),
                 };
                 match session.message(key, &message, now) {
@@ -318,6 +353,11 @@ impl Swarm {
     pub fn set_hidden(&self, hidden: Bitfield) {
         let now = self.now();
         self.with(|session| session.set_hidden(hidden, now));
+    }
+
+    /// Peers that are connected, with their addresses.
+    pub(super) fn peers(&self) -> Vec<(PeerKey, SocketAddr)> {
+        lock(&self.session).peers().collect()
     }
 
     /// Where connected peers can be reached later, our nodes first.

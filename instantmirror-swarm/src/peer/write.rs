@@ -2,7 +2,6 @@
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Shared;
-use super::swarm::Swarm;
+use super::swarm::{Swarm, Waiting};
 use crate::session::{Action, CloseReason, Run};
 use crate::wire::extension::OUTBOARD_PART_BYTES;
 use crate::wire::{Block, piece_header};
@@ -31,7 +30,7 @@ pub(super) struct Writer {
     key: PeerKey,
     stream: OwnedWriteHalf,
     orders: mpsc::UnboundedReceiver<Action>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     out: BytesMut,
     may_upload: bool,
     closing: Option<CloseReason>,
@@ -44,7 +43,7 @@ impl Writer {
         key: PeerKey,
         stream: OwnedWriteHalf,
         orders: mpsc::UnboundedReceiver<Action>,
-        waiting: Arc<AtomicUsize>,
+        waiting: Arc<Waiting>,
     ) -> Self {
         Self {
             shared,
@@ -101,7 +100,7 @@ impl Writer {
     }
 
     fn take(&mut self, order: Action) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.waiting.taken();
         match order {
             Action::Send(message) => message.encode(&mut self.out),
             Action::Upload => self.may_upload = true,
@@ -114,6 +113,12 @@ impl Writer {
         let (key, swarm) = (self.key, Arc::clone(&self.swarm));
         if let Some((object, offset)) = swarm.with(|session| session.next_outboard(key)) {
             self.give_outboard(object, offset).await;
+            return Ok(());
+        }
+        if let Some((piece, bytes)) = swarm.with(|session| session.next_metadata(key)) {
+            self.shared.pace(&self.shared.upload, bytes).await;
+            let now = self.shared.now();
+            swarm.with(|session| session.give_metadata(key, piece, now));
             return Ok(());
         }
         let runs = swarm.with(|session| session.next_runs(key));

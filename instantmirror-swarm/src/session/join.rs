@@ -9,7 +9,7 @@ use instantmirror_core::swarm::{Bitfield, PeerKey, Pieces};
 
 use super::peer::Peer;
 use super::rate::Rate;
-use super::{CloseReason, PEX_FIRST, PEX_INTERVAL, PEX_INTERVAL_NODE, REQUESTS_MAX, Session};
+use super::{CloseReason, PEX_FIRST, PEX_INTERVAL, PEX_INTERVAL_NODE, REQUESTS_MAX, Session, TOLD_SINGLY_MAX};
 use crate::wire::extension::{ExtensionHandshake, ExtensionIds, HANDSHAKE_ID, NodeMessage, PexMessage, PexPeer};
 use crate::wire::{Message, PeerId, Reserved};
 
@@ -80,6 +80,7 @@ impl Session {
             uploads: VecDeque::new(),
             outboard_asks: HashSet::new(),
             outboard_waits: VecDeque::new(),
+            metadata_waits: VecDeque::new(),
             last_heard: now,
             last_sent: now,
             useless_since: now,
@@ -178,14 +179,14 @@ impl Session {
     /// What a peer said in its extension handshake, which it may repeat.
     pub(super) fn extension_handshake_came(&mut self, key: PeerKey, said: ExtensionHandshake, now: Moment) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        peer.ids = said.ids;
+        peer.ids = peer.ids.changed(said.ids);
         peer.client = said.client.or(peer.client.take());
         peer.listen_port = said.listen_port.or(peer.listen_port);
         peer.is_upload_only = said.upload_only;
         if let Some(most) = said.request_queue {
             peer.requests_max = usize::try_from(most).unwrap_or(REQUESTS_MAX).clamp(4, 2 * REQUESTS_MAX);
         }
-        if let (Some(secret), Some(id), Some(nonce)) = (self.config.secret, said.ids.node, said.nonce) {
+        if let (Some(secret), Some(id), Some(nonce)) = (self.config.secret, peer.ids.node, said.nonce) {
             let ours = peer.nonce;
             let proof = proof(&secret, &self.config.info_hash, &self.config.peer_id, &ours, &nonce);
             peer.their_nonce = Some(nonce);
@@ -209,6 +210,9 @@ impl Session {
             peer.is_proven = true;
         }
         let told: Vec<u32> = self.have.iter().filter(|piece| self.hides(*piece)).collect();
+        if told.len() > TOLD_SINGLY_MAX {
+            return self.send(key, Message::Bitfield(self.have.to_wire(self.have.end())), now);
+        }
         for piece in told {
             self.send(key, Message::Have(piece), now);
         }

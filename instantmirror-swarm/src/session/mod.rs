@@ -60,6 +60,8 @@ const PEX_FIRST: Duration = Duration::from_millis(500);
 const PEX_INTERVAL: Duration = Duration::from_secs(60);
 /// ... or this, if it is one of our nodes.
 const PEX_INTERVAL_NODE: Duration = Duration::from_secs(2);
+/// More pieces than these are not told of one by one, all at once: the messages would fill memory before anybody reads them.
+pub(super) const TOLD_SINGLY_MAX: usize = 50_000;
 /// Peers may be ahead of our catalogs by so many pieces.
 const AHEAD_PIECES_MAX: u32 = 1 << 22;
 
@@ -95,7 +97,8 @@ pub struct SessionConfig {
 pub enum Action {
     /// Send this.
     Send(Message),
-    /// There is something to upload: a [run](Session::next_run), or part of an [outboard](Session::next_outboard).
+    /// There is something to upload: a [run](Session::next_run), or part of an [outboard](Session::next_outboard) or of the
+    /// [info dictionary](Session::next_metadata).
     Upload,
     /// Close it, and say why in the log.
     Close(CloseReason),
@@ -114,12 +117,15 @@ pub enum CloseReason {
     /// Nothing came for too long.
     #[error("nothing came from it for too long")]
     Silent,
-    /// It cannot be told that a piece is gone; it may come back and be told what there is.
-    #[error("it cannot be told that pieces are gone")]
+    /// It cannot be told that a piece is gone, or of so many that have come; it may come back and be told what there is.
+    #[error("it cannot be told what has changed")]
     Outdated,
     /// Neither side has use for it.
     #[error("neither side has use for it")]
     Useless,
+    /// Its host has many connections, and somebody else none.
+    #[error("its host has more connections than its share")]
+    Crowded,
     /// Two connections to one peer, or one to ourselves.
     #[error("there is a connection to this peer already")]
     Duplicate,
@@ -273,6 +279,20 @@ impl Session {
         those.map(|(key, _)| *key).collect()
     }
 
+    /// Whether any of the [actions](Self::actions) that wait answers what this peer asked: who asks on without reading such
+    /// must not be listened to meanwhile.
+    #[must_use]
+    pub fn owes_answers(&self, peer: PeerKey) -> bool {
+        let is_answer = |action: &Action| {
+            matches!(
+                action,
+                Action::Upload | Action::Send(Message::Reject(_) | Message::Extended { .. })
+            )
+        };
+        let mut of_peer = self.actions.iter().filter(|(key, _)| *key == peer);
+        of_peer.any(|(_, action)| is_answer(action))
+    }
+
     fn act(&mut self, peer: PeerKey, action: Action) {
         self.actions.push((peer, action));
     }
@@ -381,15 +401,15 @@ impl Session {
         } else {
             before
         };
-        let shown: Vec<PieceIndex> = before.iter().filter(|piece| !self.hidden.has(*piece)).collect();
-        let strangers = self.keys_of(|peer| !peer.is_proven);
-        for piece in shown
-            .into_iter()
-            .filter(|piece| self.have.has(*piece))
-            .collect::<Vec<_>>()
-        {
-            for key in &strangers {
-                self.send(*key, Message::Have(piece), now);
+        let is_shown = |piece: &PieceIndex| !self.hidden.has(*piece) && self.have.has(*piece);
+        let shown: Vec<PieceIndex> = before.iter().filter(is_shown).collect();
+        for key in self.keys_of(|peer| !peer.is_proven) {
+            if shown.len() > TOLD_SINGLY_MAX {
+                self.close(key, CloseReason::Outdated);
+                continue;
+            }
+            for piece in &shown {
+                self.send(key, Message::Have(*piece), now);
             }
         }
     }
@@ -489,9 +509,4 @@ impl Session {
 }
 
 #[cfg(test)]
-mod asking_tests;
-#[cfg(test)]
-mod export_tests;
-#[cfg(test)]
-#[path = "session_tests.rs"]
 mod tests;

@@ -104,6 +104,8 @@ pub(super) struct Peer {
     /// Parts of outboards that it was asked for, and that it asked for.
     pub(super) outboard_asks: HashSet<(ObjectId, u32)>,
     pub(super) outboard_waits: VecDeque<(ObjectId, u32)>,
+    /// Parts of the info dictionary that it asked for.
+    pub(super) metadata_waits: VecDeque<u32>,
     pub(super) last_heard: Moment,
     pub(super) last_sent: Moment,
     /// Since when neither side wants anything of the other.

@@ -1,10 +1,11 @@
 //! Messages of peers, one by one.
 
+use bytes::Bytes;
 use instantmirror_core::Moment;
-use instantmirror_core::swarm::{PeerKey, Pieces};
+use instantmirror_core::swarm::{Bitfield, PeerKey, Pieces};
 
 use super::join::OUR_IDS;
-use super::{CloseReason, Event, Session};
+use super::{Action, CloseReason, Event, Session};
 use crate::wire::extension::{
     ExtensionHandshake, HANDSHAKE_ID, METADATA_PIECE_BYTES, MetadataMessage, NodeMessage, PexMessage, decode_dont_have,
 };
@@ -12,6 +13,8 @@ use crate::wire::{Block, Message};
 
 /// Pieces that a peer may allow a choked side.
 const ALLOWED_MAX: usize = 256;
+/// Parts of the info dictionary that a peer may have waiting here; more are rejected.
+const METADATA_WAITS_MAX: usize = 64;
 
 /// Why a message is against the protocol.
 type Breach = String;
@@ -77,13 +80,13 @@ impl Session {
         Ok(None)
     }
 
-    /// What a peer has, all at once. aria2 says so again instead of many HAVEs; to strangers only the pieces of a torrent are
-    /// worth that, whose number bounds what it costs.
+    /// What a peer has, all at once. aria2 says so again instead of many HAVEs, and so does a node to one that has proved itself;
+    /// to strangers only the pieces of a torrent are worth that, whose number bounds what it costs.
     fn all_pieces(&mut self, key: PeerKey, message: &Message, now: Moment) -> Result<(), Breach> {
         let Some(peer) = self.peers.get(&key) else {
             return Ok(());
         };
-        let may_repeat = self.config.fixed.is_some() && *message != Message::HaveNone;
+        let may_repeat = (self.config.fixed.is_some() || peer.is_proven) && *message != Message::HaveNone;
         if peer.is_past_bitfield && !may_repeat {
             return Err("a bitfield comes first or not at all".to_owned());
         }
@@ -126,12 +129,23 @@ impl Session {
     }
 
     /// A peer has a piece no longer (BEP 54).
-    fn has_not(&mut self, key: PeerKey, piece: u32) {
+    fn has_not(&mut self, key: PeerKey, piece: u32, now: Moment) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        if let Pieces::Some(pieces) = &mut peer.pieces
-            && pieces.remove(piece)
-        {
-            self.picker.peer_changed(piece, false);
+        match &mut peer.pieces {
+            Pieces::Some(pieces) => {
+                if pieces.remove(piece) {
+                    self.picker.peer_changed(piece, false);
+                }
+            }
+            // It had all the pieces of a torrent: from now on it is known which.
+            Pieces::All => {
+                let Some((count, _)) = self.config.fixed else { return };
+                let mut pieces = Bitfield::new();
+                (0..count)
+                    .filter(|other| *other != piece)
+                    .for_each(|other| _ = pieces.insert(other));
+                self.pieces_came(key, Pieces::Some(pieces), now);
+            }
         }
     }
 
@@ -149,7 +163,7 @@ impl Session {
         changed
     }
 
-    fn extended(&mut self, key: PeerKey, id: u8, payload: &bytes::Bytes, now: Moment) -> Result<Option<Event>, Breach> {
+    fn extended(&mut self, key: PeerKey, id: u8, payload: &Bytes, now: Moment) -> Result<Option<Event>, Breach> {
         let id = Some(id);
         let breach = |error: crate::wire::extension::ExtensionError| error.to_string();
         if id == Some(HANDSHAKE_ID) {
@@ -161,7 +175,7 @@ impl Session {
             let said = PexMessage::decode(payload).map_err(breach)?;
             return Ok((!is_private).then_some(Event::Peers(said.added)));
         } else if id == OUR_IDS.dont_have {
-            self.has_not(key, decode_dont_have(payload).map_err(breach)?);
+            self.has_not(key, decode_dont_have(payload).map_err(breach)?, now);
         } else if id == OUR_IDS.metadata {
             let said = MetadataMessage::decode(payload).map_err(breach)?;
             return Ok(said.and_then(|said| self.metadata_message(key, said, now)));
@@ -186,21 +200,42 @@ impl Session {
             } => return Some(Event::Metadata(piece, total_size, data)),
             MetadataMessage::Reject { piece } => return Some(Event::NoMetadata(piece)),
         };
-        let id = self.peers.get(&key)?.ids.metadata;
-        let answer = self.metadata_piece(piece).unwrap_or(MetadataMessage::Reject { piece });
-        self.send_extended(key, id, answer.encode(), now);
+        let is_there = self.metadata_part(piece).is_some();
+        let peer = self.peers.get_mut(&key)?;
+        if !is_there || peer.metadata_waits.len() >= METADATA_WAITS_MAX {
+            let id = peer.ids.metadata;
+            self.send_extended(key, id, MetadataMessage::Reject { piece }.encode(), now);
+            return None;
+        }
+        peer.metadata_waits.push_back(piece);
+        self.act(key, Action::Upload);
         None
     }
 
-    fn metadata_piece(&self, piece: u32) -> Option<MetadataMessage> {
+    fn metadata_part(&self, piece: u32) -> Option<Bytes> {
         let info = self.config.metadata.as_ref()?;
         let start = usize::try_from(u64::from(piece) * u64::from(METADATA_PIECE_BYTES)).ok()?;
         let end = (start + METADATA_PIECE_BYTES as usize).min(info.len());
-        let is_there = start < end;
-        is_there.then(|| MetadataMessage::Data {
+        (start < end).then(|| info.slice(start..end))
+    }
+
+    /// The next part of the info dictionary that a peer waits for, and its bytes. The driver [gives](Self::give_metadata) it.
+    pub fn next_metadata(&mut self, key: PeerKey) -> Option<(u32, u64)> {
+        let piece = self.peers.get_mut(&key)?.metadata_waits.pop_front()?;
+        let part = self.metadata_part(piece)?;
+        Some((piece, part.len() as u64))
+    }
+
+    /// Sends a part of the info dictionary.
+    pub fn give_metadata(&mut self, key: PeerKey, piece: u32, now: Moment) {
+        let id = self.peers.get(&key).and_then(|peer| peer.ids.metadata);
+        let total = self.config.metadata.as_ref().map_or(0, Bytes::len);
+        let Some(data) = self.metadata_part(piece) else { return };
+        let part = MetadataMessage::Data {
             piece,
-            total_size: u32::try_from(info.len()).unwrap_or(u32::MAX),
-            data: info.slice(start..end),
-        })
+            total_size: u32::try_from(total).unwrap_or(u32::MAX),
+            data,
+        };
+        self.send_extended(key, id, part.encode(), now);
     }
 }

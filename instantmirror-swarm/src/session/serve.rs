@@ -218,8 +218,8 @@ impl Session {
 
     /// A piece is gone: those who were told that we have it are told, or closed.
     pub(super) fn lost(&mut self, piece: PieceIndex, now: Moment) {
-        let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
-        for key in keys {
+        let is_hidden = self.hides(piece);
+        for key in self.keys_of(|peer| !is_hidden || peer.is_proven) {
             let Some(peer) = self.peers.get_mut(&key) else { continue };
             let asked: Vec<Block> = peer
                 .uploads

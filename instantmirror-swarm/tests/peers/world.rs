@@ -241,6 +241,11 @@ impl Peer {
         self.swarms.add_peer(&self.swarm, address, Origin::Named);
     }
 
+    /// Where its bytes are.
+    pub(crate) fn source(&self) -> Arc<dyn PieceSource> {
+        Arc::clone(&self.memory) as Arc<dyn PieceSource>
+    }
+
     pub(crate) fn sent(&self) -> u64 {
         self.swarm.session_status().counts.sent_bytes
     }

@@ -16,7 +16,7 @@ pub const CLIENT_BYTES_MAX: usize = 128;
 
 const WHAT: &str = "an extension handshake";
 
-/// Under which id the sender of a handshake takes a message; `None`: not at all. Ids are 1 to 255, and 0 is as none.
+/// Under which id the sender of a handshake takes a message; `None`: it said nothing of it; 0: no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ExtensionIds {
     /// `ut_metadata` (BEP 9).
@@ -39,8 +39,20 @@ impl ExtensionIds {
         ]
     }
 
+    /// These, as far as a later handshake does not say otherwise: it may name only what changes (BEP 10). Without zeros.
+    #[must_use]
+    pub fn changed(self, said: Self) -> Self {
+        let id = |before: Option<u8>, said: Option<u8>| said.or(before).filter(|id| *id != 0);
+        Self {
+            metadata: id(self.metadata, said.metadata),
+            pex: id(self.pex, said.pex),
+            dont_have: id(self.dont_have, said.dont_have),
+            node: id(self.node, said.node),
+        }
+    }
+
     fn of(names: &Value<'_>) -> Self {
-        let id = |name| number(names, name).filter(|id| *id != 0);
+        let id = |name| number(names, name);
         Self {
             metadata: id("ut_metadata"),
             pex: id("ut_pex"),
@@ -50,7 +62,7 @@ impl ExtensionIds {
     }
 }
 
-/// The extension handshake (BEP 10). It may come again, and replaces what was said before.
+/// The extension handshake (BEP 10). It may come again, and changes what it speaks of.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExtensionHandshake {
     /// The messages that the sender takes.
@@ -133,6 +145,18 @@ mod tests {
     }
 
     #[test]
+    fn a_later_handshake_names_only_what_changes() {
+        let first = decode(b"d1:md11:lt_donthavei7e11:ut_metadatai2e6:ut_pexi1eee").ids;
+        let held = ExtensionIds::default().changed(first);
+        assert_eq!(held.changed(decode(b"d1:pi5ee").ids), held);
+        let changed = held.changed(decode(b"d1:md11:ut_metadatai0e6:ut_pexi9eee").ids);
+        assert_eq!(
+            (changed.dont_have, changed.metadata, changed.pex),
+            (Some(7), None, Some(9))
+        );
+    }
+
+    #[test]
     fn reads_what_the_specification_shows() {
         let got = decode(b"d1:md11:LT_metadatai1e6:\xb5T_PEXi2ee1:pi6881e1:v13:\xc2\xb5Torrent 1.2e");
         let ought = ExtensionHandshake {
@@ -191,7 +215,7 @@ mod tests {
     #[test]
     fn an_id_of_0_and_ids_that_are_none_are_no_extension() {
         let got = decode(b"d1:md6:ut_pexi0e11:ut_metadatai256e11:lt_donthavei-1e7:im_node1:1ee");
-        assert_eq!(got, ExtensionHandshake::default());
+        assert_eq!(ExtensionIds::default().changed(got.ids), ExtensionIds::default());
         assert_eq!(decode(b"d1:mi1ee"), ExtensionHandshake::default());
         assert_eq!(decode(b"de"), ExtensionHandshake::default());
     }

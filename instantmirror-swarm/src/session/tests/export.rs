@@ -1,7 +1,7 @@
 //! Sessions of export torrents, whose pieces are all known.
 
-use super::tests::{KEY, MIB, at, config, hello, node};
-use super::*;
+use super::{KEY, MIB, at, config, hello, node};
+use crate::session::*;
 use crate::wire::{Block, Reserved};
 
 /// A session of an export torrent of 20 pieces, the last of which has 5 bytes.
@@ -39,6 +39,24 @@ fn a_seed_says_that_it_has_everything_as_its_peer_understands_it() {
         first_pieces(false),
         Message::Bitfield(Bytes::from_static(&[0xff, 0xff, 0xf0]))
     );
+}
+
+#[test]
+fn a_seed_that_has_lost_a_piece_is_not_asked_for_it() {
+    let mut session = export(false);
+    session.connected(KEY, hello(2, false), at(0));
+    session.message(KEY, &Message::HaveAll, at(1));
+    for piece in [3, 20] {
+        let payload = Bytes::copy_from_slice(&crate::wire::extension::encode_dont_have(piece));
+        session.message(KEY, &Message::Extended { id: 3, payload }, at(2));
+    }
+    let has = (0..20).filter(|piece| session.is_available(*piece));
+    assert_eq!(
+        has.collect::<Vec<_>>(),
+        (0..20).filter(|piece| *piece != 3).collect::<Vec<_>>()
+    );
+    session.message(KEY, &Message::Have(3), at(3));
+    assert!(session.is_available(3));
 }
 
 #[test]
