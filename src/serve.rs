@@ -1,4 +1,4 @@
-//! What master and node have in common when they serve: sockets, mounts, the status page of the control socket.
+//! What the daemons have in common when they serve: sockets, mounts, the status page of the control socket.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,10 +17,35 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::config::{ByteSize, HttpConfig, MountConfig};
+use crate::config::{ByteSize, ConfigError, HttpConfig, MountConfig};
 
 /// Path of the status page on the control socket.
 pub(crate) const STATUS_PATH: &str = ".im/status";
+
+/// Reads a configuration, whenever a daemon is told to reload.
+pub(crate) struct Load<C>(Arc<dyn Fn() -> Result<C, ConfigError> + Send + Sync>);
+
+impl<C> Load<C> {
+    pub(crate) fn new(load: impl Fn() -> Result<C, ConfigError> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(load))
+    }
+
+    pub(crate) fn load(&self) -> Result<C, ConfigError> {
+        (self.0)()
+    }
+}
+
+impl<C> Clone for Load<C> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<C> fmt::Debug for Load<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Load")
+    }
+}
 
 /// The open sockets of a daemon, and the files that serving needs.
 #[derive(Debug)]

@@ -106,6 +106,10 @@ fn refused(glob: &str, reason: &impl ToString) -> GlobError {
 
 /// What a glob means in full: itself, and all below it.
 fn patterns(text: &str) -> Result<Vec<String>, GlobError> {
+    if text.starts_with('!') {
+        let reason = "nothing is taken out again by a '!'; write \\! for a name that begins so";
+        return Err(refused(text, &reason));
+    }
     let (inner, is_directory) = match text.strip_suffix('/') {
         Some(inner) => (inner, true),
         None => (text, false),
@@ -149,6 +153,7 @@ mod tests {
             ("[ab].rpm", "c/b.rpm", true),
             ("*.{xz,zst}", "a.zst", true),
             ("\\*", "*", true),
+            ("\\!x", "!x", true),
             ("\\*", "a", false),
             ("**", "a/b", true),
         ];
@@ -161,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_is_no_glob_is_named() {
-        for glob in ["", "/", "a//b", "../x", "./x", "[a", "{a"] {
+        for glob in ["", "/", "a//b", "../x", "./x", "[a", "{a", "!a"] {
             let error = PathGlobs::new(["fine", glob]).unwrap_err();
             assert_eq!(error.glob, glob);
         }

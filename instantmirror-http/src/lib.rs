@@ -17,35 +17,8 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! # use std::ops::Range;
-//! # use async_trait::async_trait;
-//! # use bytes::Bytes;
 //! use instantmirror_core::traits::Publication;
 //! use instantmirror_http::{Server, Service};
-//! # use instantmirror_core::catalog::NodeSource;
-//! # use instantmirror_core::memory::MemoryStore;
-//! # use instantmirror_core::traits::{ObjectReader, ObjectSource, ReadIntent};
-//! # use instantmirror_core::view::RepositoryState;
-//! # use instantmirror_core::{CacheError, FetchError, FileMeta, RepoName, SignedHead};
-//! #
-//! # #[derive(Debug)]
-//! # struct Nothing(Arc<MemoryStore>);
-//! # #[async_trait]
-//! # impl Publication for Nothing {
-//! #     fn repositories(&self) -> Vec<RepoName> { Vec::new() }
-//! #     fn state(&self, _: &RepoName) -> Option<Arc<RepositoryState>> { None }
-//! #     async fn head_after(&self, _: &RepoName, _: u64) -> Option<Arc<SignedHead>> { None }
-//! #     fn nodes(&self) -> Arc<dyn NodeSource> { self.0.clone() }
-//! #     fn objects(&self) -> Arc<dyn ObjectSource> { Arc::new(NoObjects) }
-//! # }
-//! # #[derive(Debug)]
-//! # struct NoObjects;
-//! # #[async_trait]
-//! # impl ObjectSource for NoObjects {
-//! #     async fn open(&self, _: &RepoName, file: &FileMeta, _: ReadIntent) -> Result<Arc<dyn ObjectReader>, FetchError> {
-//! #         Err(FetchError::Cache(CacheError::Busy(file.object)))
-//! #     }
-//! # }
 //!
 //! async fn run(publication: Arc<dyn Publication>) -> Result<(), Box<dyn std::error::Error>> {
 //!     let server = Server::bind("127.0.0.1:0".parse()?).await?;
@@ -55,7 +28,7 @@
 //!     Ok(())
 //! }
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build()?
-//! #     .block_on(run(Arc::new(Nothing(Arc::new(MemoryStore::new())))))?;
+//! #     .block_on(run(Arc::new(instantmirror_core::memory::Nothing)))?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

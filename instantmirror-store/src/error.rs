@@ -2,17 +2,19 @@
 //!
 //! A variant is a decision a caller can take (evict and retry, wait for the other process, repair a file, give up);
 //! the text is for a person and names the file and what to do. Nothing here panics and nothing is swallowed: the
-//! operating system's own error is always the `source`.
+//! operating system's own error is always the `source`, and told in the text, for many a log line shows nothing else.
 
 use std::io;
 use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
 
 /// What can go wrong between this crate and a disk.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The operating system refused an operation on one file or directory.
-    #[error("cannot {op} {}", path.display())]
+    #[error("cannot {op} {}: {source}", path.display())]
     Io {
         /// What was tried, as a verb: "open", "rename".
         op: &'static str,
@@ -136,6 +138,20 @@ impl StoreError {
     /// Whether a file of that name is there already.
     pub fn is_already_exists(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists)
+    }
+
+    /// Whether it says something of this process, and nothing of the file: too many are open, or it has no right to it.
+    pub fn is_of_process(&self) -> bool {
+        const OURS: [Errno; 6] = [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::ACCESS,
+            Errno::PERM,
+            Errno::AGAIN,
+        ];
+        let Self::Io { source, .. } = self else { return false };
+        Errno::from_io_error(source).is_some_and(|errno| OURS.contains(&errno))
     }
 
     /// Whether the disk is full: freeing space may help.

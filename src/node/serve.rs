@@ -9,7 +9,7 @@ use instantmirror_http::{HotLimits, Mounts, Service};
 use super::control::NodeControl;
 use super::{Node, NodeError, Reloader};
 use crate::config::{ConfigError, NodeConfig, VerifyKind};
-use crate::serve::{Frontend, Sockets, StatusPage, mounts};
+use crate::serve::{Frontend, Load, Sockets, StatusPage, mounts};
 use crate::torrent::TorrentPages;
 
 /// The cache writes down its state this often.
@@ -24,17 +24,7 @@ pub struct NodeServer {
     node: Node,
     sockets: Sockets,
     frontend: Frontend,
-    load: Option<Load>,
-}
-
-/// Reads a configuration.
-#[derive(Clone)]
-struct Load(Arc<dyn Fn() -> Result<NodeConfig, ConfigError> + Send + Sync>);
-
-impl std::fmt::Debug for Load {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Load")
-    }
+    load: Option<Load<NodeConfig>>,
 }
 
 impl NodeServer {
@@ -73,7 +63,7 @@ impl NodeServer {
     /// [`reloader`](Self::reloader).
     #[must_use]
     pub fn reloading(mut self, load: impl Fn() -> Result<NodeConfig, ConfigError> + Send + Sync + 'static) -> Self {
-        self.load = Some(Load(Arc::new(load)));
+        self.load = Some(Load::new(load));
         self
     }
 
@@ -83,7 +73,7 @@ impl NodeServer {
     pub fn reloader(&self) -> Option<Reloader> {
         let (node, frontend, load) = (self.node.clone(), self.frontend.clone(), self.load.clone()?);
         Some(Arc::new(move || {
-            let config = (load.0)()?;
+            let config = load.load()?;
             let refused = frontend.reload(&config.http, mounts_of(&config));
             let mut reloaded = node.reload(config);
             reloaded.refused.extend(refused);

@@ -3,12 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use instantmirror_core::catalog::NodeSource;
-use instantmirror_core::memory::MemoryStore;
-use instantmirror_core::traits::{FetchError, ObjectReader, ObjectSource, Publication, ReadIntent};
-use instantmirror_core::view::RepositoryState;
-use instantmirror_core::{CacheError, FileMeta, RepoName, SignedHead};
+use instantmirror_core::memory::Nothing;
 use instantmirror_http::{Mounts, Service};
 use instantmirror_tracker::UdpServer;
 
@@ -16,7 +11,7 @@ use super::announce::{Announces, Control};
 use super::{Tracker, TrackerError};
 use crate::config::{ConfigError, TrackerConfig};
 use crate::node::Reloader;
-use crate::serve::{Frontend, Sockets, StatusPage};
+use crate::serve::{Frontend, Load, Sockets, StatusPage};
 
 /// A tracker with its sockets open.
 #[derive(Debug)]
@@ -25,17 +20,7 @@ pub struct TrackerServer {
     sockets: Sockets,
     udp: Vec<UdpServer>,
     frontend: Frontend,
-    load: Option<Load>,
-}
-
-/// Reads a configuration.
-#[derive(Clone)]
-struct Load(Arc<dyn Fn() -> Result<TrackerConfig, ConfigError> + Send + Sync>);
-
-impl std::fmt::Debug for Load {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Load")
-    }
+    load: Option<Load<TrackerConfig>>,
 }
 
 impl TrackerServer {
@@ -67,7 +52,7 @@ impl TrackerServer {
     /// [`reloader`](Self::reloader).
     #[must_use]
     pub fn reloading(mut self, load: impl Fn() -> Result<TrackerConfig, ConfigError> + Send + Sync + 'static) -> Self {
-        self.load = Some(Load(Arc::new(load)));
+        self.load = Some(Load::new(load));
         self
     }
 
@@ -77,7 +62,7 @@ impl TrackerServer {
     pub fn reloader(&self) -> Option<Reloader> {
         let (tracker, frontend, load) = (self.tracker.clone(), self.frontend.clone(), self.load.clone()?);
         Some(Arc::new(move || {
-            let config = (load.0)()?;
+            let config = load.load()?;
             let refused = frontend.reload(&config.http, Mounts::default());
             let mut reloaded = tracker.reload(config);
             reloaded.refused.extend(refused);
@@ -134,39 +119,5 @@ impl TrackerServer {
         };
         let background = futures_util::future::join(datagrams, tracker.keep_up());
         sockets.serve(&frontend, local, background, shutdown).await;
-    }
-}
-
-/// A tracker publishes nothing.
-#[derive(Debug)]
-struct Nothing;
-
-#[async_trait]
-impl Publication for Nothing {
-    fn repositories(&self) -> Vec<RepoName> {
-        Vec::new()
-    }
-
-    fn state(&self, _: &RepoName) -> Option<Arc<RepositoryState>> {
-        None
-    }
-
-    async fn head_after(&self, _: &RepoName, _: u64) -> Option<Arc<SignedHead>> {
-        None
-    }
-
-    fn nodes(&self) -> Arc<dyn NodeSource> {
-        Arc::new(MemoryStore::new())
-    }
-
-    fn objects(&self) -> Arc<dyn ObjectSource> {
-        Arc::new(Self)
-    }
-}
-
-#[async_trait]
-impl ObjectSource for Nothing {
-    async fn open(&self, _: &RepoName, file: &FileMeta, _: ReadIntent) -> Result<Arc<dyn ObjectReader>, FetchError> {
-        Err(FetchError::Cache(CacheError::Busy(file.object)))
     }
 }

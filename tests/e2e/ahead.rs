@@ -119,6 +119,27 @@ fn the_rest_fills_what_is_free_and_drives_nothing_out() {
 }
 
 #[test]
+fn the_rest_drives_nothing_out_where_objects_are_counted_either() {
+    let dir = TestDir::new("e2e-rest-objects").unwrap();
+    let source = dir.folder("source").unwrap();
+    build(&source, 1);
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    let first = master.publish("r");
+    master.serve();
+    let mut node = Node::configure(&dir, &master.url(), &master.key, &["r"], "10 GiB");
+    configure(&node, "[http]", "[preseed]\nfirst = [\"debug/\"]\nrest = true\n[http]");
+    configure(&node, "max_size", "max_objects = 60\nmax_size");
+    node.run();
+    wait_until_over(&node, &first);
+    let cache = &node.status()["cache"];
+    assert_eq!(cache["evicted"], 0, "{cache}");
+    let objects = cache["objects"].as_u64().unwrap();
+    assert!((20..=60).contains(&objects), "{cache}");
+    master.stop(false);
+    assert_eq!(answer(&node, "debug/19.small"), 200);
+}
+
+#[test]
 fn dnf_finds_the_metadata_of_a_new_snapshot_on_a_node_whose_master_is_gone() {
     let dir = TestDir::new("e2e-bundle").unwrap();
     let repository = Repository::build(&dir.folder("repository").unwrap()).unwrap();
@@ -164,6 +185,13 @@ fn prefetch_brings_what_an_operator_names_and_says_what_it_could_not() {
     assert!(said.contains("follows no repository 'q'; it has r"), "{said}");
     let (_, said) = node.fail(&["prefetch", "r", "[a"]);
     assert!(said.contains("'[a' is not a glob"), "{said}");
+    // What is never kept does not come by name either.
+    configure(&node, "[http]", "never = [\"debug/\"]\n[http]");
+    node.succeed(&["reload"]);
+    let (_, said) = node.fail(&["prefetch", "r", "debug"]);
+    assert!(said.contains("what [cache] never names is left out"), "{said}");
+    let said = node.succeed(&["prefetch", "r", "debug", "other"]);
+    assert!(said.contains("over, 1 of 1 files"), "{said}");
     master.stop(false);
     assert_eq!((answer(&node, "small/123"), answer(&node, "large/0.iso")), (200, 200));
     let (code, said) = node.fail(&["prefetch", "r", "advised"]);
@@ -227,4 +255,33 @@ fn nothing_is_asked_of_who_is_denied_whatever_its_name() {
         code == 2 && said.contains("[peers] allow and deny leave out its master"),
         "{said}"
     );
+}
+
+/// What did not fit, or was left out, is looked for again when the configuration lets it in.
+#[test]
+fn what_a_changed_configuration_has_room_for_is_fetched_ahead() {
+    let dir = TestDir::new("e2e-ahead-reload").unwrap();
+    let source = dir.folder("source").unwrap();
+    build(&source, 1);
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    let first = master.publish("r");
+    master.serve();
+    let mut node = Node::configure(&dir, &master.url(), &master.key, &["r"], "2 MiB");
+    configure(&node, "[http]", "[preseed]\nfirst = [\"large/\", \"debug/\"]\n[http]");
+    configure(&node, "max_size", "never = [\"debug/\"]\nmax_size");
+    node.run();
+    wait_until_over(&node, &first);
+    configure(&node, "never = [\"debug/\"]", "max_objects = 1000");
+    configure(&node, "2 MiB", "100 MiB");
+    let said = node.succeed(&["reload"]);
+    assert!(
+        said.contains("[cache] never") && said.contains("[cache] limits"),
+        "{said}"
+    );
+    let here = || (number(&node.status(), "preseed", "bytes") > 2 * LARGE as u64 + 200_000).then_some(());
+    poll(LIMIT, here).unwrap_or_else(|| panic!("it did not come:\n{}", node.status_text()));
+    wait_until_over(&node, &first);
+    master.stop(false);
+    assert_eq!(answer(&node, "large/1.iso"), 200);
+    assert_eq!(answer(&node, "debug/7.small"), 200);
 }

@@ -182,7 +182,10 @@ mod tests {
             ),
             ("expiry", include_str!("expiry.rs")),
             ("peer_transport", include_str!("peer_transport.rs")),
-            ("scheduler", include_str!("scheduler.rs")),
+            (
+                "scheduler",
+                concat!(include_str!("scheduler/mod.rs"), include_str!("scheduler/random.rs")),
+            ),
             ("snapshot_store", include_str!("snapshot_store.rs")),
         ] {
             let (list, functions) = text.split_once("// end of the list").unwrap();

@@ -146,14 +146,7 @@ impl Api {
             if let Some(refusal) = sight.unauthorized() {
                 return refusal;
             }
-            return match call {
-                Call::Snapshot(id) => snapshot(publication, &repository, id),
-                Call::Catalog(root) => error(StatusCode::NOT_FOUND, &format!("there is no catalog node {root} here")),
-                Call::Object(object) | Call::Outboard(object) => objects::not_here(&object),
-                Call::Head | Call::Keys | Call::Batch | Call::Synced | Call::Swarm => {
-                    error(StatusCode::NOT_FOUND, "not here")
-                }
-            };
+            return nothing_staged(publication, &repository, &call);
         }
         let answer = match call {
             Call::Head => head(publication, &repository, request.query, stopping).await,
@@ -179,6 +172,16 @@ impl Api {
             },
         };
         if is_staged { access::private(answer) } else { answer }
+    }
+}
+
+/// What somebody hears of something staged who may not know that it is there.
+fn nothing_staged(publication: &dyn Publication, repository: &RepoName, call: &Call) -> Answer {
+    match call {
+        Call::Snapshot(id) => snapshot(publication, repository, *id),
+        Call::Catalog(root) => error(StatusCode::NOT_FOUND, &format!("there is no catalog node {root} here")),
+        Call::Object(object) | Call::Outboard(object) => objects::not_here(object),
+        Call::Head | Call::Keys | Call::Batch | Call::Synced | Call::Swarm => error(StatusCode::NOT_FOUND, "not here"),
     }
 }
 

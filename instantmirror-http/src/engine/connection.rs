@@ -465,7 +465,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_waits_is_small() {
         let (near, _far) = tokio::net::UnixStream::pair().unwrap();
-        let publication = Arc::new(crate::hot::tests::Nothing);
+        let publication = Arc::new(instantmirror_core::memory::Nothing);
         let (_sender, services) = watch::channel(Arc::new(Service::new(publication)));
         let shared = Arc::new(Shared {
             services,

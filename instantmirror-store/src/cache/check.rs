@@ -165,17 +165,23 @@ impl Checker {
             return Ok(Some(done));
         }
         while done.bytes < BYTES_OF_A_STEP && done.objects < OBJECTS_OF_A_STEP {
-            if self.open.is_none() && !self.open_next(&mut done) {
-                let is_over = done.objects == 0 && done.bytes == 0 && done.findings.is_empty();
-                return Ok((!is_over).then_some(done));
+            let is_at_it = match &self.open {
+                Some(_) => Ok(true),
+                None => self.open_next(&mut done),
+            };
+            let is_empty = done.objects == 0 && done.bytes == 0 && done.findings.is_empty();
+            match is_at_it {
+                Ok(true) => self.read_on(&mut done),
+                // What was found is told first.
+                Err(error) if is_empty => return Err(error),
+                Ok(false) | Err(_) => return Ok((!is_empty).then_some(done)),
             }
-            self.read_on(&mut done);
         }
         Ok(Some(done))
     }
 
     /// False at the end.
-    fn open_next(&mut self, done: &mut Checked) -> bool {
+    fn open_next(&mut self, done: &mut Checked) -> Result<bool> {
         while self.next < self.end {
             let handle = self.next;
             self.next += 1;
@@ -203,16 +209,21 @@ impl Checker {
                         at: 0,
                         size,
                     });
-                    return true;
+                    return Ok(true);
                 }
                 Err(error) if error.is_not_found() => {
                     self.shared.note_missing(&lease);
                     done.findings.push(Finding::Missing { object });
                 }
+                // It may be all right.
+                Err(error) if error.is_of_process() => {
+                    self.next = handle;
+                    return Err(error);
+                }
                 Err(error) => done.findings.push(self.shared.note_damaged(&lease, &error.to_string())),
             }
         }
-        false
+        Ok(false)
     }
 
     fn read_on(&mut self, done: &mut Checked) {

@@ -120,16 +120,14 @@ impl DiskHandle {
             generation,
         } = self.lease.as_ref();
         let was_complete = proof.is_complete();
-        match proof.read(file, range) {
-            Err(CacheError::Verify(error)) => Err(shared.put_aside(object, *generation, &error.to_string())),
-            Err(CacheError::Damaged { reason, .. }) => Err(shared.put_aside(object, *generation, &reason)),
-            read => {
-                if !was_complete && proof.is_complete() {
-                    shared.table().set_checked(object, *generation);
-                }
-                read
-            }
+        let read = proof.read(file, range).map_err(|error| match error {
+            CacheError::Verify(error) => shared.put_aside(object, *generation, &error.to_string()),
+            other => shared.blame_file(other, *generation),
+        })?;
+        if !was_complete && proof.is_complete() {
+            shared.table().set_checked(object, *generation);
         }
+        Ok(read)
     }
 }
 
@@ -172,7 +170,8 @@ impl ObjectHandle for DiskHandle {
                 proof: Some(proof),
                 ..
             } => self.read_verified(file.as_ref(), proof, range),
-            Content::Whole { file, .. } => read_exactly(file.as_ref(), self.lease.object, range),
+            Content::Whole { file, .. } => read_exactly(file.as_ref(), self.lease.object, range)
+                .map_err(|error| self.lease.shared.blame_file(error, self.lease.generation)),
         }
     }
 

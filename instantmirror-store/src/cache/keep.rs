@@ -4,7 +4,7 @@
 //! unlinked afterwards (which may take long). Their bytes count as used until they are really gone.
 
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 
 use instantmirror_core::outboard::GROUP_BYTES;
 use instantmirror_core::{CacheError, ObjectId};
@@ -13,11 +13,14 @@ use super::layout::{QUARANTINE, TRASH, kept_outboard_path, object_path, partial_
 use super::partial::remove_side_files;
 use super::table::{Room, Shortage, Table};
 use super::{Shared, cache_error};
-use crate::disk::discard;
+use crate::disk::{FileKind, discard};
 use crate::error::Result;
 
 /// Most files in quarantine; the oldest goes when there are more.
 const QUARANTINE_FILES_MAX: usize = 32;
+
+/// Files that the disk does not let go of: with more of them room is no longer sought by giving up others.
+const STUCK_FILES_MAX: usize = 32;
 
 /// Foreign files that are remembered until somebody asks for them.
 const FOREIGN_TOLD: usize = 10_000;
@@ -33,13 +36,10 @@ impl Shared {
     /// Reserves what `object`, which has a slot, still lacks; gives up others for it if it may.
     pub(super) fn reserve(&self, object: &ObjectId, size: u64, may_evict: bool) -> Result<(), CacheError> {
         loop {
-            let space = self.disk().space().map_err(cache_error)?;
-            let room = Room {
-                bytes: space.free_bytes,
-                files: space.free_files,
-            };
             let trash = {
                 let mut table = self.table();
+                // Under the lock: what is written and what is promised for it must not both be missed.
+                let room = self.room().map_err(cache_error)?;
                 match table.reserve(object, room) {
                     Ok(()) => return Ok(()),
                     Err(Shortage::Never) => {
@@ -55,11 +55,19 @@ impl Shared {
                     Err(Shortage::Now) => self.take_victim(&mut table).map_err(cache_error)?,
                 }
             };
-            match trash {
-                Some(trash) if self.empty_trash(&trash) => {}
-                _ => return Err(CacheError::Full { object: *object, size }),
+            if !self.go_on(trash) {
+                return Err(CacheError::Full { object: *object, size });
             }
         }
+    }
+
+    /// What the file system has left.
+    pub(super) fn room(&self) -> Result<Room> {
+        let space = self.disk().space()?;
+        Ok(Room {
+            bytes: space.free_bytes,
+            files: space.free_files,
+        })
     }
 
     /// Gives up objects until what is there is within the limits, or nothing more may go.
@@ -74,9 +82,8 @@ impl Shared {
                 }
                 self.take_victim(&mut table)?
             };
-            match trash {
-                Some(trash) if self.empty_trash(&trash) => {}
-                _ => return Ok(()),
+            if !self.go_on(trash) {
+                return Ok(());
             }
         }
     }
@@ -132,9 +139,8 @@ impl Shared {
         match removed {
             Err(error) if !error.is_not_found() => {
                 tracing::warn!(path = %trash.path.display(), %error, "cannot remove a file that was given up");
-                // The bytes stay counted, for they are still there. It is tried again when room is needed.
-                let mut quarantine = self.quarantine.lock().unwrap_or_else(PoisonError::into_inner);
-                quarantine.push_back((trash.path.clone(), trash.bytes));
+                // The bytes stay counted, for they are still there.
+                self.stuck().push((trash.path.clone(), trash.bytes));
                 false
             }
             _ => {
@@ -142,6 +148,27 @@ impl Shared {
                 true
             }
         }
+    }
+
+    /// Whether to look for more room after this victim. One file that cannot be removed must not keep all others from going.
+    fn go_on(&self, victim: Option<Trash>) -> bool {
+        match victim {
+            Some(trash) => self.empty_trash(&trash) || self.stuck().len() <= STUCK_FILES_MAX,
+            None => self.retry_stuck(),
+        }
+    }
+
+    fn stuck(&self) -> MutexGuard<'_, Vec<(PathBuf, u64)>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries once more to remove what could not be. Whether any of it is gone.
+    pub(super) fn retry_stuck(&self) -> bool {
+        let stuck = std::mem::take(&mut *self.stuck());
+        let gone = stuck
+            .into_iter()
+            .map(|(path, bytes)| self.empty_trash(&Trash { path, bytes }));
+        gone.filter(|gone| *gone).count() > 0
     }
 
     /// Somebody else has removed an object's file.
@@ -178,6 +205,14 @@ impl Shared {
         damaged
     }
 
+    /// Moves a whole object out of the way if the error says that its file is damaged. Returns the error.
+    pub(super) fn blame_file(&self, error: CacheError, generation: u64) -> CacheError {
+        match error {
+            CacheError::Damaged { object, reason } => self.put_aside(&object, generation, &reason),
+            other => other,
+        }
+    }
+
     /// Moves a file that has no business in the cache out of the way.
     pub(super) fn put_foreign_aside(&self, path: &Path) {
         tracing::error!(path = %path.display(), "foreign file in the cache directory: put into quarantine");
@@ -192,10 +227,8 @@ impl Shared {
     }
 
     fn quarantine_file(&self, table: &mut Table, from: &Path, name: &str) {
-        let bytes = self
-            .disk()
-            .metadata(from)
-            .map_or(0, |meta| meta.len.min(meta.allocated));
+        let meta = self.disk().metadata(from).ok();
+        let bytes = meta.as_ref().map_or(0, |meta| meta.len.min(meta.allocated));
         let to = loop {
             let to = Path::new(QUARANTINE).join(format!("{name}-{}", self.next_serial()));
             if self.disk().metadata(&to).is_err() {
@@ -203,6 +236,8 @@ impl Shared {
             }
         };
         match self.disk().rename(from, &to) {
+            // Somebody's directory is left to people, as every foreign one is.
+            Ok(()) if meta.is_some_and(|meta| meta.kind == FileKind::Dir) => {}
             Ok(()) => {
                 table.count(bytes);
                 self.quarantine
@@ -226,10 +261,8 @@ impl Shared {
                 }
                 quarantine.pop_front()
             };
-            if let Some((path, bytes)) = oldest
-                && !self.empty_trash(&Trash { path, bytes })
-            {
-                return;
+            if let Some((path, bytes)) = oldest {
+                self.empty_trash(&Trash { path, bytes });
             }
         }
     }

@@ -18,6 +18,7 @@ mod held;
 mod keep;
 mod layout;
 mod load;
+mod open;
 mod partial;
 mod proof;
 mod record;
@@ -33,23 +34,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use instantmirror_core::expiry::PolicyKind;
-use instantmirror_core::outboard::{ObjectHasher, Outboard};
+use instantmirror_core::outboard::Outboard;
 use instantmirror_core::traits::{CacheObserver, CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
 use instantmirror_core::{CacheError, ObjectId};
 
-use crate::disk::{Disk, DiskFile, DiskLock, discard, read_file, remove_leftovers, write_atomically};
+use crate::disk::{Disk, DiskLock, discard, read_file, remove_leftovers, write_atomically};
 use crate::error::{Result, StoreError};
 use crate::import::{self, ImportError, ImportMethod, ImportRequest, Imported};
 
 pub use check::{Checked, Checker, Finding, Subset};
 pub use held::HeldObjects;
 pub use standing::Reclassification;
-pub use table::CacheLimits;
+pub use table::{CacheLimits, Capacity};
 
-use fill::DiskHandle;
 use layout::{FORMAT, FORMAT_BYTES_MAX, LOCK, OBJECTS, PARTIAL, QUARANTINE, TRASH};
-use partial::Partial;
-use proof::{Proof, Verified};
 use record::{Ledger, Past};
 use table::Table;
 
@@ -104,6 +102,8 @@ struct Shared {
     loading: Mutex<()>,
     /// Files in quarantine, oldest first, with their bytes.
     quarantine: Mutex<VecDeque<(PathBuf, u64)>>,
+    /// Files that were given up and that the disk did not remove, with their bytes.
+    stuck: Mutex<Vec<(PathBuf, u64)>>,
     /// Files that were put aside since somebody last asked, as far as they fit.
     foreign: Mutex<Vec<PathBuf>>,
     serial: AtomicU64,
@@ -153,6 +153,7 @@ impl DiskCache {
             loaded: AtomicBool::new(false),
             loading: Mutex::default(),
             quarantine: Mutex::default(),
+            stuck: Mutex::default(),
             foreign: Mutex::default(),
             serial: AtomicU64::new(0),
             _lock: lock,
@@ -233,6 +234,26 @@ impl DiskCache {
     #[must_use]
     pub fn limits(&self) -> CacheLimits {
         self.shared.table().limits
+    }
+
+    /// Whether so much more fits within every limit with nothing given up for it.
+    ///
+    /// # Errors
+    /// The disk's, asked for its free space.
+    pub fn has_room(&self, more: Capacity) -> Result<bool> {
+        let table = self.shared.table();
+        let room = self.shared.room()?;
+        Ok(!table.is_short(more, room))
+    }
+
+    /// How much could be held at most if all that is here now were given up.
+    ///
+    /// # Errors
+    /// The disk's, asked for its free space.
+    pub fn capacity(&self) -> Result<Capacity> {
+        let table = self.shared.table();
+        let room = self.shared.room()?;
+        Ok(table.capacity(room))
     }
 
     /// Keeps an object from being given up until [`unpin`](Self::unpin). It need not be here yet. Not kept over a
@@ -353,7 +374,7 @@ impl ObjectCache for DiskCache {
         if let Some(outboard) = self.shared.load_outboard(*object, handle.size()) {
             return Ok(Some(outboard));
         }
-        let outboard = hash_with(handle.size(), |range| handle.read(range))?;
+        let outboard = open::hash_with(handle.size(), |range| handle.read(range))?;
         if outboard.object() != *object {
             return Err(self.shared.put_aside(object, handle.generation(), OTHER_HASH));
         }
@@ -408,152 +429,15 @@ impl Shared {
     fn next_serial(&self) -> u64 {
         self.serial.fetch_add(1, Ordering::Relaxed)
     }
-
-    /// Opens whatever is here of an object, verifying it where the policy asks for it.
-    fn open_object(shared: &Arc<Self>, object: &ObjectId) -> Result<Option<DiskHandle>, CacheError> {
-        shared.adopt(object).map_err(cache_error)?;
-        let (lease, whole, open) = {
-            let mut table = shared.table();
-            let Some(generation) = table.lease(object) else {
-                return Ok(None);
-            };
-            let lease = fill::Lease::new(shared, *object, generation);
-            let Some(slot) = table.slot(object) else {
-                return Ok(None);
-            };
-            (lease, slot.whole, slot.partial())
-        };
-        if whole {
-            return shared.open_whole(lease);
-        }
-        let partial = match open {
-            Some(partial) => partial,
-            None => match shared.resume(&lease)? {
-                Some(partial) => partial,
-                None => return Ok(None),
-            },
-        };
-        Ok(Some(DiskHandle::of_partial(partial, lease)))
-    }
-
-    fn open_whole(&self, lease: fill::Lease) -> Result<Option<DiskHandle>, CacheError> {
-        let object = lease.object();
-        let file = match self.disk.open(&layout::object_path(&object)) {
-            Err(error) if error.is_not_found() => {
-                self.forget_vanished(&mut self.table(), &object);
-                return Ok(None);
-            }
-            file => file.map_err(cache_error)?,
-        };
-        let len = file.len().map_err(cache_error)?;
-        let expected = self.table().slot(&object).map_or(len, |slot| slot.size);
-        if len != expected {
-            let reason = format!("it has {len} bytes instead of {expected}");
-            return Err(self.put_aside(&object, lease.generation(), &reason));
-        }
-        let proof = if self.must_verify(&object) {
-            self.prove(file.as_ref(), len, &lease)?
-        } else {
-            None
-        };
-        Ok(Some(DiskHandle::of_whole(file, len, proof, lease)))
-    }
-
-    /// Verifies a whole object at once (then there is nothing to return), or finds out how its reads are verified.
-    fn prove(&self, file: &dyn DiskFile, size: u64, lease: &fill::Lease) -> Result<Option<Arc<Proof>>, CacheError> {
-        let (object, generation) = (lease.object(), lease.generation());
-        if size > proof::EAGER_BYTES {
-            if let Some(open) = self.shared_proof(&object) {
-                return Ok(Some(open));
-            }
-            if let Some(outboard) = self.load_outboard(object, size) {
-                return Ok(Some(self.begin_proof(outboard, generation)));
-            }
-        }
-        let outboard = hash_with(size, |range| partial::read_exactly(file, object, range))?;
-        if outboard.object() != object {
-            return Err(self.put_aside(&object, generation, OTHER_HASH));
-        }
-        self.table().set_checked(&object, generation);
-        if size > proof::EAGER_BYTES {
-            // It was not there or of no use, else nothing would have been hashed.
-            self.keep_outboard(&outboard, generation);
-        }
-        Ok(None)
-    }
-
-    fn shared_proof(&self, object: &ObjectId) -> Option<Arc<Proof>> {
-        let table = self.table();
-        let slot = table.slot(object).filter(|_| self.verify != VerifyWhen::Always);
-        slot.and_then(|slot| slot.proof())
-    }
-
-    /// What other handles have verified counts, except where every open is to verify anew.
-    fn begin_proof(&self, outboard: Outboard, generation: u64) -> Arc<Proof> {
-        let mut table = self.table();
-        let object = outboard.object();
-        if self.verify != VerifyWhen::Always {
-            let make = |verified| Arc::new(Proof::new(outboard.clone(), verified));
-            if let Some(shared) = table.share_proof(&object, generation, make) {
-                return shared;
-            }
-        }
-        Arc::new(Proof::new(outboard, Verified::default()))
-    }
-
-    fn must_verify(&self, object: &ObjectId) -> bool {
-        let table = self.table();
-        let Some(slot) = table.slot(object) else { return true };
-        match self.verify {
-            VerifyWhen::Always => true,
-            VerifyWhen::FirstUse => !slot.checked,
-            VerifyWhen::Doubtful => !slot.trusted,
-        }
-    }
-
-    /// Opens an idle partial object; `None` (and it is gone) if no group of it can be used. Of several callers one
-    /// wins, and all get the same.
-    fn resume(&self, lease: &fill::Lease) -> Result<Option<Arc<Partial>>, CacheError> {
-        let object = lease.object();
-        let resumed = match Partial::resume(self.disk(), object) {
-            Err(error) if error.is_not_found() => None,
-            resumed => Some(Arc::new(resumed.map_err(cache_error)?)),
-        };
-        let mut table = self.table();
-        let Some(slot) = table.slot(&object) else {
-            return Ok(None);
-        };
-        if let Some(open) = slot.partial() {
-            return Ok(Some(open));
-        }
-        let usable = resumed.filter(|partial| partial.present_bytes() > 0);
-        let Some(partial) = usable else {
-            if !slot.filling {
-                let trash = self.give_up(&mut table, &object, false).map_err(cache_error)?;
-                drop(table);
-                self.empty_trash(&trash);
-            }
-            return Ok(None);
-        };
-        table.set_partial(&object, &partial);
-        table.set_held(&object, lease.generation(), partial.held_bytes());
-        Ok(Some(partial))
-    }
 }
 
-/// Hashes content part by part.
-fn hash_with(
-    size: u64,
-    read: impl Fn(std::ops::Range<u64>) -> Result<bytes::Bytes, CacheError>,
-) -> Result<Outboard, CacheError> {
-    let mut hasher = ObjectHasher::new();
-    let mut start = 0;
-    while start < size {
-        let end = (start + VERIFY_BYTES).min(size);
-        hasher.update(&read(start..end)?);
-        start = end;
+/// What it means for an object that its file cannot be read: file systems that check content say so by nothing else.
+fn read_error(object: ObjectId, error: StoreError) -> CacheError {
+    if error.is_of_process() {
+        return cache_error(error);
     }
-    Ok(hasher.finish())
+    let reason = error.to_string();
+    CacheError::Damaged { object, reason }
 }
 
 /// An error of the disk as the cache trait tells it.

@@ -15,9 +15,9 @@ use bytes::Bytes;
 use instantmirror_core::outboard::{GROUP_BYTES, Outboard, VerifyError, group_count};
 use instantmirror_core::{CacheError, ObjectId, RangeSet};
 
-use super::cache_error;
 use super::layout::{decode_map, encode_map, map_path, outboard_path, partial_path};
 use super::proof::take_outboard_back;
+use super::{cache_error, read_error};
 use crate::disk::{Disk, DiskFile, discard, read_file, tmp_path};
 use crate::error::{Result, StoreError};
 
@@ -115,7 +115,7 @@ impl Partial {
         let outboard = kept.or_else(|| lone_outboard(object, size));
         let claimed = Self::claimed(disk, &object, size);
         let mut partial = Self::new(object, size, OnceLock::from(file), outboard);
-        partial.verify_again(&claimed)?;
+        partial.verify_again(&claimed);
         let there = disk.metadata(&partial_path(&object))?.allocated;
         // The last block of the last group was not counted whole while it was written, and is not now: what is here must not
         // become more by being opened.
@@ -157,9 +157,9 @@ impl Partial {
         }
     }
 
-    fn verify_again(&self, claimed: &RangeSet) -> Result<()> {
+    fn verify_again(&self, claimed: &RangeSet) {
         let (Some(outboard), Some(file)) = (self.outboard(), self.file.get()) else {
-            return Ok(());
+            return;
         };
         let mut buffer = vec![0; usize::try_from(GROUP_BYTES.min(self.size)).unwrap_or(0)];
         for range in claimed.ranges() {
@@ -169,14 +169,14 @@ impl Partial {
                 let group = buffer
                     .get_mut(..usize::try_from(end - start).unwrap_or(0))
                     .unwrap_or_default();
-                let read = file.read_at(group, start)?;
-                if read == group.len() && outboard.verify_groups(start, group).is_ok() {
+                // What cannot be read is fetched again.
+                let read = file.read_at(group, start);
+                if read.is_ok_and(|read| read == group.len()) && outboard.verify_groups(start, group).is_ok() {
                     self.state().present.insert(start..end);
                 }
                 start = end;
             }
         }
-        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -350,7 +350,8 @@ pub(super) fn read_exactly(file: &dyn DiskFile, object: ObjectId, range: Range<u
         return Err(CacheError::Absent { object, range });
     };
     let mut buffer = vec![0; len];
-    let read = file.read_at(&mut buffer, range.start).map_err(cache_error)?;
+    let read = file.read_at(&mut buffer, range.start);
+    let read = read.map_err(|error| read_error(object, error))?;
     if read < len {
         let reason = format!("the file ends at byte {}", range.start + read as u64);
         return Err(CacheError::Damaged { object, reason });

@@ -103,6 +103,7 @@ impl Shared {
     /// Makes all whole objects durable and writes down those that were added or used since the last time.
     pub(super) fn write_checkpoint(&self) -> Result<()> {
         self.ensure_loaded()?;
+        self.retry_stuck();
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let open = self.table().open_partials();
         for partial in open

@@ -7,6 +7,7 @@
 //! 8 in the index, and what its policy needs; whatever is open, partial or half verified is in [`Active`] besides.
 
 mod order;
+mod space;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
@@ -16,34 +17,15 @@ use instantmirror_core::ObjectId;
 use instantmirror_core::expiry::{
     Candidate, ExpiryPolicy as _, Handle, PolicyKind, Remembered, SnapshotOrder, Standing, fingerprint,
 };
-use instantmirror_core::outboard::{Outboard, group_count};
 use instantmirror_core::traits::{CacheEvent, CacheObserver};
 
 use super::held::HeldObjects;
-use super::layout::MAP_HEADER;
 use super::partial::Partial;
 use super::proof::{Proof, Verified};
 
-/// The hard limits of a cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CacheLimits {
-    /// Bytes of content, whole and partial, and of the files beside it; `None`: as much as the disk holds.
-    pub max_bytes: Option<u64>,
-    /// Whole and partial objects; `None`: any number.
-    pub max_objects: Option<u64>,
-    /// Free bytes that the file system is left with whatever the other limits say.
-    pub keep_free_bytes: u64,
-}
-
-/// What the file system has left.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Room {
-    pub(super) bytes: u64,
-    pub(super) files: u64,
-}
-
-/// Files that a fill may need: content, map, the next map, outboard.
-const FILES_OF_A_FILL: u64 = 4;
+use space::side_of;
+pub use space::{CacheLimits, Capacity};
+pub(super) use space::{Room, Shortage};
 
 /// One object that is held.
 #[derive(Debug)]
@@ -127,17 +109,6 @@ pub(super) struct Recorded {
     pub(super) remembered: Remembered,
 }
 
-/// Why a reservation was not possible.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shortage {
-    /// Larger than the whole cache.
-    Never,
-    /// Something has to go first.
-    Now,
-    /// A limit was lowered, and what is there goes step by step.
-    Shrinking,
-}
-
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) limits: CacheLimits,
@@ -168,17 +139,6 @@ pub(super) struct Table {
     pub(super) evicted: u64,
     pub(super) damaged: u64,
     pub(super) observer: Option<Arc<dyn CacheObserver>>,
-}
-
-/// Bytes of the files beside an object.
-fn side_of(size: u64, whole: bool) -> u64 {
-    let outboard = Outboard::len_for(size);
-    // What has one group is either here or not: it needs no map.
-    if whole || group_count(size) <= 1 {
-        return outboard;
-    }
-    // The map is replaced by writing another one first.
-    outboard + 2 * (MAP_HEADER as u64 + group_count(size).div_ceil(8))
 }
 
 /// An index into the arrays by handle.
@@ -212,18 +172,6 @@ impl Table {
             damaged: 0,
             observer: None,
         }
-    }
-
-    pub(super) fn used(&self) -> u64 {
-        self.used
-    }
-
-    pub(super) fn reserved(&self) -> u64 {
-        self.reserved
-    }
-
-    pub(super) fn side(&self) -> u64 {
-        self.side
     }
 
     pub(super) fn len(&self) -> usize {
@@ -483,111 +431,6 @@ impl Table {
         }
     }
 
-    /// Bytes have left the disk.
-    pub(super) fn gone(&mut self, bytes: u64) {
-        self.used = self.used.saturating_sub(bytes);
-    }
-
-    /// Bytes are on the disk that belong to no object: quarantine.
-    pub(super) fn count(&mut self, bytes: u64) {
-        self.used += bytes;
-    }
-
-    /// Promises what `object` still lacks, if everything fits. `room` is what the file system has.
-    pub(super) fn reserve(&mut self, object: &ObjectId, room: Room) -> Result<(), Shortage> {
-        let Some(handle) = self.handle(object) else {
-            return Ok(());
-        };
-        let View { size, held, .. } = self.view(handle);
-        let (reserved, beside) = self
-            .active
-            .get(&handle)
-            .map_or((0, 0), |active| (active.reserved, active.side));
-        let content = size.saturating_sub(held + reserved);
-        let side = side_of(size, false).saturating_sub(beside);
-        let need = content.saturating_add(side);
-        let max_bytes = self.limits.max_bytes.unwrap_or(u64::MAX);
-        if size.saturating_add(side_of(size, false)) > max_bytes || self.limits.max_objects == Some(0) {
-            return Err(Shortage::Never);
-        }
-        if self.shrinking && self.is_over() {
-            return Err(Shortage::Shrinking);
-        }
-        let on_disk = self.limits.keep_free_bytes.saturating_add(self.reserved);
-        let on_disk = on_disk.saturating_add(need);
-        let files = FILES_OF_A_FILL.saturating_mul(self.fills.max(1));
-        if self.committed().saturating_add(need) > max_bytes
-            || on_disk > room.bytes
-            || files > room.files
-            || self.too_many()
-        {
-            return Err(Shortage::Now);
-        }
-        self.reserved += content;
-        self.side += side;
-        let active = self.activate(handle);
-        active.reserved += content;
-        active.side += side;
-        Ok(())
-    }
-
-    fn committed(&self) -> u64 {
-        let committed = self.used.saturating_add(self.reserved);
-        committed.saturating_add(self.side)
-    }
-
-    /// Whether what is there already breaks a limit, as after the limit was lowered.
-    pub(super) fn is_over(&self) -> bool {
-        self.committed() > self.limits.max_bytes.unwrap_or(u64::MAX) || self.too_many()
-    }
-
-    fn too_many(&self) -> bool {
-        self.len() as u64 > self.limits.max_objects.unwrap_or(u64::MAX)
-    }
-
-    /// Begins a fill of an object that has a slot, under a lease that counts as no use: it came for its first one.
-    /// Returns the generation.
-    pub(super) fn begin_fill(&mut self, object: &ObjectId) -> Option<u64> {
-        let handle = self.handle(object)?;
-        let generation = self.keep(handle);
-        let (_, active) = self.active_mut(object, generation)?;
-        active.filling = true;
-        self.fills += 1;
-        Some(generation)
-    }
-
-    /// Ends a fill: what it did not use is free again.
-    pub(super) fn end_fill(&mut self, object: &ObjectId, generation: u64) {
-        let Some((handle, active)) = self.active_mut(object, generation).filter(|(_, active)| active.filling) else {
-            return;
-        };
-        let reserved = std::mem::take(&mut active.reserved);
-        active.filling = false;
-        self.reserved = self.reserved.saturating_sub(reserved);
-        self.fills -= 1;
-        self.calm(handle);
-    }
-
-    /// `held` bytes of the partial object are on the disk now; the reservation of a fill shrinks or grows accordingly,
-    /// so that the sum stays.
-    pub(super) fn set_held(&mut self, object: &ObjectId, generation: u64, held: u64) {
-        let Some(handle) = self.handle(object).filter(|handle| !self.slots[at(*handle)].whole) else {
-            return;
-        };
-        let size = self.slots[at(handle)].size;
-        let Some((_, active)) = self.active_mut(object, generation) else {
-            return;
-        };
-        let before = std::mem::replace(&mut active.held, held);
-        let reserved = active.reserved;
-        if active.filling {
-            active.reserved = size.saturating_sub(held);
-        }
-        let left = active.reserved;
-        self.used = self.used.saturating_sub(before) + held;
-        self.reserved = self.reserved.saturating_sub(reserved) + left;
-    }
-
     /// The partial object turns out to have this size, and is open now.
     pub(super) fn set_partial(&mut self, object: &ObjectId, partial: &Arc<Partial>) {
         let Some(handle) = self.handle(object) else { return };
@@ -647,29 +490,6 @@ impl Table {
         let proof = make(Arc::clone(&active.verified));
         active.proof = Arc::downgrade(&proof);
         Some(proof)
-    }
-
-    /// For tests: the account recomputed from its parts.
-    #[cfg(test)]
-    pub(super) fn audit(&self) -> (u64, u64, u64) {
-        let handles = (0..self.handles_end()).filter(|handle| self.slots[at(*handle)].is_here);
-        let (mut held, mut side, mut here) = (0, 0, 0);
-        for handle in handles {
-            let view = self.view(handle);
-            held += view.held;
-            let beside = view.active.map_or(0, |active| active.side);
-            side += if view.whole { side_of(view.size, true) } else { beside };
-            here += 1;
-            assert!(self.pending.is_some() || self.order.standing(handle).is_some());
-        }
-        assert_eq!(here, self.len());
-        assert_eq!(here + self.vacant.len(), self.slots.len());
-        let dying: u64 = self.zombies.values().map(|(_, bytes, _)| bytes).sum();
-        let beside: u64 = self.zombies.values().map(|(_, _, side)| side).sum();
-        let fills = self.active.values().filter(|active| active.filling).count();
-        assert_eq!(fills as u64, self.fills);
-        let reserved = self.active.values().map(|active| active.reserved).sum();
-        (held + dying, reserved, side + beside)
     }
 }
 

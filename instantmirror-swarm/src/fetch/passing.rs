@@ -2,8 +2,8 @@
 //!
 //! Each reader has its own transfer, which moves only when the reader asks for more, and a window of
 //! verified groups in memory. Nothing leaves the window's bound, nothing unverified enters it. Such transfers
-//! take no turn of the scheduler: they last as long as the slowest client likes, and a turn held that long
-//! would be one less for everybody else.
+//! take no turn of the scheduler, nor one of a source's: they last as long as the slowest client likes, and a turn held
+//! that long would be one less for everybody else. Limits on bytes hold for them as for all others.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -40,7 +40,8 @@ pub(super) fn has_no_room(error: &FetchError) -> bool {
         FetchError::Cache(CacheError::TooLarge { .. } | CacheError::Full { .. }) => true,
         FetchError::Cache(CacheError::Io { source, .. }) => {
             let system = source.downcast_ref::<io::Error>();
-            system.is_some_and(|error| matches!(error.kind(), io::ErrorKind::StorageFull))
+            system
+                .is_some_and(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
         }
         _ => false,
     }
@@ -227,9 +228,9 @@ impl Passing {
         let (position, bytes) = (open.position, group.len() as u64);
         lock(&self.window).push(position, group);
         open.position += bytes;
-        self.engine
-            .stats
-            .received(source.transport.label(), Class::Demand, bytes);
+        let label = source.transport.label();
+        self.engine.stats.received(label, Class::Demand, bytes);
+        self.engine.sources.pace(label, Class::Demand, bytes).await;
         Ok(())
     }
 
@@ -295,6 +296,7 @@ mod tests {
             CacheError::Full { object, size },
             CacheError::TooLarge { object, size, max: 0 },
             io(io::ErrorKind::StorageFull),
+            io(io::ErrorKind::QuotaExceeded),
         ];
         assert!(none.into_iter().all(|error| has_no_room(&error.into())));
         let others = [io(io::ErrorKind::PermissionDenied), CacheError::Busy(object)];

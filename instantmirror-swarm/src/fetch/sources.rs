@@ -108,10 +108,14 @@ impl Sources {
         let mut board = std::mem::take(&mut state.board);
         board.set_running_max(fresh.limits.source_running_max);
         let (spare, watcher) = (state.spare.clone(), state.watcher.take());
+        // New ones would not know of what runs.
+        let same = state.limits.source_running_max == fresh.limits.source_running_max;
+        let slots = std::mem::take(&mut state.slots);
         *state = State {
             board,
             spare,
             watcher,
+            slots: if same { slots } else { HashMap::new() },
             ..fresh
         };
     }

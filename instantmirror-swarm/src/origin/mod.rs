@@ -24,6 +24,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one head request may be held by the server, beyond which the link is taken for dead.
 pub const LONG_POLL_TIMEOUT: Duration = Duration::from_secs(75);
+/// Idle connections are kept for longer than a head request is held, so that one is always open, and given up before
+/// masters and proxies do it (75 s by default in ours and in nginx): a request that meets their farewell is lost.
+const IDLE: Duration = Duration::from_secs(70);
 /// Redirects that are followed for one request.
 const REDIRECTS_MAX: usize = 4;
 /// Largest snapshot record that is read.
@@ -382,6 +385,7 @@ fn client(policy: &AddressPolicy) -> reqwest::Result<Client> {
     Client::builder()
         .user_agent(concat!("InstantMirror/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE)
         .tcp_nodelay(true)
         .no_proxy()
         .redirect(redirect)

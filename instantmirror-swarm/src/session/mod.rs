@@ -509,9 +509,4 @@ impl Session {
 }
 
 #[cfg(test)]
-mod asking_tests;
-#[cfg(test)]
-mod export_tests;
-#[cfg(test)]
-#[path = "session_tests.rs"]
 mod tests;

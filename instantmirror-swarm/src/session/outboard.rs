@@ -146,7 +146,3 @@ fn part_of(object: ObjectId, offset: u32, outboard: &Bytes) -> Option<NodeMessag
         data: outboard.slice(offset as usize..(offset + length) as usize),
     })
 }
-
-#[cfg(test)]
-#[path = "outboard_tests.rs"]
-mod tests;

@@ -105,6 +105,17 @@ async fn rates_of_classes_and_sources_are_kept_and_hold_back_nobody_else() {
     assert!(fetch(&engine, &third).await.unwrap() == third);
     let took = begun.elapsed().as_secs_f64();
     assert!((4.5..=5.1).contains(&took), "10 MiB at 2 MiB/s took {took} s");
+
+    // Past the cache no less.
+    let (cache, begun) = (MemoryCache::new(Some(1 << 20)), Instant::now());
+    let engine = super::engine(&cache, &[&slow]);
+    limited(&engine, |limits| limits.source_rate = Some(2 << 20));
+    assert!(fetch(&engine, &third).await.unwrap() == third);
+    let took = begun.elapsed().as_secs_f64();
+    assert!(
+        (4.5..=5.1).contains(&took),
+        "10 MiB at 2 MiB/s took {took} s past the cache"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -118,12 +129,20 @@ async fn a_source_has_no_more_transfers_than_it_may_and_clients_find_a_place() {
     let tasks: Vec<_> = data[..8].iter().map(|data| ahead(&engine, data)).collect();
     settle_disk().await;
     assert_eq!(master.open_streams(), 3, "one place is left for clients");
+    // Other limits that change give nobody a second place.
+    limited(&engine, |limits| {
+        limits.source_running_max = Some(4);
+        limits.background_rate = Some(1 << 30);
+    });
+    let more = ahead(&engine, &data[10]);
+    settle_disk().await;
+    assert_eq!(master.open_streams(), 3);
     let reader = open(&engine, &file(&data[9]), 0..G).await.unwrap();
     settle_disk().await;
     assert_eq!(master.open_streams(), 4);
     master.release();
     assert!(read(reader.as_ref(), 0..G).await.unwrap() == data[9]);
-    for task in tasks {
+    for task in tasks.into_iter().chain([more]) {
         assert!(task.await.unwrap());
     }
 }

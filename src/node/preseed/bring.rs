@@ -5,14 +5,15 @@ use std::sync::Arc;
 use futures_util::stream::{self, FuturesUnordered, StreamExt as _};
 use instantmirror_core::catalog::{CatalogError, Differences, Reachable};
 use instantmirror_core::preseed::Step;
-use instantmirror_core::traits::{Class, ObjectCache as _};
+use instantmirror_core::traits::Class;
 use instantmirror_core::{FileMeta, Kind, NodeId, RepoName, RepoPath, StoreError};
-use instantmirror_store::cache::DiskCache;
+use instantmirror_store::cache::{Capacity, DiskCache};
 use instantmirror_store::snapshots::{CatalogWalker, DiskSnapshotStore};
 use instantmirror_swarm::FetchEngine;
 use tokio::sync::mpsc;
 
 use super::super::Node;
+use super::claims::{Claims, has_room};
 use super::pacer::Pacer;
 
 /// Requests that are asked for at a time; the scheduler has its own limit for all that nobody waits for.
@@ -29,6 +30,7 @@ pub(in super::super) struct Bringer {
     pub(super) store: Arc<DiskSnapshotStore>,
     pub(super) engine: FetchEngine,
     pub(super) cache: DiskCache,
+    claims: Arc<Claims>,
 }
 
 /// What a pass over some files did.
@@ -68,10 +70,16 @@ enum Job {
 }
 
 impl Job {
-    fn bytes(&self) -> u64 {
+    fn size(&self) -> Capacity {
         match self {
-            Self::Many(files) => files.iter().map(|file| file.size).sum(),
-            Self::One(file) => file.size,
+            Self::Many(files) => Capacity {
+                objects: files.len() as u64,
+                bytes: files.iter().map(|file| file.size).sum(),
+            },
+            Self::One(file) => Capacity {
+                objects: 1,
+                bytes: file.size,
+            },
         }
     }
 }
@@ -83,6 +91,7 @@ impl Bringer {
             store: Arc::clone(&node.snapshots),
             engine: node.engine.clone(),
             cache: node.cache.clone(),
+            claims: Arc::clone(&node.ahead.claims),
         }
     }
 
@@ -242,26 +251,29 @@ impl Bringer {
     }
 
     async fn run(&self, job: Job, how: &How<'_>) -> Pass {
-        let bytes = job.bytes();
-        if how.room == Room::Free && !self.has_free(bytes) {
-            return Pass {
-                is_full: true,
-                ..Pass::default()
-            };
+        let size = job.size();
+        let full = Pass {
+            is_full: true,
+            ..Pass::default()
+        };
+        // Asked for before the budget is touched, and again when it is the job's turn.
+        if how.room == Room::Free && !has_room(&self.cache, size) {
+            return full;
         }
         if let Some(pacer) = how.pacer {
-            pacer.admit(bytes).await;
+            pacer.admit(size.bytes).await;
         }
+        let _claim = match how.room {
+            Room::Made => None,
+            Room::Free => match self.claims.claim(&self.cache, size).await {
+                None => return full,
+                claim => claim,
+            },
+        };
         match job {
             Job::One(file) => self.run_one(&file, how).await,
             Job::Many(files) => self.run_many(&files, how).await,
         }
-    }
-
-    fn has_free(&self, bytes: u64) -> bool {
-        let usage = self.cache.usage();
-        let taken = usage.used_bytes + usage.side_bytes + usage.reserved_bytes;
-        usage.max_bytes.is_none_or(|max| taken.saturating_add(bytes) <= max)
     }
 
     async fn run_one(&self, file: &FileMeta, how: &How<'_>) -> Pass {

@@ -6,6 +6,7 @@
 
 mod bring;
 mod bundle;
+mod claims;
 mod pacer;
 mod prefetch;
 mod rules;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::config::NodeConfig;
 
+use claims::Claims;
 use pacer::Pacer;
 
 pub(super) use bring::Bringer;
@@ -40,6 +42,7 @@ pub(super) struct Ahead {
     pub(super) config: watch::Sender<Arc<NodeConfig>>,
     popularity: Mutex<Popularity>,
     pacer: Pacer,
+    claims: Arc<Claims>,
     pub(super) prefetches: Prefetches,
     status: Mutex<BTreeMap<RepoName, PreseedStatus>>,
 }
@@ -84,6 +87,7 @@ impl Ahead {
             config: watch::Sender::new(Arc::clone(config)),
             popularity: Mutex::default(),
             pacer: Pacer::new(),
+            claims: Arc::default(),
             prefetches: Prefetches::default(),
             status: Mutex::default(),
         }

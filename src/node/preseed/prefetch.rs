@@ -7,7 +7,7 @@ use instantmirror_core::catalog::CatalogError;
 use instantmirror_core::preseed::Step;
 use instantmirror_core::rules::{GlobError, PathGlobs};
 use instantmirror_core::traits::Class;
-use instantmirror_core::{NodeId, RepoName, SnapshotId};
+use instantmirror_core::{NodeId, RepoName, RepoPath, SnapshotId};
 use serde::{Deserialize, Serialize};
 
 use super::super::Node;
@@ -50,7 +50,7 @@ pub enum PrefetchError {
     #[error(transparent)]
     Glob(#[from] GlobError),
     /// Nothing has such a path.
-    #[error("no file of snapshot {snapshot} of '{repository}' matches {paths}")]
+    #[error("no file of snapshot {snapshot} of '{repository}' matches {paths} (what [cache] never names is left out)")]
     NothingMatches {
         /// The repository.
         repository: RepoName,
@@ -134,9 +134,22 @@ fn globs(paths: &[String]) -> Result<PathGlobs, GlobError> {
     PathGlobs::new(anchored)
 }
 
+/// What a prefetch is about: what is never kept need not come.
+#[derive(Clone)]
+struct Wanted {
+    globs: PathGlobs,
+    never_kept: PathGlobs,
+}
+
+impl Wanted {
+    fn matches(&self, path: &RepoPath) -> bool {
+        self.globs.matches(path) && !self.never_kept.matches(path)
+    }
+}
+
 impl Node {
     /// Fetches all files of a snapshot, the current one if none is named, that have these paths, lie below them or match
-    /// them as globs. Returns the number of the prefetch once it is known what that is; it goes on in the background, and
+    /// them as globs, but what `[cache] never` names. Returns the number of the prefetch once it is known what that is; it goes on in the background, and
     /// [`status`](Self::status) tells how far it is. Must be called inside a tokio runtime.
     ///
     /// # Errors
@@ -154,7 +167,10 @@ impl Node {
                 known: known.join(", "),
             }
         })?;
-        let globs = globs(paths)?;
+        let wanted = Wanted {
+            globs: globs(paths)?,
+            never_kept: self.ahead.config.borrow().cache.never.clone(),
+        };
         let state = follower.state();
         let shown = snapshot.or(state.current).and_then(|id| state.snapshots.get(&id));
         let shown = shown.cloned().ok_or_else(|| PrefetchError::NotShown {
@@ -162,8 +178,8 @@ impl Node {
             snapshot,
         })?;
         let root = shown.root.node;
-        let (bringer, wanted) = (Bringer::new(self, repository.clone()), globs.clone());
-        let (files, bytes) = bringer.count(root, move |path| wanted.matches(path)).await?;
+        let (bringer, counted) = (Bringer::new(self, repository.clone()), wanted.clone());
+        let (files, bytes) = bringer.count(root, move |path| counted.matches(path)).await?;
         if files == 0 {
             return Err(PrefetchError::NothingMatches {
                 repository: repository.clone(),
@@ -183,13 +199,13 @@ impl Node {
             failed: 0,
             is_over: false,
         });
-        tokio::spawn(bring(bringer, Arc::clone(&self.ahead), id, root, globs));
+        tokio::spawn(bring(bringer, Arc::clone(&self.ahead), id, root, wanted));
         Ok(id)
     }
 }
 
 /// Carries a prefetch out and keeps its status up.
-async fn bring(bringer: Bringer, ahead: Arc<Ahead>, id: u64, root: NodeId, globs: PathGlobs) {
+async fn bring(bringer: Bringer, ahead: Arc<Ahead>, id: u64, root: NodeId, wanted: Wanted) {
     let done = |size: u64, is_here: bool| {
         ahead.prefetches.note(id, |status| match is_here {
             true => (status.files_done, status.bytes_done) = (status.files_done + 1, status.bytes_done + size),
@@ -203,7 +219,7 @@ async fn bring(bringer: Bringer, ahead: Arc<Ahead>, id: u64, root: NodeId, globs
         pacer: None,
         done: &done,
     };
-    let walk = bringer.new_files(None, root, move |path, _| globs.matches(path));
+    let walk = bringer.new_files(None, root, move |path, _| wanted.matches(path));
     if let Err(error) = bringer.bring(walk, &how).await {
         tracing::warn!(repository = %bringer.repository, "a prefetch broke off: {error}");
     }
@@ -216,8 +232,6 @@ async fn bring(bringer: Bringer, ahead: Arc<Ahead>, id: u64, root: NodeId, globs
 
 #[cfg(test)]
 mod tests {
-    use instantmirror_core::RepoPath;
-
     use super::*;
 
     #[test]

@@ -1,7 +1,7 @@
 //! The rules of the configuration, applied to each snapshot that becomes current.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use instantmirror_core::bundle::parent;
@@ -11,6 +11,7 @@ use instantmirror_core::rules::PathGlobs;
 use instantmirror_core::traits::Class;
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{Clock as _, FileMeta, Kind, NodeId, RepoName, RepoPath, Snapshot, StoreError};
+use instantmirror_store::cache::{CacheLimits, Capacity};
 use instantmirror_swarm::Follower;
 
 use super::super::Node;
@@ -37,6 +38,8 @@ pub(in super::super) struct RulesDriver {
 struct Terms {
     rules: Arc<PreseedRules>,
     never_kept: PathGlobs,
+    /// What does not fit is left out, and may fit when these are others.
+    limits: CacheLimits,
     root: NodeId,
     snapshot: Arc<Snapshot>,
 }
@@ -68,7 +71,7 @@ impl RulesDriver {
             self.ahead.pacer.configure(&config.borrow().preseed);
             if known
                 .as_ref()
-                .is_some_and(|known| terms.as_ref().is_none_or(|terms| terms.rules != known.rules))
+                .is_some_and(|known| terms.as_ref().is_none_or(|terms| !terms.mean_as(known)))
             {
                 self.done.clear();
             }
@@ -132,7 +135,7 @@ impl RulesDriver {
         let (ahead, repository) = (Arc::clone(&self.ahead), self.repository().clone());
         ahead.begin(&repository, terms.snapshot.id, &terms.rules, &missing);
         let mut all = true;
-        let mut held = 0;
+        let mut held = Capacity::default();
         for (place, step) in terms.rules.steps().into_iter().enumerate() {
             let (files, bytes) = missing.get(&step).copied().unwrap_or_default();
             if files == 0 {
@@ -163,17 +166,22 @@ impl RulesDriver {
         terms: &Terms,
         step: Step,
         place: usize,
-        held: &mut u64,
+        held: &mut Capacity,
     ) -> Result<Option<Pass>, CatalogError> {
-        let max = self.bringer.cache.limits().max_bytes.unwrap_or(u64::MAX);
-        if *held >= max {
-            tracing::warn!(repository = %self.repository(), rule = terms.rules.text(step), "not fetched ahead: the rules before it fill the cache of {}", ByteSize(max));
+        let max = self.bringer.cache.capacity().unwrap_or_default();
+        if held.bytes >= max.bytes || held.objects >= max.objects {
+            tracing::warn!(repository = %self.repository(), rule = terms.rules.text(step), "not fetched ahead: the rules before it fill the cache, which has room for {}", ByteSize(max.bytes));
             return Ok(None);
         }
-        let counted = std::sync::atomic::AtomicU64::new(0);
+        let counted = Mutex::new(*held);
         let done = |size: u64, is_here: bool| {
             if is_here {
-                counted.fetch_add(size, std::sync::atomic::Ordering::Relaxed);
+                let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
+                *counted = Capacity {
+                    objects: counted.objects + 1,
+                    bytes: counted.bytes + size,
+                };
+                drop(counted);
                 self.ahead.note(self.repository(), place, |status| {
                     status.files_done = (status.files_done + 1).min(status.files);
                     status.bytes_done = (status.bytes_done + size).min(status.bytes);
@@ -193,14 +201,17 @@ impl RulesDriver {
         };
         let (wanted, ahead, repository) = (terms.clone(), Arc::clone(&self.ahead), self.repository().clone());
         // A rule that matches more than the cache holds would else drive out its own files, again and again.
-        let left = std::sync::atomic::AtomicU64::new(max - *held);
+        let left = Mutex::new(Capacity {
+            objects: max.objects - held.objects,
+            bytes: max.bytes - held.bytes,
+        });
         let walk = self
             .bringer
             .new_files(self.done.get(&step).copied(), terms.root, move |path, file| {
                 wanted.step(path, &ahead, &repository) == Some(step) && take(&left, file)
             });
         let pass = self.bringer.bring(walk, &how).await?;
-        *held += counted.into_inner();
+        *held = counted.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(Some(pass))
     }
 
@@ -238,13 +249,21 @@ impl RulesDriver {
 }
 
 /// Whether a file still fits into what is left for its rule.
-fn take(left: &std::sync::atomic::AtomicU64, file: &FileMeta) -> bool {
-    let order = std::sync::atomic::Ordering::Relaxed;
-    left.fetch_update(order, order, |left| left.checked_sub(file.size))
-        .is_ok()
+fn take(left: &Mutex<Capacity>, file: &FileMeta) -> bool {
+    let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+    let (Some(objects), Some(bytes)) = (left.objects.checked_sub(1), left.bytes.checked_sub(file.size)) else {
+        return false;
+    };
+    *left = Capacity { objects, bytes };
+    true
 }
 
 impl Terms {
+    /// Whether the same of a tree is wanted.
+    fn mean_as(&self, known: &Self) -> bool {
+        self.rules == known.rules && self.never_kept == known.never_kept && self.limits == known.limits
+    }
+
     fn keeps(&self, path: &RepoPath) -> bool {
         !self.rules.is_never(path) && !self.never_kept.matches(path)
     }
@@ -271,6 +290,7 @@ fn terms(repository: &RepoName, state: &RepositoryState, config: &NodeConfig) ->
     Some(Terms {
         rules: Arc::new(rules),
         never_kept: config.cache.never.clone(),
+        limits: config.cache.limits(),
         root: snapshot.root.node,
         snapshot,
     })

@@ -9,8 +9,10 @@ use instantmirror_core::{CacheError, ObjectId};
 use proptest::prelude::*;
 
 use super::{GROUP, audit, begin, content, files_in, now, open, options, put, read};
-use crate::cache::{DiskCache, cache_error};
-use crate::disk::{Fault, SimDisk};
+use crate::cache::fill::Lease;
+use crate::cache::partial::Partial;
+use crate::cache::{CacheLimits, DiskCache, cache_error, layout};
+use crate::disk::{Disk, Fault, RealDisk, SimDisk};
 
 /// Puts objects of several shapes with checkpoints in between; `done` learns what a checkpoint acknowledged.
 fn workload(disk: &SimDisk, done: &mut Vec<u8>) -> Result<(), CacheError> {
@@ -237,5 +239,70 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// Whatever the reason, an immutable flag or a directory in its place: what cannot be removed is no reason to keep the rest.
+#[test]
+fn what_cannot_be_removed_keeps_nothing_else_from_going() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path()).unwrap());
+    let cache = DiskCache::open(disk, options(Some(5 * GROUP_BYTES))).unwrap();
+    let path = |data: &[u8]| dir.path().join(layout::object_path(&ObjectId::of(data)));
+    let objects: Vec<_> = (0..5).map(|number| content(number, GROUP)).collect();
+    objects.iter().for_each(|data| put(&cache, data).unwrap());
+    // One becomes a directory, another one is damaged, and its file in quarantine becomes one.
+    std::fs::remove_file(path(&objects[0])).unwrap();
+    std::fs::create_dir(path(&objects[0])).unwrap();
+    assert!(matches!(read(&cache, &objects[0]), Err(CacheError::Damaged { .. })));
+    std::fs::remove_file(path(&objects[1])).unwrap();
+    std::fs::write(path(&objects[1]), b"damaged").unwrap();
+    assert!(matches!(read(&cache, &objects[1]), Err(CacheError::Damaged { .. })));
+    let quarantine = dir.path().join("quarantine");
+    for item in std::fs::read_dir(quarantine).unwrap().map(Result::unwrap) {
+        if item.metadata().unwrap().is_file() {
+            std::fs::remove_file(item.path()).unwrap();
+            std::fs::create_dir(item.path()).unwrap();
+        }
+    }
+    for number in 10..30 {
+        put(&cache, &content(number, GROUP)).unwrap();
+        audit(&cache);
+    }
+    cache.set_limits(CacheLimits {
+        max_bytes: Some(2 * GROUP_BYTES),
+        ..CacheLimits::default()
+    });
+    assert!(cache.shrink().unwrap());
+    audit(&cache);
+}
+
+/// Reading a large partial object again after a restart takes a while, in which another one may have completed it.
+#[test]
+fn who_is_late_to_open_a_partial_object_takes_nothing_from_the_whole_one() {
+    for lost in [false, true] {
+        let disk = SimDisk::new();
+        let data = content(1, 3 * GROUP);
+        let id = ObjectId::of(&data);
+        let cache = open(&disk, None);
+        begin(&cache, &data).unwrap().write(0, &data[..GROUP]).unwrap();
+        now(cache.checkpoint()).unwrap();
+        drop(cache);
+        let cache = open(&disk, None);
+        cache.load().unwrap();
+        let generation = cache.shared.table().lease(&id).unwrap();
+        let lease = Lease::new(&cache.shared, id, generation);
+        let early = (!lost).then(|| Partial::resume(&disk, id));
+        let fill = begin(&cache, &data).unwrap();
+        fill.write(0, &data).unwrap();
+        now(fill.finish()).unwrap();
+        drop(fill);
+        let late = early.unwrap_or_else(|| Partial::resume(&disk, id));
+        let _ = cache.shared.take_up(&lease, late.ok().map(Arc::new)).unwrap();
+        drop(lease);
+        audit(&cache);
+        assert_eq!(read(&cache, &data).unwrap().as_deref(), Some(&data[..]), "{lost}");
+        assert!(now(cache.remove(&id)).unwrap());
+        assert_eq!((cache.usage().used_bytes, cache.usage().side_bytes), (0, 0), "{lost}");
     }
 }

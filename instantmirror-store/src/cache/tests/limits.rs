@@ -204,15 +204,10 @@ impl Machine {
         assert!(committed <= self.bound, "{committed} of {}", self.bound);
         // Once it is within a lowered limit it stays there.
         self.bound = self.bound.min(committed.max(self.options.limits.max_bytes.unwrap()));
-        let quarantined: u64 = self
-            .cache
-            .shared
-            .quarantine
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|(_, bytes)| bytes)
-            .sum();
+        let shared = &self.cache.shared;
+        let stuck: u64 = shared.stuck.lock().unwrap().iter().map(|(_, bytes)| bytes).sum();
+        let quarantined: u64 = shared.quarantine.lock().unwrap().iter().map(|(_, bytes)| bytes).sum();
+        let quarantined = quarantined + stuck;
         let (held, reserved, side) = self.cache.shared.table().audit();
         let usage = self.cache.usage();
         assert_eq!(

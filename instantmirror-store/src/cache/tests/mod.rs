@@ -17,7 +17,7 @@ use instantmirror_core::outboard::{GROUP_BYTES, ObjectHasher, Outboard};
 use instantmirror_core::traits::{ObjectCache, ObjectFill};
 use instantmirror_core::{CacheError, ObjectId};
 
-use super::{CacheLimits, CacheOptions, DiskCache, VerifyWhen, layout};
+use super::{CacheLimits, CacheOptions, Capacity, DiskCache, VerifyWhen, layout};
 use crate::disk::{Disk, SimDisk};
 use crate::error::StoreError;
 
@@ -92,14 +92,11 @@ fn read(cache: &DiskCache, data: &[u8]) -> Result<Option<Vec<u8>>, CacheError> {
 
 fn audit(cache: &DiskCache) {
     let table = cache.shared.table();
-    let quarantined: u64 = cache
-        .shared
-        .quarantine
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|(_, bytes)| bytes)
-        .sum();
+    let (quarantine, stuck) = (
+        cache.shared.quarantine.lock().unwrap(),
+        cache.shared.stuck.lock().unwrap(),
+    );
+    let quarantined: u64 = quarantine.iter().chain(&*stuck).map(|(_, bytes)| bytes).sum();
     let (held, reserved, side) = table.audit();
     assert_eq!((table.used(), table.reserved()), (held + quarantined, reserved));
     assert_eq!(table.side(), side);
@@ -356,7 +353,7 @@ fn object_count_and_free_space_floor_are_kept() {
     let disk = SimDisk::new();
     disk.set_capacity(Some(20 * GROUP_BYTES));
     let limits = CacheLimits {
-        keep_free_bytes: 10 * GROUP_BYTES,
+        keep_free_bytes: 10 * GROUP_BYTES + 100,
         ..CacheLimits::default()
     };
     let cache = DiskCache::open(
@@ -369,9 +366,53 @@ fn object_count_and_free_space_floor_are_kept() {
     .unwrap();
     for number in 0..30 {
         put(&cache, &content(number, GROUP)).unwrap();
-        assert!(disk.space().unwrap().free_bytes >= 10 * GROUP_BYTES);
+        assert!(disk.space().unwrap().free_bytes >= 10 * GROUP_BYTES + 100);
     }
     assert!(cache.usage().objects >= 8);
+    // Small files take more of the disk than their length, as do the files beside others.
+    for number in 30..=u8::MAX {
+        let len = if number % 8 == 0 {
+            GROUP + 10
+        } else {
+            10 + usize::from(number)
+        };
+        put(&cache, &content(number, len)).unwrap();
+        assert!(disk.space().unwrap().free_bytes >= 10 * GROUP_BYTES + 100, "{number}");
+    }
+}
+
+#[test]
+fn room_is_what_every_limit_leaves() {
+    let disk = SimDisk::new();
+    disk.set_capacity(Some(20 * GROUP_BYTES));
+    let cache = open(&disk, None);
+    put(&cache, &content(1, 10)).unwrap();
+    let limits = |max_bytes, max_objects, keep_free_bytes| {
+        cache.set_limits(CacheLimits {
+            max_bytes,
+            max_objects,
+            keep_free_bytes,
+        });
+        let (objects, bytes) = (2, 5 * GROUP_BYTES);
+        cache.has_room(Capacity { objects, bytes }).unwrap()
+    };
+    assert!(limits(None, None, 0));
+    assert!(limits(Some(6 * GROUP_BYTES), Some(3), 14 * GROUP_BYTES));
+    assert!(!limits(Some(5 * GROUP_BYTES), None, 0));
+    assert!(!limits(None, Some(2), 0));
+    assert!(!limits(None, None, 16 * GROUP_BYTES));
+    // Whatever is here already.
+    for number in 2..9 {
+        let capacity = cache.capacity().unwrap();
+        assert!(
+            capacity.bytes <= 4 * GROUP_BYTES && capacity.bytes > 3 * GROUP_BYTES,
+            "{number}: {capacity:?}"
+        );
+        put(&cache, &content(number, GROUP)).unwrap();
+    }
+    assert!(!limits(Some(GROUP_BYTES), Some(7), 0));
+    let (objects, bytes) = (7, GROUP_BYTES);
+    assert_eq!(cache.capacity().unwrap(), Capacity { objects, bytes });
 }
 
 #[test]

@@ -8,7 +8,7 @@ use instantmirror_core::{CacheError, ObjectId};
 
 use super::{GROUP, audit, files_in, now, put, read};
 use crate::cache::{CacheOptions, DiskCache, Finding, Subset, VerifyWhen, layout};
-use crate::disk::{Disk, SimDisk};
+use crate::disk::{Disk, Fault, SimDisk};
 
 const OBJECTS: usize = 1000;
 
@@ -286,4 +286,48 @@ fn what_was_adopted_unhashed_is_hashed_by_its_first_reader_in_every_mode() {
         );
         assert_eq!(cache.usage().damaged, 1);
     }
+}
+
+/// A file system that checks content says so by EIO, and says it whenever the file is read.
+#[test]
+fn what_the_disk_cannot_read_is_put_aside_and_fetched_again_in_every_mode() {
+    for verify in [VerifyWhen::FirstUse, VerifyWhen::Always, VerifyWhen::Doubtful] {
+        for number in [3, 7] {
+            let (disk, data) = (filled(), content(number));
+            disk.make_unreadable(layout::object_path(&ObjectId::of(&data))).unwrap();
+            let cache = start(&disk, verify);
+            let read_once = read(&cache, &data);
+            assert!(
+                matches!(read_once, Err(CacheError::Damaged { .. })),
+                "{verify:?} {number}: {read_once:?}"
+            );
+            assert_eq!(read(&cache, &data).unwrap(), None);
+            assert_eq!(cache.usage().damaged, 1);
+            put(&cache, &data).unwrap();
+            assert_eq!(read(&cache, &data).unwrap().as_deref(), Some(&data[..]));
+            audit(&cache);
+        }
+    }
+}
+
+/// The process has too many files open, as any daemon may for a moment: nothing of that is the objects' fault.
+#[test]
+fn a_checker_that_may_open_nothing_leaves_everything_where_it_is() {
+    let disk = SimDisk::new();
+    let cache = start(&disk, VerifyWhen::FirstUse);
+    (0..40).for_each(|number| put(&cache, &content(number)).unwrap());
+    let mut checker = cache.check(Subset::ALL).unwrap();
+    for _ in 0..256 {
+        checker.step().unwrap();
+    }
+    disk.fail_at(1, Fault::Emfile);
+    assert!(checker.step().is_err());
+    assert_eq!(cache.usage().damaged, 0);
+    // And it goes on where it was.
+    let mut read = 0;
+    while let Some(checked) = checker.step().unwrap() {
+        assert!(checked.findings.is_empty());
+        read += checked.objects;
+    }
+    assert_eq!(read, 40);
 }

@@ -21,6 +21,7 @@ const SECTOR_BYTES: usize = 512;
 const BLOCK_BYTES: u64 = 4096;
 /// Errno values: the simulation answers as Linux does.
 const EIO: i32 = 5;
+const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
 
 type Ino = u64;
@@ -32,6 +33,8 @@ pub enum Fault {
     Eio,
     /// This operation fails with ENOSPC (only writes, creations and `set_len`), half of a write being done.
     Enospc,
+    /// This operation fails with EMFILE: the process has too many files open; the next ones work.
+    Emfile,
     /// The power goes: this operation may or may not be on the disk, and all later ones fail.
     PowerCut,
 }
@@ -50,6 +53,8 @@ struct SimFileState {
     pending: Vec<(WriteOp, bool)>,
     blocks: BTreeSet<u64>,
     changed_at: u64,
+    /// Reading it fails with EIO.
+    unreadable: bool,
 }
 
 impl SimFileState {
@@ -120,6 +125,16 @@ impl SimDisk {
     /// Limits the space, in bytes; blocks of 4 KiB are counted, holes are free.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
+    }
+
+    /// From now on reading this file fails with EIO, as on a medium that has gone bad.
+    pub fn make_unreadable(&self, path: impl AsRef<Path>) -> Result<()> {
+        let mut inner = self.state();
+        let ino = inner.lookup("stat", path.as_ref())?;
+        if let Some(file) = inner.files.get_mut(&ino) {
+            file.unreadable = true;
+        }
+        Ok(())
     }
 
     /// Operations done so far: the loop bound of a crash matrix.
@@ -236,6 +251,7 @@ impl Inner {
                     Step::GoThenFail
                 }
                 Fault::Eio => Step::Fail(EIO),
+                Fault::Emfile => Step::Fail(EMFILE),
                 Fault::Enospc if grows => Step::Fail(ENOSPC),
                 Fault::Enospc => Step::Go,
             },
@@ -377,6 +393,7 @@ fn crashed_file(file: &SimFileState, random: &mut Random, keep_in_8: u64) -> Sim
         pending: Vec::new(),
         blocks,
         changed_at: 0,
+        unreadable: false,
     }
 }
 

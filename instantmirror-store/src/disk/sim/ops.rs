@@ -246,11 +246,14 @@ fn new_blocks(file: &SimFileState, write: &WriteOp) -> Vec<u64> {
 impl DiskFile for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
         self.with("read", |file| {
+            if file.unreadable {
+                return Err(errno("read", &self.path, EIO));
+            }
             let start = usize::try_from(offset).unwrap_or(usize::MAX).min(file.current.len());
             let read = buf.len().min(file.current.len() - start);
             buf[..read].copy_from_slice(&file.current[start..start + read]);
-            read
-        })
+            Ok(read)
+        })?
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {

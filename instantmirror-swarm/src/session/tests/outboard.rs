@@ -1,52 +1,23 @@
 //! Tests of outboards between sessions, in virtual time.
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use super::{KEY, at, config};
+use crate::session::*;
+use crate::wire::Message;
+use crate::wire::extension::{ExtensionHandshake, ExtensionIds, HANDSHAKE_ID, NodeMessage, OUTBOARD_PART_BYTES};
 
-use instantmirror_core::metainfo::InfoHash;
-use instantmirror_core::swarm::Bitfield;
-
-use super::*;
-use crate::session::{Hello, SessionConfig};
-use crate::wire::extension::{ExtensionHandshake, ExtensionIds, HANDSHAKE_ID, OUTBOARD_PART_BYTES};
-use crate::wire::{Message, PeerId, Reserved};
-
-const KEY: PeerKey = PeerKey(7);
 const OBJECT: ObjectId = ObjectId::from_bytes([3; 32]);
 const PART: usize = OUTBOARD_PART_BYTES as usize;
 
-fn at(millis: u64) -> Moment {
-    Moment(Duration::from_millis(millis))
-}
-
 fn session(id: u8, secret: Option<[u8; 32]>) -> Session {
-    let config = SessionConfig {
-        info_hash: InfoHash::from_bytes([9; 20]),
-        peer_id: PeerId([id; 20]),
-        piece_bytes: 1 << 20,
-        fixed: None,
-        serves_all: false,
-        is_private: false,
-        metadata: None,
-        first_copies: false,
-        listen_port: Some(6881),
-        secret,
-        units_max: 100,
-    };
+    let config = SessionConfig { secret, ..config(id) };
     let mut session = Session::new(config, 1);
     session.set_space(100);
     session
 }
 
+/// Who connects to whom does not matter here.
 fn hello(id: u8) -> Hello {
-    Hello {
-        address: SocketAddr::from(([192, 0, 2, id], 6881)),
-        peer_id: PeerId([id; 20]),
-        reserved: Reserved::OURS,
-        is_outgoing: id.is_multiple_of(2),
-        preference: 1,
-        nonce: [id; 32],
-    }
+    super::hello(id, id.is_multiple_of(2))
 }
 
 /// Carries messages to and fro until nobody says anything more. The first one has an outboard, of the object at piece 5; what

@@ -6,9 +6,9 @@ use instantmirror_core::swarm::Urgency;
 use instantmirror_core::traits::Class;
 use proptest::prelude::*;
 
-use super::peer::Ask;
-use super::tests::{KEY, MIB, at, config, hello, node};
-use super::*;
+use super::{KEY, MIB, at, config, hello, node};
+use crate::session::peer::Ask;
+use crate::session::*;
 use crate::wire::Block;
 
 fn want(first_piece: PieceIndex, size: u64) -> Want {

@@ -1,7 +1,7 @@
 //! Sessions of export torrents, whose pieces are all known.
 
-use super::tests::{KEY, MIB, at, config, hello, node};
-use super::*;
+use super::{KEY, MIB, at, config, hello, node};
+use crate::session::*;
 use crate::wire::{Block, Reserved};
 
 /// A session of an export torrent of 20 pieces, the last of which has 5 bytes.

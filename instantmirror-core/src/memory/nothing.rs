@@ -1,0 +1,45 @@
+//! A publication of nothing.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::MemoryStore;
+use crate::catalog::NodeSource;
+use crate::traits::{FetchError, ObjectReader, ObjectSource, Publication, ReadIntent};
+use crate::view::RepositoryState;
+use crate::{CacheError, FileMeta, RepoName, SignedHead};
+
+/// Publishes nothing: for servers that answer only what stands beside repositories, as a tracker's does.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Nothing;
+
+#[async_trait]
+impl Publication for Nothing {
+    fn repositories(&self) -> Vec<RepoName> {
+        Vec::new()
+    }
+
+    fn state(&self, _: &RepoName) -> Option<Arc<RepositoryState>> {
+        None
+    }
+
+    async fn head_after(&self, _: &RepoName, _: u64) -> Option<Arc<SignedHead>> {
+        None
+    }
+
+    fn nodes(&self) -> Arc<dyn NodeSource> {
+        Arc::new(MemoryStore::new())
+    }
+
+    fn objects(&self) -> Arc<dyn ObjectSource> {
+        Arc::new(Self)
+    }
+}
+
+#[async_trait]
+impl ObjectSource for Nothing {
+    async fn open(&self, _: &RepoName, file: &FileMeta, _: ReadIntent) -> Result<Arc<dyn ObjectReader>, FetchError> {
+        Err(FetchError::Cache(CacheError::Busy(file.object)))
+    }
+}
