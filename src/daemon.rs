@@ -25,6 +25,19 @@ pub fn start_logging(level: &str) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
+/// Ends the program with exit code 1 and without a word when whoever reads its standard output has gone, as `head` goes: printing
+/// panics then.
+pub fn end_with_the_reader() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if said.starts_with("failed printing to stdout") && said.contains("Broken pipe") {
+            std::process::exit(1);
+        }
+        others(panic);
+    }));
+}
+
 /// The runtime that a daemon wants. Sockets are looked at when every task that could run has run: by default tokio looks
 /// every few dozen tasks, and with a thousand busy connections those that wait elsewhere than in a thread's own queue
 /// then wait ten times as long as the others.

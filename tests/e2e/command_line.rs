@@ -47,6 +47,16 @@ fn configuration_errors_end_with_code_2_and_name_the_place() {
 }
 
 #[test]
+fn a_reader_that_goes_ends_a_program_without_a_word() {
+    for program in ["imserver", "imnode", "imtracker"] {
+        let script = "{ sleep 0.3; \"$0\" --print-config; echo \"code $?\" >&2; } | true";
+        let binary = binary(program).unwrap();
+        let finished = run_any(clean_command("sh").args(["-c", script]).arg(binary), LIMIT).unwrap();
+        assert_eq!(String::from_utf8_lossy(&finished.stderr), "code 1\n");
+    }
+}
+
+#[test]
 fn printed_configurations_pass_the_check() {
     let dir = TestDir::new("e2e-print").unwrap();
     for program in ["imserver", "imnode", "imtracker"] {

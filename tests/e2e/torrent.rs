@@ -291,6 +291,8 @@ fn what_has_not_changed_keeps_its_info_hash_in_the_next_snapshot() {
         before,
         "an old snapshot gives the old torrents"
     );
+    assert_eq!(make("one", &["--path", "a"]).len(), 1);
+    assert!(out("one").is_dir(), "one shard today may be two tomorrow");
 }
 
 #[test]

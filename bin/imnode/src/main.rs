@@ -121,6 +121,7 @@ fn subset(text: &str) -> Result<(u64, u64), String> {
 const INCOMPLETE: u8 = 3;
 
 fn main() -> ExitCode {
+    daemon::end_with_the_reader();
     match run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {

@@ -187,6 +187,7 @@ enum SnapshotCommand {
 }
 
 fn main() -> ExitCode {
+    daemon::end_with_the_reader();
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,

@@ -31,7 +31,8 @@ pub(crate) struct Arguments {
     /// Make one torrent of what is too large for many clients.
     #[arg(long, conflicts_with = "shards")]
     beyond_limits: bool,
-    /// The file to write, or a directory, which is made; without one, the current directory.
+    /// The file to write, or a directory (with a slash behind it, or --shards), which is made; without one, the current
+    /// directory.
     #[arg(long, value_name = "DIR|FILE")]
     out: Option<PathBuf>,
     /// A tracker, instead of those of the configuration.
@@ -89,12 +90,14 @@ pub(crate) async fn run(master: &Master, arguments: Arguments) -> anyhow::Result
             made.empty_files
         );
     }
-    write(&made, &outside, arguments.out.as_deref())
+    write(&made, &outside, arguments.out.as_deref(), arguments.shards)
 }
 
-fn write(made: &Torrents, outside: &Outside, out: Option<&Path>) -> anyhow::Result<()> {
+/// With `--shards` always into a directory: how many there are changes with the tree, and the place should not.
+fn write(made: &Torrents, outside: &Outside, out: Option<&Path>, may_be_several: bool) -> anyhow::Result<()> {
     let out = out.unwrap_or(Path::new("."));
-    let is_directory = out.is_dir() || out.as_os_str().as_encoded_bytes().ends_with(b"/") || made.torrents.len() > 1;
+    let names_directory = out.is_dir() || out.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let is_directory = names_directory || may_be_several || made.torrents.len() > 1;
     if is_directory {
         std::fs::create_dir_all(out).with_context(|| format!("cannot make the directory {}", out.display()))?;
     }

@@ -50,6 +50,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    daemon::end_with_the_reader();
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -144,13 +144,14 @@ impl Session {
     fn send_pieces(&mut self, key: PeerKey, now: Moment) {
         let Some(peer) = self.peers.get(&key) else { return };
         let speaks_fast = peer.speaks_fast;
-        if self.config.serves_all && speaks_fast {
+        if self.config.serves_all && speaks_fast && self.unreadable.is_empty() {
             return self.send(key, Message::HaveAll, now);
         }
         let mut shown = self.have.clone();
         if let (true, Some((pieces, _))) = (self.config.serves_all, self.config.fixed) {
             (0..pieces).for_each(|piece| _ = shown.insert(piece));
         }
+        self.unreadable.keys().for_each(|piece| _ = shown.remove(*piece));
         self.hidden.iter().for_each(|piece| _ = shown.remove(piece));
         if self.is_closed {
             shown = Bitfield::new();

@@ -204,6 +204,8 @@ pub struct Session {
     picker: Picker,
     random: Random,
     have: Bitfield,
+    /// Pieces that could not be read though we have everything, and until when they are not offered.
+    unreadable: BTreeMap<PieceIndex, Moment>,
     /// Pieces that only those who proved themselves may know of.
     hidden: Bitfield,
     /// It was not said yet which those are: until then all are, wherever there is a secret.
@@ -234,6 +236,7 @@ impl Session {
             picker,
             random,
             have: Bitfield::new(),
+            unreadable: BTreeMap::new(),
             hidden: Bitfield::new(),
             space,
             peers: BTreeMap::new(),
@@ -481,6 +484,7 @@ impl Session {
         for key in keys {
             self.tick_peer(key, now);
         }
+        self.offer_again(now);
         if !self.config.is_private {
             self.tell_peers(now);
         }

@@ -1,5 +1,7 @@
 //! What peers ask of us.
 
+use std::time::Duration;
+
 use instantmirror_core::Moment;
 use instantmirror_core::swarm::copies::OTHERS;
 use instantmirror_core::swarm::{PeerKey, PieceIndex};
@@ -13,6 +15,9 @@ use crate::wire::{BLOCK_BYTES_MAX, Block, Message};
 const RUN_BYTES_MAX: u32 = 256 * 1024;
 /// ... and pieces of which they are: many small ones together, since to wake somebody for each costs more than to read it.
 const RUNS_AT_ONCE: usize = 32;
+
+/// What a seed of a torrent could not read is not offered again before this.
+const UNREADABLE: Duration = Duration::from_secs(600);
 
 /// Adjacent blocks of a piece, to be read and sent together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +98,7 @@ impl Session {
 
     /// A peer asks for a block.
     pub(super) fn requested(&mut self, key: PeerKey, block: Block, now: Moment) -> Result<(), String> {
-        let is_there = self.config.serves_all || self.have.has(block.piece);
+        let is_there = self.is_here(block.piece);
         let is_hidden = self.hides(block.piece);
         let is_sound =
             block.length > 0 && block.length <= BLOCK_BYTES_MAX && block.range().end <= self.piece_length(block.piece);
@@ -205,8 +210,31 @@ impl Session {
         }
     }
 
-    /// A run could not be read: it is gone from the cache, or the medium failed.
+    fn is_here(&self, piece: PieceIndex) -> bool {
+        (self.config.serves_all && !self.unreadable.contains_key(&piece)) || self.have.has(piece)
+    }
+
+    /// Says that what could not be read is here again: by now it may have been mended.
+    pub(super) fn offer_again(&mut self, now: Moment) {
+        let due = self.unreadable.iter().filter(|(_, until)| **until <= now);
+        let due: Vec<PieceIndex> = due.map(|(piece, _)| *piece).collect();
+        for piece in due {
+            self.unreadable.remove(&piece);
+            for key in self.keys_of(|peer| !peer.pieces.has(piece)) {
+                self.send(key, Message::Have(piece), now);
+            }
+        }
+    }
+
+    /// A run could not be read: it is gone from the cache, or the medium failed. Of a torrent that we said to have all of, others
+    /// hear that the piece is gone: some clients would ask for it without end. Nodes of ours ask somebody else by themselves.
     pub fn not_sent(&mut self, key: PeerKey, run: &Run, now: Moment) {
+        if self.config.serves_all
+            && self.config.fixed.is_some()
+            && self.unreadable.insert(run.piece, now.plus(UNREADABLE)).is_none()
+        {
+            self.lost(run.piece, now);
+        }
         let Some(peer) = self.peers.get(&key) else { return };
         if !peer.speaks_fast {
             return self.close(key, CloseReason::Outdated);

@@ -100,3 +100,56 @@ fn requests_end_where_the_torrent_ends() {
         assert_eq!(session.next_run(KEY).is_some(), is_sound);
     }
 }
+
+#[test]
+fn a_piece_that_a_seed_cannot_read_is_not_asked_for_again_and_again() {
+    let mut session = export(true);
+    let plain = PeerKey(8);
+    session.connected(KEY, hello(2, false), at(0));
+    session.connected(plain, hello(3, false), at(0));
+    let ids = crate::wire::extension::ExtensionIds {
+        dont_have: Some(9),
+        ..Default::default()
+    };
+    let said = crate::wire::extension::ExtensionHandshake {
+        ids,
+        ..Default::default()
+    };
+    let payload = said.encode();
+    session.message(KEY, &Message::Extended { id: 0, payload }, at(1));
+    session.message(KEY, &Message::Interested, at(1));
+    session.set_served(KEY, true, at(1));
+    let block = Block {
+        piece: 3,
+        begin: 0,
+        length: 16384,
+    };
+    session.message(KEY, &Message::Request(block), at(1));
+    let _ = session.actions();
+    let run = session.next_run(KEY).unwrap();
+    session.not_sent(KEY, &run, at(2));
+    let gone = Message::Extended {
+        id: 9,
+        payload: Bytes::from_static(&[0, 0, 0, 3]),
+    };
+    let said = session.actions();
+    for ought in [
+        (KEY, Action::Send(gone)),
+        (KEY, Action::Send(Message::Reject(block))),
+        (plain, Action::Close(CloseReason::Outdated)),
+    ] {
+        assert!(said.contains(&ought), "{ought:?} is not in {said:?}");
+    }
+    session.message(KEY, &Message::Request(block), at(3));
+    assert_eq!(session.actions(), [(KEY, Action::Send(Message::Reject(block)))]);
+    // Whoever was closed comes back and hears what there is.
+    session.connected(plain, hello(3, false), at(4));
+    let pieces = Message::Bitfield(Bytes::from_static(&[0b1110_1111, 0xff, 0xf0]));
+    assert!(session.actions().contains(&(plain, Action::Send(pieces))));
+    // After some time it may have been mended.
+    session.message(KEY, &Message::KeepAlive, at(590_000));
+    session.tick(at(603_000));
+    assert!(session.actions().contains(&(KEY, Action::Send(Message::Have(3)))));
+    session.message(KEY, &Message::Request(block), at(604_000));
+    assert_eq!(session.next_run(KEY).map(|run| run.piece), Some(3));
+}
