@@ -75,7 +75,10 @@ async fn a_client_waits_for_no_window() {
     master.answer_after(Some(Duration::from_millis(20)));
     master.hold();
     let engine = yielding(&cache, &master);
-    let (one, other) = (ahead(&engine, &background), ahead(&engine, &next));
+    // The first one takes the window, whichever thread is quicker.
+    let one = ahead(&engine, &background);
+    settle_disk().await;
+    let other = ahead(&engine, &next);
     settle_disk().await;
     let full = outstanding(&master);
     // One that nobody fetches yet, and one that waits for the window.
