@@ -57,6 +57,30 @@ fn a_reader_that_goes_ends_a_program_without_a_word() {
 }
 
 #[test]
+fn commands_that_take_much_show_examples_a_line_each() {
+    for (program, commands) in [
+        ("imnode", &["tag", "verify", "adopt", "prefetch"][..]),
+        ("imserver", &["publish", "torrent", "export", "retention"]),
+    ] {
+        for command in commands {
+            let help = say(program, &[command, "--help"]).1;
+            let examples = help.split_once("Examples:\n").map(|(_, examples)| examples);
+            let examples: Vec<&str> = examples
+                .unwrap_or_else(|| panic!("{help}"))
+                .trim_end()
+                .lines()
+                .collect();
+            assert!(
+                examples
+                    .iter()
+                    .all(|line| line.starts_with(&format!("  {program} {command}"))),
+                "{help}"
+            );
+        }
+    }
+}
+
+#[test]
 fn printed_configurations_pass_the_check() {
     let dir = TestDir::new("e2e-print").unwrap();
     for program in ["imserver", "imnode", "imtracker"] {

@@ -22,6 +22,22 @@ const EXAMPLES: &str = "Examples:
   imnode prefetch debian dists/stable    have these files here before anybody asks for them
   imnode reload                          take up a changed configuration";
 
+const TAG_EXAMPLES: &str = "Examples:
+  imnode tag debian stable-1 0192f3c4-5d6e-7f80-9a1b-2c3d4e5f6071  fetch all of it and keep it
+  imnode tags                                                      how much of each is here";
+
+const VERIFY_EXAMPLES: &str = "Examples:
+  imnode verify                         read all of the cache
+  imnode verify --subset 3/30 --repair  a thirtieth of it each night, and fetch again what is lost";
+
+const ADOPT_EXAMPLES: &str = "Examples:
+  imnode adopt debian /srv/debian                                       what has the right hash
+  imnode adopt debian /srv/debian --method hardlink --trust size-mtime  hash it when it is read";
+
+const PREFETCH_EXAMPLES: &str = "Examples:
+  imnode prefetch debian dists/stable 'pool/main/l/linux/*_amd64.deb'  wait until they are here
+  imnode prefetch debian dists --no-wait                               see `imnode status`";
+
 /// A mirror node of InstantMirror: shows every snapshot of its masters whole, fetches files when they are read.
 #[derive(Parser)]
 #[command(version, after_help = EXAMPLES)]
@@ -50,6 +66,7 @@ enum Command {
         json: bool,
     },
     /// Name a snapshot that the running node shows: it is fetched whole and kept, at REPO/local-snap/NAME/.
+    #[command(after_help = TAG_EXAMPLES)]
     Tag {
         repository: RepoName,
         name: TagName,
@@ -67,6 +84,7 @@ enum Command {
     Tags,
     /// Read the cache, running or not, and put aside what is damaged or does not belong there. Ends with 3 if anything
     /// is lost.
+    #[command(after_help = VERIFY_EXAMPLES)]
     Verify {
         /// Only part N of M, so that M nights cover everything.
         #[arg(long, value_name = "N/M", value_parser = subset)]
@@ -77,6 +95,7 @@ enum Command {
     },
     /// Take what lies in a directory into the cache, running or not, instead of downloading it. Ends with 3 if the cache
     /// is full.
+    #[command(after_help = ADOPT_EXAMPLES)]
     Adopt {
         repository: RepoName,
         /// The repository's tree as another mirroring tool has left it.
@@ -92,6 +111,7 @@ enum Command {
         trust: AdoptTrust,
     },
     /// Have the running node fetch files now: paths from the top of the repository, or globs as in .gitignore.
+    #[command(after_help = PREFETCH_EXAMPLES)]
     Prefetch {
         repository: RepoName,
         #[arg(required = true, value_name = "PATH")]

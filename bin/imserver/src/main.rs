@@ -26,6 +26,14 @@ const EXAMPLES: &str = "Examples:
   imserver serve                                   serve it to nodes and to everybody
   imserver snapshot list debian";
 
+const EXPORT_EXAMPLES: &str = "Examples:
+  imserver export fedora --format fullfiletimelist > fullfiletimelist-fedora
+  imserver export debian --format ls-lR | gzip > ls-lR.gz";
+
+const RETENTION_EXAMPLES: &str = "Examples:
+  imserver retention --dry-run     which snapshots would go, and why the others stay
+  imserver retention debian --now  let them go and delete their data at once";
+
 /// The master of InstantMirror: publishes source trees as signed snapshots and serves them.
 #[derive(Parser)]
 #[command(version, after_help = EXAMPLES)]
@@ -67,6 +75,7 @@ enum Command {
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
     /// Write a list of a snapshot to standard output, from its catalog: nothing of the source tree is looked at.
+    #[command(after_help = EXPORT_EXAMPLES)]
     Export {
         /// The repository.
         repository: RepoName,
@@ -80,6 +89,7 @@ enum Command {
     Torrent(torrent::Arguments),
     /// Let go the snapshots that no rule of the configuration keeps, and say of each why it stays. Also done by every
     /// publish, and every hour by `serve`.
+    #[command(after_help = RETENTION_EXAMPLES)]
     Retention {
         /// The repositories; all of the configuration if none is named.
         repositories: Vec<RepoName>,

@@ -15,8 +15,14 @@ use instantmirror::{Master, MasterError, PublishOptions, Published, daemon};
 
 use crate::{named_or_all, retention};
 
+const EXAMPLES: &str = "Examples:
+  imserver publish                                     all repositories of the configuration
+  imserver publish debian --changed dists pool/main/l  look at nothing else
+  imserver publish fedora --stage --when-synced 80     show it when 80 % of the nodes have it";
+
 /// What `imserver publish` takes.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The repositories; all of the configuration if none is named.
     repositories: Vec<RepoName>,

@@ -10,9 +10,14 @@ use instantmirror::core::metainfo::Outside;
 use instantmirror::core::{RepoName, RepoPath, SnapshotId};
 use instantmirror::torrent::{TorrentOptions, Torrents};
 
+const EXAMPLES: &str = "Examples:
+  imserver torrent debian --path dists/stable --out stable.torrent  one directory
+  imserver torrent debian --shards --out torrents/                  all of it, cut along directories";
+
 /// Make .torrent files of a snapshot, or of a part of it, for everybody's torrent clients. Nothing is read again: they are
 /// made from the hashes in the store. Symlinks are left out.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// The repository.
     repository: RepoName,
