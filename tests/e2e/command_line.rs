@@ -49,9 +49,11 @@ fn configuration_errors_end_with_code_2_and_name_the_place() {
 #[test]
 fn a_reader_that_goes_ends_a_program_without_a_word() {
     for program in ["imserver", "imnode", "imtracker"] {
-        let script = "{ sleep 0.3; \"$0\" --print-config; echo \"code $?\" >&2; } | true";
+        // It begins when writing fails, so when the reader has gone for sure.
+        let gone = "trap '' PIPE; while echo 2>/dev/null; do sleep 0.01; done";
+        let script = format!("{{ {gone}; \"$0\" --print-config; echo \"code $?\" >&2; }} | true");
         let binary = binary(program).unwrap();
-        let finished = run_any(clean_command("sh").args(["-c", script]).arg(binary), LIMIT).unwrap();
+        let finished = run_any(clean_command("sh").args(["-c", &script]).arg(binary), LIMIT).unwrap();
         assert_eq!(String::from_utf8_lossy(&finished.stderr), "code 1\n");
     }
 }
