@@ -12,13 +12,12 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::conformance::{Subject, outboard_of};
-use instantmirror_core::memory::{MemoryCache, MemoryStore};
+use instantmirror_core::memory::{MemoryCache, Nothing};
 use instantmirror_core::traits::{
-    BatchItem, ByteStream, Class, ObjectCache, ObjectReader, ObjectSource, PeerTransport, Publication, ReadIntent,
-    TransportError,
+    BatchItem, ByteStream, Class, ObjectCache, ObjectSource, PeerTransport, Publication, TransportError,
 };
 use instantmirror_core::view::RepositoryState;
-use instantmirror_core::{CacheError, FetchError, FileMeta, ObjectId, RepoName, SignedHead};
+use instantmirror_core::{ObjectId, RepoName, SignedHead};
 use instantmirror_http::{Api, Server, Service};
 use instantmirror_swarm::HttpOrigin;
 use tokio::runtime::{Handle, Runtime};
@@ -42,18 +41,11 @@ impl Publication for Empty {
     }
 
     fn nodes(&self) -> Arc<dyn NodeSource> {
-        Arc::new(MemoryStore::new())
+        Nothing.nodes()
     }
 
     fn objects(&self) -> Arc<dyn ObjectSource> {
-        Arc::new(Self)
-    }
-}
-
-#[async_trait]
-impl ObjectSource for Empty {
-    async fn open(&self, _: &RepoName, file: &FileMeta, _: ReadIntent) -> Result<Arc<dyn ObjectReader>, FetchError> {
-        Err(FetchError::Cache(CacheError::Busy(file.object)))
+        Nothing.objects()
     }
 }
 

@@ -85,6 +85,23 @@ impl<'de> Deserialize<'de> for Preferred {
 }
 
 impl PeersConfig {
+    /// What cannot change while a daemon runs, by name, and whether it is the same in both.
+    pub(crate) fn fixed(&self, new: &Self) -> [(&'static str, bool); 5] {
+        [
+            ("[peers] listen", self.listen == new.listen),
+            ("[peers] connect", self.connect == new.connect),
+            ("[peers] trackers", self.trackers == new.trackers),
+            ("[peers] private", self.private == new.private),
+            ("[peers] torrents", self.torrents == new.torrents),
+        ]
+    }
+
+    /// Whether both let as many peers in, and move as much.
+    pub(crate) fn has_limits_of(&self, other: &Self) -> bool {
+        let limits = |config: &Self| (config.max_connections, config.slots, config.upload, config.download);
+        limits(self) == limits(other)
+    }
+
     /// The same, as far as it is about addresses.
     #[must_use]
     pub fn policy(&self) -> AddressPolicy {

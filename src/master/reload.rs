@@ -35,7 +35,7 @@ impl MasterReloader {
         }
         let Some(seeding) = &self.seeding else { return };
         let mut held = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_same = held.limits().policy == config.peers.limits().policy && limits(&held) == limits(&config.peers);
+        let is_same = held.limits().policy == config.peers.limits().policy && held.has_limits_of(&config.peers);
         if !is_same {
             seeding.peering.swarms.set_limits(config.peers.limits());
             tracing::info!("[peers] has changed, and holds from now on");
@@ -51,16 +51,12 @@ impl MasterReloader {
             ("[snapshots]", held.snapshots == new.snapshots),
             ("[nodes]", held.nodes == new.nodes),
             ("[torrents]", held.torrents == new.torrents),
-            ("[peers] listen", held.peers.listen == new.peers.listen),
-            ("[peers] connect", held.peers.connect == new.peers.connect),
-            ("[peers] trackers", held.peers.trackers == new.peers.trackers),
-            ("[peers] private", held.peers.private == new.peers.private),
-            ("[peers] torrents", held.peers.torrents == new.peers.torrents),
             ("[control]", held.control == new.control),
             ("[log]", held.log == new.log),
         ];
-        let refused = fixed.iter().filter(|(_, same)| !same);
-        let mut refused: Vec<String> = refused.map(|(name, _)| (*name).to_owned()).collect();
+        let fixed = fixed.into_iter().chain(held.peers.fixed(&new.peers));
+        let refused = fixed.filter(|(_, same)| !same);
+        let mut refused: Vec<String> = refused.map(|(name, _)| name.to_owned()).collect();
         for repository in &new.repositories {
             let name = &repository.name;
             match held.repositories.iter().find(|one| one.name == *name) {
@@ -76,11 +72,6 @@ impl MasterReloader {
         refused.extend(gone.map(|one| format!("repository '{}', which is gone,", one.name)));
         refused
     }
-}
-
-/// What is not about addresses.
-fn limits(config: &PeersConfig) -> impl PartialEq + use<> {
-    (config.max_connections, config.slots, config.upload, config.download)
 }
 
 fn but_mounts(repository: &ServerRepository) -> ServerRepository {

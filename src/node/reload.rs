@@ -58,11 +58,7 @@ impl Node {
         taken("[preseed]", held.preseed == config.preseed);
         taken("[fetch]", held.fetch == config.fetch);
         taken("[peers] preferred", held.peers.preferred == config.peers.preferred);
-        let limits = |config: &NodeConfig| {
-            let peers = &config.peers;
-            (peers.max_connections, peers.slots, peers.upload, peers.download)
-        };
-        taken("[peers] limits", limits(&held) == limits(&config));
+        taken("[peers] limits", held.peers.has_limits_of(&config.peers));
         if let Some(swarming) = &self.swarming {
             let mut limits = config.peers.limits();
             // Whom to deal with takes a restart, for all kinds of sources alike.
@@ -96,19 +92,12 @@ impl Node {
             ("[snapshots]", held.snapshots == new.snapshots),
             ("[peers] allow", held.peers.allow == new.peers.allow),
             ("[peers] deny", held.peers.deny == new.peers.deny),
-            ("[peers] listen", held.peers.listen == new.peers.listen),
-            ("[peers] connect", held.peers.connect == new.peers.connect),
-            ("[peers] trackers", held.peers.trackers == new.peers.trackers),
-            ("[peers] private", held.peers.private == new.peers.private),
-            ("[peers] torrents", held.peers.torrents == new.peers.torrents),
             ("[control]", held.control == new.control),
             ("[log]", held.log == new.log),
         ];
-        let mut refused: Vec<String> = fixed
-            .iter()
-            .filter(|(_, same)| !same)
-            .map(|(name, _)| (*name).to_owned())
-            .collect();
+        let fixed = fixed.into_iter().chain(held.peers.fixed(&new.peers));
+        let refused = fixed.filter(|(_, same)| !same);
+        let mut refused: Vec<String> = refused.map(|(name, _)| name.to_owned()).collect();
         for repository in &new.repositories {
             let name = |key: &str| format!("repository '{}'{key}", repository.name);
             let Some(before) = held.repositories.iter().find(|one| one.name == repository.name) else {

@@ -119,10 +119,7 @@ impl RulesDriver {
                 }
                 Ok(Outcome::Failed) => {}
                 // A tree that one step is compared with may be gone by now: then all of this one is looked at.
-                Err(_) if !self.done.is_empty() => {
-                    self.done.clear();
-                    continue;
-                }
+                Err(_) if forget_others(&mut self.done, terms.root) => continue,
                 Err(error) => {
                     tracing::warn!(repository = %self.repository(), snapshot = %terms.snapshot.id, "not fetched ahead: {error}");
                 }
@@ -274,6 +271,13 @@ impl RulesDriver {
     }
 }
 
+/// Forgets that steps are done for other trees than this one. Whether there were any: a second failure has another cause.
+fn forget_others(done: &mut BTreeMap<Step, NodeId>, root: NodeId) -> bool {
+    let before = done.len();
+    done.retain(|_, of| *of == root);
+    done.len() < before
+}
+
 /// Whether a file still fits into what is left for its rule.
 fn take(left: &Mutex<Capacity>, file: &FileMeta) -> bool {
     let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
@@ -320,4 +324,19 @@ fn terms(repository: &RepoName, state: &RepositoryState, config: &NodeConfig) ->
         root: snapshot.root.node,
         snapshot,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_this_tree_is_not_taken_for_one_of_those_before_it() {
+        let [old, new] = [1, 2].map(|byte| NodeId::from_bytes([byte; 32]));
+        let (first, rest) = (Step::of(Class::Preseed), Step::of(Class::Rest));
+        let mut done = BTreeMap::from([(first, new), (rest, old)]);
+        assert!(forget_others(&mut done, new));
+        assert_eq!(done, BTreeMap::from([(first, new)]));
+        assert!(!forget_others(&mut done, new), "the next one waits and is told");
+    }
 }
