@@ -27,7 +27,8 @@ pub use node::{NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, LogConfig, MountConfig};
 pub use peers::{PeersConfig, Preferred};
 pub use server::{
-    CheckKind, ImportKind, PrivateKind, ServerConfig, ServerRepository, StoreConfig, SymlinkKind, UnpublishableKind,
+    CheckKind, IgnoreKind, ImportKind, PrivateKind, ServerConfig, ServerRepository, StoreConfig, SymlinkKind,
+    UnpublishableKind,
 };
 pub use torrents::{TorrentConfig, TorrentsConfig, check_url};
 pub use tracker::{ServedTorrentsConfig, TrackerConfig, TrackerLimitsConfig, UdpConfig};

@@ -27,6 +27,8 @@ const FLUSH_GROUPS: u64 = 64;
 pub(super) const SIDE_FILE_BYTES_MAX: u64 = 32 << 30;
 /// What file systems give a file at least, in bytes.
 const BLOCK_BYTES: u64 = 4096;
+/// Zeros are left out in units of this, a group.
+const HOLE_BYTES: usize = 64 << 10;
 
 #[derive(Debug)]
 struct State {
@@ -259,7 +261,7 @@ impl Partial {
                 .ok()
                 .zip(usize::try_from(gap.end - offset).ok());
             let part = place.and_then(|(start, end)| data.get(start..end)).unwrap_or_default();
-            let written = file.write_at(part, gap.start);
+            let written = self.write_data(file, part, gap.start);
             let mut state = self.state();
             if let Err(error) = written {
                 // As much as that may be there, until it is whole or looked at again.
@@ -272,6 +274,30 @@ impl Partial {
         }
         if self.state().unflushed >= FLUSH_GROUPS.max(group_count(self.size) / 64) {
             self.flush(disk).map_err(cache_error)?;
+        }
+        Ok(())
+    }
+
+    /// Writes groups that are absent. Of a file that got its length when it was made, groups of zeros stay the holes
+    /// that they are: nothing but what verifies was ever written there.
+    fn write_data(&self, file: &dyn DiskFile, data: &[u8], offset: u64) -> Result<()> {
+        if !has_map(self.size) {
+            return file.write_at(data, offset);
+        }
+        let is_hole = |group: &[u8]| group.iter().all(|byte| *byte == 0);
+        let mut at = offset;
+        // Neighbours are written in one piece, as they came.
+        for groups in data
+            .chunks(HOLE_BYTES)
+            .collect::<Vec<_>>()
+            .chunk_by(|a, b| is_hole(a) == is_hole(b))
+        {
+            let len: usize = groups.iter().map(|group| group.len()).sum();
+            let start = usize::try_from(at - offset).unwrap_or(data.len());
+            if !groups.first().is_some_and(|group| is_hole(group)) {
+                file.write_at(data.get(start..start + len).unwrap_or_default(), at)?;
+            }
+            at += len as u64;
         }
         Ok(())
     }
