@@ -151,7 +151,7 @@ fn wins(publication: &dyn Publication, (mount, rest): &(&Mount, RepoPath), path:
         return true;
     };
     let own: Vec<&str> = rest.components().take(own).collect();
-    RepoPath::new(&own.join("/")).is_ok_and(|own| has_entry(publication, mount, &own))
+    RepoPath::new(own.join("/")).is_ok_and(|own| has_entry(publication, mount, &own))
 }
 
 /// Whether the tree of a mount has something at `path`. One that cannot be read has not.
