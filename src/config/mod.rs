@@ -32,7 +32,9 @@ pub use parts::{ControlConfig, LogConfig, MountConfig};
 pub use peers::{PeersConfig, Preferred};
 pub use report::Finding;
 use report::{Report, position};
-pub use server::{CheckKind, ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};
+pub use server::{
+    CheckKind, ImportKind, PrivateKind, ServerConfig, ServerRepository, StoreConfig, SymlinkKind, UnpublishableKind,
+};
 pub use torrents::{TorrentConfig, TorrentsConfig, check_url};
 pub use tracker::{ServedTorrentsConfig, TrackerConfig, TrackerLimitsConfig, UdpConfig};
 pub use units::{ByteRate, ByteSize, DayHours, TimeSpan};
