@@ -191,8 +191,11 @@ pub(crate) fn below(path: &RepoPath, prefix: &RepoPath) -> Option<RepoPath> {
 mod tests {
     use super::*;
 
-    fn mounts(all: &[(&str, &str)]) -> Result<Mounts, MountError> {
-        let mount = |(path, repository): &(&str, &str)| Mount {
+    /// A path, and the repository that is mounted there.
+    type Pair = (&'static str, &'static str);
+
+    fn mounts(all: &[Pair]) -> Result<Mounts, MountError> {
+        let mount = |(path, repository): &Pair| Mount {
             path: RepoPath::new(path).unwrap(),
             repository: repository.parse().unwrap(),
             view: View::Current,
@@ -203,7 +206,7 @@ mod tests {
 
     #[test]
     fn impossible_mounts_are_refused() {
-        let said = |all: &[(&str, &str)]| mounts(all).unwrap_err().to_string();
+        let said = |all: &[Pair]| mounts(all).unwrap_err().to_string();
         assert!(said(&[("a", "x"), ("a", "y")]).contains("two mounts at '/a'"));
         assert!(said(&[(".im/x", "x")]).contains("'/.im'"));
         assert!(mounts(&[(".imx", "x"), ("", "x"), ("a/.im", "x")]).is_ok());
@@ -212,11 +215,11 @@ mod tests {
     #[test]
     fn every_overlap_is_told_with_its_winner() {
         let repositories: Vec<RepoName> = ["debian", "fedora"].map(|name| name.parse().unwrap()).into();
-        let told = |all: &[(&str, &str)]| -> Vec<String> {
+        let told = |all: &[Pair]| -> Vec<String> {
             let overlaps = mounts(all).unwrap().overlaps(&repositories);
             overlaps.iter().map(ToString::to_string).collect()
         };
-        let cases: [(&[(&str, &str)], &[&str]); 7] = [
+        let cases: [(&[Pair], &[&str]); 7] = [
             (&[("debian", "debian"), ("pub/x", "fedora")], &[]),
             (
                 &[("pub", "debian"), ("pub/x", "fedora")],
