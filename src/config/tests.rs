@@ -159,7 +159,7 @@ fn everything_that_is_wrong_is_told_in_one_run_with_its_place() {
         ("14:37: ", "used twice"),
         ("16:8: ", "there twice"),
         ("18:16: ", "power of two"),
-        ("19:2: ", "slots must be 1"),
+        ("19:1: ", "slots must be 1"),
     ];
     assert_eq!(lines.len(), expected.len(), "{error}");
     for (line, (place, said)) in lines.iter().zip(expected) {
