@@ -218,7 +218,8 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
-static ZEROS: [u8; READ_BYTES] = [0; READ_BYTES];
+/// As many zeros as are read at once.
+pub(crate) static ZEROS: [u8; READ_BYTES] = [0; READ_BYTES];
 
 /// Computes a [`ContentDigest`] from content that is handed in piece by piece.
 #[derive(Debug)]

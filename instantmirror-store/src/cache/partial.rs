@@ -18,6 +18,7 @@ use instantmirror_core::{CacheError, ObjectId, RangeSet};
 use super::layout::{decode_map, encode_map, map_path, outboard_path, partial_path};
 use super::proof::take_outboard_back;
 use super::{cache_error, read_error};
+use crate::digest::ZEROS;
 use crate::disk::{Disk, DiskFile, discard, read_file, tmp_path};
 use crate::error::{Result, StoreError};
 
@@ -284,22 +285,19 @@ impl Partial {
         if !has_map(self.size) {
             return file.write_at(data, offset);
         }
-        let is_hole = |group: &[u8]| group.iter().all(|byte| *byte == 0);
-        let mut at = offset;
+        let write = |run: Range<usize>| match data.get(run.clone()) {
+            None | Some([]) => Ok(()),
+            Some(part) => file.write_at(part, offset + run.start as u64),
+        };
         // Neighbours are written in one piece, as they came.
-        for groups in data
-            .chunks(HOLE_BYTES)
-            .collect::<Vec<_>>()
-            .chunk_by(|a, b| is_hole(a) == is_hole(b))
-        {
-            let len: usize = groups.iter().map(|group| group.len()).sum();
-            let start = usize::try_from(at - offset).unwrap_or(data.len());
-            if !groups.first().is_some_and(|group| is_hole(group)) {
-                file.write_at(data.get(start..start + len).unwrap_or_default(), at)?;
+        let mut begun = 0;
+        for (at, group) in (0..).step_by(HOLE_BYTES).zip(data.chunks(HOLE_BYTES)) {
+            if ZEROS.get(..group.len()) == Some(group) {
+                write(begun..at)?;
+                begun = at + group.len();
             }
-            at += len as u64;
         }
-        Ok(())
+        write(begun..data.len())
     }
 
     fn gap_in(&self, range: Range<u64>) -> Option<Range<u64>> {
