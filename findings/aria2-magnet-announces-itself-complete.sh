@@ -23,7 +23,7 @@ chmod 755 "$tmp"
 version=1.36.0-1
 mkdir -p "$tmp/debs/partial" "$tmp/root" "$tmp/down"
 apt-get -qq --yes --reinstall --download-only --no-install-recommends \
-    -o Dir::Cache::archives="$tmp/debs" install "aria2=$version" "libaria2-0=$version" \
+    -o Debug::NoLocking=1 -o Dir::Cache::archives="$tmp/debs" install "aria2=$version" "libaria2-0=$version" \
     >"$tmp/apt.log" 2>&1 || { cat "$tmp/apt.log"; exit 2; }
 for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/root"; done
 libraries=$(echo "$tmp"/root/usr/lib/*-linux-gnu)

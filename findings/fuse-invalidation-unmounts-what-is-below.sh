@@ -27,7 +27,7 @@ if [ "$(id -u)" != 0 ] || [ ! -c /dev/fuse ]; then
     exit 2
 fi
 apt-get -qq --yes --reinstall --download-only --no-install-recommends \
-    -o Dir::Cache::archives="$tmp/debs" install "python3-pyfuse3=$version" >"$tmp/apt.log" 2>&1 ||
+    -o Debug::NoLocking=1 -o Dir::Cache::archives="$tmp/debs" install "python3-pyfuse3=$version" >"$tmp/apt.log" 2>&1 ||
     { cat "$tmp/apt.log"; exit 2; }
 for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/root"; done
 

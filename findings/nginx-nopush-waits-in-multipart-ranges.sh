@@ -26,7 +26,7 @@ chmod 755 "$tmp"
 version=1.22.1-9+deb12u11
 mkdir -p "$tmp/debs/partial" "$tmp/root" "$tmp/www"
 apt-get -qq --yes --reinstall --download-only --no-install-recommends \
-    -o Dir::Cache::archives="$tmp/debs" install "nginx=$version" >"$tmp/apt.log" 2>&1 ||
+    -o Debug::NoLocking=1 -o Dir::Cache::archives="$tmp/debs" install "nginx=$version" >"$tmp/apt.log" 2>&1 ||
     { cat "$tmp/apt.log"; exit 2; }
 for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/root"; done
 

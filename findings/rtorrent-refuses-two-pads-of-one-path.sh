@@ -24,7 +24,7 @@ version=0.9.8-1
 library=0.13.8-2+b1
 mkdir -p "$tmp/debs/partial" "$tmp/root" "$tmp/session" "$tmp/down"
 apt-get -qq --yes --reinstall --download-only --no-install-recommends \
-    -o Dir::Cache::archives="$tmp/debs" install "rtorrent=$version" "libtorrent21=$library" \
+    -o Debug::NoLocking=1 -o Dir::Cache::archives="$tmp/debs" install "rtorrent=$version" "libtorrent21=$library" \
     >"$tmp/apt.log" 2>&1 || { cat "$tmp/apt.log"; exit 2; }
 for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/root"; done
 libraries=$(echo "$tmp"/root/usr/lib/*-linux-gnu)
