@@ -123,6 +123,8 @@ impl Node {
     /// [`NodeError::Store`] with [`StoreError::Locked`] if another process uses the directory.
     pub async fn open(config: NodeConfig) -> Result<Self, NodeError> {
         let dir = &config.cache.dir;
+        // Before anything is made in it.
+        open_disk(dir)?.check_owner()?;
         let cache = DiskCache::open(open_disk(&dir.join(CACHE))?, config.cache.options())?;
         let disk = open_disk(&dir.join(SNAPSHOTS))?;
         let snapshots = Arc::new(DiskSnapshotStore::open(Arc::clone(&disk), "")?);
@@ -317,6 +319,11 @@ fn origins_of(repository: &NodeRepository, peers: &AddressPolicy) -> Result<Vec<
         }
     });
     Ok(origins.collect::<Result<_, _>>()?)
+}
+
+/// Whether a file holds a token that a start could use.
+pub(crate) fn check_token(file: &Path) -> Result<(), TokenError> {
+    token::load(file).map(drop)
 }
 
 fn open_disk(dir: &Path) -> Result<Arc<dyn Disk>, StoreError> {
