@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::head::SignedHead;
-use crate::{RepoName, RepoPath, Snapshot, SnapshotId, TagName};
+use crate::{RepoName, RepoPath, Snapshot, SnapshotId, TagName, Timestamp, order};
 
 /// Selects one snapshot of a repository. Text form as in paths: `current`, `snap/<uuid>`,
 /// `master-snap/<tag>`, `local-snap/<tag>`.
@@ -135,6 +135,20 @@ impl RepositoryState {
             View::LocalTag(tag) => self.local_tags.get(tag)?,
         };
         self.snapshots.get(id)
+    }
+
+    /// What is visible, the snapshot that became current last first; behind them those that the head does not name any
+    /// more.
+    #[must_use]
+    pub fn newest_first(&self) -> Vec<&Arc<Snapshot>> {
+        // The dates do not matter here.
+        let order = self.head.as_ref().map_or_else(Vec::new, |signed| {
+            order::newest_first(signed.head(), Timestamp::from_millis(0))
+        });
+        let mut rest: BTreeMap<_, _> = self.snapshots.iter().collect();
+        let mut all: Vec<_> = order.iter().filter_map(|turn| rest.remove(&turn.id)).collect();
+        all.extend(rest.into_values());
+        all
     }
 
     /// Tags of the master that can be shown, in order.

@@ -269,14 +269,11 @@ fn area_rows(state: &RepositoryState, place: &Place) -> Vec<Row> {
             .map(|name| Row::directory(name.to_owned(), None))
             .into(),
         Place::Snapshots => {
-            let mut newest_first: Vec<_> = state.snapshots.values().collect();
-            newest_first.sort_by_key(|snapshot| std::cmp::Reverse((snapshot.created, snapshot.id)));
             let current = state
                 .snapshot(&View::Current)
                 .map(|snapshot| whole("current".to_owned(), snapshot));
-            let all = newest_first
-                .into_iter()
-                .map(|snapshot| whole(snapshot.id.to_string(), snapshot));
+            let all = state.newest_first().into_iter();
+            let all = all.map(|snapshot| whole(snapshot.id.to_string(), snapshot));
             current.into_iter().chain(all).collect()
         }
         Place::MasterTags => state

@@ -164,7 +164,7 @@ impl Master {
             Some(rule) => rule.state(),
             None => {
                 head.current = Some(snapshot.id);
-                SnapshotState::Released { released: now }
+                SnapshotState::released(now, head.sequence + 1)
             }
         };
         head.snapshots.push(LiveSnapshot {
@@ -377,6 +377,7 @@ fn first_head(repository: &ServerRepository, now: Timestamp) -> Head {
         tags: std::collections::BTreeMap::new(),
         key_list: 0,
         preseed: Vec::new(),
+        removed: Vec::new(),
     }
 }
 

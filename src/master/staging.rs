@@ -1,7 +1,7 @@
 //! Releasing and withdrawing staged snapshots. Releasing moves no data: the head says that everybody may see it.
 
 use instantmirror_core::appearance::{Synced, is_due, overtaken_by, staged};
-use instantmirror_core::head::SnapshotState;
+use instantmirror_core::order::go_back_to;
 use instantmirror_core::{Clock as _, Head, RepoName, SnapshotId};
 
 use super::tags::unknown_snapshot;
@@ -25,11 +25,10 @@ impl Master {
                     by,
                 });
             }
-            let released = SystemClock.now();
-            for live in head.snapshots.iter_mut().filter(|live| live.id == snapshot) {
-                live.state = SnapshotState::Released { released };
+            let sequence = head.sequence + 1;
+            for taken_back in go_back_to(head, snapshot, sequence, SystemClock.now()) {
+                tracing::info!(%repository, snapshot = %taken_back, "taken back");
             }
-            head.current = Some(snapshot);
             Ok(())
         })
     }

@@ -95,7 +95,12 @@ pub(crate) async fn snapshot(
 
 fn state(state: Option<&SnapshotState>) -> String {
     match state {
-        Some(SnapshotState::Released { released }) => format!("released {released}"),
+        Some(SnapshotState::Released {
+            released, withdrawn, ..
+        }) => {
+            let back = if *withdrawn { ", withdrawn by a rollback" } else { "" };
+            format!("released {released}{back}")
+        }
         Some(SnapshotState::Staged {
             release_at,
             when_synced_percent,

@@ -451,7 +451,7 @@ async fn a_node_s_own_policy_keeps_less_than_the_master_has() {
     let mut published = head(1, &snapshots.iter().collect::<Vec<_>>());
     for (age, live) in published.snapshots.iter_mut().rev().enumerate() {
         let released = START.plus(HOUR * 10 - HOUR * u32::try_from(age).unwrap());
-        live.state = SnapshotState::Released { released };
+        live.state = SnapshotState::released(released, 1);
     }
     published.expires = START.plus(HOUR * 100);
     published.tags.insert("gold".parse().unwrap(), snapshots[0].id);
