@@ -135,6 +135,7 @@ impl Maker {
             tags: std::collections::BTreeMap::new(),
             key_list: 0,
             preseed: Vec::new(),
+            grace_never: Vec::new(),
             removed: Vec::new(),
         };
         let tree = Tree::new(shape)?;

@@ -93,6 +93,7 @@ mod tests {
             tags: BTreeMap::new(),
             key_list: 0,
             preseed: Vec::new(),
+            grace_never: Vec::new(),
             removed: Vec::new(),
         };
         let mut state = RepositoryState::empty(name.clone());

@@ -52,6 +52,9 @@ pub struct Head {
     /// What nodes are advised to fetch ahead of demand: globs, most urgent first.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub preseed: Vec<String>,
+    /// Globs of paths that are never found by [grace](crate::grace), besides those of [`companion`](crate::companion).
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub grace_never: Vec<String>,
     /// Snapshots that the master took away for good, the latest last, at most [`REMOVED_MAX`]. Nodes show and keep none of
     /// them, not even for tags of their own.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
@@ -430,6 +433,7 @@ mod tests {
             tags: BTreeMap::from([("stable".parse().unwrap(), released(1).id)]),
             key_list: 0,
             preseed: vec!["repodata/**".to_owned()],
+            grace_never: Vec::new(),
             removed: Vec::new(),
         }
     }

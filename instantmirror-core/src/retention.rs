@@ -375,6 +375,7 @@ mod tests {
             tags: BTreeMap::new(),
             key_list: 0,
             preseed: Vec::new(),
+            grace_never: Vec::new(),
             removed: Vec::new(),
         }
     }

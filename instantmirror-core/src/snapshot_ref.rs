@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::order::before_current;
 use crate::view::RepositoryState;
 use crate::{Head, SnapshotId, TagName};
@@ -16,7 +18,8 @@ const LISTED_MAX: usize = 5;
 const TYPOS_MAX: usize = 8;
 
 /// A snapshot as a person names it. Parsing checks the form alone; what it means a [`SnapshotNames`] says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct SnapshotRef(String);
 
 /// Why a text cannot name any snapshot.
@@ -39,6 +42,20 @@ impl FromStr for SnapshotRef {
         } else {
             Err(SnapshotRefError)
         }
+    }
+}
+
+impl TryFrom<String> for SnapshotRef {
+    type Error = SnapshotRefError;
+
+    fn try_from(text: String) -> Result<Self, SnapshotRefError> {
+        text.parse()
+    }
+}
+
+impl From<SnapshotRef> for String {
+    fn from(asked: SnapshotRef) -> Self {
+        asked.0
     }
 }
 
@@ -252,6 +269,7 @@ mod tests {
             ]),
             key_list: 0,
             preseed: Vec::new(),
+            grace_never: Vec::new(),
             removed: Vec::new(),
         };
         head.snapshots[3].state = SnapshotState::Staged {

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use async_trait::async_trait;
 use bytes::Bytes;
 use instantmirror_core::catalog::NodeSource;
+use instantmirror_core::companion::GraceRule;
 use instantmirror_core::entry::FileMeta;
 use instantmirror_core::grace::fallbacks;
 use instantmirror_core::reader::{EmptyReader, HandleReader};
@@ -220,6 +221,11 @@ impl Publication for MasterPublication {
         state.map_or_else(Vec::new, |state| fallbacks(&state, grace, SystemClock.now()))
     }
 
+    fn grace_rule(&self, _: &RepoName) -> GraceRule {
+        let config = &self.master.config().snapshots;
+        rule_of(config.grace_never.texts(), &[], config.grace_optional)
+    }
+
     fn swarm(&self, repository: &RepoName, is_node: bool) -> Option<Bytes> {
         self.seeding.get()?.offer(repository, is_node)
     }
@@ -252,6 +258,16 @@ impl Publication for MasterPublication {
         // A digest that cannot be read is reported when the object is opened, which needs it.
         self.master.objects.sha256(object).ok().flatten()
     }
+}
+
+/// The rule with the globs of a configuration and of a head. Those of a newer master that cannot be read here count for
+/// nothing.
+pub(crate) fn rule_of(own: &[String], of_head: &[String], serves_optional: bool) -> GraceRule {
+    let all = own.iter().chain(of_head).cloned();
+    GraceRule::new(all, serves_optional).unwrap_or_else(|error| {
+        tracing::debug!("the head's paths that grace leaves out cannot be read: {error}");
+        GraceRule::new(own.iter().cloned(), serves_optional).unwrap_or_default()
+    })
 }
 
 /// Waits for a head with a sequence number above `after`.

@@ -26,10 +26,8 @@ impl Master {
                 });
             }
             let sequence = head.sequence + 1;
-            for taken_back in go_back_to(head, snapshot, sequence, SystemClock.now()) {
-                tracing::info!(%repository, snapshot = %taken_back, "taken back");
-            }
-            Ok(())
+            let taken_back = go_back_to(head, snapshot, sequence, SystemClock.now());
+            self.note_taken_back(repository, &taken_back, snapshot)
         })
     }
 

@@ -30,7 +30,11 @@ pub(crate) async fn list(master: &Master, repository: &RepoName, json: bool) -> 
     }
     for (live, snapshot) in rows {
         let current = if head.current == Some(live.id) { "current" } else { "" };
-        let state = if live.state.is_released() { "" } else { "staged" };
+        let state = match live.state {
+            SnapshotState::Staged { .. } => "staged",
+            SnapshotState::Released { withdrawn: true, .. } => "withdrawn",
+            SnapshotState::Released { .. } => "",
+        };
         let (files, size) = (snapshot.root.files, ByteSize(snapshot.root.bytes).to_string());
         let tags: String = tags(head, live.id).iter().map(|tag| format!(" [{tag}]")).collect();
         println!(

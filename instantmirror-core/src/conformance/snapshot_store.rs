@@ -133,6 +133,7 @@ fn head(repository: &RepoName, sequence: u64, keys: &[&SecretKey]) -> SignedHead
         tags: Default::default(),
         key_list: 0,
         preseed: Vec::new(),
+        grace_never: Vec::new(),
         removed: Vec::new(),
     };
     head.sign(keys).unwrap()

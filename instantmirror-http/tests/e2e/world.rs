@@ -204,6 +204,7 @@ impl World {
             tags: BTreeMap::new(),
             key_list: 0,
             preseed: Vec::new(),
+            grace_never: Vec::new(),
             removed: Vec::new(),
         });
         head.sequence += 1;

@@ -396,6 +396,10 @@ impl Follower {
 
     async fn catch_up(&self, head: Arc<SignedHead>, upstream: &dyn Upstream) -> Result<(), FollowError> {
         self.show(&head, None);
+        // A removal does not wait for what is new to be whole.
+        if !head.head().removed.is_empty() {
+            self.drop_expired(&head).await?;
+        }
         let begun = tokio::time::Instant::now();
         for live in self.missing(&head) {
             // Older ones can wait: there may be something newer by now, and of a burst only the newest is urgent.
@@ -421,6 +425,10 @@ impl Follower {
             if let Some(snapshot) = snapshot {
                 next.snapshots.insert(snapshot.id, snapshot);
             }
+            // What the master removed goes at once, whatever else would keep it: being current, a tag of the operator.
+            let removed: HashSet<SnapshotId> = head.head().removed.iter().map(|removed| removed.id).collect();
+            next.snapshots.retain(|id, _| !removed.contains(id));
+            next.local_tags.retain(|_, id| !removed.contains(id));
             let newest = newest_whole(head, &next.snapshots);
             let whole = |id: &SnapshotId| next.snapshots.contains_key(id);
             // Until its successor is whole, what was current stays so, even if the master has dropped it.

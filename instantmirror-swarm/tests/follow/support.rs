@@ -159,6 +159,7 @@ pub(crate) fn head(sequence: u64, snapshots: &[&Snapshot]) -> Head {
         tags: BTreeMap::new(),
         key_list: 0,
         preseed: Vec::new(),
+        grace_never: Vec::new(),
         removed: Vec::new(),
     }
 }
