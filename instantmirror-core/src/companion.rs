@@ -22,7 +22,19 @@ use crate::rules::{GlobError, PathGlobs};
 
 /// Ends of the names of signatures, keys and checksums beside what they belong to.
 const COMPANIONS: [&str; 13] = [
-    ".sig", ".asc", ".gpg", ".sign", ".minisig", ".sigstore", ".p7s", ".key", ".md5", ".sha1", ".sha256", ".sha512", ".zsync",
+    ".sig",
+    ".asc",
+    ".gpg",
+    ".sign",
+    ".minisig",
+    ".sigstore",
+    ".p7s",
+    ".key",
+    ".md5",
+    ".sha1",
+    ".sha256",
+    ".sha512",
+    ".zsync",
 ];
 /// Names that stand for one another.
 const ALTERNATIVES: [&[&str]; 4] = [
@@ -68,10 +80,7 @@ impl GraceRule {
     ///
     /// # Errors
     /// [`GlobError`] for the first glob that is none.
-    pub fn new<T: Into<String>>(
-        never: impl IntoIterator<Item = T>,
-        serves_optional: bool,
-    ) -> Result<Self, GlobError> {
+    pub fn new<T: Into<String>>(never: impl IntoIterator<Item = T>, serves_optional: bool) -> Result<Self, GlobError> {
         let never = PathGlobs::new(never)?;
         Ok(Self { serves_optional, never })
     }
@@ -154,8 +163,21 @@ mod tests {
             assert!(allows(&rule, path, &["something/else"]), "{path} alone");
         }
         // What metadata names, and what only looks so.
-        for path in ["dists/x/Packages.gz", "repodata/primary.xml.gz", "a-1.0.tar.gz", ".sig", "x/.asc"] {
-            assert!(allows(&rule, path, &["dists/x/Packages", "repodata/primary.xml", "a-1.0.tar", "x", ""]), "{path}");
+        for path in [
+            "dists/x/Packages.gz",
+            "repodata/primary.xml.gz",
+            "a-1.0.tar.gz",
+            ".sig",
+            "x/.asc",
+        ] {
+            assert!(
+                allows(
+                    &rule,
+                    path,
+                    &["dists/x/Packages", "repodata/primary.xml", "a-1.0.tar", "x", ""]
+                ),
+                "{path}"
+            );
         }
     }
 

@@ -24,6 +24,7 @@ mod link;
 mod local_tags;
 mod publish;
 mod restart;
+mod source_rules;
 mod staging;
 mod swarm;
 mod swarm_clients;

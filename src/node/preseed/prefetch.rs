@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use instantmirror_core::catalog::CatalogError;
 use instantmirror_core::preseed::Step;
 use instantmirror_core::rules::{GlobError, PathGlobs};
-use instantmirror_core::traits::Class;
 use instantmirror_core::snapshot_ref::SnapshotRef;
+use instantmirror_core::traits::Class;
 use instantmirror_core::{NodeId, RepoName, RepoPath, SnapshotId};
 use serde::{Deserialize, Serialize};
 
