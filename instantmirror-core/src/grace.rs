@@ -153,6 +153,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_rollback_withdrew_is_not_looked_at_and_what_came_back_is_not_undercut() {
+        let mut state = state(&[0, 1, 2, 3], 3);
+        let mut head = state.head.as_ref().unwrap().head().clone();
+        let now = START.plus(HOUR * 4);
+        crate::order::go_back_to(&mut head, id(1), 5, now);
+        let show = |state: &mut RepositoryState, head: &Head| {
+            state.current = head.current;
+            state.head = Some(Arc::new(head.sign(&[&SecretKey::from_random([1; 32])]).unwrap()));
+        };
+        show(&mut state, &head);
+        // Number 0 was replaced long before; 2 and 3 are newer, and withdrawn.
+        assert_eq!(looked_for(&state, HOUR * 2, 4), []);
+        assert_eq!(looked_for(&state, HOUR * 9, 4), [id(0)]);
+        // What came back is replaced now by going forward: its grace begins then.
+        crate::order::go_back_to(&mut head, id(3), 6, now.plus(HOUR * 10));
+        show(&mut state, &head);
+        assert_eq!(looked_for(&state, HOUR * 2, 14), [id(1)]);
+    }
+
+    #[test]
     fn the_cost_is_bounded() {
         let trees: Vec<u8> = (0..250).collect();
         let mut state = state(&trees, 249);

@@ -466,6 +466,33 @@ mod tests {
     }
 
     #[test]
+    fn a_publish_while_the_clock_was_wrong_takes_no_places_for_years() {
+        let mut policy = no_grace();
+        (policy.keep_last, policy.keep_within, policy.keep_daily) = (1, Some(DAY * 2), 3);
+        // Number 2 was published while the clock was three years ahead, number 4 while it stood in 1970.
+        let mut head = head(&[DAY * 9, DAY * 8, DAY, HOUR * 5, DAY * 19_000, HOUR * 3]);
+        head.snapshots[2].state = SnapshotState::released(NOW.plus(DAY * 1_000), 3);
+        let plan = policy.plan(&head, NOW);
+        let kept = |plan: &RetentionPlan| {
+            let all = plan.verdicts().iter().enumerate();
+            all.filter(|(_, verdict)| verdict.is_kept())
+                .map(|(at, _)| at)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(kept(&plan), [1, 2, 3, 4, 5]);
+        let verdict = &plan.verdicts()[2];
+        assert_eq!(
+            (verdict.released, verdict.is_dated_ahead),
+            (Some(before(HOUR * 5)), true)
+        );
+        // A week later it is as old as its successor, and goes with it.
+        for (at, live) in head.snapshots.iter_mut().enumerate().skip(5) {
+            live.state = SnapshotState::released(NOW.plus(DAY * 7), at as u64 + 1);
+        }
+        assert_eq!(kept(&policy.plan(&head, NOW.plus(DAY * 7))), [3, 4, 5]);
+    }
+
+    #[test]
     fn a_byte_limit_takes_the_oldest_and_never_what_is_absolute() {
         let mut head = head(&[DAY * 5, DAY * 4, DAY * 3, DAY * 2, DAY]);
         head.tags.insert("gold".parse().unwrap(), id(0));

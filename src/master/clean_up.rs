@@ -84,6 +84,7 @@ impl Master {
             std::thread::sleep(WRITER_POLL * 2);
         }
         self.finish(&due, options, &mut done)?;
+        self.snapshots.refresh()?;
         if done.snapshots > 0 || done.objects > 0 {
             tracing::info!(
                 snapshots = done.snapshots,

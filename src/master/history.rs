@@ -362,3 +362,187 @@ impl Master {
         Ok(removal)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use instantmirror_core::ObjectId;
+    use instantmirror_core::traits::Publication as _;
+
+    use super::super::tests::{World, name};
+    use super::super::{MasterPublication, NoProgress, PublishOptions, Published};
+    use super::*;
+
+    fn again(world: &World, again: bool) -> Published {
+        let options = PublishOptions {
+            again,
+            ..PublishOptions::default()
+        };
+        world.master.publish(&name("a"), &options, &NoProgress).unwrap()
+    }
+
+    fn here(world: &World, content: &str) -> bool {
+        world.master.objects.is_here(&ObjectId::of(content.as_bytes())).unwrap()
+    }
+
+    #[tokio::test]
+    async fn going_back_needs_no_source_and_no_publish_undoes_it() {
+        let world = World::new();
+        let (good, bad) = (world.publish("a", "good").snapshot, world.publish("a", "bad").snapshot);
+        let (master, repository) = (&world.master, name("a"));
+        let planned = master.plan_rollback(&repository, good.id).unwrap();
+        assert_eq!(
+            (planned.from, planned.withdrawn.as_slice()),
+            (Some(bad.id), &[bad.id][..])
+        );
+        assert_eq!(
+            master.published_head(&repository).unwrap().current,
+            Some(bad.id),
+            "that was a plan"
+        );
+        let done = master.rollback(&repository, good.id).unwrap();
+        assert_eq!((done.to, done.sequence), (good.id, Some(3)));
+        let shown = MasterPublication::new(master.clone()).await;
+        let state = shown.state(&repository).unwrap();
+        assert_eq!((state.current, state.snapshots.len()), (Some(good.id), 2));
+        assert_eq!(
+            shown.fallbacks(&repository),
+            [],
+            "what was rolled back from is no source of grace"
+        );
+
+        // The source tree still is the bad one: neither a timer nor a watch brings it back.
+        assert_eq!(again(&world, false), Published::TakenBack(bad.id));
+        assert_eq!(again(&world, false), Published::TakenBack(bad.id));
+        let next = world.publish("a", "mended").snapshot;
+        let names = SnapshotNames::of_head(&master.published_head(&repository).unwrap());
+        assert_eq!(names.resolve(&"current~1".parse().unwrap()), Ok(good.id));
+        shown.refresh().await.unwrap();
+        let graced: Vec<_> = shown
+            .fallbacks(&repository)
+            .iter()
+            .map(|snapshot| snapshot.id)
+            .collect();
+        assert_eq!(graced, [good.id], "what came back is one");
+
+        // Who wants it, gets it: forward again, or by a publish.
+        assert_eq!(master.rollback(&repository, bad.id).unwrap().withdrawn, [next.id]);
+        std::fs::write(world.in_store("../a/file"), "mended").unwrap();
+        assert_eq!(again(&world, false), Published::TakenBack(next.id));
+        assert!(matches!(again(&world, true), Published::Snapshot(_)));
+        assert!(matches!(again(&world, false), Published::Unchanged(_)));
+    }
+
+    #[test]
+    fn what_cannot_be_gone_back_to_says_why() {
+        let world = World::new();
+        let (first, second) = (world.publish("a", "one").snapshot, world.publish("a", "two").snapshot);
+        let (master, repository) = (&world.master, name("a"));
+        let none = SnapshotId::from_random([9; 16]);
+        let refused = master.rollback(&repository, none).unwrap_err().to_string();
+        assert!(
+            refused.contains(&first.id.to_string()) || refused.contains(&second.id.to_string()),
+            "{refused}"
+        );
+        let unchanged = master.rollback(&repository, second.id).unwrap();
+        assert_eq!((unchanged.from, unchanged.sequence), (Some(second.id), None));
+        let options = PublishOptions {
+            stage: Some(super::super::StageRule::default()),
+            ..PublishOptions::default()
+        };
+        std::fs::write(world.in_store("../a/file"), "staged").unwrap();
+        master.publish(&repository, &options, &NoProgress).unwrap();
+        let staged = master.published_head(&repository).unwrap().snapshots[2].id;
+        let refused = master.rollback(&repository, staged).unwrap_err();
+        assert!(
+            matches!(refused, MasterError::History(HistoryError::Staged { .. })),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn what_is_removed_is_deleted_at_once_and_nothing_else() {
+        let world = World::new();
+        let first = world.publish("a", "secret").snapshot;
+        std::fs::write(world.in_store("../a/shared"), "of both").unwrap();
+        let second = world.publish("a", "also secret").snapshot;
+        let third = world.publish("a", "public").snapshot;
+        let (master, repository) = (&world.master, name("a"));
+        master.tag(&repository, &"gold".parse().unwrap(), first.id).unwrap();
+        let options = RemoveOptions::default();
+        let both = [first.id, second.id];
+
+        let refused = |ids: &[SnapshotId], options: &RemoveOptions| {
+            let refused = master
+                .remove_snapshots(&repository, ids, options)
+                .unwrap_err()
+                .to_string();
+            assert_eq!(master.published_head(&repository).unwrap().sequence, 4, "{refused}");
+            refused
+        };
+        assert!(refused(&[third.id], &options).contains("rollback a current~1"));
+        assert!(refused(&both, &options).contains("the tags gold"));
+        assert!(refused(&[SnapshotId::from_random([9; 16])], &options).contains("no snapshot"));
+        let long = RemoveOptions {
+            reason: "x".repeat(501),
+            ..RemoveOptions::default()
+        };
+        assert!(refused(&both, &long).contains("501 bytes"));
+
+        let options = RemoveOptions {
+            reason: "a court".to_owned(),
+            tags: true,
+            expired: false,
+        };
+        let planned = master.plan_removal(&repository, &both, &options).unwrap();
+        assert!(here(&world, "secret"), "that was a plan");
+        let done = master.remove_snapshots(&repository, &both, &options).unwrap();
+        for removal in [&planned, &done] {
+            assert_eq!((removal.deleted.objects, removal.deleted.bytes), (2, 17));
+            assert_eq!(removal.tags, ["gold".parse().unwrap()]);
+        }
+        assert!(!here(&world, "secret") && !here(&world, "also secret"));
+        assert!(here(&world, "public") && here(&world, "of both"));
+        let head = master.published_head(&repository).unwrap();
+        assert_eq!((head.snapshots.len(), head.tags.len(), head.removed.len()), (1, 0, 2));
+        assert!(head.has_removed(&first.id) && head.removed[0].reason == "a court");
+        let known = master.snapshots.walker();
+        let gone = |root: NodeId| {
+            instantmirror_core::catalog::NodeSource::node(&known, &root)
+                .unwrap()
+                .is_none()
+        };
+        assert!(
+            gone(first.root.node) && gone(second.root.node) && !gone(third.root.node),
+            "names may be secret too"
+        );
+
+        // The removed tree in the source is not published again, and what a look at it took in goes again.
+        std::fs::write(world.in_store("../a/file"), "also secret").unwrap();
+        assert_eq!(again(&world, false), Published::TakenBack(second.id));
+        master.clean_up(CleanUpOptions::default()).unwrap();
+        assert!(!here(&world, "also secret") && here(&world, "public"));
+    }
+
+    #[test]
+    fn a_removal_that_was_cut_off_is_finished_by_the_next_clean_up() {
+        let world = World::new();
+        let first = world.publish("a", "secret").snapshot;
+        world.publish("a", "public");
+        let (master, repository) = (&world.master, name("a"));
+        let mut head = master.published_head(&repository).unwrap();
+        master
+            .take_out(&mut head, &[first.id], &RemoveOptions::default())
+            .unwrap();
+        let writer = Writer::open(master).unwrap();
+        master.commit(&writer, head, SystemClock.now()).unwrap();
+        drop(writer);
+        assert!(here(&world, "secret"));
+        let done = master.clean_up(CleanUpOptions::default()).unwrap();
+        assert_eq!(
+            (done.objects, done.waiting),
+            (1, 0),
+            "it does not wait for delete_after"
+        );
+        assert!(!here(&world, "secret"));
+    }
+}

@@ -85,6 +85,12 @@ impl MasterPublication {
     pub async fn refresh(&self) -> Result<(), MasterError> {
         let mut embargo = self.embargo.lock().await;
         let (mut news, mut first_error) = (Vec::new(), Ok(()));
+        let has_removed =
+            |state: &RepositoryState| state.head.as_ref().is_some_and(|head| !head.head().removed.is_empty());
+        if self.states.values().any(|state| has_removed(&state.borrow())) {
+            // Whoever removed it deletes catalog nodes too: they must not be read on from files that are open here.
+            first_error = self.master.snapshots.refresh().map_err(MasterError::from);
+        }
         for (name, state) in &self.states {
             let held = Arc::clone(&state.borrow());
             match self.next(name, &held).await {

@@ -63,7 +63,8 @@ impl DiskCache {
     }
 
     /// Gives up all objects that were garbage by the last [`reclassify`](Self::reclassify), whether or not there is room;
-    /// open handles stay readable. Those that are being filled stay. Returns how many went, and their bytes.
+    /// open handles stay readable. Those that are being filled stay. Returns how many went, and how many bytes that freed:
+    /// those of an open one are free when it is closed.
     ///
     /// # Errors
     /// The disk's; some of them may be gone then.
