@@ -23,12 +23,6 @@ impl Count {
     pub fn of(count: usize, what: &'static str) -> Self {
         Self(u64::try_from(count).unwrap_or(u64::MAX), what)
     }
-
-    /// The verb form for so many: `goes` of `("goes", "go")` for one.
-    #[must_use]
-    pub fn verb(self, one: &'static str, many: &'static str) -> &'static str {
-        if self.0 == 1 { one } else { many }
-    }
 }
 
 impl fmt::Display for Count {
@@ -53,9 +47,5 @@ mod tests {
         assert_eq!(said(1, "repository"), "1 repository");
         assert_eq!(said(3, "repository"), "3 repositories");
         assert_eq!(said(2, "key"), "2 keys");
-        assert_eq!(
-            (Count(1, "x").verb("goes", "go"), Count::of(2, "x").verb("goes", "go")),
-            ("goes", "go")
-        );
     }
 }

@@ -59,20 +59,11 @@ const ALTERNATIVES: [&[&str]; 4] = [
 const INDEXES: [&str; 2] = ["index.html", "index.htm"];
 
 /// Which paths are never found by grace.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct GraceRule {
     /// Whether optional files are, beside what they belong to.
     serves_optional: bool,
     never: PathGlobs,
-}
-
-impl Default for GraceRule {
-    fn default() -> Self {
-        Self {
-            serves_optional: false,
-            never: PathGlobs::none(),
-        }
-    }
 }
 
 impl GraceRule {
