@@ -12,6 +12,8 @@ use crate::order::before_current;
 use crate::view::RepositoryState;
 use crate::{Head, SnapshotId, TagName};
 
+/// Shortest beginning of an id that counts as one: a slip of a finger must not name a snapshot that is to be removed.
+pub const ID_PREFIX_MIN: usize = 4;
 /// How many candidates a message lists before it counts the rest.
 const LISTED_MAX: usize = 5;
 /// How many characters of a name may be mistyped for it to be taken for another.
@@ -25,7 +27,7 @@ pub struct SnapshotRef(String);
 /// Why a text cannot name any snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a snapshot is named by its id or the beginning of it, by a tag, as current, or as current~N (N changes before)"
+    "a snapshot is named by its id or at least 4 characters of its beginning, by a tag, as current, or as current~N (N changes before)"
 )]
 pub struct SnapshotRefError;
 
@@ -72,7 +74,7 @@ impl fmt::Display for SnapshotRef {
 }
 
 fn is_id_prefix(text: &str) -> bool {
-    !text.is_empty()
+    text.len() >= ID_PREFIX_MIN
         && text
             .bytes()
             .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'))
@@ -251,7 +253,7 @@ mod tests {
         };
         let ids = [
             "abc00000-0000-4000-8000-000000000000",
-            "abd00000-0000-4000-8000-000000000000",
+            "abc01000-0000-4000-8000-000000000000",
             "12300000-0000-4000-8000-000000000000",
             "fff00000-0000-4000-8000-000000000000",
         ];
@@ -265,7 +267,7 @@ mod tests {
             snapshots: (1..).zip(ids).map(live).collect(),
             tags: BTreeMap::from([
                 ("stable".parse().unwrap(), id(ids[0])),
-                ("12".parse().unwrap(), id(ids[1])),
+                ("1230".parse().unwrap(), id(ids[1])),
             ]),
             key_list: 0,
             preseed: Vec::new(),
@@ -284,28 +286,28 @@ mod tests {
     fn a_name_means_one_snapshot_or_says_what_it_may_mean() {
         let names = names();
         for (asked, said) in [
-            ("abc", "abc00000-0000-4000-8000-000000000000"),
+            ("abc00", "abc00000-0000-4000-8000-000000000000"),
             (
                 "ABC00000-0000-4000-8000-000000000000",
                 "abc00000-0000-4000-8000-000000000000",
             ),
             ("stable", "abc00000-0000-4000-8000-000000000000"),
-            ("current", "abd00000-0000-4000-8000-000000000000"),
-            ("current~0", "abd00000-0000-4000-8000-000000000000"),
+            ("current", "abc01000-0000-4000-8000-000000000000"),
+            ("current~0", "abc01000-0000-4000-8000-000000000000"),
             // Number 3 was withdrawn by going back.
             ("current~1", "abc00000-0000-4000-8000-000000000000"),
-            ("f", "fff00000-0000-4000-8000-000000000000"),
+            ("fff0", "fff00000-0000-4000-8000-000000000000"),
             (
                 "current~2",
                 "there is no 'current~2': 1 of the snapshots before the current one is kept",
             ),
             (
-                "ab",
-                "'ab' may be any of abc00000-0000-4000-8000-000000000000 [stable], abd00000-0000-4000-8000-000000000000 [12]; give more of the id",
+                "abc0",
+                "'abc0' may be any of abc00000-0000-4000-8000-000000000000 [stable], abc01000-0000-4000-8000-000000000000 [1230]; give more of the id",
             ),
             (
-                "12",
-                "'12' may be any of 12300000-0000-4000-8000-000000000000, abd00000-0000-4000-8000-000000000000 [12]; give more of the id",
+                "1230",
+                "'1230' may be any of 12300000-0000-4000-8000-000000000000, abc01000-0000-4000-8000-000000000000 [1230]; give more of the id",
             ),
             (
                 "stabel",
@@ -313,7 +315,7 @@ mod tests {
             ),
             (
                 "dead",
-                "the repository has no snapshot 'dead'; it has 12, stable, fff00000-0000-4000-8000-000000000000, 12300000-0000-4000-8000-000000000000, abd00000-0000-4000-8000-000000000000 and 1 more",
+                "the repository has no snapshot 'dead'; it has 1230, stable, fff00000-0000-4000-8000-000000000000, 12300000-0000-4000-8000-000000000000, abc01000-0000-4000-8000-000000000000 and 1 more",
             ),
         ] {
             let found = names.resolve(&asked.parse().unwrap());

@@ -126,12 +126,8 @@ fn sentence(done: &CleanedUp) -> String {
     let (objects, snapshots) = (Count(done.objects, "object"), Count(done.snapshots, "expired snapshot"));
     let mut text = format!("deleted {objects} ({size}) of {snapshots}");
     if done.waiting > 0 {
-        let waiting = Count(done.waiting, "more");
-        text += &format!(
-            "; {} more {} for delete_after",
-            done.waiting,
-            waiting.verb("waits", "wait")
-        );
+        let verb = if done.waiting == 1 { "waits" } else { "wait" };
+        text += &format!("; {} more {verb} for delete_after", done.waiting);
     }
     text
 }
