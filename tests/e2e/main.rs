@@ -14,6 +14,7 @@ mod consistency;
 mod crowd;
 mod curl;
 mod debian;
+mod delta_clients;
 mod export;
 mod keys;
 mod kill;

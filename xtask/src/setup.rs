@@ -53,6 +53,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("wget", "recursive download client"),
     ("wrk", "load of benches/http"),
     ("xz-utils", "Packages.xz"),
+    ("zchunk", "client that fetches only what changed, with many ranges"),
+    ("zsync", "client that fetches only what changed, with many ranges"),
 ];
 
 /// Packages that start a service when they are installed; tests and benches only want the programs.
