@@ -19,7 +19,7 @@ use crate::hot::{HotAnswer, HotAnswers, HotLimits};
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT, Stopping};
 use crate::request::{Client, Request, RequestPath, canonical_path, decode_path, encode_path_into};
 use crate::respond::{Body, Facts, Response, respond, respond_file, respond_redirect, respond_to_method};
-use crate::routing::{Mounts, Route, route};
+use crate::routing::{Mounts, Route, is_reserved, route};
 use crate::stats::{Counters, Stats};
 
 /// Routes of the embedder: status, metrics, control. Asked for what belongs neither to the API nor to a
@@ -215,6 +215,12 @@ impl Service {
                 return self.finish(request, Response::text(status, &error.to_string())).await;
             }
         };
+        if path.encodes_slash() && is_reserved(&path.path) {
+            let text = "an encoded slash in a path of the server's own";
+            return self
+                .finish(request, Response::text(StatusCode::BAD_REQUEST, text))
+                .await;
+        }
         if let Some(api) = self.api.as_ref().filter(|_| api::is_api(&path.path)) {
             if path.directory {
                 return api::error(StatusCode::NOT_FOUND, "paths of the API do not end in a slash");
@@ -282,7 +288,7 @@ impl Service {
 
     /// Opens the body of a response; what cannot be had becomes the answer that says so.
     async fn finish(&self, request: &Request<'_>, mut response: Response) -> Answer {
-        if request.method == Method::HEAD && matches!(response.body, Body::Listing(_)) {
+        if request.method == Method::HEAD && matches!(response.body, Body::Listing(..)) {
             response.body = Body::Empty;
         }
         let objects = self.publication.objects();
@@ -310,10 +316,18 @@ impl Service {
 }
 
 /// The one spelling of a path with idle segments, if it is a good path otherwise and somebody wants to read it.
+/// Relative to the root where a client may be behind a proxy that shows it below a path; but from the root for those
+/// with a `.`, which only apt sends as they are: it takes no other reference.
 fn elsewhere(request: &Request<'_>) -> Option<String> {
     let is_read = request.method == Method::GET || request.method == Method::HEAD;
     let decoded = decode_path(&canonical_path(request.path).filter(|_| is_read)?).ok()?;
-    let mut location = String::from("/");
+    let has_dot = request.path.split('/').any(|name| name == ".");
+    let mut location = if has_dot {
+        String::from("/")
+    } else {
+        let slashes = request.path.bytes().filter(|&byte| byte == b'/').count();
+        "../".repeat(slashes.saturating_sub(1))
+    };
     encode_path_into(&mut location, decoded.path.as_str());
     if decoded.directory && !decoded.path.is_root() {
         location.push('/');

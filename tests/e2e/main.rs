@@ -23,6 +23,7 @@ mod kill_heads;
 mod lifecycle;
 mod link;
 mod local_tags;
+mod mirror_clients;
 mod publish;
 mod restart;
 mod staging;

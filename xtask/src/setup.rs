@@ -13,6 +13,7 @@ use crate::steps::{is_installed, run as run_command};
 
 /// Package, and what the tests need of it.
 const PACKAGES: &[(&str, &str)] = &[
+    ("apache2-bin", "shared cache in front of a node"),
     ("apt-utils", "apt-ftparchive writes the indices of the Debian archive"),
     ("aria2", "parallel download client"),
     ("ca-certificates", "apt and cargo over TLS"),
@@ -28,6 +29,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("git", "list of tracked files for tidy"),
     ("iproute2", "network namespaces and socket states"),
     ("libc6-dev", "C parts of zstd and blake3"),
+    ("lftp", "client that reads directory listings"),
     ("mktorrent", "peer of benches/torrent.py"),
     ("nginx", "oracle of the HTTP server's tests, peer of benches/http"),
     ("openssl", "certificates of the TLS tests"),
@@ -44,6 +46,7 @@ const PACKAGES: &[(&str, &str)] = &[
         "python3-libtorrent",
         "torrent client of torrents and tracker, oracle of info-hashes",
     ),
+    ("rclone", "client that reads directory listings"),
     ("rpm", "rpmbuild makes real RPMs"),
     ("rsync", "peer for comparisons of trees and speed"),
     ("squid", "caching proxy that benches/http compares with"),

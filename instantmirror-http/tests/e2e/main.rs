@@ -7,6 +7,7 @@ mod client;
 mod engine;
 mod failures;
 mod hostile;
+mod pages;
 mod server;
 mod slow;
 mod torrents;
