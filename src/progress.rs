@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget};
+use instantmirror_store::scan::{LeftOutWhy, Noted};
 
 use crate::config::ByteSize;
 use crate::master::{PublishProgress, Published, PublishedSnapshot};
@@ -109,12 +110,40 @@ impl fmt::Display for PublishedSnapshot {
         if !is_full_scan {
             f.write_str("; only what was named was looked at")?;
         }
-        for (path, reason) in scanned.skipped.iter().take(20) {
-            write!(f, "\n  left out: {path}: {reason}")?;
+        for (why, noted) in &scanned.left_out {
+            write_left_out(f, *why, noted)?;
         }
-        match scanned.skipped.len().saturating_sub(20) {
-            0 => Ok(()),
-            more => write!(f, "\n  and {more} more"),
-        }
+        let symlinks = &scanned.symlinks;
+        write_symlinks(
+            f,
+            "with an absolute target in the tree, which lead nowhere for readers",
+            &symlinks.absolute,
+        )?;
+        write_symlinks(f, "with an absolute target made relative", &symlinks.rewritten)?;
+        write_symlinks(f, "out of the tree", &symlinks.leaving)?;
+        write_symlinks(f, "to what is not there or not published", &symlinks.dangling)
+    }
+}
+
+/// What somebody decided to leave out is counted; what only happened to be so is listed.
+fn write_left_out(f: &mut fmt::Formatter<'_>, why: LeftOutWhy, noted: &Noted) -> fmt::Result {
+    if matches!(why, LeftOutWhy::Excluded | LeftOutWhy::Private) {
+        let word = why.word();
+        let (path, reason) = noted.example().unwrap_or_default();
+        return write!(f, "\n  left out: {} {word}, the first is {path}: {reason}", noted.count);
+    }
+    for (path, reason) in &noted.examples {
+        write!(f, "\n  left out: {path}: {reason}")?;
+    }
+    match noted.count.saturating_sub(noted.examples.len() as u64) {
+        0 => Ok(()),
+        more => write!(f, "\n  and {more} more"),
+    }
+}
+
+fn write_symlinks(f: &mut fmt::Formatter<'_>, what: &str, noted: &Noted) -> fmt::Result {
+    match noted.example() {
+        None => Ok(()),
+        Some((path, target)) => write!(f, "\n  symlinks {what}: {}, such as {path} -> {target}", noted.count),
     }
 }

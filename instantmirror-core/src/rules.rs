@@ -1,5 +1,7 @@
 //! Rules about paths, as operators write them: globs like those of `.gitignore`.
 
+use std::path::Path;
+
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::RepoPath;
@@ -23,6 +25,8 @@ use crate::RepoPath;
 #[derive(Debug, Clone)]
 pub struct PathGlobs {
     set: GlobSet,
+    /// Directories that a glob with a slash at its end names.
+    directories: GlobSet,
     texts: Vec<String>,
 }
 
@@ -42,22 +46,28 @@ impl PathGlobs {
     /// # Errors
     /// [`GlobError`] for the first that is none.
     pub fn new<T: Into<String>>(globs: impl IntoIterator<Item = T>) -> Result<Self, GlobError> {
-        let mut builder = GlobSetBuilder::new();
+        let (mut all, mut directories) = (GlobSetBuilder::new(), GlobSetBuilder::new());
         let mut texts = Vec::new();
         for text in globs {
             let text: String = text.into();
-            for pattern in patterns(&text)? {
-                let glob = GlobBuilder::new(&pattern)
-                    .literal_separator(true)
-                    .backslash_escape(true)
-                    .build()
-                    .map_err(|error| refused(&text, error.kind()))?;
-                builder.add(glob);
-            }
+            let glob = |pattern: &str| {
+                let mut glob = GlobBuilder::new(pattern);
+                let glob = glob.literal_separator(true).backslash_escape(true).build();
+                glob.map_err(|error| refused(&text, error.kind()))
+            };
+            let (itself, is_directory) = pattern(&text)?;
+            all.add(glob(&format!("{itself}/**"))?);
+            let own = if is_directory { &mut directories } else { &mut all };
+            own.add(glob(&itself)?);
             texts.push(text);
         }
-        let set = builder.build().map_err(|error| refused("", error.kind()))?;
-        Ok(Self { set, texts })
+        let built = |builder: GlobSetBuilder| builder.build().map_err(|error| refused("", error.kind()));
+        let (set, directories) = (built(all)?, built(directories)?);
+        Ok(Self {
+            set,
+            directories,
+            texts,
+        })
     }
 
     /// Of nothing.
@@ -65,6 +75,7 @@ impl PathGlobs {
     pub fn none() -> Self {
         Self {
             set: GlobSet::empty(),
+            directories: GlobSet::empty(),
             texts: Vec::new(),
         }
     }
@@ -73,6 +84,28 @@ impl PathGlobs {
     #[must_use]
     pub fn matches(&self, path: &RepoPath) -> bool {
         self.set.is_match(path.as_str())
+    }
+
+    /// The same for an entry whose kind is known, of whatever name: a directory also matches the globs with a slash at
+    /// their end that name it.
+    ///
+    /// ```
+    /// use instantmirror_core::rules::PathGlobs;
+    ///
+    /// let globs = PathGlobs::new(["lost+found/", "*.tmp"])?;
+    /// assert!(globs.matches_entry("a/lost+found", true) && !globs.matches_entry("a/lost+found", false));
+    /// # Ok::<(), instantmirror_core::rules::GlobError>(())
+    /// ```
+    #[must_use]
+    pub fn matches_entry(&self, path: impl AsRef<Path>, is_directory: bool) -> bool {
+        let path = path.as_ref();
+        self.set.is_match(path) || is_directory && self.directories.is_match(path)
+    }
+
+    /// Without any glob nothing matches.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
     }
 
     /// As they were written.
@@ -104,8 +137,8 @@ fn refused(glob: &str, reason: &impl ToString) -> GlobError {
     }
 }
 
-/// What a glob means in full: itself, and all below it.
-fn patterns(text: &str) -> Result<Vec<String>, GlobError> {
+/// What a glob means in full, and whether it is about directories alone.
+fn pattern(text: &str) -> Result<(String, bool), GlobError> {
     if text.starts_with('!') {
         let reason = "nothing is taken out again by a '!'; write \\! for a name that begins so";
         return Err(refused(text, &reason));
@@ -124,8 +157,7 @@ fn patterns(text: &str) -> Result<Vec<String>, GlobError> {
     } else {
         body.to_owned()
     };
-    let below = format!("{full}/**");
-    Ok(if is_directory { vec![below] } else { vec![full, below] })
+    Ok((full, is_directory))
 }
 
 #[cfg(test)]
@@ -162,6 +194,26 @@ mod tests {
             assert_eq!(globs.matches(&RepoPath::new(path).unwrap()), expected, "{glob} {path}");
         }
         assert!(!PathGlobs::none().matches(&RepoPath::new("a").unwrap()));
+    }
+
+    #[test]
+    fn a_slash_at_the_end_names_directories_and_what_is_below_them() {
+        let globs = PathGlobs::new(["debug/", "/top/", "a/*/"]).unwrap();
+        for (path, is_directory, expected) in [
+            ("x/debug", true, true),
+            ("x/debug", false, false),
+            ("x/debug/y", false, true),
+            ("top", true, true),
+            ("x/top", true, false),
+            ("a/b", true, true),
+            ("a", true, false),
+        ] {
+            assert_eq!(globs.matches_entry(path, is_directory), expected, "{path}");
+        }
+        // Names that are not UTF-8 match as well.
+        use std::os::unix::ffi::OsStrExt as _;
+        let odd = std::ffi::OsStr::from_bytes(b"dir/\xff.tmp");
+        assert!(PathGlobs::new(["*.tmp"]).unwrap().matches_entry(odd, false));
     }
 
     #[test]

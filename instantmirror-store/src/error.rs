@@ -98,12 +98,14 @@ pub enum StoreError {
         what: String,
     },
     /// A source tree holds names or files that no snapshot can contain. Mend them, then publish again.
-    #[error("{count} path(s) cannot be published:\n  {}{}", problems.join("\n  "), if *count > problems.len() { "\n  ..." } else { "" })]
+    #[error("{count} path(s) cannot be published:\n  {}{}{advice}", problems.join("\n  "), if *count > problems.len() { "\n  ..." } else { "" })]
     Unpublishable {
         /// How many.
         count: usize,
         /// The first of them, each with its path and the reason.
         problems: Vec<String>,
+        /// What can be done about them, as the end of the message; empty where the reasons say it.
+        advice: String,
     },
 }
 
@@ -133,6 +135,11 @@ impl StoreError {
     /// Whether the file or directory simply is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether this process may not read it.
+    pub fn is_permission_denied(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
     }
 
     /// Whether a file of that name is there already.

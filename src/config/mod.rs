@@ -26,7 +26,9 @@ pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig}
 pub use node::{NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, LogConfig, MountConfig};
 pub use peers::{PeersConfig, Preferred};
-pub use server::{CheckKind, ImportKind, ServerConfig, ServerRepository, StoreConfig, UnpublishableKind};
+pub use server::{
+    CheckKind, ImportKind, PrivateKind, ServerConfig, ServerRepository, StoreConfig, SymlinkKind, UnpublishableKind,
+};
 pub use torrents::{TorrentConfig, TorrentsConfig, check_url};
 pub use tracker::{ServedTorrentsConfig, TrackerConfig, TrackerLimitsConfig, UdpConfig};
 pub use units::{ByteRate, ByteSize, DayHours, TimeSpan};

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use instantmirror_core::RepoName;
 use instantmirror_core::retention::RetentionPolicy;
+use instantmirror_core::rules::PathGlobs;
+use instantmirror_store::scan::{OnPrivate, OnUnpublishable, ScanRules, SymlinkRule};
 use serde::Deserialize;
 
 use super::addresses::NodesConfig;
@@ -59,9 +61,18 @@ pub struct ServerRepository {
     /// How files come into the store.
     #[serde(default)]
     pub import: ImportKind,
-    /// What to do with names that no snapshot can hold.
+    /// Globs of paths that are not published.
+    #[serde(default, deserialize_with = "super::fetch::globs")]
+    pub exclude: Vec<String>,
+    /// What to do with names that no snapshot can hold, and with what may not be read.
     #[serde(default)]
     pub unpublishable: UnpublishableKind,
+    /// What to do with files and directories that others may not read.
+    #[serde(default)]
+    pub private: PrivateKind,
+    /// What to do with symlinks that have an absolute target in the tree.
+    #[serde(default)]
+    pub symlinks: SymlinkKind,
     /// What to do if the repository metadata in the tree does not agree with the files in it.
     #[serde(default)]
     pub check: CheckKind,
@@ -82,6 +93,30 @@ pub struct ServerRepository {
     pub retention: Option<RetentionConfig>,
 }
 
+impl ServerRepository {
+    /// What of the source tree is published.
+    #[must_use]
+    pub fn scan_rules(&self) -> ScanRules {
+        ScanRules {
+            // Checked when the configuration was read; a glob that is none excludes nothing.
+            exclude: PathGlobs::new(self.exclude.clone()).unwrap_or_default(),
+            unpublishable: match self.unpublishable {
+                UnpublishableKind::Refuse => OnUnpublishable::Refuse,
+                UnpublishableKind::Skip => OnUnpublishable::Skip,
+            },
+            private: match self.private {
+                PrivateKind::Skip => OnPrivate::Skip,
+                PrivateKind::Refuse => OnPrivate::Refuse,
+                PrivateKind::Publish => OnPrivate::Publish,
+            },
+            symlinks: match self.symlinks {
+                SymlinkKind::Keep => SymlinkRule::Keep,
+                SymlinkKind::Rewrite => SymlinkRule::Rewrite,
+            },
+        }
+    }
+}
+
 fn default_piece_length() -> ByteSize {
     ByteSize(1 << 20)
 }
@@ -99,7 +134,8 @@ pub enum ImportKind {
     Copy,
 }
 
-/// What to do with names and symlink targets that no snapshot can hold: not UTF-8, or with control characters.
+/// What to do with names and symlink targets that no snapshot can hold (not UTF-8, or with control characters), and with
+/// files and directories that the publisher may not read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnpublishableKind {
@@ -108,6 +144,31 @@ pub enum UnpublishableKind {
     Refuse,
     /// Leave them out, and say so each time.
     Skip,
+}
+
+/// What to do with a file that others may not read (mode without `o+r`), and with a directory that they may not list and
+/// enter (without `o+rx`), together with all below it. The mode of the source tree's own root does not count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrivateKind {
+    /// Leave it out, and say so each time.
+    #[default]
+    Skip,
+    /// Refuse the publish and list them.
+    Refuse,
+    /// Publish it: for trees whose modes mean nothing.
+    Publish,
+}
+
+/// What to do with symlinks that have an absolute target in the source tree. Readers of a snapshot cannot follow them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SymlinkKind {
+    /// Publish the target as it is.
+    #[default]
+    Keep,
+    /// Publish a relative target.
+    Rewrite,
 }
 
 /// What to do if the repository metadata in a tree (`repomd.xml`, `Release`, `Packages`) names files that are missing or

@@ -226,6 +226,21 @@ pub enum MasterError {
         /// Its source tree.
         source_tree: PathBuf,
     },
+    /// Every file of the source tree is closed to others.
+    #[error(
+        "repository '{repository}': others may read no file of {} ({example}), and what they may not read is left out. \
+         If modes mean nothing there (vfat, NTFS, some network file systems), set private = \"publish\" in its \
+         [[repository]]; else `chmod -R o+rX` opens it; `imserver publish --allow-empty {repository}` publishes it without files",
+        source_tree.display()
+    )]
+    AllPrivate {
+        /// The repository.
+        repository: RepoName,
+        /// Its source tree.
+        source_tree: PathBuf,
+        /// The first path that was left out, with its mode.
+        example: String,
+    },
     /// The repository metadata in a tree does not agree with the files in it.
     #[error(
         "'{repository}' is not published, since its metadata does not agree with its files ({} found):{problems}\n\

@@ -12,7 +12,9 @@ use instantmirror_core::traits::SnapshotStore;
 use instantmirror_core::{Clock as _, Directory, Head, RepoName, Root, SignedHead, Snapshot, SnapshotId, Timestamp};
 use instantmirror_store::import::ImportOptions;
 use instantmirror_store::references::{CountedTree, References};
-use instantmirror_store::scan::{PieceSpace, ScanParts, Scanned, StampBook, changes_of_list, scan};
+use instantmirror_store::scan::{
+    LeftOutWhy, PieceSpace, ScanParts, ScanRules, Scanned, StampBook, changes_of_list, scan,
+};
 use instantmirror_store::tree::SourceTree;
 
 use super::hints::Hints;
@@ -20,7 +22,7 @@ use super::key::random;
 use super::writer::{Sink, Writer};
 use super::{Master, MasterError};
 use crate::clock::SystemClock;
-use crate::config::{ImportKind, ServerRepository, UnpublishableKind};
+use crate::config::{ImportKind, ServerRepository};
 
 /// A head is signed anew when it is older than this, so that it never comes near its expiry.
 pub(super) const HEAD_RENEWAL: Duration = Duration::from_secs(24 * 3600);
@@ -145,7 +147,7 @@ impl Master {
             self.renew_if_old(&writer, held)?;
             return Ok(Published::Unchanged(current.id));
         }
-        self.check_tree(repository, &writer, options, current.as_ref(), &scanned.root)?;
+        self.check_tree(repository, &writer, options, current.as_ref(), &scanned)?;
         let now = SystemClock.now();
         let snapshot = Snapshot {
             id: SnapshotId::from_random(random()?),
@@ -190,9 +192,21 @@ impl Master {
         writer: &Writer,
         options: &PublishOptions,
         current: Option<&Snapshot>,
-        root: &Root,
+        scanned: &Scanned,
     ) -> Result<(), MasterError> {
+        let root = &scanned.root;
         let had_files = current.is_some_and(|current| current.root.files > 0);
+        let private = scanned.left_out.get(&LeftOutWhy::Private);
+        if let Some((path, reason)) = private.and_then(|noted| noted.example())
+            && root.files == 0
+            && !options.allow_empty
+        {
+            return Err(MasterError::AllPrivate {
+                repository: repository.name.clone(),
+                source_tree: repository.source.clone(),
+                example: format!("{path}: {reason}"),
+            });
+        }
         if had_files && root.files == 0 && !options.allow_empty {
             return Err(MasterError::Emptied {
                 repository: repository.name.clone(),
@@ -306,7 +320,8 @@ impl Master {
         let book = StampBook::open(Arc::clone(&self.disk), dir.join("stamps"))?;
         let pieces = PieceSpace::open(Arc::clone(&self.disk), dir.join("pieces"), piece_bytes)?;
         let base = self.base(known.held, &book)?;
-        let changes = changes(known.hints, writer, &book, base)?;
+        let rules = repository.scan_rules();
+        let changes = changes(known.hints, writer, &book, &tree, &rules, base)?;
         let parts = ScanParts {
             tree: &tree,
             objects: &writer.objects,
@@ -316,7 +331,7 @@ impl Master {
             previous: base.or_else(|| known.current.map(|current| directory(&current.root))),
             changes: changes.as_deref(),
             import: import_options(repository.import),
-            skip_unpublishable: repository.unpublishable == UnpublishableKind::Skip,
+            rules: &rules,
             now: SystemClock.now().as_millis() / 1000,
         };
         let scanned = scan(&parts, &Sink { writer, progress })?;
@@ -336,6 +351,8 @@ fn changes<'a>(
     hints: Option<&'a Hints>,
     writer: &Writer,
     book: &StampBook,
+    tree: &SourceTree,
+    rules: &ScanRules,
     base: Option<Directory>,
 ) -> Result<Option<Cow<'a, ChangeSet>>, MasterError> {
     let Some(hints) = hints else { return Ok(None) };
@@ -343,9 +360,16 @@ fn changes<'a>(
         tracing::warn!("no finished publish to start from: looking at the whole tree, not only at what was named");
         return Ok(None);
     };
+    if book.terms()? != Some(rules.terms(tree)?) {
+        tracing::warn!(
+            "the source tree is another directory, or its rules are others than at the last publish: looking at the \
+             whole tree, not only at what was named"
+        );
+        return Ok(None);
+    }
     Ok(Some(match hints {
         Hints::Paths(changes) => Cow::Borrowed(changes),
-        Hints::List(list) => Cow::Owned(changes_of_list(list, writer.snapshots.as_ref(), book, base)?),
+        Hints::List(list) => Cow::Owned(changes_of_list(list, writer.snapshots.as_ref(), book, base, rules)?),
     }))
 }
 

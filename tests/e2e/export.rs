@@ -10,8 +10,8 @@ use instantmirror_testkit::process::TestDir;
 
 use crate::world::{LIMIT, Master};
 
-/// What is called like metadata in these trees is none.
-const UNCHECKED: &str = "check = \"off\"";
+/// What is called like metadata in these trees is none, and all modes are shown.
+const UNCHECKED: &str = "check = \"off\"\nprivate = \"publish\"";
 
 fn tree(source: &Path) {
     let now = SystemTime::now();

@@ -26,6 +26,7 @@ mod local_tags;
 mod mirror_clients;
 mod publish;
 mod restart;
+mod source_rules;
 mod staging;
 mod swarm;
 mod swarm_clients;

@@ -8,12 +8,16 @@ use std::sync::Arc;
 
 use instantmirror_core::{NodeId, RepoPath};
 
+use super::rules::Terms;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::pack::{Key, PackOptions, PackStore};
 use crate::tree::FileStamp;
 
 const VERSION: u8 = 1;
+const TERMS_VERSION: u8 = 1;
+/// Stands for no path: none holds a NUL.
+const TERMS_KEY: &[u8] = b"\0terms";
 /// Bytes per stamp: size, mtime, mtime ns, ctime, ctime ns, inode, device.
 const STAMP_BYTES: usize = 8 + 8 + 4 + 8 + 4 + 8 + 8;
 
@@ -49,6 +53,27 @@ impl StampBook {
         Ok(self.page(&RepoPath::ROOT)?.map(|page| page.node))
     }
 
+    /// What the last scan that came to its end went by. `None` if there was none, or an older program made it.
+    ///
+    /// Errors: those of reading the book.
+    pub fn terms(&self) -> Result<Option<Terms>> {
+        match self.packs.get(&key_of(TERMS_KEY)) {
+            Ok(bytes) => Ok(bytes.and_then(|bytes| decode_terms(&bytes))),
+            Err(crate::StoreError::Damaged { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn put_terms(&self, terms: Terms) -> Result<()> {
+        if self.terms()? == Some(terms) {
+            return Ok(());
+        }
+        let mut bytes = vec![TERMS_VERSION];
+        bytes.extend_from_slice(&terms.rules);
+        bytes.extend_from_slice(&terms.root_ino.to_le_bytes());
+        self.packs.put_batch([(key_of(TERMS_KEY), bytes)])
+    }
+
     pub(super) fn page(&self, path: &RepoPath) -> Result<Option<Page>> {
         let key = key(path);
         match self.packs.get(&key) {
@@ -67,7 +92,22 @@ impl StampBook {
 }
 
 fn key(path: &RepoPath) -> Key {
-    *blake3::hash(path.as_str().as_bytes()).as_bytes()
+    key_of(path.as_str().as_bytes())
+}
+
+fn key_of(name: &[u8]) -> Key {
+    *blake3::hash(name).as_bytes()
+}
+
+fn decode_terms(bytes: &[u8]) -> Option<Terms> {
+    let (&TERMS_VERSION, rest) = bytes.split_first()? else {
+        return None;
+    };
+    let (rules, root_ino) = rest.split_first_chunk::<32>()?;
+    Some(Terms {
+        rules: *rules,
+        root_ino: u64::from_le_bytes(root_ino.try_into().ok()?),
+    })
 }
 
 impl Page {

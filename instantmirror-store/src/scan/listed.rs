@@ -8,13 +8,13 @@ use instantmirror_core::changes::ChangeSet;
 use instantmirror_core::filelist::{FileList, Listed, ListedKind};
 use instantmirror_core::{Directory, Entry, Kind, Meta, RepoPath};
 
-use super::StampBook;
+use super::{ScanRules, StampBook};
 use crate::error::{Result, StoreError};
 use crate::tree::FileStamp;
 
 /// Compares a list of the whole tree with the catalog of the last scan and what that scan saw: whatever differs in
 /// kind, size or time, is only in the list or only in the catalog has to be looked at. The list's times have to be those
-/// of this very tree: a list that was made of another copy names everything.
+/// of this very tree: a list that was made of another copy names everything. Excluded paths are no difference.
 ///
 /// # Errors
 /// Those of reading the book; [`StoreError::Damaged`] if the catalog cannot be read.
@@ -23,11 +23,13 @@ pub fn changes_of_list(
     nodes: &dyn NodeSource,
     book: &StampBook,
     previous: Directory,
+    rules: &ScanRules,
 ) -> Result<ChangeSet> {
     let mut comparison = Comparison {
         list,
         nodes,
         book,
+        rules,
         changes: ChangeSet::default(),
     };
     comparison.directory(&RepoPath::ROOT, previous)?;
@@ -38,6 +40,7 @@ struct Comparison<'a> {
     list: &'a FileList,
     nodes: &'a dyn NodeSource,
     book: &'a StampBook,
+    rules: &'a ScanRules,
     changes: ChangeSet,
 }
 
@@ -56,7 +59,7 @@ impl Comparison<'_> {
             let entry = entry.map_err(unreadable)?;
             let stamp = stamps.next();
             while let Some(new) = listed.next_if(|listed| listed.name < entry.name) {
-                self.changed(path, new.name.as_str());
+                self.came(path, new);
             }
             match listed.peek().map(|listed| listed.name.cmp(&entry.name)) {
                 Some(Ordering::Equal) => {}
@@ -69,8 +72,17 @@ impl Comparison<'_> {
                 self.both(path, &entry, stamp, listed)?;
             }
         }
-        listed.for_each(|new| self.changed(path, new.name.as_str()));
+        listed.for_each(|new| self.came(path, new));
         Ok(())
+    }
+
+    /// It is in the list and not in the catalog.
+    fn came(&mut self, dir: &RepoPath, new: &Listed) {
+        let is_directory = new.kind == ListedKind::Directory;
+        let path = full(dir, new.name.as_str());
+        if !self.rules.exclude.matches_entry(path, is_directory) {
+            self.changed(dir, new.name.as_str());
+        }
     }
 
     fn both(&mut self, dir: &RepoPath, entry: &Entry, stamp: Option<FileStamp>, listed: &Listed) -> Result<()> {
@@ -92,13 +104,17 @@ impl Comparison<'_> {
 
     fn changed(&mut self, dir: &RepoPath, name: &str) {
         // A name that does not fit below its directory is in no catalog and cannot be published.
-        if let Ok(path) = RepoPath::new(if dir.is_root() {
-            name.to_owned()
-        } else {
-            format!("{dir}/{name}")
-        }) {
+        if let Ok(path) = RepoPath::new(full(dir, name)) {
             self.changes.insert(&path);
         }
+    }
+}
+
+fn full(dir: &RepoPath, name: &str) -> String {
+    if dir.is_root() {
+        name.to_owned()
+    } else {
+        format!("{dir}/{name}")
     }
 }
 

@@ -8,8 +8,13 @@ mod book;
 mod listed;
 mod named;
 mod pieces;
+mod report;
+mod rules;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use instantmirror_core::catalog::{Catalog, CatalogNode, NodeSource, build_directory};
@@ -22,12 +27,14 @@ use rayon::prelude::*;
 pub use book::StampBook;
 pub use listed::changes_of_list;
 pub use pieces::PieceSpace;
+pub use report::{EXAMPLES_MAX, LeftOut, LeftOutWhy, Noted, ScanCounts, SymlinkReport};
+pub use rules::{OnPrivate, OnUnpublishable, ScanRules, SymlinkRule, Terms};
 
 use crate::digest::ContentDigest;
 use crate::error::{Result, StoreError};
 use crate::import::ImportOptions;
 use crate::objects::ObjectStore;
-use crate::tree::{FileStamp, RawEntry, RawKind, SourceTree};
+use crate::tree::{FileStamp, LinkEnd, RawEntry, RawKind, SourceTree};
 
 /// How often a file that changes while it is read is read again before the scan gives up on it.
 pub const READ_TRIES_MAX: u32 = 3;
@@ -38,6 +45,10 @@ const BATCH_BYTES: usize = 16 << 20;
 /// A file changed less than this before the scan saw it may change again without a new time stamp, where the
 /// file system's clock is coarse: it is read again next time.
 const RACY_SECONDS: i64 = 2;
+const UNPUBLISHABLE_ADVICE: &str =
+    "\nMend them, leave them out by `exclude`, or all such paths by `unpublishable = \"skip\"` in the [[repository]]";
+const PRIVATE_ADVICE: &str = "\nIn the [[repository]], `private = \"skip\"` leaves out what others may not read, `private = \"publish\"` publishes \
+     it (as where modes mean nothing: vfat, NTFS, some network file systems)";
 
 /// What a scan works with.
 pub struct ScanParts<'a> {
@@ -54,14 +65,13 @@ pub struct ScanParts<'a> {
     /// The root node of the last snapshot: what is unchanged since then needs no look at the object store.
     pub previous: Option<Directory>,
     /// Look at these paths only, and take over everything else from `previous`, which the book has to belong to
-    /// ([`StampBook::root`]). A path that is named although nothing changed there costs a look; one that changed and is
+    /// ([`StampBook::root`], [`StampBook::terms`]). A path that is named although nothing changed there costs a look; one that changed and is
     /// not named stays as it was in `previous`. Without `previous` everything is looked at.
     pub changes: Option<&'a ChangeSet>,
     /// How files are imported.
     pub import: ImportOptions,
-    /// Leave out names and symlink targets that no snapshot can hold, instead of refusing the whole tree. A file that
-    /// cannot be read is never left out.
-    pub skip_unpublishable: bool,
+    /// What is published.
+    pub rules: &'a ScanRules,
     /// The time now, seconds since 1970 by the clock of the tree's file system.
     pub now: i64,
 }
@@ -95,24 +105,10 @@ pub struct Scanned {
     pub root: Root,
     /// Counts.
     pub counts: ScanCounts,
-    /// What was left out, with the reason: fifos, sockets, devices, files that vanished.
-    pub skipped: Vec<(String, String)>,
-}
-
-/// Counts of a scan. Of a scan of [named paths](ScanParts::changes), files are all of the tree, and the others what was
-/// looked at.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ScanCounts {
-    /// Regular files in the tree.
-    pub files: u64,
-    /// Directories, the root included.
-    pub directories: u64,
-    /// Symlinks.
-    pub symlinks: u64,
-    /// Files that were read because they are new or changed.
-    pub read_files: u64,
-    /// Bytes of them.
-    pub read_bytes: u64,
+    /// What was left out.
+    pub left_out: LeftOut,
+    /// Symlinks that lead nowhere for readers.
+    pub symlinks: SymlinkReport,
 }
 
 /// What a file with several names was imported as, once it was.
@@ -121,9 +117,11 @@ type Linked = Arc<Mutex<Option<(ObjectId, FileStamp)>>>;
 #[derive(Default)]
 struct Gathered {
     counts: ScanCounts,
-    skipped: Vec<(String, String)>,
+    left_out: LeftOut,
+    symlinks: SymlinkReport,
     problems: Vec<String>,
     problem_count: usize,
+    advice: BTreeSet<&'static str>,
     nodes: Vec<CatalogNode>,
     node_bytes: usize,
     digests: Vec<ContentDigest>,
@@ -145,6 +143,7 @@ pub fn scan(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<Scanned> {
         flushing: Mutex::default(),
     };
     let root_entry = parts.tree.root_entry()?;
+    let terms = parts.rules.terms(parts.tree)?;
     let change = parts.changes.map_or(&Change::Whole, ChangeSet::root);
     let directory = scan.changed_directory(&RepoPath::ROOT, parts.previous, change)?;
     scan.flush(true)?;
@@ -153,8 +152,11 @@ pub fn scan(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<Scanned> {
         return Err(StoreError::Unpublishable {
             count: gathered.problem_count,
             problems: gathered.problems,
+            advice: gathered.advice.into_iter().collect(),
         });
     }
+    parts.book.put_terms(terms)?;
+    report::log(&gathered.left_out, &gathered.symlinks);
     let Directory { node, files, bytes } = directory;
     gathered.counts.files = files;
     let root = Root {
@@ -167,7 +169,8 @@ pub fn scan(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<Scanned> {
     Ok(Scanned {
         root,
         counts: gathered.counts,
-        skipped: gathered.skipped,
+        left_out: gathered.left_out,
+        symlinks: gathered.symlinks,
     })
 }
 
@@ -197,18 +200,43 @@ impl Scan<'_> {
         None
     }
 
-    fn skip(&self, path: String, reason: impl std::fmt::Display) -> Seen {
-        tracing::warn!(path, "left out of the snapshot: {reason}");
-        self.gathered().skipped.push((path, reason.to_string()));
+    fn leave_out(&self, why: LeftOutWhy, path: String, reason: impl std::fmt::Display) -> Seen {
+        self.gathered()
+            .left_out
+            .entry(why)
+            .or_default()
+            .note(path, reason.to_string());
         None
     }
 
-    /// What no snapshot can hold: left out or a reason to refuse, as the operator wants it.
-    fn unpublishable(&self, path: String, reason: impl std::fmt::Display) -> Seen {
-        if self.parts.skip_unpublishable {
-            self.skip(path, reason)
+    /// Left out or a reason to refuse, as the operator wants it.
+    fn unwanted(&self, why: LeftOutWhy, path: String, reason: impl std::fmt::Display) -> Seen {
+        let rules = self.parts.rules;
+        let (is_skipped, advice) = match why {
+            LeftOutWhy::Private => (rules.private == OnPrivate::Skip, PRIVATE_ADVICE),
+            LeftOutWhy::Unpublishable | LeftOutWhy::Unreadable => {
+                (rules.unpublishable == OnUnpublishable::Skip, UNPUBLISHABLE_ADVICE)
+            }
+            LeftOutWhy::Excluded | LeftOutWhy::Special | LeftOutWhy::Vanished => (true, ""),
+        };
+        if is_skipped {
+            return self.leave_out(why, path, reason);
+        }
+        self.gathered().advice.insert(advice);
+        self.problem(&path, reason)
+    }
+
+    /// What comes of an entry that cannot be read: `None` if the error is not its own.
+    fn failed(&self, path: &RepoPath, error: &StoreError) -> Option<Seen> {
+        let shown = path.as_str().to_owned();
+        if !self.concerns_source(error) {
+            None
+        } else if error.is_not_found() {
+            Some(self.leave_out(LeftOutWhy::Vanished, shown, "it vanished during the scan"))
+        } else if error.is_permission_denied() {
+            Some(self.unwanted(LeftOutWhy::Unreadable, shown, with_cause(error)))
         } else {
-            self.problem(&path, reason)
+            Some(self.problem(&shown, with_cause(error)))
         }
     }
 
@@ -249,6 +277,7 @@ impl Scan<'_> {
             build_directory(&entries, &mut |node| nodes.push(node)).map_err(|error| StoreError::Unpublishable {
                 count: 1,
                 problems: vec![format!("{path}: {error}")],
+                advice: String::new(),
             })?;
         let is_new = previous.is_none_or(|previous| previous.node != directory.node);
         let page = book::Page::new(path, directory.node, stamps).replacing(page);
@@ -329,22 +358,30 @@ impl Scan<'_> {
             let slash = if dir.is_root() { "" } else { "/" };
             format!("{dir}{slash}{}", raw.name.escape_ascii())
         };
+        let full = Path::new(dir.as_str()).join(OsStr::from_bytes(&raw.name));
+        if let Some((why, reason)) = self.parts.rules.closed(&full, &raw.kind, raw.mode) {
+            return Ok(self.unwanted(why, shown(), reason));
+        }
+        let unpublishable =
+            |reason: &dyn std::fmt::Display| Ok(self.unwanted(LeftOutWhy::Unpublishable, shown(), reason));
         let name = match Name::new(&raw.name) {
             Ok(name) => name,
-            Err(error) => return Ok(self.unpublishable(shown(), error)),
+            Err(error) => return unpublishable(&error),
         };
         let path = match dir.join(&name) {
             Ok(path) => path,
-            Err(error) => return Ok(self.unpublishable(shown(), error)),
+            Err(error) => return unpublishable(&error),
         };
         if !MTIME_RANGE.contains(&raw.stamp.mtime) {
-            return Ok(self.unpublishable(shown(), "its modification time is out of range"));
+            return unpublishable(&"its modification time is out of range");
         }
         let kind = match &raw.kind {
-            RawKind::Special => return Ok(self.skip(shown(), "not a file, directory or symlink")),
+            RawKind::Special => {
+                return Ok(self.leave_out(LeftOutWhy::Special, shown(), "not a file, directory or symlink"));
+            }
             RawKind::Symlink(target) => match check_target(target) {
-                Ok(target) => Kind::Symlink(target.into()),
-                Err(error) => return Ok(self.unpublishable(shown(), format_args!("its target has {error}"))),
+                Ok(target) => Kind::Symlink(self.symlink(dir, &path, target).into()),
+                Err(error) => return unpublishable(&format_args!("its target has {error}")),
             },
             RawKind::Dir => {
                 let previous = held.seen.and_then(|(entry, _)| entry.meta.as_directory().copied());
@@ -353,14 +390,10 @@ impl Scan<'_> {
                 let change = if is_same { change } else { &Change::Whole };
                 match self.changed_directory(&path, previous.filter(|_| held.trusted), change) {
                     Ok(directory) => Kind::Directory(directory),
-                    Err(error) if self.has_vanished(&error) => {
-                        return Ok(self.skip(shown(), "it vanished during the scan"));
-                    }
-                    Err(error) if self.concerns_source(&error) => return Ok(self.problem(&shown(), with_cause(&error))),
-                    Err(error) => return Err(error),
+                    Err(error) => return self.failed(&path, &error).ok_or(error),
                 }
             }
-            RawKind::File => return self.file(&path, name, &shown, &raw, held),
+            RawKind::File => return self.file(&path, name, &raw, held),
         };
         let meta = Meta {
             mode: raw.mode,
@@ -370,14 +403,48 @@ impl Scan<'_> {
         Ok(Some((Entry { name, meta }, raw.stamp)))
     }
 
-    fn file(
-        &self,
-        path: &RepoPath,
-        name: Name,
-        shown: &dyn Fn() -> String,
-        raw: &RawEntry,
-        held: Held<'_>,
-    ) -> Result<Seen> {
+    /// The target that is published for a symlink. One that leads nowhere is noted.
+    fn symlink(&self, dir: &RepoPath, path: &RepoPath, target: &str) -> String {
+        let inner = self.parts.tree.inner_target(target);
+        let is_rewritten = inner.is_some() && self.parts.rules.symlinks == SymlinkRule::Rewrite;
+        let published = match inner {
+            Some(inner) if is_rewritten => rules::relative_target(dir.as_str(), inner),
+            _ => target.to_owned(),
+        };
+        let end = match inner {
+            Some(inner) => self.parts.tree.link_end(inner),
+            None => self.parts.tree.link_end(path.as_str()),
+        };
+        let is_outside = end == LinkEnd::Outside;
+        let is_dangling = match &end {
+            LinkEnd::Inside { path, kind, mode } => {
+                *kind == RawKind::Special
+                    || !path.as_os_str().is_empty() && self.parts.rules.closed(path, kind, *mode).is_some()
+            }
+            LinkEnd::Nowhere => true,
+            LinkEnd::Outside => false,
+        };
+        if inner.is_none() && !is_outside && !is_dangling {
+            return published;
+        }
+        let mut gathered = self.gathered();
+        let noted = &mut gathered.symlinks;
+        let note = |noted: &mut Noted| noted.note(path.as_str().to_owned(), target);
+        if is_rewritten {
+            note(&mut noted.rewritten);
+        } else if inner.is_some() {
+            note(&mut noted.absolute);
+        }
+        if is_dangling {
+            note(&mut noted.dangling);
+        } else if is_outside {
+            note(&mut noted.leaving);
+        }
+        drop(gathered);
+        published
+    }
+
+    fn file(&self, path: &RepoPath, name: Name, raw: &RawEntry, held: Held<'_>) -> Result<Seen> {
         let entry = |stamp: FileStamp, object, first_piece, link_group| {
             let file = FileMeta {
                 size: stamp.size,
@@ -417,9 +484,7 @@ impl Scan<'_> {
                 let group = (raw.nlink > 1).then(|| link_group(raw.stamp.ino, &object));
                 Ok(entry(self.settled(stamp), object, first_piece, group))
             }
-            Err(error) if self.has_vanished(&error) => Ok(self.skip(shown(), "it vanished during the scan")),
-            Err(error) if self.concerns_source(&error) => Ok(self.problem(&shown(), with_cause(&error))),
-            Err(error) => Err(error),
+            Err(error) => self.failed(path, &error).ok_or(error),
         }
     }
 
@@ -472,18 +537,14 @@ impl Scan<'_> {
         }
     }
 
-    /// Errors of one source file, which are listed together, as opposed to errors of our own disk.
+    /// Errors of one source file, which are listed together, as opposed to errors of our own disk: something of ours that
+    /// is gone is no reason to leave a file out.
     fn concerns_source(&self, error: &StoreError) -> bool {
         match error {
             StoreError::SourceChanged { .. } | StoreError::OutsideRoot { .. } => true,
             StoreError::Io { path, .. } => path.starts_with(self.parts.tree.root()),
             _ => false,
         }
-    }
-
-    /// A source file is gone. Something of ours that is gone is no reason to leave a file out.
-    fn has_vanished(&self, error: &StoreError) -> bool {
-        error.is_not_found() && self.concerns_source(error)
     }
 
     /// A stamp that can be relied on, or one that no file will ever have.

@@ -72,7 +72,27 @@ pub struct RawEntry {
 #[derive(Debug)]
 pub struct SourceTree {
     root: PathBuf,
+    /// The same without symbolic links, when it was opened.
+    real_root: PathBuf,
     root_fd: OwnedFd,
+}
+
+/// Where a symbolic link leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkEnd {
+    /// To something in the tree.
+    Inside {
+        /// Its path from the root, without links; empty for the root.
+        path: PathBuf,
+        /// What it is: never a link.
+        kind: RawKind,
+        /// Permission bits of it.
+        mode: u16,
+    },
+    /// To nothing, to itself, or to what cannot be looked at.
+    Nowhere,
+    /// Out of the tree, or through an absolute target.
+    Outside,
 }
 
 /// An open regular file of a [`SourceTree`], with its stamp at the time of opening.
@@ -90,7 +110,67 @@ impl SourceTree {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root_fd =
             rustix::fs::open(&root, flags, Mode::empty()).map_err(|e| StoreError::io("open directory", &root, e))?;
-        Ok(Self { root, root_fd })
+        let real_root = open_path(&root_fd).unwrap_or_else(|| root.clone());
+        Ok(Self {
+            root,
+            real_root,
+            root_fd,
+        })
+    }
+
+    /// The root without symbolic links in it, when it was opened.
+    pub fn real_root(&self) -> &Path {
+        &self.real_root
+    }
+
+    /// Whether the root's path still leads to the directory that was opened: nothing was renamed, mounted or linked in
+    /// its place since.
+    ///
+    /// Errors: [`StoreError::Io`] if it leads nowhere.
+    pub fn is_still_there(&self) -> Result<bool> {
+        let now = rustix::fs::stat(&self.root).map_err(|e| StoreError::io("stat", &self.root, e))?;
+        let opened = rustix::fs::fstat(&self.root_fd).map_err(|e| StoreError::io("stat", &self.root, e))?;
+        Ok((now.st_dev, now.st_ino) == (opened.st_dev, opened.st_ino))
+    }
+
+    /// The part of an absolute link target that lies in the tree, by either name of the root; empty for the root itself.
+    pub fn inner_target<'a>(&self, target: &'a str) -> Option<&'a str> {
+        [&self.root, &self.real_root].into_iter().find_map(|root| {
+            let root = root.to_str()?.trim_end_matches('/');
+            let inner = target.strip_prefix(root).filter(|_| root.starts_with('/'))?;
+            match inner.strip_prefix('/') {
+                Some(inner) => Some(inner.trim_start_matches('/')),
+                None => inner.is_empty().then_some(""),
+            }
+        })
+    }
+
+    /// Where `path` leads, links followed as readers of a snapshot do: inside the tree alone.
+    pub fn link_end(&self, path: &str) -> LinkEnd {
+        let path = if path.is_empty() { "." } else { path };
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let opened =
+            rustix::io::retry_on_intr(|| rustix::fs::openat2(&self.root_fd, path, flags, Mode::empty(), resolve));
+        let end = opened.and_then(|end| {
+            let stat = rustix::fs::statx(&end, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+            Ok((open_path(&end), stat))
+        });
+        match end {
+            Ok((real, stat)) => LinkEnd::Inside {
+                path: real
+                    .and_then(|real| real.strip_prefix(&self.real_root).ok().map(Path::to_path_buf))
+                    .unwrap_or_else(|| path.into()),
+                kind: match file_type(&stat) {
+                    FileType::RegularFile => RawKind::File,
+                    FileType::Directory => RawKind::Dir,
+                    _ => RawKind::Special,
+                },
+                mode: stat.stx_mode & 0o7777,
+            },
+            Err(Errno::XDEV) => LinkEnd::Outside,
+            Err(_) => LinkEnd::Nowhere,
+        }
     }
 
     /// The root as it was given.
@@ -263,6 +343,13 @@ impl Read for SourceFile {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.file.read(buf)
     }
+}
+
+/// The path of an open file, if it has one.
+fn open_path(fd: &OwnedFd) -> Option<PathBuf> {
+    use std::os::fd::AsRawFd as _;
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
+    path.is_absolute().then_some(path)
 }
 
 fn stat_fd(file: impl AsFd, path: &Path) -> Result<Statx> {

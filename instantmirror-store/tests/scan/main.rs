@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod named;
+mod rules;
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,7 +20,9 @@ use instantmirror_store::digest::DigestTable;
 use instantmirror_store::disk::{Disk, RealDisk};
 use instantmirror_store::import::ImportOptions;
 use instantmirror_store::objects::ObjectStore;
-use instantmirror_store::scan::{PieceSpace, ScanParts, ScanSink, Scanned, StampBook, scan};
+use instantmirror_store::scan::{
+    LeftOutWhy, OnUnpublishable, PieceSpace, ScanParts, ScanRules, ScanSink, Scanned, StampBook, scan,
+};
 use instantmirror_store::snapshots::DiskSnapshotStore;
 use instantmirror_store::tree::SourceTree;
 
@@ -38,7 +41,7 @@ struct World {
     dir: tempfile::TempDir,
     disk: Arc<dyn Disk>,
     read_bytes: AtomicU64,
-    skips: AtomicBool,
+    rules: Mutex<ScanRules>,
     changes: Mutex<Option<ChangeSet>>,
 }
 
@@ -76,7 +79,7 @@ impl World {
             dir,
             disk,
             read_bytes: AtomicU64::new(0),
-            skips: AtomicBool::new(false),
+            rules: Mutex::default(),
             changes: Mutex::default(),
         }
     }
@@ -117,6 +120,7 @@ impl World {
         let pieces = PieceSpace::open(Arc::clone(&self.disk), "pieces", PIECE).unwrap();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let changes = self.changes.lock().unwrap().clone();
+        let rules = self.rules.lock().unwrap().clone();
         let parts = ScanParts {
             tree: &tree,
             objects: &open.objects,
@@ -126,7 +130,7 @@ impl World {
             previous: previous.map(directory),
             changes: changes.as_ref(),
             import,
-            skip_unpublishable: self.skips.load(Ordering::Relaxed),
+            rules: &rules,
             now: i64::try_from(now).unwrap() + later,
         };
         let scanned = scan(&parts, &open);
@@ -350,7 +354,7 @@ fn everything_unpublishable_is_listed_and_special_files_are_left_out() {
     std::fs::write(world.path("").join(std::ffi::OsStr::from_bytes(b"latin1-\xe9")), "x").unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(world.path("socket")).unwrap();
     let error = world.try_scan(None, COPY, 3600).unwrap_err();
-    let StoreError::Unpublishable { count: 3, problems } = &error else {
+    let StoreError::Unpublishable { count: 3, problems, .. } = &error else {
         panic!("{error}")
     };
     for part in ["dir/control\\x01", "new\\nline", "latin1-\\xe9"] {
@@ -359,15 +363,16 @@ fn everything_unpublishable_is_listed_and_special_files_are_left_out() {
             "{part} in {problems:?}"
         );
     }
-    world.skips.store(true, Ordering::Relaxed);
+    assert!(error.to_string().contains("unpublishable = \"skip\""), "{error}");
+    world.rules.lock().unwrap().unpublishable = OnUnpublishable::Skip;
     let scanned = world.scan(None);
+    let left_out = |why| scanned.left_out.get(&why).map_or(0, |noted| noted.count);
+    assert_eq!(scanned.counts.files, 1);
     assert_eq!(
-        (scanned.counts.files, scanned.skipped.len()),
-        (1, 4),
-        "{:?}",
-        scanned.skipped
+        (left_out(LeftOutWhy::Unpublishable), left_out(LeftOutWhy::Special)),
+        (3, 1)
     );
-    world.skips.store(false, Ordering::Relaxed);
+    world.rules.lock().unwrap().unpublishable = OnUnpublishable::Refuse;
     std::fs::remove_dir_all(world.path("dir")).unwrap();
     for entry in std::fs::read_dir(world.path("")).unwrap() {
         let path = entry.unwrap().path();
@@ -378,9 +383,10 @@ fn everything_unpublishable_is_listed_and_special_files_are_left_out() {
     let scanned = world.scan(None);
     assert_eq!(scanned.counts.files, 1);
     assert_eq!(
-        scanned.skipped,
-        [("socket".to_owned(), "not a file, directory or symlink".to_owned())]
+        scanned.left_out[&LeftOutWhy::Special].example(),
+        Some(("socket", "not a file, directory or symlink"))
     );
+    assert_eq!(scanned.left_out.len(), 1);
 }
 
 #[test]

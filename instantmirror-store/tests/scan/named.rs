@@ -10,8 +10,20 @@ use instantmirror_store::scan::{Scanned, StampBook};
 use super::{COPY, World, file};
 
 impl World {
+    /// A scan of what these directories are, and of nothing below those that are as they were.
+    pub(super) fn scan_entries(&self, previous: &Scanned, paths: &[&str]) -> Scanned {
+        let mut changes = ChangeSet::default();
+        paths
+            .iter()
+            .for_each(|path| changes.insert_entry(&RepoPath::new(path).unwrap()));
+        *self.changes.lock().unwrap() = Some(changes);
+        let scanned = self.scan(Some(previous));
+        *self.changes.lock().unwrap() = None;
+        scanned
+    }
+
     /// A scan of these paths, long after the last change.
-    fn scan_named(&self, previous: &Scanned, paths: &[&str]) -> Scanned {
+    pub(super) fn scan_named(&self, previous: &Scanned, paths: &[&str]) -> Scanned {
         let mut changes = ChangeSet::default();
         paths
             .iter()
@@ -23,7 +35,7 @@ impl World {
     }
 
     /// What a full scan finds after a scan of named paths: nothing new, and nothing to read.
-    fn assert_complete(&self, scanned: &Scanned) {
+    pub(super) fn assert_complete(&self, scanned: &Scanned) {
         let full = self.scan(Some(scanned));
         assert_eq!(full.root, scanned.root);
         assert_eq!(full.counts.read_files, 0);
@@ -97,13 +109,10 @@ fn attributes_of_a_directory_are_seen_without_looking_below_it() {
     let world = World::new();
     world.write("dir/file", "x");
     let first = world.scan(None);
-    fs::set_permissions(world.path("dir"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(world.path("dir"), fs::Permissions::from_mode(0o775)).unwrap();
     fs::remove_file(world.path("dir/file")).unwrap();
-    let mut changes = ChangeSet::default();
-    changes.insert_entry(&RepoPath::new("dir").unwrap());
-    *world.changes.lock().unwrap() = Some(changes);
-    let second = world.scan(Some(&first));
-    assert_eq!(world.lookup(&second, "dir").unwrap().mode, 0o700);
+    let second = world.scan_entries(&first, &["dir"]);
+    assert_eq!(world.lookup(&second, "dir").unwrap().mode, 0o775);
     assert!(world.lookup(&second, "dir/file").is_some());
 }
 
