@@ -379,7 +379,18 @@ pub(crate) const COMMON: [(HeaderName, &str); 2] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
 ];
 
+/// Whether an answer may depend on more than the URL: on conditions, the method, credentials, trouble of the moment.
+/// 404 and 410 do not.
+fn is_of_one_request(status: StatusCode) -> bool {
+    let is_of_the_url = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
+    status.is_server_error() || (status.is_client_error() && !is_of_the_url)
+}
+
 fn common(mut answer: Answer) -> Answer {
+    if is_of_one_request(answer.status()) && !answer.headers().contains_key(header::CACHE_CONTROL) {
+        // Caches may keep some of them by themselves, 405 and 414 among them (RFC 9110, 15.1).
+        set(&mut answer, header::CACHE_CONTROL, "no-store");
+    }
     for (name, value) in COMMON {
         set(&mut answer, name, value);
     }

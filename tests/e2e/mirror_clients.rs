@@ -22,8 +22,8 @@ fn world(name: &str) -> World {
     let dir = TestDir::new(name).unwrap();
     let source = dir.folder("source").unwrap();
     for (path, bytes) in [
-        ("dists/sid/Release", 700),
-        ("dists/sid/main/Packages", 70_000),
+        ("dists/sid/notes", 700),
+        ("dists/sid/main/list", 70_000),
         ("pool/a:b/c d.deb", 3000),
         ("pool/100%/x?y#z", 10),
         ("pool/plus+and~tilde", 1),
@@ -37,7 +37,7 @@ fn world(name: &str) -> World {
     for (link, target) in [
         ("dists/stable", "sid"),
         ("dists/oldstable", "stable"),
-        ("dists/latest", "oldstable/Release"),
+        ("dists/latest", "oldstable/notes"),
         ("current", "dists/oldstable"),
     ] {
         std::os::unix::fs::symlink(target, source.join(link)).unwrap();
@@ -225,7 +225,7 @@ fn what_one_client_asks_for_is_not_kept_for_others() {
         .into_iter()
         .enumerate()
         {
-            let file = ["dists/sid/Release", "dists/sid/main/Packages", "large.iso"][number];
+            let file = ["dists/sid/notes", "dists/sid/main/list", "large.iso"][number];
             let url = format!("{front}/r/snap/{}/{file}", world.snapshot);
             let refused = request("GET", &url, &[(name, value)]).unwrap();
             assert!(
@@ -273,4 +273,62 @@ fn apache(dir: &TestDir, node: &str) -> (Daemon, String) {
     );
     assert!(probe.unwrap().status.success(), "{}", daemon.log());
     (daemon, url)
+}
+
+/// Where our types are others than those of Debian's table, and why.
+const OTHER_TYPES: &[(&str, &[&str])] = &[
+    (
+        "shown as text, not stored",
+        &[
+            "c", "conf", "diff", "dsc", "h", "ini", "list", "log", "manifest", "md", "patch", "pl", "pm", "py", "rs",
+            "rst", "sh", "spec",
+        ],
+    ),
+    ("a detached signature far more often than a key", &["asc"]),
+    ("as dnf's mirrors send it", &["rpm"]),
+    ("what everybody else calls it", &["rss", "tgz"]),
+    ("nothing that a browser should start", &["dll", "exe", "msi"]),
+];
+
+/// Every file name extension that Debian has a type for is sent with that type or with none.
+#[test]
+fn types_are_those_that_debian_has() {
+    let table = std::fs::read_to_string("/etc/mime.types").expect("the package media-types is installed");
+    let lines = table.lines().filter(|line| !line.starts_with('#'));
+    let types: Vec<(&str, &str)> = lines
+        .filter_map(|line| line.split_once(char::is_whitespace))
+        .flat_map(|(media, extensions)| extensions.split_whitespace().map(move |extension| (extension, media)))
+        .filter(|(extension, _)| extension.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+        .collect();
+    assert!(types.len() > 1000, "{}", types.len());
+    let dir = TestDir::new("e2e-types").unwrap();
+    let source = dir.folder("source").unwrap();
+    for (extension, _) in &types {
+        std::fs::write(source.join(format!("x.{extension}")), "x").unwrap();
+    }
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    master.publish("r");
+    master.serve();
+    let explained = |extension: &str| {
+        OTHER_TYPES
+            .iter()
+            .any(|(_, extensions)| extensions.contains(&extension))
+    };
+    let mut others = Vec::new();
+    for (extension, media) in types {
+        let url = format!("{}/r/snap/current/x.{extension}", master.url());
+        let answer = request("HEAD", &url, &[]).unwrap();
+        let ours = answer
+            .header("content-type")
+            .expect("files have types")
+            .split(';')
+            .next()
+            .unwrap()
+            .to_owned();
+        let is_same = ours == media || (ours == "application/octet-stream" && !explained(extension));
+        if is_same == explained(extension) {
+            others.push(format!("{extension}: {ours}, Debian {media}"));
+        }
+    }
+    assert!(others.is_empty(), "{others:#?}");
 }

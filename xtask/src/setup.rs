@@ -30,6 +30,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iproute2", "network namespaces and socket states"),
     ("libc6-dev", "C parts of zstd and blake3"),
     ("lftp", "client that reads directory listings"),
+    ("media-types", "the types of files that ours are compared with"),
     ("mktorrent", "peer of benches/torrent.py"),
     ("nginx", "oracle of the HTTP server's tests, peer of benches/http"),
     ("openssl", "certificates of the TLS tests"),

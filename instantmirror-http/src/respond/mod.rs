@@ -4,6 +4,7 @@
 mod page;
 
 use std::ops::Range;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -257,9 +258,13 @@ fn name_of(origin: &Origin) -> &str {
 }
 
 fn describe_file(response: &mut Response, origin: &Origin, facts: &Facts) {
+    describe(response, origin);
+    // What one client's conditions came to is nothing that a cache may keep for others.
+    if response.status.is_client_error() {
+        return;
+    }
     let cache = if origin.fixed { CACHE_FOREVER } else { CACHE_ASK };
     response.set(header::CACHE_CONTROL, cache);
-    describe(response, origin);
     if !response.status.is_success() {
         return;
     }
@@ -375,7 +380,9 @@ fn respond_decided(
     response.set(header::ACCEPT_RANGES, "bytes");
     if !matches!(decision, Decision::Failed | Decision::Unsatisfiable) {
         response.set(header::ETAG, &validators.etag);
-        if let Some(modified) = validators.modified {
+        // A date that is still to come may not be told (RFC 9110, 8.8.2.1), and one of now would be another each time.
+        let has_come = |modified: &u64| UNIX_EPOCH + Duration::from_secs(*modified) <= SystemTime::now();
+        if let Some(modified) = validators.modified.filter(has_come) {
             response.set(header::LAST_MODIFIED, &http_date(modified));
         }
     }
@@ -463,4 +470,36 @@ fn respond_parts(content: Content, ranges: &[Range<u64>], media: &str, several: 
     response.set_number(header::CONTENT_LENGTH, multipart.len());
     response.body = Body::Multipart(content, multipart);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use instantmirror_core::ObjectId;
+
+    use super::*;
+
+    #[test]
+    fn a_date_that_is_still_to_come_is_not_told() {
+        let file = FileMeta {
+            size: 1,
+            object: ObjectId::of(b"x"),
+            first_piece: 0,
+            link_group: None,
+        };
+        let content = Content {
+            repository: "debian".parse().unwrap(),
+            path: RepoPath::ROOT,
+            file,
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        for (modified, is_told) in [(0, true), (now, true), (now + 3600, false)] {
+            for decision in [Decision::Whole, Decision::NotModified] {
+                let validators = validators(&content.file, Some(modified));
+                let response = respond_decided(&decision, content.clone(), &validators, "text/plain", true);
+                let told = response.headers.get(header::LAST_MODIFIED);
+                assert_eq!(told.is_some(), is_told, "{modified}");
+                assert!(response.headers.contains_key(header::ETAG));
+            }
+        }
+    }
 }

@@ -3,6 +3,7 @@
 
 mod api;
 mod background;
+mod caching;
 mod client;
 mod engine;
 mod failures;

@@ -7,7 +7,7 @@ use instantmirror_http::{Mount, Mounts, Service};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-use crate::client::{get, resolve, send};
+use crate::client::{get, parse, raw, resolve, send};
 use crate::world::{Fault, Item, KNOWN, MTIME, Running, Shown, World, name, start};
 
 const DATE: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
@@ -256,6 +256,37 @@ async fn methods() {
             (405, "GET, HEAD, OPTIONS"),
             "{method}"
         );
+    }
+    server.stop().await;
+}
+
+/// A body does not make it another answer; it is not read, and nothing behind it is taken for a request.
+#[tokio::test]
+async fn a_body_of_a_method_that_is_not_there_is_left_unread() {
+    let (server, _, _) = world().await;
+    let smuggled = "GET /pool/hello.deb HTTP/1.1\r\nHost: h\r\n\r\n";
+    let chunk = format!("{:x}\r\n{smuggled}\r\n0\r\n\r\n", smuggled.len());
+    for method in ["PUT", "PROPFIND", "DELETE", "PATCH", "MKCOL", "REPORT"] {
+        for (line, body) in [
+            (format!("Content-Length: {}", smuggled.len()), smuggled),
+            ("Transfer-Encoding: chunked".to_owned(), chunk.as_str()),
+            (
+                format!("Expect: 100-continue\r\nContent-Length: {}", smuggled.len()),
+                smuggled,
+            ),
+        ] {
+            let request = format!("{method} /pool/hello.deb HTTP/1.1\r\nHost: h\r\n{line}\r\n\r\n{body}");
+            let bytes = raw(server.address, request.as_bytes()).await;
+            let answers = bytes.windows(9).filter(|window| window == b"HTTP/1.1 ").count();
+            assert_eq!(answers, 1, "{method} {line}");
+            let reply = parse(&bytes, false);
+            assert_eq!(
+                (reply.status, reply.header("connection")),
+                (405, "close"),
+                "{method} {line}"
+            );
+            assert_eq!(reply.header("allow"), "GET, HEAD, OPTIONS");
+        }
     }
     server.stop().await;
 }
