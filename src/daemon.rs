@@ -4,9 +4,8 @@ use std::io::IsTerminal as _;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, log_filter};
 use crate::serve::Frontend;
 
 /// Logs to standard error from now on. `level` as in `[log]`; the environment variable `RUST_LOG` overrides it.
@@ -15,7 +14,7 @@ use crate::serve::Frontend;
 /// A text that says what is wrong with `level`.
 pub fn start_logging(level: &str) -> Result<(), String> {
     let level = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
-    let filter = EnvFilter::try_new(&level).map_err(|error| format!("log level '{level}': {error}"))?;
+    let filter = log_filter(&level).map_err(|error| format!("log level: {error}"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use instantmirror_core::{RepoName, RepoPath};
+use instantmirror_core::RepoName;
 use instantmirror_http::{
-    AccessLog, AccessLogError, Extra, ExtraRequest, Limits, Mount, Mounts, ServeError, Server, Service, Stats, Tls,
-    TlsError,
+    AccessLog, AccessLogError, Extra, ExtraRequest, Limits, Mounts, ServeError, Server, Service, Stats, Tls, TlsError,
 };
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
@@ -293,15 +292,7 @@ impl fmt::Display for HttpStatus {
 
 /// The mounts of all repositories.
 pub(crate) fn mounts<'a>(all: impl Iterator<Item = (&'a RepoName, &'a MountConfig)>) -> Mounts {
-    let mount = |(repository, config): (&RepoName, &MountConfig)| {
-        let path = RepoPath::new(config.path.trim_matches('/')).ok()?;
-        Some(Mount {
-            path,
-            repository: repository.clone(),
-            view: config.view.clone(),
-            index: config.index,
-        })
-    };
+    let mount = |(repository, config): (&RepoName, &MountConfig)| config.mount(repository).ok();
     // The configuration was checked by the same rules; what is refused here would have been refused there.
     Mounts::new(all.filter_map(mount).collect()).unwrap_or_else(|error| {
         tracing::error!("no mounts: {error}");

@@ -9,6 +9,9 @@ use std::sync::Arc;
 use crate::head::SignedHead;
 use crate::{RepoName, RepoPath, Snapshot, SnapshotId, TagName};
 
+/// The names directly below a repository, in the order in which they are listed.
+pub const AREAS: [&str; 3] = ["snap", "master-snap", "local-snap"];
+
 /// Selects one snapshot of a repository. Text form as in paths: `current`, `snap/<uuid>`,
 /// `master-snap/<tag>`, `local-snap/<tag>`.
 #[derive(Debug, Clone, PartialEq, Eq)]

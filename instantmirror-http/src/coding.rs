@@ -150,9 +150,9 @@ mod tests {
             match coding {
                 Coding::Identity => unpacked = String::from_utf8(packed).unwrap(),
                 Coding::Gzip => {
-                    _ = flate2::read::GzDecoder::new(&packed[..])
+                    flate2::read::GzDecoder::new(&packed[..])
                         .read_to_string(&mut unpacked)
-                        .unwrap()
+                        .unwrap();
                 }
                 Coding::Zstd => unpacked = String::from_utf8(zstd::decode_all(&packed[..]).unwrap()).unwrap(),
             }

@@ -8,88 +8,15 @@ use std::sync::Arc;
 use instantmirror_core::catalog::{Catalog, CatalogError, NodeSource, Resolution};
 use instantmirror_core::metainfo::WebSeedPlace;
 use instantmirror_core::traits::Publication;
-use instantmirror_core::view::{Place, RepositoryState, View};
+use instantmirror_core::view::{AREAS, Place, RepositoryState, View};
 use instantmirror_core::{Directory, FileMeta, Kind, Name, RepoName, RepoPath, Snapshot, SnapshotId};
 
 use crate::listing::{Row, RowKind};
+use crate::mounts::{Mount, Mounts, depth, is_reserved};
 use crate::request::RequestPath;
-
-/// The first path component that belongs to us and to no tree.
-pub const RESERVED: &str = ".im";
 
 /// The document that stands for a directory where a [`Mount`] says so.
 const INDEX: &str = "index.html";
-
-/// Shows one view of a repository at a path of the operator's choice, so that existing URLs stay valid.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
-    /// Where; the root mounts at `/` itself.
-    pub path: RepoPath,
-    /// Which repository.
-    pub repository: RepoName,
-    /// Which snapshot of it.
-    pub view: View,
-    /// Whether a directory with an `index.html` is answered with that instead of a listing.
-    pub index: bool,
-}
-
-/// Why a list of mounts was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum MountError {
-    /// Two mounts at one path.
-    #[error("two mounts at '/{0}'; a path can show one view only")]
-    Twice(RepoPath),
-    /// A mount inside the part of the name space that is ours.
-    #[error("a mount at '/{0}': paths below '/{RESERVED}' are the server's own")]
-    Reserved(RepoPath),
-}
-
-/// All mounts of a server. Besides them every repository is shown at `/<name>/` with all its snapshots.
-#[derive(Debug, Clone, Default)]
-pub struct Mounts(Vec<Mount>);
-
-impl Mounts {
-    /// Checks and orders mounts.
-    ///
-    /// # Errors
-    /// [`MountError`].
-    pub fn new(mut mounts: Vec<Mount>) -> Result<Self, MountError> {
-        mounts.sort_by(|a, b| depth(&b.path).cmp(&depth(&a.path)).then_with(|| a.path.cmp(&b.path)));
-        if let Some(pair) = mounts.windows(2).find(|pair| pair[0].path == pair[1].path) {
-            return Err(MountError::Twice(pair[0].path.clone()));
-        }
-        match mounts.iter().find(|mount| is_reserved(&mount.path)) {
-            Some(mount) => Err(MountError::Reserved(mount.path.clone())),
-            None => Ok(Self(mounts)),
-        }
-    }
-
-    /// The mount with the longest path that `path` begins with, and the rest of `path` below it.
-    fn find(&self, path: &RepoPath) -> Option<(&Mount, RepoPath)> {
-        self.0.iter().find_map(|mount| Some((mount, below(path, &mount.path)?)))
-    }
-}
-
-fn depth(path: &RepoPath) -> usize {
-    path.components().count()
-}
-
-/// Whether `path` is [`RESERVED`] or below it.
-#[must_use]
-pub fn is_reserved(path: &RepoPath) -> bool {
-    path.components().next() == Some(RESERVED)
-}
-
-/// `path` relative to `prefix`, if it is that or below it.
-fn below(path: &RepoPath, prefix: &RepoPath) -> Option<RepoPath> {
-    if prefix.is_root() {
-        return Some(path.clone());
-    }
-    let rest = path.as_str().strip_prefix(prefix.as_str())?;
-    let rest = if rest.is_empty() { rest } else { rest.strip_prefix('/')? };
-    RepoPath::new(rest).ok()
-}
 
 /// Which snapshot something was found in.
 #[derive(Debug, Clone)]
@@ -196,21 +123,48 @@ struct Tree {
 
 fn place(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> Spot {
     let found = mounts.find(path);
-    // The default places count as mounts of one component, so only the root mount stands behind them.
-    if found.as_ref().is_none_or(|(mount, _)| mount.path.is_root())
-        && let Some(spot) = default_place(publication, path)
-    {
-        return spot;
+    match default_place(publication, path) {
+        Some(spot) if !found.as_ref().is_some_and(|found| wins(publication, found, path)) => spot,
+        default => match found {
+            Some((mount, path)) => Spot::Tree(Tree {
+                repository: mount.repository.clone(),
+                view: mount.view.clone(),
+                index: mount.index,
+                path,
+                by_default: false,
+            }),
+            None => default.unwrap_or_else(|| between(mounts, publication, path)),
+        },
     }
-    if let Some((mount, path)) = found {
-        return Spot::Tree(Tree {
-            repository: mount.repository.clone(),
-            view: mount.view.clone(),
-            index: mount.index,
-            path,
-            by_default: false,
-        });
-    }
+}
+
+/// Whether a mount shows `path`, which is at the place of a repository: always, but for the repository's own top and
+/// what is reserved there. Of these it shows what it was mounted at, and what its tree has.
+fn wins(publication: &dyn Publication, (mount, rest): &(&Mount, RepoPath), path: &RepoPath) -> bool {
+    let mut parts = path.components().skip(1);
+    let end: usize = match parts.next() {
+        Some(area) if !AREAS.contains(&area) => return true,
+        Some(_) => 2,
+        None => 1,
+    };
+    let Some(own) = end.checked_sub(depth(&mount.path)).filter(|own| *own > 0) else {
+        return true;
+    };
+    let own: Vec<&str> = rest.components().take(own).collect();
+    RepoPath::new(own.join("/")).is_ok_and(|own| has_entry(publication, mount, &own))
+}
+
+/// Whether the tree of a mount has something at `path`. One that cannot be read has not.
+fn has_entry(publication: &dyn Publication, mount: &Mount, path: &RepoPath) -> bool {
+    let state = publication.state(&mount.repository);
+    let Some(snapshot) = state.as_ref().and_then(|state| state.snapshot(&mount.view)) else {
+        return false;
+    };
+    let catalog = Catalog::new(publication.nodes(), snapshot.root.meta());
+    !matches!(catalog.resolve(path), Ok(Resolution::NotFound) | Err(_))
+}
+
+fn between(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> Spot {
     let rows = rows_between(mounts, publication, path);
     if rows.is_empty() && !path.is_root() {
         Spot::Nowhere
@@ -240,11 +194,7 @@ fn default_place(publication: &dyn Publication, path: &RepoPath) -> Option<Spot>
 
 /// What lies directly below `path` on the way to mounts and repositories.
 fn rows_between(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> Vec<Row> {
-    let mut names: Vec<String> = mounts
-        .0
-        .iter()
-        .filter_map(|mount| below(&mount.path, path)?.components().next().map(str::to_owned))
-        .collect();
+    let mut names: Vec<String> = mounts.names_below(path).collect();
     if path.is_root() {
         names.extend(publication.repositories().iter().map(ToString::to_string));
     }
@@ -265,9 +215,7 @@ fn area_rows(state: &RepositoryState, place: &Place) -> Vec<Row> {
     };
     let tagged = |name: String, id: &SnapshotId| Some(whole(name, state.snapshots.get(id)?));
     match place {
-        Place::Top => ["snap", "master-snap", "local-snap"]
-            .map(|name| Row::directory(name.to_owned(), None))
-            .into(),
+        Place::Top => AREAS.map(|name| Row::directory(name.to_owned(), None)).into(),
         Place::Snapshots => {
             let mut newest_first: Vec<_> = state.snapshots.values().collect();
             newest_first.sort_by_key(|snapshot| std::cmp::Reverse((snapshot.created, snapshot.id)));
@@ -316,7 +264,7 @@ fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, reque
     let catalog = Catalog::new(Arc::clone(&nodes), snapshot.root.meta());
     let fixed = tree.by_default && matches!(view, View::Snapshot(_));
     let origin = |snapshot: SnapshotId, path: RepoPath, directory: bool| {
-        let permanent = (!fixed).then(|| permanent_path(mounts, repository, snapshot, &path));
+        let permanent = (!fixed).then(|| permanent_path(mounts, publication, repository, snapshot, &path));
         let permanent = permanent.flatten().map(|path| request.reference_to(&path, directory));
         Origin {
             repository: repository.clone(),
@@ -407,13 +355,19 @@ fn find(catalog: &Catalog<Arc<dyn NodeSource>>, tree: &Tree, request: &RequestPa
 }
 
 /// `<repository>/snap/<uuid>/<path>`, unless a mount hides that place.
-fn permanent_path(mounts: &Mounts, repository: &RepoName, snapshot: SnapshotId, path: &RepoPath) -> Option<RepoPath> {
+fn permanent_path(
+    mounts: &Mounts,
+    publication: &dyn Publication,
+    repository: &RepoName,
+    snapshot: SnapshotId,
+    path: &RepoPath,
+) -> Option<RepoPath> {
     let mut full = format!("{repository}/snap/{snapshot}");
     if !path.is_root() {
         full.push('/');
         full.push_str(path.as_str());
     }
     let full = RepoPath::new(&full).ok()?;
-    let is_hidden = mounts.find(&full).is_some_and(|(mount, _)| !mount.path.is_root());
+    let is_hidden = mounts.find(&full).is_some_and(|found| wins(publication, &found, &full));
     (!is_hidden).then_some(full)
 }

@@ -17,9 +17,10 @@ use crate::body::{self, ServeBody};
 use crate::gate::Framing;
 use crate::hot::{HotAnswer, HotAnswers, HotLimits};
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT, Stopping};
+use crate::mounts::{Mounts, is_reserved};
 use crate::request::{Client, Request, RequestPath, canonical_path, decode_path, encode_path_into};
 use crate::respond::{Body, Facts, Response, respond, respond_file, respond_redirect, respond_to_method};
-use crate::routing::{Mounts, Route, is_reserved, route};
+use crate::routing::{Route, route};
 use crate::stats::{Counters, Stats};
 
 /// Routes of the embedder: status, metrics, control. Asked for what belongs neither to the API nor to a

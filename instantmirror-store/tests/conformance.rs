@@ -1,12 +1,6 @@
 //! The disk implementations pass core's suites, on the real file system and on the simulated disk.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-/// The suite counts content. What lies beside objects of more than one group counts too, so there is room for it.
-fn with_side_files(max_bytes: u64) -> u64 {
-    let group = instantmirror_core::outboard::GROUP_BYTES;
-    if max_bytes > group { max_bytes + 4096 } else { max_bytes }
-}
-
 mod cache_on_a_real_disk {
     use std::sync::Arc;
 
@@ -18,7 +12,7 @@ mod cache_on_a_real_disk {
     fn make(max_bytes: Option<u64>, verify: VerifyWhen, policy: PolicyKind) -> Subject<DiskCache> {
         let dir = tempfile::tempdir().unwrap();
         let limits = CacheLimits {
-            max_bytes: max_bytes.map(super::with_side_files),
+            max_bytes,
             ..CacheLimits::default()
         };
         let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
@@ -52,7 +46,7 @@ mod cache_on_a_simulated_disk {
 
     fn make(max_bytes: Option<u64>) -> Subject<DiskCache> {
         let limits = CacheLimits {
-            max_bytes: max_bytes.map(super::with_side_files),
+            max_bytes,
             ..CacheLimits::default()
         };
         let options = CacheOptions {

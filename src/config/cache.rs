@@ -110,6 +110,11 @@ impl CacheConfig {
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
+        if self.max_size.0 == 0 || self.max_objects == Some(0) {
+            return Err(
+                "[cache] max_size and max_objects must be more than 0; to keep nothing, say never = [\"*\"]".to_owned(),
+            );
+        }
         if self.verify == VerifyKind::Scrub && self.scrub_rate.0 < 1 << 10 {
             return Err("[cache] scrub_rate is too small to come to an end: at least \"1 KiB/s\"".to_owned());
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use instantmirror_http::Limits;
 use serde::Deserialize;
 
-use super::TimeSpan;
+use super::{Report, TimeSpan};
 
 /// Most connections that may be allowed: beyond it no machine has descriptors.
 const CONNECTIONS_MAX: usize = 1 << 20;
@@ -95,28 +95,46 @@ impl HttpConfig {
         }
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn paths(&mut self) -> Vec<(String, &mut PathBuf)> {
+        let log = self
+            .access_log
+            .iter_mut()
+            .map(|path| ("http.access_log".to_owned(), path));
+        let mut paths: Vec<_> = log.collect();
+        if let Some(tls) = &mut self.tls {
+            paths.push(("http.tls.certificate".to_owned(), &mut tls.certificate));
+            paths.push(("http.tls.key".to_owned(), &mut tls.key));
+        }
+        paths
+    }
+
+    /// The TCP addresses it listens on, with their places.
+    pub(super) fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        let tls = self.tls.iter().flat_map(|tls| &tls.listen).enumerate();
+        let tls = tls.map(|(at, address)| (format!("http.tls.listen.{at}"), *address));
+        let plain = self.listen.iter().enumerate();
+        let plain = plain.map(|(at, address)| (format!("http.listen.{at}"), *address));
+        plain.chain(tls).collect()
+    }
+
+    pub(super) fn check(&self, report: &mut Report<'_>) {
         let asked = self.max_connections;
         if !(1..=CONNECTIONS_MAX).contains(&asked) {
-            return Err(format!(
-                "[http] max_connections = {asked}: it must be from 1 to {CONNECTIONS_MAX}"
-            ));
+            let text = format!("[http] max_connections = {asked}: it must be from 1 to {CONNECTIONS_MAX}");
+            report.refuse("http.max_connections", text);
         }
         let times = [
             ("header_timeout", self.limits.header_timeout),
             ("idle_timeout", self.limits.idle_timeout),
             ("write_timeout", self.limits.write_timeout),
         ];
-        if let Some((name, _)) = times.iter().find(|(_, time)| time.0.is_zero()) {
-            return Err(format!(
-                "[http.limits] {name} = 0: every connection would be cut at once"
-            ));
+        for (name, _) in times.iter().filter(|(_, time)| time.0.is_zero()) {
+            let text = format!("[http.limits] {name} = 0: every connection would be cut at once");
+            report.refuse(&format!("http.limits.{name}"), text);
         }
-        match &self.tls {
-            Some(tls) if tls.listen.is_empty() => {
-                Err("[http.tls] listen is empty: name an address, or leave the section out".to_owned())
-            }
-            _ => Ok(()),
+        if self.tls.as_ref().is_some_and(|tls| tls.listen.is_empty()) {
+            let text = "[http.tls] listen is empty: name an address, or leave the section out";
+            report.refuse("http.tls.listen", text);
         }
     }
 }

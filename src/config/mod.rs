@@ -5,11 +5,14 @@ mod addresses;
 mod cache;
 mod fetch;
 mod http;
+mod level;
 mod lifecycle;
 mod node;
 mod parts;
 mod peers;
+mod report;
 mod server;
+mod surroundings;
 mod torrents;
 mod tracker;
 mod units;
@@ -22,10 +25,13 @@ pub use addresses::NodesConfig;
 pub use cache::{CacheConfig, ExpiryKind, VerifyKind};
 pub use fetch::{ClassConfig, FetchConfig, PreseedConfig, RulesConfig, SourceConfig};
 pub use http::{HttpConfig, LimitsConfig, TlsConfig};
+pub use level::log_filter;
 pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig};
 pub use node::{NodeConfig, NodeRepository};
 pub use parts::{ControlConfig, LogConfig, MountConfig};
 pub use peers::{PeersConfig, Preferred};
+pub use report::Finding;
+use report::{Report, position};
 pub use server::{
     CheckKind, ImportKind, PrivateKind, ServerConfig, ServerRepository, StoreConfig, SymlinkKind, UnpublishableKind,
 };
@@ -57,54 +63,78 @@ pub enum ConfigError {
         /// What is wrong, and what would be right.
         message: String,
     },
-    /// Parts that are each valid contradict each other.
-    #[error("{}: {message}", file.display())]
-    Contradiction {
-        /// The file.
-        file: PathBuf,
-        /// What contradicts what.
-        message: String,
-    },
+    /// Values that are each valid and cannot be used: contradictions, and what the machine does not have.
+    #[error("{}", listed(.0))]
+    Contradictions(Vec<Finding>),
+}
+
+fn listed(findings: &[Finding]) -> String {
+    let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    lines.join("\n")
 }
 
 /// A configuration that checks what its types cannot.
 trait Checked: DeserializeOwned {
-    fn check(&self) -> Result<(), String>;
+    /// Every path of a file in it, with the place of its key.
+    fn paths(&mut self) -> Vec<(String, &mut PathBuf)>;
+
+    /// Looks for what contradicts itself.
+    fn check(&self, report: &mut Report<'_>);
+
+    /// Looks for what a start on this machine would stumble over. Changes nothing.
+    fn check_surroundings(&self, report: &mut Report<'_>);
 }
 
 fn load<T: Checked>(file: &Path) -> Result<T, ConfigError> {
-    let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
+    parse(file, &read(file)?)
+}
+
+fn read(file: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
         file: file.to_path_buf(),
         source,
-    })?;
-    parse(file, &text)
+    })
 }
 
 fn parse<T: Checked>(file: &Path, text: &str) -> Result<T, ConfigError> {
-    let config: T = toml::from_str(text).map_err(|error| {
+    let mut report = Report::new(file, text);
+    let config = check(file, text, &mut report)?;
+    report.end().map(|_| config)
+}
+
+/// Reads and checks a file together with what it names on this machine. Beside the configuration it returns what may not
+/// be meant as it stands there.
+fn inspect<T: Checked>(file: &Path) -> Result<(T, Vec<Finding>), ConfigError> {
+    let text = read(file)?;
+    let mut report = Report::new(file, &text);
+    let config: T = check(file, &text, &mut report)?;
+    config.check_surroundings(&mut report);
+    report.end().map(|notes| (config, notes))
+}
+
+fn check<T: Checked>(file: &Path, text: &str, report: &mut Report<'_>) -> Result<T, ConfigError> {
+    let mut config: T = toml::from_str(text).map_err(|error| {
         let (line, column) = position(text, error.span().map_or(0, |span| span.start));
-        let message = with_nearest_key(error.message());
         ConfigError::Invalid {
             file: file.to_path_buf(),
             line,
             column,
-            message,
+            message: with_nearest_key(error.message()),
         }
     })?;
-    let contradiction = |message| ConfigError::Contradiction {
-        file: file.to_path_buf(),
-        message,
-    };
-    config.check().map_err(contradiction)?;
+    let beside = file.parent().unwrap_or(Path::new(""));
+    for (place, path) in config.paths() {
+        if path.as_os_str().is_empty() {
+            report.refuse(&place, "an empty path: name a file or directory, or leave the key out");
+        } else if path.starts_with("~") {
+            let text = format!("'{}': '~' is not expanded here; write the whole path", path.display());
+            report.refuse(&place, text);
+        }
+        // A relative path counts from where the file is, whatever directory the program was started in.
+        *path = beside.join(&*path);
+    }
+    config.check(report);
     Ok(config)
-}
-
-/// Line and column of a byte offset, from 1.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset.min(text.len())).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    (line, column)
 }
 
 /// Adds the likeliest correction to "unknown field `x`, expected one of `a`, `b`".

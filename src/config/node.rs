@@ -1,6 +1,7 @@
 //! `imnode.toml`.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use instantmirror_core::{PublicKey, RepoName};
@@ -9,10 +10,10 @@ use serde::{Deserialize, Deserializer};
 
 use super::cache::CacheConfig;
 use super::lifecycle::NodeSnapshotsConfig;
-use super::parts::check_mounts;
+use super::parts::{check_addresses, check_mounts};
 use super::{
-    Checked, ConfigError, ControlConfig, FetchConfig, HttpConfig, LogConfig, MountConfig, PeersConfig, PreseedConfig,
-    RulesConfig,
+    Checked, ConfigError, ControlConfig, FetchConfig, Finding, HttpConfig, LogConfig, MountConfig, PeersConfig,
+    PreseedConfig, Report, RulesConfig, surroundings,
 };
 
 /// The configuration of a node.
@@ -91,7 +92,15 @@ impl NodeConfig {
         super::load(file)
     }
 
-    /// Checks a text; `file` is for messages.
+    /// Reads and checks a file together with what it names on this machine, and says what may not be meant.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn inspect(file: &Path) -> Result<(Self, Vec<Finding>), ConfigError> {
+        super::inspect(file)
+    }
+
+    /// Checks a text; `file` is for messages, and relative paths in it count from its directory.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -132,50 +141,105 @@ impl NodeConfig {
 }
 
 impl Checked for NodeConfig {
-    fn check(&self) -> Result<(), String> {
-        self.cache.check()?;
-        self.http.check()?;
-        self.log.check()?;
-        self.fetch.check()?;
-        self.peers.check()?;
+    fn paths(&mut self) -> Vec<(String, &mut PathBuf)> {
+        let mut paths = self.http.paths();
+        paths.push(("cache.dir".to_owned(), &mut self.cache.dir));
+        paths.extend(
+            self.control
+                .socket
+                .iter_mut()
+                .map(|path| ("control.socket".to_owned(), path)),
+        );
+        for (at, repository) in self.repositories.iter_mut().enumerate() {
+            let token = repository.token_file.iter_mut();
+            paths.extend(token.map(|path| (format!("repository.{at}.token_file"), path)));
+        }
+        paths
+    }
+
+    fn check(&self, report: &mut Report<'_>) {
+        report.check_section("cache", self.cache.check());
+        self.http.check(report);
+        self.log.check(report);
+        report.check_section("fetch", self.fetch.check());
+        report.check_section("peers", self.peers.check());
+        check_addresses(&self.addresses(), report);
+        if self.addresses().is_empty() {
+            report.refuse(
+                "http.listen",
+                "neither [http] nor [peers] listens anywhere: nobody could reach it",
+            );
+        }
         let mut names = BTreeSet::new();
-        for NodeRepository {
-            name,
-            master,
-            trust,
-            token_file,
-            ..
-        } in &self.repositories
-        {
+        for (at, repository) in self.repositories.iter().enumerate() {
+            let name = &repository.name;
             if !names.insert(name) {
-                return Err(format!("repository '{name}' is there twice"));
+                report.refuse(
+                    &format!("repository.{at}.name"),
+                    format!("repository '{name}' is there twice"),
+                );
             }
-            if master.is_empty() {
-                return Err(format!("repository '{name}': master names no URL"));
-            }
-            for url in master {
-                let origin = instantmirror_swarm::HttpOrigin::new(url);
-                let origin = origin.and_then(|origin| match token_file {
-                    // Whether a token may be sent there, whatever it is.
-                    Some(_) => origin.with_token("token"),
-                    None => Ok(origin),
-                });
-                let origin = origin.map_err(|error| format!("repository '{name}': master {error}"))?;
-                if origin
-                    .host_address()
-                    .is_some_and(|address| !self.peers.policy().admits(address))
-                {
-                    return Err(format!(
-                        "repository '{name}': [peers] allow and deny leave out its master {url}"
-                    ));
-                }
-            }
-            if trust.is_empty() {
-                return Err(format!(
+            self.check_masters(at, repository, report);
+            if repository.trust.is_empty() {
+                let text = format!(
                     "repository '{name}': trust names no key; `imserver keygen` and `imserver init` print the master's"
-                ));
+                );
+                report.refuse(&format!("repository.{at}.trust"), text);
             }
         }
-        check_mounts(self.repositories.iter().flat_map(|repository| &repository.mounts))
+        let mounts = self.repositories.iter().map(|one| (&one.name, one.mounts.as_slice()));
+        check_mounts(mounts, report);
+    }
+
+    fn check_surroundings(&self, report: &mut Report<'_>) {
+        surroundings::check_http(&self.http, report);
+        surroundings::check_addresses(&self.addresses(), report);
+        surroundings::check_writable("cache.dir", &self.cache.dir, report);
+        surroundings::check_socket(&self.control_socket(), report);
+        for (at, repository) in self.repositories.iter().enumerate() {
+            let Some(file) = &repository.token_file else { continue };
+            let token = crate::node::check_token(file).map_err(|error| crate::daemon::explain(&error));
+            report.check(&format!("repository.{at}.token_file"), token);
+        }
+    }
+}
+
+impl NodeConfig {
+    /// The TCP addresses it listens on, with their places in the file.
+    fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        self.http
+            .addresses()
+            .into_iter()
+            .chain(self.peers.addresses())
+            .collect()
+    }
+
+    fn check_masters(&self, at: usize, repository: &NodeRepository, report: &mut Report<'_>) {
+        let name = &repository.name;
+        let place = format!("repository.{at}.master");
+        if repository.master.is_empty() {
+            report.refuse(&place, format!("repository '{name}': master names no URL"));
+        }
+        for (number, url) in repository.master.iter().enumerate() {
+            let place = format!("{place}.{number}");
+            let origin = instantmirror_swarm::HttpOrigin::new(url);
+            let origin = origin.and_then(|origin| match repository.token_file {
+                // Whether a token may be sent there, whatever it is.
+                Some(_) => origin.with_token("token"),
+                None => Ok(origin),
+            });
+            let origin = match origin {
+                Ok(origin) => origin,
+                Err(error) => {
+                    report.refuse(&place, format!("repository '{name}': master {error}"));
+                    continue;
+                }
+            };
+            let address = origin.host_address();
+            if address.is_some_and(|address| !self.peers.policy().admits(address)) {
+                let text = format!("repository '{name}': [peers] allow and deny leave out its master {url}");
+                report.refuse(&place, text);
+            }
+        }
     }
 }

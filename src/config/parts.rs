@@ -1,9 +1,15 @@
 //! Sections that master and node share.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use instantmirror_core::view::View;
+use instantmirror_core::{RepoName, RepoPath};
+use instantmirror_http::{Mount, Mounts};
 use serde::{Deserialize, Deserializer};
+
+use super::Report;
 
 /// `[control]`: the socket on which the command line reaches a running daemon.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -17,7 +23,7 @@ pub struct ControlConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// `error`, `warn`, `info`, `debug` or `trace`, or directives like `info,instantmirror_swarm=debug`.
+    /// `error`, `warn`, `info`, `debug`, `trace` or `off`, or directives like `info,instantmirror_swarm=debug`.
     pub level: String,
 }
 
@@ -43,6 +49,23 @@ pub struct MountConfig {
     pub index: bool,
 }
 
+impl MountConfig {
+    /// The same for the HTTP server.
+    pub(crate) fn mount(&self, repository: &RepoName) -> Result<Mount, String> {
+        let path = &self.path;
+        let below = path.strip_prefix('/').map(|rest| rest.trim_end_matches('/'));
+        let Some(below) = below.filter(|below| !below.is_empty()) else {
+            return Err(format!("mount path '{path}' must begin with '/' and name a directory"));
+        };
+        Ok(Mount {
+            path: RepoPath::new(below).map_err(|error| format!("mount path '{path}' has {error}"))?,
+            repository: repository.clone(),
+            view: self.view.clone(),
+            index: self.index,
+        })
+    }
+}
+
 fn current() -> View {
     View::Current
 }
@@ -54,31 +77,71 @@ fn view<'de, D: Deserializer<'de>>(deserializer: D) -> Result<View, D::Error> {
 }
 
 impl LogConfig {
-    pub(super) fn check(&self) -> Result<(), String> {
-        let filter = tracing_subscriber::EnvFilter::try_new(&self.level);
-        filter
-            .map(drop)
-            .map_err(|error| format!("[log] level '{}': {error}", self.level))
+    pub(super) fn check(&self, report: &mut Report<'_>) {
+        let filter = super::log_filter(&self.level).map(drop);
+        report.check("log.level", filter.map_err(|error| format!("[log] level: {error}")));
     }
 }
 
-/// Mount paths are absolute, plain and used once.
-pub(super) fn check_mounts<'a>(mounts: impl Iterator<Item = &'a MountConfig>) -> Result<(), String> {
-    let mut seen = std::collections::BTreeSet::new();
-    for MountConfig { path, .. } in mounts {
-        let below = path.strip_prefix('/').map(|rest| rest.trim_end_matches('/'));
-        let Some(below) = below.filter(|below| !below.is_empty()) else {
-            return Err(format!("mount path '{path}' must begin with '/' and name a directory"));
-        };
-        if let Err(error) = instantmirror_core::RepoPath::new(below) {
-            return Err(format!("mount path '{path}' has {error}"));
-        }
-        if below == ".im" || below.starts_with(".im/") {
-            return Err(format!("mount path '{path}' is taken by the API"));
-        }
-        if !seen.insert(below) {
-            return Err(format!("mount path '{path}' is used twice"));
+/// Mount paths are absolute, plain and used once. Notes say which of two that overlap wins.
+pub(super) fn check_mounts<'a>(all: impl Iterator<Item = (&'a RepoName, &'a [MountConfig])>, report: &mut Report<'_>) {
+    let (mut mounts, mut repositories) = (Vec::new(), Vec::new());
+    let mut places = BTreeMap::new();
+    for (number, (repository, of_one)) in all.enumerate() {
+        repositories.push(repository.clone());
+        for (at, config) in of_one.iter().enumerate() {
+            let place = format!("repository.{number}.mounts.{at}.path");
+            let mount = match config.mount(repository) {
+                Ok(mount) => mount,
+                Err(error) => {
+                    report.refuse(&place, error);
+                    continue;
+                }
+            };
+            if places.insert(mount.path.clone(), place.clone()).is_some() {
+                report.refuse(&place, format!("mount path '{}' is used twice", config.path));
+            } else {
+                mounts.push(mount);
+            }
         }
     }
-    Ok(())
+    match Mounts::new(mounts) {
+        Ok(mounts) => {
+            for overlap in mounts.overlaps(&repositories) {
+                let place = places.get(overlap.path()).map_or("repository", String::as_str);
+                report.note(place, overlap.to_string());
+            }
+        }
+        Err(error) => report.refuse("repository", error.to_string()),
+    }
+}
+
+/// No address may be listened on twice. Port 0 is another one each time.
+pub(super) fn check_addresses(addresses: &[(String, SocketAddr)], report: &mut Report<'_>) {
+    for (at, (place, address)) in addresses.iter().enumerate() {
+        let before = addresses.iter().take(at);
+        let is_same = |other: &SocketAddr| other == address && address.port() != 0;
+        if let Some((other, _)) = before.clone().find(|(_, other)| is_same(other)) {
+            report.refuse(place, format!("{address} is there twice: {} has it too", key_of(other)));
+        }
+        let takes_both = |one: &SocketAddr, other: &SocketAddr| {
+            let ports = one.port() == other.port() && one.port() != 0;
+            ports && one.is_ipv6() && one.ip().is_unspecified() && other.is_ipv4()
+        };
+        let mut before = before;
+        let clash = before.find(|(_, other)| takes_both(other, address) || takes_both(address, other));
+        if let Some((_, other)) = clash {
+            let text = format!("{address} and {other}: [::] listens on the addresses of IPv4 too; leave the other out");
+            report.refuse(place, text);
+        }
+    }
+}
+
+/// `http.tls.listen.0` as people write it: `[http.tls] listen`.
+fn key_of(place: &str) -> String {
+    let keys: Vec<&str> = place.split('.').filter(|step| step.parse::<usize>().is_err()).collect();
+    match keys.split_last() {
+        Some((key, section)) => format!("[{}] {key}", section.join(".")),
+        None => place.to_owned(),
+    }
 }

@@ -131,6 +131,12 @@ impl PeersConfig {
         }
     }
 
+    /// The addresses it listens on, with their places.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (String, SocketAddr)> {
+        let listen = self.listen.iter().enumerate();
+        listen.map(|(at, address)| (format!("peers.listen.{at}"), *address))
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         if self.max_connections == 0 || self.slots == 0 {
             return Err(

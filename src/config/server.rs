@@ -1,6 +1,7 @@
 //! `imserver.toml`.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use instantmirror_core::RepoName;
@@ -11,9 +12,12 @@ use serde::Deserialize;
 
 use super::addresses::NodesConfig;
 use super::lifecycle::{MasterSnapshotsConfig, RetentionConfig};
-use super::parts::check_mounts;
+use super::parts::{check_addresses, check_mounts};
 use super::torrents::{TorrentConfig, TorrentsConfig};
-use super::{ByteSize, Checked, ConfigError, ControlConfig, HttpConfig, LogConfig, MountConfig, PeersConfig};
+use super::{
+    ByteSize, Checked, ConfigError, ControlConfig, Finding, HttpConfig, LogConfig, MountConfig, PeersConfig, Report,
+    surroundings,
+};
 
 /// The configuration of a master.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -212,7 +216,15 @@ impl ServerConfig {
         super::load(file)
     }
 
-    /// Checks a text; `file` is for messages.
+    /// Reads and checks a file together with what it names on this machine, and says what may not be meant.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn inspect(file: &Path) -> Result<(Self, Vec<Finding>), ConfigError> {
+        super::inspect(file)
+    }
+
+    /// Checks a text; `file` is for messages, and relative paths in it count from its directory.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -243,30 +255,98 @@ impl ServerConfig {
 }
 
 impl Checked for ServerConfig {
-    fn check(&self) -> Result<(), String> {
-        self.http.check()?;
-        self.log.check()?;
-        self.torrents.check()?;
-        self.peers.check()?;
+    fn paths(&mut self) -> Vec<(String, &mut PathBuf)> {
+        let mut paths = self.http.paths();
+        paths.push(("store.dir".to_owned(), &mut self.store.dir));
+        paths.extend(
+            self.store
+                .key_file
+                .iter_mut()
+                .map(|path| ("store.key_file".to_owned(), path)),
+        );
+        paths.extend(
+            self.control
+                .socket
+                .iter_mut()
+                .map(|path| ("control.socket".to_owned(), path)),
+        );
+        let sources = self.repositories.iter_mut().enumerate();
+        paths.extend(sources.map(|(at, one)| (format!("repository.{at}.source"), &mut one.source)));
+        paths
+    }
+
+    fn check(&self, report: &mut Report<'_>) {
+        self.http.check(report);
+        self.log.check(report);
+        report.check_section("torrents", self.torrents.check());
+        report.check_section("peers", self.peers.check());
+        check_addresses(&self.addresses(), report);
+        if self.addresses().is_empty() {
+            report.refuse(
+                "http.listen",
+                "neither [http] nor [peers] listens anywhere: nobody could reach it",
+            );
+        }
         let mut names = BTreeSet::new();
-        for repository in &self.repositories {
+        for (at, repository) in self.repositories.iter().enumerate() {
             let name = &repository.name;
+            let place = |key: &str| format!("repository.{at}.{key}");
             if !names.insert(name) {
-                return Err(format!("repository '{name}' is there twice"));
+                report.refuse(&place("name"), format!("repository '{name}' is there twice"));
             }
-            self.torrents.check_offers(name.as_str(), &repository.torrents)?;
+            let offers = self.torrents.check_offers(name.as_str(), &repository.torrents);
+            report.check(&place("torrents"), offers);
             let bytes = repository.piece_length.0;
             if !bytes.is_power_of_two() || !(16 << 10..=64 << 20).contains(&bytes) {
-                return Err(format!(
-                    "repository '{name}': piece_length must be a power of two from 16 KiB to 64 MiB"
-                ));
+                let text = format!("repository '{name}': piece_length must be a power of two from 16 KiB to 64 MiB");
+                report.refuse(&place("piece_length"), text);
             }
             if self.store.dir.starts_with(&repository.source) {
-                return Err(format!(
-                    "repository '{name}': the store lies inside the source tree and would publish itself"
-                ));
+                let text =
+                    format!("repository '{name}': the store lies inside the source tree and would publish itself");
+                report.refuse(&place("source"), text);
             }
         }
-        check_mounts(self.repositories.iter().flat_map(|repository| &repository.mounts))
+        let mounts = self.repositories.iter().map(|one| (&one.name, one.mounts.as_slice()));
+        check_mounts(mounts, report);
+    }
+
+    fn check_surroundings(&self, report: &mut Report<'_>) {
+        surroundings::check_http(&self.http, report);
+        surroundings::check_addresses(&self.addresses(), report);
+        surroundings::check_socket(&self.control_socket(), report);
+        for (at, repository) in self.repositories.iter().enumerate() {
+            surroundings::check_directory(&format!("repository.{at}.source"), &repository.source, report);
+        }
+        if self.store.dir.exists() {
+            let key = crate::master::check_key(self).map_err(|error| crate::daemon::explain(&error));
+            report.check(
+                if self.store.key_file.is_some() {
+                    "store.key_file"
+                } else {
+                    "store.dir"
+                },
+                key,
+            );
+            surroundings::check_writable("store.dir", &self.store.dir, report);
+        } else {
+            let text = format!(
+                "{} is not there yet: `imserver init` makes it, and the key",
+                self.store.dir.display()
+            );
+            report.note("store.dir", text);
+            surroundings::check_writable("store.dir", &self.store.dir, report);
+        }
+    }
+}
+
+impl ServerConfig {
+    /// The TCP addresses it listens on, with their places in the file.
+    fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        self.http
+            .addresses()
+            .into_iter()
+            .chain(self.peers.addresses())
+            .collect()
     }
 }

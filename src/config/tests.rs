@@ -121,7 +121,7 @@ fn contradictions_are_refused() {
             "used twice",
         ),
         (repo("a", "mounts = [{ path = \"/a/../b\" }]"), "'.' or '..'"),
-        (repo("a", "mounts = [{ path = \"/.im/v1\" }]"), "API"),
+        (repo("a", "mounts = [{ path = \"/.im/v1\" }]"), "server's own"),
         (
             "[[repository]]\nname = \"a\"\nsource = \"/srv\"\n".to_owned(),
             "publish itself",
@@ -137,6 +137,107 @@ fn contradictions_are_refused() {
     assert!(node_error(&format!("{node}master = \"m:80\"\n")).contains("http"));
     let key = node.replace("[]", "[\"ed25519:12\"]");
     assert!(node_error(&format!("{key}master = \"http://m\"\n")).contains("not a public key"));
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_in_one_run_with_its_place() {
+    let text = "[store]\ndir = \"\"\n[http]\nlisten = [\"0.0.0.0:80\", \"[::]:80\", \"0.0.0.0:80\"]\nmax_connections = 0\n\
+                access_log = \"~/log\"\n[http.limits]\nidle_timeout = \"0 s\"\n[log]\nlevel = \"inof\"\n\
+                [[repository]]\nname = \"a\"\nsource = \"/x\"\nmounts = [{ path = \"/m\" }, { path = \"/m/\" }]\n\
+                [[repository]]\nname = \"a\"\nsource = \"/x\"\npiece_length = \"3 MiB\"\n[peers]\nslots = 0\n";
+    let error = server_error(text);
+    let lines: Vec<&str> = error.lines().collect();
+    let expected = [
+        ("2:7: ", "an empty path"),
+        ("4:25: ", "IPv4 too"),
+        ("4:36: ", "there twice"),
+        ("4:36: ", "IPv4 too"),
+        ("5:19: ", "from 1 to"),
+        ("6:14: ", "not expanded"),
+        ("8:16: ", "cut at once"),
+        ("10:9: ", "`info`"),
+        ("14:37: ", "used twice"),
+        ("16:8: ", "there twice"),
+        ("18:16: ", "power of two"),
+        ("19:1: ", "slots must be 1"),
+    ];
+    assert_eq!(lines.len(), expected.len(), "{error}");
+    for (line, (place, said)) in lines.iter().zip(expected) {
+        assert!(
+            line.starts_with(&format!("imserver.toml:{place}")) && line.contains(said),
+            "{line}"
+        );
+    }
+    let error = node_error("[cache]\ndir = \"x\"\nmax_size = \"0 B\"\n[http]\nlisten = []\n");
+    assert!(
+        error.contains("imnode.toml:3:12: [cache] max_size") && error.contains("5:10: neither"),
+        "{error}"
+    );
+}
+
+#[test]
+fn relative_paths_count_from_the_file() {
+    let text = "[store]\ndir = \"store\"\nkey_file = \"/etc/key\"\n[http]\naccess_log = \"../log\"\n\
+                [[repository]]\nname = \"a\"\nsource = \"tree\"\n";
+    let config = ServerConfig::parse(Path::new("/srv/im/imserver.toml"), text).unwrap();
+    assert_eq!(config.store.dir, Path::new("/srv/im/store"));
+    assert_eq!(config.store.key_file(), Path::new("/etc/key"));
+    assert_eq!(config.http.access_log.as_deref(), Some(Path::new("/srv/im/../log")));
+    assert_eq!(config.repositories[0].source, Path::new("/srv/im/tree"));
+    let config = ServerConfig::parse(Path::new("imserver.toml"), text).unwrap();
+    assert_eq!(config.repositories[0].source, Path::new("tree"));
+}
+
+#[test]
+fn what_the_machine_does_not_have_is_found_before_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("imserver.toml");
+    std::fs::create_dir(dir.path().join("tree")).unwrap();
+    let good = "[store]\ndir = \"store\"\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
+                [[repository]]\nname = \"debian\"\nsource = \"tree\"\nmounts = [{ path = \"/debian/snap\" }]\n";
+    std::fs::write(&file, good).unwrap();
+    let (_, notes) = ServerConfig::inspect(&file).unwrap();
+    let notes: Vec<String> = notes.iter().map(ToString::to_string).collect();
+    assert!(
+        notes.len() == 2 && notes[0].contains("toml:2:7: ") && notes[0].contains("imserver init"),
+        "{notes:?}"
+    );
+    assert!(
+        notes[1].contains("toml:8:") && notes[1].contains("snapshots of 'debian'"),
+        "{notes:?}"
+    );
+    let long = "s".repeat(120);
+    let bad = good.replace("\"tree\"", "\"tre\"").replace("127.0.0.1:0", "192.0.2.1:0").replace(
+        "[[rep",
+        &format!(
+            "access_log = \"none/log\"\n[http.tls]\nlisten = [\"127.0.0.1:0\"]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n\
+             [control]\nsocket = \"/tmp/{long}\"\n[[rep"
+        ),
+    );
+    std::fs::write(&file, bad).unwrap();
+    let error = ServerConfig::inspect(&file).unwrap_err().to_string();
+    for (place, said) in [
+        ("4:11: ", "no such address"),
+        ("5:14: ", "none"),
+        ("8:15: ", "c.pem"),
+        ("11:10: ", "107 are the most"),
+        ("14:10: ", "tre: No such"),
+    ] {
+        let found = error
+            .lines()
+            .any(|line| line.contains(&format!("imserver.toml:{place}")) && line.contains(said));
+        assert!(found, "{place}{said}\n{error}");
+    }
+    let file = dir.path().join("imnode.toml");
+    let text = "[cache]\ndir = \"imserver.toml/x\"\nmax_size = \"1 GiB\"\n[[repository]]\nname = \"a\"\n\
+                master = \"http://127.0.0.1:1\"\ntoken_file = \"t\"\ntrust = [\"KEY\"]\n";
+    let key = crate::master::generate_key().unwrap().public().to_string();
+    std::fs::write(&file, text.replace("KEY", &key)).unwrap();
+    let error = NodeConfig::inspect(&file).unwrap_err().to_string();
+    assert!(
+        error.contains("imnode.toml:2:7: ") && error.contains("imnode.toml:7:14: token file"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::time::Duration;
 use instantmirror_tracker::{InfoHash, Limits};
 use serde::{Deserialize, Deserializer};
 
-use super::{Checked, ConfigError, ControlConfig, HttpConfig, LogConfig, TimeSpan};
+use super::parts::check_addresses;
+use super::{Checked, ConfigError, ControlConfig, Finding, HttpConfig, LogConfig, Report, TimeSpan, surroundings};
 
 /// Where `imtracker` looks for its control socket if the configuration names none.
 const CONTROL_SOCKET: &str = "imtracker.sock";
@@ -176,7 +177,15 @@ impl TrackerConfig {
         super::load(file)
     }
 
-    /// Checks a text; `file` is for messages.
+    /// Reads and checks a file together with what it names on this machine, and says what may not be meant.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn inspect(file: &Path) -> Result<(Self, Vec<Finding>), ConfigError> {
+        super::inspect(file)
+    }
+
+    /// Checks a text; `file` is for messages, and relative paths in it count from its directory.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -193,28 +202,74 @@ impl TrackerConfig {
 }
 
 impl Checked for TrackerConfig {
-    fn check(&self) -> Result<(), String> {
-        self.http.check()?;
-        self.log.check()?;
-        self.limits.check()?;
+    fn paths(&mut self) -> Vec<(String, &mut PathBuf)> {
+        let mut paths = self.http.paths();
+        paths.extend(
+            self.torrents
+                .dir
+                .iter_mut()
+                .map(|path| ("torrents.dir".to_owned(), path)),
+        );
+        paths.extend(
+            self.control
+                .socket
+                .iter_mut()
+                .map(|path| ("control.socket".to_owned(), path)),
+        );
+        paths
+    }
+
+    fn check(&self, report: &mut Report<'_>) {
+        self.http.check(report);
+        self.log.check(report);
+        report.check_section("limits", self.limits.check());
         let torrents = &self.torrents;
         if torrents.allow.is_empty() && torrents.dir.is_none() && torrents.masters.is_empty() {
-            return Err("[torrents] has neither allow nor dir nor masters: no torrent would be served".to_owned());
+            let text = "[torrents] has neither allow nor dir nor masters: no torrent would be served";
+            report.refuse("torrents", text);
         }
-        for url in &torrents.masters {
-            crate::tracker::masters::parse(url).map_err(|error| format!("[torrents] masters: {error}"))?;
+        for (at, url) in torrents.masters.iter().enumerate() {
+            let master = crate::tracker::masters::parse(url).map(drop);
+            let master = master.map_err(|error| format!("[torrents] masters: {error}"));
+            report.check(&format!("torrents.masters.{at}"), master);
         }
         let mut seen = HashSet::new();
-        if let Some(twice) = torrents.allow.iter().find(|hash| !seen.insert(**hash)) {
-            return Err(format!("[torrents] allow names {twice} twice"));
+        for (at, hash) in torrents.allow.iter().enumerate() {
+            if !seen.insert(*hash) {
+                report.refuse(
+                    &format!("torrents.allow.{at}"),
+                    format!("[torrents] allow names {hash} twice"),
+                );
+            }
         }
         if torrents.rescan.0 < Duration::from_secs(1) {
-            return Err("[torrents] rescan must be \"1 s\" or more".to_owned());
+            report.refuse("torrents.rescan", "[torrents] rescan must be \"1 s\" or more");
         }
-        let has_tls = self.http.tls.as_ref().is_some_and(|tls| !tls.listen.is_empty());
-        if self.http.listen.is_empty() && !has_tls && self.udp.listen.is_empty() {
-            return Err("neither [http] nor [udp] listens anywhere".to_owned());
+        let datagrams = self.datagram_addresses();
+        if self.http.addresses().is_empty() && datagrams.is_empty() {
+            report.refuse("http.listen", "neither [http] nor [udp] listens anywhere");
         }
-        Ok(())
+        check_addresses(&self.http.addresses(), report);
+        check_addresses(&datagrams, report);
+    }
+
+    fn check_surroundings(&self, report: &mut Report<'_>) {
+        surroundings::check_http(&self.http, report);
+        surroundings::check_addresses(&self.http.addresses(), report);
+        surroundings::check_addresses(&self.datagram_addresses(), report);
+        surroundings::check_socket(&self.control_socket(), report);
+        if let Some(dir) = &self.torrents.dir {
+            surroundings::check_directory("torrents.dir", dir, report);
+        }
+    }
+}
+
+impl TrackerConfig {
+    /// The UDP addresses it listens on, with their places in the file.
+    fn datagram_addresses(&self) -> Vec<(String, SocketAddr)> {
+        let listen = self.udp.listen.iter().enumerate();
+        listen
+            .map(|(at, address)| (format!("udp.listen.{at}"), *address))
+            .collect()
     }
 }

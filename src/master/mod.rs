@@ -431,6 +431,14 @@ impl Master {
     }
 }
 
+/// Whether there are keys in the store that a start could use.
+pub(crate) fn check_key(config: &ServerConfig) -> Result<(), MasterError> {
+    let disk = open_disk(&config.store.dir)?;
+    ring::Ring::load(disk.as_ref(), &config.store.key_file())?
+        .newest()
+        .map(drop)
+}
+
 fn open_disk(dir: &Path) -> Result<Arc<dyn Disk>, StoreError> {
     Ok(Arc::new(RealDisk::open(dir)?))
 }

@@ -319,6 +319,11 @@ fn origins_of(repository: &NodeRepository, peers: &AddressPolicy) -> Result<Vec<
     Ok(origins.collect::<Result<_, _>>()?)
 }
 
+/// Whether a file holds a token that a start could use.
+pub(crate) fn check_token(file: &Path) -> Result<(), TokenError> {
+    token::load(file).map(drop)
+}
+
 fn open_disk(dir: &Path) -> Result<Arc<dyn Disk>, StoreError> {
     Ok(Arc::new(RealDisk::open(dir)?))
 }

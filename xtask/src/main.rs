@@ -9,6 +9,7 @@
 
 mod ci;
 mod setup;
+mod soak;
 mod steps;
 mod suite;
 mod tidy;
@@ -39,6 +40,18 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Proofs that take too long for CI: packages in a clean Debian root, tests again and again under load, long tests.
+    Soak {
+        /// Only these parts; without one, all.
+        #[arg(long = "part", value_enum)]
+        parts: Vec<soak::Part>,
+        /// How often the tests run beside busy loops.
+        #[arg(long, default_value_t = 50)]
+        rounds: u32,
+        /// Passed on to `cargo test` in those rounds, for example `--test e2e -- kill_cache`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Everything CI checks beside the tests: format, clippy, docs, tidy, licences, oldest toolchain, fuzz targets.
     Ci,
 }
@@ -60,6 +73,11 @@ fn run(chore: &Chore) -> Result<()> {
         Chore::Tidy => tidy::run(&root),
         Chore::Setup => setup::run(),
         Chore::Test { arguments } => suite::run(&root, arguments),
+        Chore::Soak {
+            parts,
+            rounds,
+            arguments,
+        } => soak::run(&root, parts, *rounds, arguments),
         Chore::Ci => ci::run(&root),
     }
 }

@@ -61,6 +61,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("zsync", "client that fetches only what changed, with many ranges"),
 ];
 
+/// How packages are installed: nothing more than what is named, and nothing of the machine is removed for it.
+pub(crate) const INSTALL: &[&str] = &["install", "--yes", "--no-remove", "--no-install-recommends"];
+
 /// Packages that start a service when they are installed; tests and benches only want the programs.
 const SERVICES: &[&str] = &["nginx", "opentracker", "squid", "varnish"];
 
@@ -92,6 +95,11 @@ pub(crate) fn run() -> Result<()> {
         println!("the system may have started services that nothing here needs: systemctl disable --now {started}");
     }
     Ok(())
+}
+
+/// The names of all packages that the tests need.
+pub(crate) fn package_names() -> impl Iterator<Item = &'static str> {
+    PACKAGES.iter().map(|(package, _)| *package)
 }
 
 fn services_in(packages: &[&str]) -> String {
@@ -132,14 +140,14 @@ fn missing_in(listing: &str) -> Vec<&'static str> {
 fn install(missing: &[&str]) -> Result<()> {
     run_command(apt_get()?.arg("update")).context("cannot refresh the package lists")?;
     let mut all = apt_get()?;
-    all.args(["install", "--yes", "--no-install-recommends"]).args(missing);
+    all.args(INSTALL).args(missing);
     if run_command(&mut all).is_ok() {
         return Ok(());
     }
     println!("installing them together failed; trying one by one to find the culprit");
     let mut failed = Vec::new();
     for package in missing {
-        if run_command(apt_get()?.args(["install", "--yes", "--no-install-recommends", package])).is_err() {
+        if run_command(apt_get()?.args(INSTALL).arg(package)).is_err() {
             failed.push(*package);
         }
     }

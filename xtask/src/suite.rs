@@ -1,13 +1,20 @@
 //! `cargo xtask test`: from a clean clone on a fresh machine to every test run.
 //!
-//! Never needs more than cargo, a C compiler and the packages that `setup` installs: no other test runner, no service.
+//! Runs every test binary whether or not an earlier one failed, and says at the end what failed and what was skipped,
+//! and why. Never needs more than cargo, a C compiler and the packages that `setup` installs: no other test runner, no
+//! service.
 
+mod verdict;
+
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
+use std::process::Stdio;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 
 use crate::setup;
 use crate::steps::{cargo, run as run_command, step};
+use verdict::Verdict;
 
 /// Installs what is missing, builds the programs and examples that tests start, runs the tests.
 pub(crate) fn run(root: &Path, extra: &[String]) -> Result<()> {
@@ -15,14 +22,32 @@ pub(crate) fn run(root: &Path, extra: &[String]) -> Result<()> {
     step("build programs and examples", || {
         run_command(cargo(root).args(["build", "--workspace", "--all-features", "--bins", "--examples"]))
     })?;
-    step("test", || {
-        let mut command = cargo(root);
-        command.args(["test", "--all-features"]);
-        if !selects_packages(extra) {
-            command.arg("--workspace");
-        }
-        run_command(command.args(extra))
-    })
+    step("test", || tests(root, extra))
+}
+
+/// Runs the tests; `extra` goes to `cargo test`. The programs that they start must have been built.
+pub(crate) fn tests(root: &Path, extra: &[String]) -> Result<()> {
+    let mut command = cargo(root);
+    command.args(["test", "--all-features", "--no-fail-fast"]);
+    if !selects_packages(extra) {
+        command.arg("--workspace");
+    }
+    command.args(extra).stdout(Stdio::piped());
+    println!("$ {command:?}");
+    let mut child = command.spawn().context("cannot start cargo")?;
+    let stdout = child.stdout.take().context("cargo has no standard output")?;
+    let mut verdict = Verdict::default();
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context("cannot read what the tests print")?;
+        verdict.read(&line);
+        writeln!(std::io::stdout(), "{line}")?;
+    }
+    let status = child.wait().context("cannot wait for cargo")?;
+    print!("{verdict}");
+    if !status.success() {
+        bail!("`cargo test` ended with {status}; {} failed", verdict.failed());
+    }
+    Ok(())
 }
 
 /// Whether the caller chose packages; then `--workspace` would overrule that choice.

@@ -45,7 +45,7 @@ struct Arguments {
     /// Configuration file.
     #[arg(long, global = true, default_value = "imnode.toml", value_name = "FILE")]
     config: PathBuf,
-    /// Check the configuration and say so; do nothing else.
+    /// Check the configuration and the files, directories and addresses it names, and say so; do nothing else.
     #[arg(long)]
     check_config: bool,
     /// Print a configuration with every key explained; do nothing else.
@@ -164,7 +164,8 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     match command {
         _ if check_config => {
-            let config = NodeConfig::load(&file)?;
+            let (config, notes) = NodeConfig::inspect(&file)?;
+            notes.iter().for_each(|note| println!("note: {note}"));
             println!(
                 "{} is good; repositories: {}",
                 file.display(),

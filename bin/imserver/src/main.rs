@@ -41,7 +41,7 @@ struct Arguments {
     /// Configuration file.
     #[arg(long, global = true, default_value = "imserver.toml", value_name = "FILE")]
     config: PathBuf,
-    /// Check the configuration and say so; do nothing else.
+    /// Check the configuration and the files, directories and addresses it names, and say so; do nothing else.
     #[arg(long)]
     check_config: bool,
     /// Print a configuration with every key explained; do nothing else.
@@ -221,7 +221,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     match command {
         _ if check_config => {
-            let config = ServerConfig::load(&file)?;
+            let (config, notes) = ServerConfig::inspect(&file)?;
+            notes.iter().for_each(|note| println!("note: {note}"));
             println!(
                 "{} is good; repositories: {}",
                 file.display(),

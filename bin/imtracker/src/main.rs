@@ -25,7 +25,7 @@ struct Arguments {
     /// Configuration file.
     #[arg(long, global = true, default_value = "imtracker.toml", value_name = "FILE")]
     config: PathBuf,
-    /// Check the configuration and say so; do nothing else.
+    /// Check the configuration and the files, directories and addresses it names, and say so; do nothing else.
     #[arg(long)]
     check_config: bool,
     /// Print a configuration with every key explained; do nothing else.
@@ -73,7 +73,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     match command {
         _ if check_config => {
-            let config = TrackerConfig::load(&file)?;
+            let (config, notes) = TrackerConfig::inspect(&file)?;
+            notes.iter().for_each(|note| println!("note: {note}"));
             println!(
                 "{} is good; info-hashes in it: {}",
                 file.display(),

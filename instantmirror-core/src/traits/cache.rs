@@ -109,6 +109,15 @@ pub trait ObjectCache: Debug + Send + Sync + 'static {
     /// [`CacheError::Busy`] while it is being filled, [`CacheError::Io`].
     async fn remove(&self, object: &ObjectId) -> Result<bool, CacheError>;
 
+    /// The most bytes that this cache keeps beside the content of an object of `size` bytes, while it is
+    /// filled and later: outboard, map of groups. They count as `side` against the limit, so an empty
+    /// cache takes an object exactly if `size + overhead_bytes(size) ≤ max`. Never less for a larger
+    /// object; nothing, unless an implementation says otherwise.
+    fn overhead_bytes(&self, size: u64) -> u64 {
+        let _ = size;
+        0
+    }
+
     /// What is held now.
     fn usage(&self) -> CacheUsage;
 

@@ -139,9 +139,9 @@ fn unpacked(reply: &Reply) -> String {
     match reply.find("content-encoding") {
         None => reply.text().clone_into(&mut text),
         Some("gzip") => {
-            _ = flate2::read::GzDecoder::new(&reply.body[..])
+            flate2::read::GzDecoder::new(&reply.body[..])
                 .read_to_string(&mut text)
-                .unwrap()
+                .unwrap();
         }
         Some("zstd") => text = String::from_utf8(zstd::decode_all(&reply.body[..]).unwrap()).unwrap(),
         Some(other) => panic!("{other}"),

@@ -399,6 +399,10 @@ impl ObjectCache for DiskCache {
         Ok(true)
     }
 
+    fn overhead_bytes(&self, size: u64) -> u64 {
+        table::side_of(size, false)
+    }
+
     fn usage(&self) -> CacheUsage {
         let table = self.shared.table();
         CacheUsage {

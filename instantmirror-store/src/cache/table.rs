@@ -23,7 +23,7 @@ use super::held::HeldObjects;
 use super::partial::Partial;
 use super::proof::{Proof, Verified};
 
-use space::side_of;
+pub(super) use space::side_of;
 pub use space::{CacheLimits, Capacity};
 pub(super) use space::{Room, Shortage};
 

@@ -78,6 +78,10 @@ impl ObjectCache for SlowCache {
         self.0.remove(object).await
     }
 
+    fn overhead_bytes(&self, size: u64) -> u64 {
+        self.0.overhead_bytes(size)
+    }
+
     fn usage(&self) -> CacheUsage {
         self.0.usage()
     }

@@ -92,11 +92,18 @@ fn is_here(cache: &impl ObjectCache, data: &[u8]) -> bool {
     open(cache, data).is_some_and(|handle| handle.is_complete())
 }
 
+/// The smallest limit at which objects of these sizes fit side by side, with all that the cache keeps
+/// beside them.
+fn limit_for<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>, sizes: &[u64]) -> Option<u64> {
+    let cache = make(None);
+    Some(sizes.iter().map(|size| size + cache.overhead_bytes(*size)).sum())
+}
+
 /// Used and reserved bytes; checks the one rule that holds at every instant.
 fn account(cache: &impl ObjectCache) -> (u64, u64) {
     let usage = cache.usage();
     assert!(
-        usage.used_bytes + usage.reserved_bytes <= usage.max_bytes.unwrap_or(u64::MAX),
+        usage.used_bytes + usage.reserved_bytes + usage.side_bytes <= usage.max_bytes.unwrap_or(u64::MAX),
         "beyond the limit: {usage:?}"
     );
     (usage.used_bytes, usage.reserved_bytes)
@@ -152,7 +159,7 @@ pub fn objects_of_every_shape_come_back<C: ObjectCache>(make: &dyn Fn(Option<u64
 
 /// The empty object is complete when its fill begins.
 pub fn an_empty_object_needs_no_content<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(0));
+    let cache = make(limit_for(make, &[0]));
     let fill = block_on(cache.fill(&id(b""), 0)).unwrap();
     assert!(fill.outboard().is_some());
     block_on(fill.finish()).unwrap();
@@ -368,7 +375,7 @@ pub fn an_object_being_filled_is_not_removed<C: ObjectCache>(make: &dyn Fn(Optio
 /// Filling what is whole costs nothing and is done at once.
 pub fn a_whole_object_gives_a_complete_fill<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
     let data = content(1, 2 * G);
-    let cache = make(Some(data.len() as u64));
+    let cache = make(limit_for(make, &[2 * GROUP]));
     put(&*cache, &data);
     let before = cache.usage();
     let fill = block_on(cache.fill(&id(&data), data.len() as u64)).unwrap();
@@ -382,7 +389,7 @@ pub fn a_whole_object_gives_a_complete_fill<C: ObjectCache>(make: &dyn Fn(Option
 
 /// A whole object was verified, so another size can only be a lie.
 pub fn another_size_than_the_held_one_is_refused<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(10 * GROUP));
+    let cache = make(limit_for(make, &[2 * GROUP, 3 * GROUP]));
     let data = content(1, 2 * G);
     put(&*cache, &data);
     for size in [1, 2 * GROUP - 1, 2 * GROUP + 1] {
@@ -394,7 +401,7 @@ pub fn another_size_than_the_held_one_is_refused<C: ObjectCache>(make: &dyn Fn(O
 
 /// A fill that was told a wrong size brings nothing; the next one with the right size works.
 pub fn a_size_that_was_wrong_does_no_lasting_harm<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(4 * GROUP));
+    let cache = make(limit_for(make, &[4 * GROUP]));
     let data = content(1, 2 * G);
     for size in [3 * GROUP, 10] {
         let fill = block_on(cache.fill(&id(&data), size)).unwrap();
@@ -455,7 +462,7 @@ pub fn finish_keeps_earlier_handles_working<C: ObjectCache>(make: &dyn Fn(Option
 pub fn a_dropped_fill_keeps_verified_groups_and_returns_the_rest<C: ObjectCache>(
     make: &dyn Fn(Option<u64>) -> Subject<C>,
 ) {
-    let cache = make(Some(6 * GROUP));
+    let cache = make(limit_for(make, &[5 * GROUP, 4 * GROUP]).map(|room| room - 3 * GROUP));
     let data = content(1, 5 * G);
     let fill = begin(&*cache, &data).unwrap();
     fill.write(GROUP, &data[G..3 * G]).unwrap();
@@ -472,7 +479,7 @@ pub fn a_dropped_fill_keeps_verified_groups_and_returns_the_rest<C: ObjectCache>
 
 /// A fill that brought nothing leaves no trace.
 pub fn a_dropped_fill_without_content_leaves_nothing<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(4 * GROUP));
+    let cache = make(limit_for(make, &[3 * GROUP]));
     let data = content(1, 3 * G);
     drop(begin(&*cache, &data).unwrap());
     assert_eq!(account(&*cache), (0, 0));
@@ -483,7 +490,7 @@ pub fn a_dropped_fill_without_content_leaves_nothing<C: ObjectCache>(make: &dyn 
 
 /// A later fill finds groups and outboard, and reserves only what is missing.
 pub fn a_fill_resumes_where_the_last_one_stopped<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(5 * GROUP));
+    let cache = make(limit_for(make, &[5 * GROUP]));
     let data = content(1, 5 * G);
     let fill = begin(&*cache, &data).unwrap();
     fill.write(0, &data[..2 * G]).unwrap();
@@ -528,7 +535,7 @@ pub fn the_outboard_of_a_partial_object_is_what_was_handed_in<C: ObjectCache>(
 
 /// A checkpoint may come at any moment.
 pub fn a_checkpoint_changes_nothing_that_can_be_seen<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(5 * GROUP));
+    let cache = make(limit_for(make, &[2 * GROUP, 3 * GROUP]));
     block_on(cache.checkpoint()).unwrap();
     let (whole, data) = (content(1, 2 * G), content(2, 3 * G));
     put(&*cache, &whole);
@@ -547,7 +554,7 @@ pub fn a_checkpoint_changes_nothing_that_can_be_seen<C: ObjectCache>(make: &dyn 
 
 /// Futures are lazy: one that is dropped before it was polled leaves the cache as it was.
 pub fn a_future_that_is_not_polled_does_nothing<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(1000));
+    let cache = make(limit_for(make, &[1000]));
     let data = content(1, 1000);
     put(&*cache, &data);
     drop(cache.fill(&id(b"other"), 1000));

@@ -1,12 +1,12 @@
 //! The behaviours of an object cache that concern room: reservations, the limit, eviction and removal.
 
-use super::{Fill, G, GROUP, Handle, account, begin, id, is_here, open, put};
+use super::{Fill, G, GROUP, Handle, account, begin, id, is_here, limit_for, open, put};
 use crate::conformance::{Subject, block_on, content};
 use crate::traits::{CacheError, ObjectCache};
 
 /// What a fill may need is promised to it before it begins, and given to nobody else.
 pub fn room_is_reserved_before_a_fill_begins<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(5 * GROUP));
+    let cache = make(limit_for(make, &[2 * GROUP, 3 * GROUP]));
     let data = content(1, 3 * G);
     let fill = begin(&*cache, &data).unwrap();
     assert_eq!(account(&*cache), (0, 3 * GROUP));
@@ -77,7 +77,7 @@ pub fn the_limit_holds_at_every_step<C: ObjectCache>(make: &dyn Fn(Option<u64>) 
 
 /// What was not used for longest makes room, and opening is a use.
 pub fn the_least_recently_used_goes_first<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(3000));
+    let cache = make(limit_for(make, &[1000; 3]));
     let objects: Vec<_> = (0..5).map(|seed| content(seed, 1000)).collect();
     objects[..3].iter().for_each(|data| put(&*cache, data));
     assert!(is_here(&*cache, &objects[0]));
@@ -93,7 +93,7 @@ pub fn the_least_recently_used_goes_first<C: ObjectCache>(make: &dyn Fn(Option<u
 
 /// A handle keeps its object's bytes and its name, however much room is asked for.
 pub fn open_objects_are_never_given_up<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(2000));
+    let cache = make(limit_for(make, &[1000; 2]).max(limit_for(make, &[2000])));
     let (kept, idle) = (content(1, 1000), content(2, 1000));
     put(&*cache, &kept);
     let handle = open(&*cache, &kept).unwrap();
@@ -110,7 +110,7 @@ pub fn open_objects_are_never_given_up<C: ObjectCache>(make: &dyn Fn(Option<u64>
 
 /// Nor is an object given up that is being filled, even if nobody reads it.
 pub fn objects_being_filled_are_never_given_up<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(3 * GROUP));
+    let cache = make(limit_for(make, &[2 * GROUP, GROUP]));
     let data = content(1, 2 * G);
     let fill = begin(&*cache, &data).unwrap();
     fill.write(0, &data[..G]).unwrap();
@@ -124,25 +124,36 @@ pub fn objects_being_filled_are_never_given_up<C: ObjectCache>(make: &dyn Fn(Opt
     assert!(is_here(&*cache, &data));
 }
 
-/// An object above the limit is refused for good and costs the others nothing; one that fits exactly, fits.
+/// An object above the limit is refused for good and costs the others nothing; one that fits exactly, with what lies beside
+/// it, fits.
 pub fn what_can_never_fit_is_too_large<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(1000));
-    let (held, exact) = (content(1, 1000), content(2, 1000));
-    put(&*cache, &held);
-    match block_on(cache.fill(&id(b"large"), 1001)) {
-        Err(CacheError::TooLarge { object, size, max }) => assert_eq!((object, size, max), (id(b"large"), 1001, 1000)),
-        other => panic!("{other:?}"),
+    for len in [1000, 3 * G] {
+        let size = len as u64;
+        let limit = limit_for(make, &[size]);
+        let cache = make(limit);
+        let (held, exact) = (content(1, len), content(2, len));
+        put(&*cache, &held);
+        match block_on(cache.fill(&id(b"large"), size + 1)) {
+            Err(CacheError::TooLarge {
+                object,
+                size: asked,
+                max,
+            }) => {
+                assert_eq!((object, asked, Some(max)), (id(b"large"), size + 1, limit));
+            }
+            other => panic!("{other:?}"),
+        }
+        let endless = block_on(cache.fill(&id(b"large"), u64::MAX));
+        assert!(matches!(endless, Err(CacheError::TooLarge { .. })), "{endless:?}");
+        assert!(is_here(&*cache, &held));
+        put(&*cache, &exact);
+        assert!(is_here(&*cache, &exact));
     }
-    let endless = block_on(cache.fill(&id(b"large"), u64::MAX));
-    assert!(matches!(endless, Err(CacheError::TooLarge { .. })), "{endless:?}");
-    assert!(is_here(&*cache, &held));
-    put(&*cache, &exact);
-    assert!(is_here(&*cache, &exact));
 }
 
 /// When everything is in use there is no room; when something is let go there is.
 pub fn a_full_cache_says_so_and_recovers<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(2000));
+    let cache = make(limit_for(make, &[1000; 2]));
     let (first, second, third) = (content(1, 1000), content(2, 1000), content(3, 1000));
     put(&*cache, &first);
     put(&*cache, &second);
@@ -175,7 +186,7 @@ pub fn handles_survive_removal<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Sub
 
 /// Bytes that somebody can still read take room, whatever they are called.
 pub fn removed_bytes_count_until_the_last_handle_is_dropped<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(2000));
+    let cache = make(limit_for(make, &[1500]).map(|room| room + 500));
     let data = content(1, 1500);
     put(&*cache, &data);
     let handle = open(&*cache, &data).unwrap();
@@ -191,7 +202,7 @@ pub fn removed_bytes_count_until_the_last_handle_is_dropped<C: ObjectCache>(make
 
 /// Removing is not forbidding, not even while the old bytes are read.
 pub fn a_removed_object_can_be_filled_again<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(4 * GROUP));
+    let cache = make(limit_for(make, &[2 * GROUP; 2]));
     let data = content(1, 2 * G);
     put(&*cache, &data);
     let old = open(&*cache, &data).unwrap();
@@ -205,7 +216,7 @@ pub fn a_removed_object_can_be_filled_again<C: ObjectCache>(make: &dyn Fn(Option
 
 /// Removal gives its bytes back at once where nobody reads.
 pub fn removal_gives_the_room_back<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
-    let cache = make(Some(1000));
+    let cache = make(limit_for(make, &[1000]));
     let data = content(1, 1000);
     for _ in 0..3 {
         put(&*cache, &data);

@@ -50,7 +50,7 @@ pub(in crate::cache) enum Shortage {
 }
 
 /// Bytes of the files beside an object.
-pub(super) fn side_of(size: u64, whole: bool) -> u64 {
+pub(in crate::cache) fn side_of(size: u64, whole: bool) -> u64 {
     let outboard = Outboard::len_for(size);
     // What has one group is either here or not: it needs no map.
     if whole || group_count(size) <= 1 {
