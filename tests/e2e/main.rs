@@ -24,6 +24,7 @@ mod lifecycle;
 mod link;
 mod local_tags;
 mod mirror_clients;
+mod owner;
 mod publish;
 mod restart;
 mod source_rules;
