@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::head::SignedHead;
-use crate::{RepoName, RepoPath, Snapshot, SnapshotId, TagName};
+use crate::{RepoName, RepoPath, Snapshot, SnapshotId, TagName, Timestamp, order};
 
 /// The names directly below a repository, in the order in which they are listed.
 pub const AREAS: [&str; 3] = ["snap", "master-snap", "local-snap"];
@@ -131,13 +131,39 @@ impl RepositoryState {
     /// The snapshot that `view` shows now, if it is visible.
     #[must_use]
     pub fn snapshot(&self, view: &View) -> Option<&Arc<Snapshot>> {
-        let id = match view {
+        self.snapshots.get(self.id(view)?)
+    }
+
+    fn id<'a>(&'a self, view: &'a View) -> Option<&'a SnapshotId> {
+        Some(match view {
             View::Current => self.current.as_ref()?,
             View::Snapshot(id) => id,
             View::MasterTag(tag) => self.head.as_ref()?.head().tags.get(tag)?,
             View::LocalTag(tag) => self.local_tags.get(tag)?,
-        };
-        self.snapshots.get(id)
+        })
+    }
+
+    /// Whether a view that shows nothing now may show something soon: no snapshot at all is whole here yet, or this one is
+    /// the head's current one and its catalog is still on its way. Nobody may take it for gone.
+    #[must_use]
+    pub fn is_awaited(&self, view: &View) -> bool {
+        let coming = self.head.as_ref().and_then(|head| head.head().current);
+        let is_whole = |id: &SnapshotId| self.snapshots.contains_key(id);
+        self.snapshots.is_empty() || coming.is_some_and(|id| !is_whole(&id) && self.id(view) == Some(&id))
+    }
+
+    /// What is visible, the snapshot that became current last first; behind them those that the head does not name any
+    /// more.
+    #[must_use]
+    pub fn newest_first(&self) -> Vec<&Arc<Snapshot>> {
+        // The dates do not matter here.
+        let order = self.head.as_ref().map_or_else(Vec::new, |signed| {
+            order::newest_first(signed.head(), Timestamp::from_millis(0))
+        });
+        let mut rest: BTreeMap<_, _> = self.snapshots.iter().collect();
+        let mut all: Vec<_> = order.iter().filter_map(|turn| rest.remove(&turn.id)).collect();
+        all.extend(rest.into_values());
+        all
     }
 
     /// Tags of the master that can be shown, in order.
