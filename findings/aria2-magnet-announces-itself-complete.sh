@@ -21,12 +21,12 @@ trap cleanup EXIT
 chmod 755 "$tmp"
 
 version=1.36.0-1
-mkdir -p "$tmp/debs/partial" "$tmp/root" "$tmp/down"
+mkdir -p "$tmp/debs/partial" "$tmp/unpacked" "$tmp/down"
 apt-get -qq --yes --reinstall --download-only --no-install-recommends \
     -o Debug::NoLocking=1 -o Dir::Cache::archives="$tmp/debs" install "aria2=$version" "libaria2-0=$version" \
     >"$tmp/apt.log" 2>&1 || { cat "$tmp/apt.log"; exit 2; }
-for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/root"; done
-libraries=$(echo "$tmp"/root/usr/lib/*-linux-gnu)
+for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/unpacked"; done
+libraries=$(echo "$tmp"/unpacked/usr/lib/*-linux-gnu)
 
 # The tracker answers every announce with no peers, and writes down what was announced.
 cat >"$tmp/tracker.py" <<'PY'
@@ -64,7 +64,7 @@ port=$(cat "$tmp/port")
 
 magnet="magnet:?xt=urn:btih:0102030405060708090a0b0c0d0e0f1011121314"
 magnet+="&tr=http%3A%2F%2F127.0.0.1%3A$port%2Fannounce"
-LD_LIBRARY_PATH=$libraries "$tmp/root/usr/bin/aria2c" --no-conf --enable-dht=false --enable-dht6=false \
+LD_LIBRARY_PATH=$libraries "$tmp/unpacked/usr/bin/aria2c" --no-conf --enable-dht=false --enable-dht6=false \
     --bt-enable-lpd=false --interface=127.0.0.1 --dir="$tmp/down" "$magnet" >"$tmp/aria2.log" 2>&1 &
 pids+=($!)
 for _ in $(seq 200); do [ -s "$tmp/announces" ] && break; sleep 0.1; done

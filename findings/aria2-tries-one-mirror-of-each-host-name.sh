@@ -22,12 +22,12 @@ trap cleanup EXIT
 chmod 755 "$tmp"
 
 version=1.36.0-1
-mkdir -p "$tmp/debs/partial" "$tmp/root"
+mkdir -p "$tmp/debs/partial" "$tmp/unpacked"
 apt-get -qq --yes --reinstall --download-only --no-install-recommends \
     -o Debug::NoLocking=1 -o Dir::Cache::archives="$tmp/debs" install "aria2=$version" "libaria2-0=$version" \
     >"$tmp/apt.log" 2>&1 || { cat "$tmp/apt.log"; exit 2; }
-for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/root"; done
-libraries=$(echo "$tmp"/root/usr/lib/*-linux-gnu)
+for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/unpacked"; done
+libraries=$(echo "$tmp"/unpacked/usr/lib/*-linux-gnu)
 
 # Two mirrors of which the first has an older file, on one host name and on two; the metalinks.
 cat >"$tmp/mirrors.py" <<'PY'
@@ -97,7 +97,7 @@ seen=
 for name in one-host two-hosts; do
     : >requests
     status=0
-    LD_LIBRARY_PATH=$libraries timeout 25 root/usr/bin/aria2c --no-conf --no-proxy="127.0.0.1,127.0.0.2" \
+    LD_LIBRARY_PATH=$libraries timeout 25 unpacked/usr/bin/aria2c --no-conf --no-proxy="127.0.0.1,127.0.0.2" \
         --quiet --metalink-file="$name.meta4" >"said-$name" 2>&1 || status=$?
     complete=no
     cmp -s fresh "$name" && complete=yes

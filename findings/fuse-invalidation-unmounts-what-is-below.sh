@@ -21,7 +21,7 @@ trap cleanup EXIT
 chmod 755 "$tmp"
 
 version=3.2.1-2+b2
-mkdir -p "$tmp/debs/partial" "$tmp/root" "$tmp/mnt"
+mkdir -p "$tmp/debs/partial" "$tmp/unpacked" "$tmp/mnt"
 if [ "$(id -u)" != 0 ] || [ ! -c /dev/fuse ]; then
     echo "needs root and /dev/fuse"
     exit 2
@@ -29,7 +29,7 @@ fi
 apt-get -qq --yes --reinstall --download-only --no-install-recommends \
     -o Debug::NoLocking=1 -o Dir::Cache::archives="$tmp/debs" install "python3-pyfuse3=$version" >"$tmp/apt.log" 2>&1 ||
     { cat "$tmp/apt.log"; exit 2; }
-for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/root"; done
+for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/unpacked"; done
 
 # A file system of two directories, /outer/inner. It invalidates the name `outer` when told to.
 cat >"$tmp/daemon.py" <<'PY'
@@ -91,8 +91,8 @@ PY
 cat >"$tmp/inside.sh" <<'INSIDE'
 set -euo pipefail
 cd "$1"
-libraries=$(echo "$1"/root/usr/lib/*-linux-gnu):$(echo "$1"/root/lib/*-linux-gnu)
-PYTHONPATH=root/usr/lib/python3/dist-packages LD_LIBRARY_PATH=$libraries \
+libraries=$(echo "$1"/unpacked/usr/lib/*-linux-gnu):$(echo "$1"/unpacked/lib/*-linux-gnu)
+PYTHONPATH=unpacked/usr/lib/python3/dist-packages LD_LIBRARY_PATH=$libraries \
     /usr/bin/python3 daemon.py "$1" 2>daemon.log &
 daemon=$!
 trap 'kill $daemon 2>/dev/null || true' EXIT

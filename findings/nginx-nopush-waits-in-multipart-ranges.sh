@@ -24,11 +24,11 @@ trap cleanup EXIT
 chmod 755 "$tmp"
 
 version=1.22.1-9+deb12u11
-mkdir -p "$tmp/debs/partial" "$tmp/root" "$tmp/www"
+mkdir -p "$tmp/debs/partial" "$tmp/unpacked" "$tmp/www"
 apt-get -qq --yes --reinstall --download-only --no-install-recommends \
     -o Debug::NoLocking=1 -o Dir::Cache::archives="$tmp/debs" install "nginx=$version" >"$tmp/apt.log" 2>&1 ||
     { cat "$tmp/apt.log"; exit 2; }
-for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/root"; done
+for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/unpacked"; done
 
 head -c 1000000 /dev/zero >"$tmp/www/file"
 read -r on off < <(python3 -c '
@@ -53,7 +53,7 @@ http {
     server { listen 127.0.0.1:$off; tcp_nopush off; }
 }
 CONF
-"$tmp/root/usr/sbin/nginx" -e "$tmp/error.log" -c "$tmp/nginx.conf" &
+"$tmp/unpacked/usr/sbin/nginx" -e "$tmp/error.log" -c "$tmp/nginx.conf" &
 pid=$!
 
 echo "nginx $version, Linux $(uname -r)"

@@ -22,12 +22,12 @@ chmod 755 "$tmp"
 
 version=0.9.8-1
 library=0.13.8-2+b1
-mkdir -p "$tmp/debs/partial" "$tmp/root" "$tmp/session" "$tmp/down"
+mkdir -p "$tmp/debs/partial" "$tmp/unpacked" "$tmp/session" "$tmp/down"
 apt-get -qq --yes --reinstall --download-only --no-install-recommends \
     -o Debug::NoLocking=1 -o Dir::Cache::archives="$tmp/debs" install "rtorrent=$version" "libtorrent21=$library" \
     >"$tmp/apt.log" 2>&1 || { cat "$tmp/apt.log"; exit 2; }
-for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/root"; done
-libraries=$(echo "$tmp"/root/usr/lib/*-linux-gnu)
+for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/unpacked"; done
+libraries=$(echo "$tmp"/unpacked/usr/lib/*-linux-gnu)
 
 # Three files of 10,000 bytes, each but the last followed by a pad up to the next piece.
 python3 - "$tmp" <<'PY'
@@ -76,7 +76,7 @@ log.open_file = "log", "$tmp/log"
 log.add_output = "info", "log"
 log.add_output = "torrent_info", "log"
 RC
-LD_LIBRARY_PATH=$libraries "$tmp/root/usr/bin/rtorrent" -n -o "import=$tmp/rtorrent.rc" \
+LD_LIBRARY_PATH=$libraries "$tmp/unpacked/usr/bin/rtorrent" -n -o "import=$tmp/rtorrent.rc" \
     "$tmp/one-path.torrent" "$tmp/own-paths.torrent" >"$tmp/out" 2>&1 </dev/null &
 pid=$!
 one=$(cat "$tmp/one-path.id")

@@ -22,12 +22,12 @@ trap cleanup EXIT
 chmod 755 "$tmp"
 
 version=0.6.2-5
-mkdir -p "$tmp/debs/partial" "$tmp/root"
+mkdir -p "$tmp/debs/partial" "$tmp/unpacked"
 apt-get -qq --yes --reinstall --download-only --no-install-recommends \
     -o Debug::NoLocking=1 -o Dir::Cache::archives="$tmp/debs" install "zsync=$version" >"$tmp/apt.log" 2>&1 ||
     { cat "$tmp/apt.log"; exit 2; }
-for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/root"; done
-export PATH="$tmp/root/usr/bin:$PATH"
+for deb in "$tmp"/debs/*.deb; do dpkg-deb -x "$deb" "$tmp/unpacked"; done
+export PATH="$tmp/unpacked/usr/bin:$PATH"
 
 # The server takes /LIMIT/file: requests for more than LIMIT ranges are answered by the whole file.
 cat >"$tmp/server.py" <<'PY'
