@@ -65,9 +65,11 @@ async fn a_web_seed_has_every_file_where_clients_look_for_it() {
 async fn pads_are_zeros_of_their_size_and_a_file_of_that_name_is_itself() {
     let (server, base, _) = world().await;
     for size in [1_usize, 16 << 10, (16 << 10) + 1, 1_000_000] {
-        let reply = get(server.address, &format!("{base}n/.pad/{size}")).await;
-        assert_eq!(reply.status, 200);
-        assert_eq!(reply.body, vec![0; size], "{size}");
+        for number in ["", ".2", ".30000"] {
+            let reply = get(server.address, &format!("{base}n/.pad/{size}{number}")).await;
+            assert_eq!(reply.status, 200);
+            assert_eq!(reply.body, vec![0; size], "{size}{number}");
+        }
     }
     let target = format!("{base}n/.pad/100000");
     for (range, status, bytes, said) in [
@@ -104,6 +106,7 @@ async fn pads_are_zeros_of_their_size_and_a_file_of_that_name_is_itself() {
         ".pad/67108864",
         ".pad/99999999999999999999",
         ".pad/1x",
+        ".pad/9.1",
         ".pad/9/",
         "x/.pad/9",
     ] {
