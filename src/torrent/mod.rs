@@ -20,7 +20,7 @@ use instantmirror_http::request::encode_path;
 use instantmirror_store::StoreError;
 use instantmirror_store::digest::ContentDigest;
 
-pub(crate) use offers::{Offer, OfferedTree, Offers, TorrentList, TorrentPages, TorrentRow};
+pub(crate) use offers::{Offer, Offered, OfferedTree, Offers, ReplacedRow, TorrentList, TorrentPages, TorrentRow};
 pub use padded::PaddedPieces;
 
 /// Where `.torrent` files are served: `/.im/torrent/REPO/FILE`.
@@ -107,6 +107,8 @@ pub struct Torrent {
     pub files: u64,
     /// Bytes in them.
     pub bytes: u64,
+    /// It is of one file that was named itself, without a directory around it.
+    pub is_of_file: bool,
 }
 
 /// The torrents of one tree.
@@ -127,10 +129,16 @@ pub struct Torrents {
 }
 
 impl Torrents {
-    /// The web seeds of these torrents at servers of ours. `servers` are their URLs, with or without a slash at the end.
+    /// The web seeds of these torrents at servers of ours. `servers` are their URLs, with or without a slash at the end. That of
+    /// one file names the file (BEP 19): some clients add nothing to it.
     #[must_use]
     pub fn web_seeds(&self, servers: &[String]) -> Vec<String> {
-        let path = web_seed_path(&self.repository, self.snapshot, &self.path);
+        let mut path = web_seed_path(&self.repository, self.snapshot, &self.path);
+        if let [torrent] = self.torrents.as_slice()
+            && torrent.is_of_file
+        {
+            path.push_str(torrent.name.as_str());
+        }
         let url = |server: &String| format!("{}{}", server.trim_end_matches('/'), encode_path(&path));
         servers.iter().map(url).collect()
     }
@@ -226,6 +234,7 @@ pub fn make(
             info: info.into(),
             files: listed.len() as u64,
             bytes: listed.iter().map(|(_, file)| file.size).sum(),
+            is_of_file: matches!(listed.as_slice(), [(path, _)] if path.is_root()),
         });
     }
     Ok(Torrents {

@@ -218,21 +218,21 @@ fn a_mirror_is_a_web_seed_that_fetches_what_a_client_asks_for() {
         "--webseed",
         &node.url(),
     ]);
-    assert!(
-        Metainfo::parse(&std::fs::read(&made).unwrap()).unwrap().files[0]
-            .path
-            .is_root()
-    );
-    for client in ["libtorrent", "aria2"] {
-        let out = dir.folder(client).unwrap();
-        if client == "aria2" {
-            aria2(&made, &out, None);
-        } else {
-            libtorrent(&made, &out, &[]);
+    let torrent = Metainfo::parse(&std::fs::read(&made).unwrap()).unwrap();
+    assert!(torrent.files[0].path.is_root());
+    let expected = std::fs::read(source.join("images/large.iso")).unwrap();
+    // WebTorrent (1.9, 2.8) takes the URL of a web seed as it stands where there is one file.
+    let url = &torrent.outside.web_seeds[0];
+    assert!(url.ends_with("/large.iso"), "{url}");
+    assert!(http::get(url).unwrap().body == expected);
+    for client in ["libtorrent", "aria2", "transmission"] {
+        let out = dir.folder(&format!("by-{client}")).unwrap();
+        match client {
+            "aria2" => aria2(&made, &out, None),
+            "transmission" => transmission(&dir, &made, &out),
+            _ => _ = libtorrent(&made, &out, &[]),
         }
-        assert!(
-            std::fs::read(out.join("large.iso")).unwrap() == std::fs::read(source.join("images/large.iso")).unwrap()
-        );
+        assert!(std::fs::read(out.join("large.iso")).unwrap() == expected, "{client}");
     }
 }
 

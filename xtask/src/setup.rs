@@ -30,6 +30,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libc6-dev", "C parts of zstd and blake3"),
     ("mktorrent", "peer of benches/torrent.py"),
     ("nginx", "oracle of the HTTP server's tests, peer of benches/http"),
+    ("nftables", "a firewall in a network of a test's own"),
     ("openssl", "certificates of the TLS tests"),
     (
         "opentracker",
@@ -46,6 +47,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ),
     ("rpm", "rpmbuild makes real RPMs"),
     ("rsync", "peer for comparisons of trees and speed"),
+    ("rtorrent", "torrent client that makes files of pads"),
     ("squid", "caching proxy that benches/http compares with"),
     ("strace", "faults at chosen system calls"),
     ("transmission-cli", "torrent client"),
