@@ -428,6 +428,7 @@ fn add(
         torrents: vec![torrent],
         symlinks: 0,
         empty_files: 0,
+        renamed: Vec::new(),
     };
     trees.push((torrents, outside));
     Ok(())

@@ -12,7 +12,7 @@ use instantmirror_core::catalog::Catalog;
 use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::metainfo::shards::{self, Shard, ShardError};
 use instantmirror_core::metainfo::{
-    Content, InfoHash, Limits, MetainfoError, Outside, Tail, TorrentFile, build, web_seed_path,
+    Content, InfoHash, Limits, MetainfoError, Outside, Tail, TorrentFile, build, client_names, web_seed_path,
 };
 use instantmirror_core::traits::TorrentLink;
 use instantmirror_core::{FileMeta, Name, NameError, ObjectId, RepoName, RepoPath, Snapshot, SnapshotId};
@@ -126,6 +126,8 @@ pub struct Torrents {
     pub symlinks: u64,
     /// Empty files that are in none.
     pub empty_files: u64,
+    /// Files in them to which some clients give [other names](client_names), below the torrents' root. Known where they are made.
+    pub renamed: Vec<RepoPath>,
 }
 
 impl Torrents {
@@ -219,9 +221,11 @@ pub fn make(
         // Before anything is listed.
         limits.check(directory.files, 0, 0).map_err(metainfo)?;
     }
-    let mut torrents = Vec::with_capacity(plan.shards.len());
+    let (mut torrents, mut renamed) = (Vec::with_capacity(plan.shards.len()), Vec::new());
     for shard in &plan.shards {
         let listed = shards::files(&catalog, &options.path, &shard.roots)?;
+        let is_renamed = |path: &&RepoPath| path.components().any(|name| !client_names(name).is_empty());
+        renamed.extend(listed.iter().map(|(path, _)| path).filter(is_renamed).cloned());
         // Before anything is hashed.
         let pieces: u64 = listed.iter().map(|(_, file)| file.size.div_ceil(piece_bytes)).sum();
         limits.check(0, pieces, 0).map_err(metainfo)?;
@@ -244,6 +248,7 @@ pub fn make(
         torrents,
         symlinks: plan.symlinks,
         empty_files: plan.empty_files,
+        renamed,
     })
 }
 

@@ -7,6 +7,7 @@
 
 mod build;
 mod parse;
+mod renames;
 pub mod shards;
 mod webseed;
 
@@ -20,6 +21,7 @@ use crate::name::NameError;
 
 pub use build::{Content, Tail, TorrentFile, build};
 pub use parse::{FileKind, Metainfo, MetainfoFile};
+pub use renames::client_names;
 pub use webseed::{WEB_SEED_PREFIX, WebSeedPlace, web_seed_path};
 
 /// Length of a SHA-1 hash in bytes.
