@@ -13,7 +13,7 @@ use instantmirror_core::{Directory, FileMeta, Kind, Name, RepoName, RepoPath, Sn
 
 use crate::listing::{Row, RowKind};
 use crate::mounts::{Mount, Mounts, depth, is_reserved};
-use crate::request::{RequestPath, encode_path, encode_path_into};
+use crate::request::RequestPath;
 
 /// The document that stands for a directory where a [`Mount`] says so.
 const INDEX: &str = "index.html";
@@ -33,7 +33,7 @@ pub struct Origin {
     pub fixed: bool,
     /// The path inside the snapshot, as it was asked for (symlinks and all).
     pub path: RepoPath,
-    /// The URL path under which the same can be had for ever, if the one asked for is another.
+    /// Where the same can be had for ever, relative to the URL asked for, if it is another.
     pub permanent: Option<String>,
 }
 
@@ -49,8 +49,8 @@ pub enum Route {
     Virtual(Vec<Row>),
     /// To a pad file of a torrent (BEP 47): so many zeros, which lie nowhere.
     Zeros(u64),
-    /// To a directory, had the path a slash at its end: the URL path with it. The flag says whether it
-    /// will stay so.
+    /// To a directory, had the path a slash at its end: where that is, relative to the URL asked for. The flag says
+    /// whether it will stay so.
     Redirect(String, bool),
     /// Into a tree, but to nothing there. The text is for a person.
     NotFound(String),
@@ -273,20 +273,16 @@ fn area_rows(state: &RepositoryState, place: &Place) -> Vec<Row> {
 
 /// A directory outside of trees, or the redirect to it.
 fn slashed(request: &RequestPath, directory: impl FnOnce() -> Route) -> Route {
-    if request.directory {
+    if is_spelled_as_one(request) {
         directory()
     } else {
-        Route::Redirect(with_slash(&request.path), false)
+        Route::Redirect(request.reference_to(&request.path, true), false)
     }
 }
 
-/// The URL path of a directory. It begins with exactly one slash, since no name is empty and a backslash
-/// is encoded, so no browser takes it for another host.
-fn with_slash(path: &RepoPath) -> String {
-    let mut location = String::from("/");
-    encode_path_into(&mut location, path.as_str());
-    location.push('/');
-    location
+/// Whether a request spells a directory so that links relative to it lead where its page means.
+fn is_spelled_as_one(request: &RequestPath) -> bool {
+    request.directory && !request.encodes_slash()
 }
 
 fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, request: &RequestPath) -> Route {
@@ -299,14 +295,15 @@ fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, reque
     let catalog = Catalog::new(Arc::clone(&nodes), snapshot.root.meta());
     let fixed = tree.by_default && matches!(view, View::Snapshot(_));
     let origin = |snapshot: SnapshotId, path: RepoPath, directory: bool| {
-        let permanent = (!fixed).then(|| permanent_path(mounts, publication, repository, snapshot, &path, directory));
+        let permanent = (!fixed).then(|| permanent_path(mounts, publication, repository, snapshot, &path));
+        let permanent = permanent.flatten().map(|path| request.reference_to(&path, directory));
         Origin {
             repository: repository.clone(),
             state: Arc::clone(state),
             snapshot,
             fixed,
             path,
-            permanent: permanent.flatten(),
+            permanent,
         }
     };
     match find(&catalog, tree, request) {
@@ -315,7 +312,7 @@ fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, reque
         Ok(Found::Directory(directory)) => {
             Route::Directory(origin(snapshot.id, tree.path.clone(), true), directory, Nodes(nodes))
         }
-        Ok(Found::Slashless) => Route::Redirect(with_slash(&request.path), fixed),
+        Ok(Found::Slashless) => Route::Redirect(request.reference_to(&request.path, true), fixed),
         Ok(Found::Nothing) => match find_in_grace(publication, &nodes, tree, request) {
             Some((snapshot, path, file, mtime)) => Route::File(origin(snapshot, path, false), file, mtime),
             None => Route::NotFound(format!(
@@ -371,7 +368,7 @@ fn find(catalog: &Catalog<Arc<dyn NodeSource>>, tree: &Tree, request: &RequestPa
         Kind::File(_) if request.directory => Ok(Found::Nothing),
         Kind::File(file) => Ok(Found::File(tree.path.clone(), file, meta.mtime)),
         Kind::Symlink(_) => Ok(Found::Nothing),
-        Kind::Directory(_) if !request.directory => Ok(Found::Slashless),
+        Kind::Directory(_) if !is_spelled_as_one(request) => Ok(Found::Slashless),
         Kind::Directory(directory) => {
             let index = tree.index.then(|| Name::new(INDEX).ok()).flatten();
             let Some(path) = index.and_then(|name| tree.path.join(&name).ok()) else {
@@ -388,24 +385,20 @@ fn find(catalog: &Catalog<Arc<dyn NodeSource>>, tree: &Tree, request: &RequestPa
     }
 }
 
-/// `/<repository>/snap/<uuid>/<path>`, unless a mount hides that place.
+/// `<repository>/snap/<uuid>/<path>`, unless a mount hides that place.
 fn permanent_path(
     mounts: &Mounts,
     publication: &dyn Publication,
     repository: &RepoName,
     snapshot: SnapshotId,
     path: &RepoPath,
-    directory: bool,
-) -> Option<String> {
+) -> Option<RepoPath> {
     let mut full = format!("{repository}/snap/{snapshot}");
     if !path.is_root() {
         full.push('/');
         full.push_str(path.as_str());
     }
     let full = RepoPath::new(&full).ok()?;
-    if mounts.find(&full).is_some_and(|found| wins(publication, &found, &full)) {
-        return None;
-    }
-    let slash = if directory { "/" } else { "" };
-    Some(format!("/{}{slash}", encode_path(full.as_str())))
+    let is_hidden = mounts.find(&full).is_some_and(|found| wins(publication, &found, &full));
+    (!is_hidden).then_some(full)
 }

@@ -30,8 +30,8 @@ pub(crate) enum Piece {
 /// One or several ranges of an object, each with what stands before it, and an end.
 pub(crate) struct ObjectBody {
     content: Content,
-    /// For parts to come: each reader is opened when its turn comes, so that it asks for its range and for
-    /// nothing else.
+    /// For parts to come: unless the object is there as a whole, each reader is opened when its turn comes, so that it
+    /// asks for its range and for nothing else.
     objects: Option<Arc<dyn ObjectSource>>,
     parts: std::vec::IntoIter<(Bytes, Range<u64>)>,
     end: Option<Bytes>,
@@ -133,11 +133,13 @@ impl ObjectBody {
             {
                 return Ok(Some(piece));
             }
-            self.reading = None;
+            let before = self.reading.take().map(|reading| reading.reader);
             let Some((head, range)) = self.parts.next() else {
                 return Ok(self.end.take().map(Piece::Bytes));
             };
-            if let Some(objects) = &self.objects {
+            if let Some(reader) = before.filter(|reader| reader.is_settled()) {
+                self.reading = Some(Reading::of(reader, &self.content, range).await?);
+            } else if let Some(objects) = &self.objects {
                 self.reading = Some(Reading::begin(&self.content, range, objects).await?);
             }
             self.before = Some(head);

@@ -392,8 +392,8 @@ impl Scan<'_> {
             let slash = if dir.is_root() { "" } else { "/" };
             format!("{dir}{slash}{}", raw.name.escape_ascii())
         };
-        let full = Path::new(dir.as_str()).join(OsStr::from_bytes(&raw.name));
-        if let Some((why, reason)) = self.parts.rules.closed(&full, &raw.kind, raw.mode) {
+        let full = || Path::new(dir.as_str()).join(OsStr::from_bytes(&raw.name));
+        if let Some((why, reason)) = self.parts.rules.closed(full, &raw.kind, raw.mode) {
             return Ok(self.unwanted(why, shown(), reason));
         }
         let unpublishable =
@@ -454,7 +454,7 @@ impl Scan<'_> {
         let is_dangling = match &end {
             LinkEnd::Inside { path, kind, mode } => {
                 *kind == RawKind::Special
-                    || !path.as_os_str().is_empty() && self.parts.rules.closed(path, kind, *mode).is_some()
+                    || !path.as_os_str().is_empty() && self.parts.rules.closed(|| path, kind, *mode).is_some()
             }
             LinkEnd::Nowhere => true,
             LinkEnd::Outside => false,

@@ -96,9 +96,15 @@ impl ScanRules {
         )))
     }
 
-    /// Whether an entry is left out before it is opened, and why. `path` is that of the entry in the tree.
-    pub(super) fn closed(&self, path: &Path, kind: &RawKind, mode: u16) -> Option<(LeftOutWhy, String)> {
-        if self.exclude.matches_entry(path, *kind == RawKind::Dir) {
+    /// Whether an entry is left out before it is opened, and why. `path` gives that of the entry in the tree; most trees
+    /// need none.
+    pub(super) fn closed<P: AsRef<Path>>(
+        &self,
+        path: impl FnOnce() -> P,
+        kind: &RawKind,
+        mode: u16,
+    ) -> Option<(LeftOutWhy, String)> {
+        if !self.exclude.is_empty() && self.exclude.matches_entry(path(), *kind == RawKind::Dir) {
             return Some((LeftOutWhy::Excluded, "excluded".to_owned()));
         }
         (self.private != OnPrivate::Publish && is_private(kind, mode)).then(|| {
