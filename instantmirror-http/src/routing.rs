@@ -54,6 +54,8 @@ pub enum Route {
     Redirect(String, bool),
     /// Into a tree, but to nothing there. The text is for a person.
     NotFound(String),
+    /// Into a repository of which nothing can be shown yet. The text is for a person.
+    NotYet(String),
     /// To no tree at all.
     Elsewhere,
     /// To something that could not be read.
@@ -81,11 +83,19 @@ pub fn route(mounts: &Mounts, publication: &dyn Publication, request: &RequestPa
     }
     match place(mounts, publication, &request.path) {
         Spot::Tree(tree) => route_tree(mounts, publication, &tree, request),
+        // Whoever copies by listings would take an empty one for the truth.
+        Spot::Area(state, _) if state.snapshots.is_empty() => not_yet(&state.name),
         Spot::Area(state, place) => slashed(request, || Route::Virtual(area_rows(&state, &place))),
         Spot::Between(rows) => slashed(request, || Route::Virtual(rows)),
         Spot::Unknown(text) => Route::NotFound(text),
         Spot::Nowhere => Route::Elsewhere,
     }
+}
+
+fn not_yet(repository: &RepoName) -> Route {
+    Route::NotYet(format!(
+        "repository '{repository}' has no snapshot that is whole here yet"
+    ))
 }
 
 /// What a torrent client asks for that uses this server as a web seed.
@@ -289,6 +299,9 @@ fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, reque
     let (repository, view) = (&tree.repository, &tree.view);
     let state = publication.state(repository);
     let Some((state, snapshot)) = state.as_ref().and_then(|state| Some((state, state.snapshot(view)?))) else {
+        if state.is_some_and(|state| state.is_awaited(view)) {
+            return not_yet(repository);
+        }
         return Route::NotFound(format!("'{view}' of repository '{repository}' is not visible here"));
     };
     let nodes = publication.nodes();

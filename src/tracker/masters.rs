@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use instantmirror_core::url::SecretUrl;
 use instantmirror_core::{RepoName, TransportError};
 use instantmirror_swarm::HttpOrigin;
 use instantmirror_tracker::InfoHash;
@@ -12,9 +13,9 @@ use crate::peering::SwarmOffer;
 use crate::torrent::TorrentList;
 
 /// Why a master's URL cannot be used.
-pub(crate) fn parse(url: &str) -> Result<(HttpOrigin, RepoName), String> {
+pub(crate) fn parse(url: &SecretUrl) -> Result<(HttpOrigin, RepoName), String> {
     let wrong = || format!("'{url}' is not the URL of a repository: write one like https://master.example.org/debian");
-    let (master, name) = url.trim_end_matches('/').rsplit_once('/').ok_or_else(wrong)?;
+    let (master, name) = url.exposed().trim_end_matches('/').rsplit_once('/').ok_or_else(wrong)?;
     let name: RepoName = name.parse().map_err(|_| wrong())?;
     let origin = HttpOrigin::new(master).map_err(|_| wrong())?;
     Ok((origin, name))
@@ -23,7 +24,7 @@ pub(crate) fn parse(url: &str) -> Result<(HttpOrigin, RepoName), String> {
 /// What each master said last. One that does not answer is believed to have what it had.
 #[derive(Debug, Default)]
 pub(super) struct Masters {
-    known: BTreeMap<String, Known>,
+    known: BTreeMap<SecretUrl, Known>,
 }
 
 /// What one master said.
@@ -41,7 +42,7 @@ struct Known {
 
 impl Masters {
     /// Asks all of them whether they have other torrents, and every `rescan` for everything.
-    pub(super) async fn ask(&mut self, urls: &[String], rescan: Duration) {
+    pub(super) async fn ask(&mut self, urls: &[SecretUrl], rescan: Duration) {
         self.known.retain(|url, _| urls.contains(url));
         let asked = urls.iter().map(|url| {
             let known = self.known.get(url).cloned().unwrap_or_default();
@@ -51,7 +52,7 @@ impl Masters {
     }
 
     /// Whether all of them have answered.
-    pub(super) fn are_known(&self, urls: &[String]) -> bool {
+    pub(super) fn are_known(&self, urls: &[SecretUrl]) -> bool {
         urls.iter()
             .all(|url| self.known.get(url).is_some_and(|known| known.asked.is_some()))
     }
@@ -65,7 +66,7 @@ impl Masters {
 }
 
 impl Known {
-    async fn asked_anew(mut self, url: &str, rescan: Duration) -> Self {
+    async fn asked_anew(mut self, url: &SecretUrl, rescan: Duration) -> Self {
         let Ok((origin, name)) = parse(url) else { return self };
         let is_fresh = self.asked.is_some_and(|asked| asked.elapsed() < rescan);
         if is_fresh && self.version.is_empty() {

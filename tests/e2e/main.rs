@@ -6,6 +6,7 @@ mod ahead;
 mod announce;
 mod attacks;
 mod bad_input;
+mod between;
 mod browser;
 mod cache;
 mod clients;

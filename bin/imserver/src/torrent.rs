@@ -60,13 +60,14 @@ pub(crate) async fn run(master: &Master, arguments: Arguments) -> anyhow::Result
     let path = RepoPath::new(arguments.path.trim_matches('/'));
     let path = path.map_err(|error| anyhow::anyhow!("--path '{}' has {error}", arguments.path))?;
     let configured = &master.config().torrents;
-    let or = |given: Vec<String>, none: bool, configured: &[String]| match (none, given.is_empty()) {
+    let or = |given: Vec<String>, none: bool, configured: Vec<String>| match (none, given.is_empty()) {
         (true, _) => Vec::new(),
-        (false, true) => configured.to_vec(),
+        (false, true) => configured,
         (false, false) => given,
     };
-    let trackers = or(arguments.trackers, arguments.no_tracker, &configured.trackers);
-    let servers = or(arguments.web_seeds, arguments.no_webseed, &configured.web_seeds);
+    let known = configured.trackers.iter().map(|url| url.without_user().into());
+    let trackers = or(arguments.trackers, arguments.no_tracker, known.collect());
+    let servers = or(arguments.web_seeds, arguments.no_webseed, configured.web_seeds.clone());
     for url in &trackers {
         check_url(url, TorrentsConfig::TRACKER_SCHEMES).map_err(|error| anyhow::anyhow!("--tracker {error}"))?;
     }

@@ -198,9 +198,9 @@ pub(crate) async fn open(body: Body, objects: &Arc<dyn ObjectSource>) -> Result<
                     tracing::warn!(%error, "a listing broke off");
                 })
             });
-            first_then_rest(pieces, None).await.map_err(|error| Refusal {
+            first_then_rest(pieces, None).await.map_err(|_| Refusal {
                 status: StatusCode::INTERNAL_SERVER_ERROR,
-                text: format!("the directory cannot be read: {error}"),
+                text: "the directory cannot be read; the operator's log says why".to_owned(),
             })
         }
     }

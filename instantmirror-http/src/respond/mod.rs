@@ -36,6 +36,8 @@ const DUPLICATES_MAX: usize = 16;
 const CACHE_FOREVER: &str = "public, max-age=31536000, immutable";
 /// For what `current`, tags and mounts show: may be kept, must be asked about. The question costs a 304.
 const CACHE_ASK: &str = "no-cache";
+/// When to ask again for what is on its way, in seconds.
+const RETRY_AFTER_SECONDS: &str = "10";
 /// For pages about what never changes: we may come to write them more beautifully.
 const CACHE_HOUR: &str = "public, max-age=3600";
 /// The methods of published trees.
@@ -179,6 +181,12 @@ pub fn respond(request: &Request<'_>, path: &RequestPath, route: Route, torrents
         Route::Zeros(bytes) => respond_zeros(request, bytes),
         Route::Redirect(location, lasting) => respond_redirect(request, location, lasting),
         Route::NotFound(text) => not_found(&text),
+        Route::NotYet(text) => {
+            let mut response = Response::text(StatusCode::SERVICE_UNAVAILABLE, &format!("{text}; try again soon"));
+            response.set(header::CACHE_CONTROL, "no-store");
+            response.set(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+            response
+        }
         Route::Elsewhere => not_found(&format!("there is no '/{}' here", path.path)),
         Route::Failed(repository, error) => {
             tracing::warn!(%repository, path = %path.path, %error, "the catalog cannot be read: 500");

@@ -430,6 +430,36 @@ async fn a_new_snapshot_shows_at_once_and_the_old_one_stays() {
 }
 
 #[tokio::test]
+async fn a_repository_without_a_whole_snapshot_is_not_there_yet_rather_than_not_there() {
+    let world = World::new();
+    let mounts = Mounts::new(vec![mount("pub", View::Current, false)]).unwrap();
+    let server = start(Service::new(Arc::new(Shown(Arc::clone(&world)))).with_mounts(mounts)).await;
+    let targets = [
+        "/pub/dists/stable/InRelease",
+        "/pub/",
+        "/debian/",
+        "/debian/snap/",
+        "/debian/snap/current/",
+        "/debian/snap/00000000-0000-4000-8000-000000000000/x",
+        "/debian/master-snap/stable/x",
+    ];
+    for target in targets {
+        let reply = get(server.address, target).await;
+        assert_eq!(reply.status, 503, "{target}: {reply:?}");
+        assert_eq!(
+            (reply.header("retry-after"), reply.header("cache-control")),
+            ("10", "no-store")
+        );
+    }
+    assert_eq!(get(server.address, "/other/").await.status, 404);
+    world.publish(1, vec![("x", file(b"x"))], true).await;
+    for (target, status) in targets.into_iter().zip([404, 200, 200, 200, 200, 404, 200]) {
+        assert_eq!(get(server.address, target).await.status, status, "{target}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn digests_and_other_places_are_named_where_they_are_known() {
     let world = World::new();
     let items = vec![("known", Item::File(Bytes::from_static(KNOWN))), ("other", file(b"x"))];
