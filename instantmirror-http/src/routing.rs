@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use instantmirror_core::catalog::{Catalog, CatalogError, NodeSource, Resolution};
-use instantmirror_core::metainfo::WebSeedPlace;
+use instantmirror_core::metainfo::{WebSeedPlace, client_names};
 use instantmirror_core::traits::Publication;
 use instantmirror_core::view::{AREAS, Place, RepositoryState, View};
 use instantmirror_core::{Directory, FileMeta, Kind, Name, RepoName, RepoPath, Snapshot, SnapshotId};
@@ -17,6 +17,8 @@ use crate::request::RequestPath;
 
 /// The document that stands for a directory where a [`Mount`] says so.
 const INDEX: &str = "index.html";
+/// In larger directories no file is looked for that a torrent client has renamed.
+const RENAMED_AMONG_MAX: usize = 20_000;
 
 /// Which snapshot something was found in.
 #[derive(Debug, Clone)]
@@ -109,8 +111,37 @@ fn route_web_seed(mounts: &Mounts, publication: &dyn Publication, place: WebSeed
     let is_visible = state.is_some_and(|state| state.snapshot(&tree.view).is_some());
     match (route_tree(mounts, publication, &tree, request), place.pad_bytes) {
         (Route::NotFound(_), Some(bytes)) if is_visible && !request.directory => Route::Zeros(bytes),
+        (Route::NotFound(text), None) if is_visible && !request.directory => match renamed(publication, &tree) {
+            Some(path) => route_tree(mounts, publication, &Tree { path, ..tree }, request),
+            None => Route::NotFound(text),
+        },
         (route, _) => route,
     }
+}
+
+/// The file that a torrent client means which changes names before it asks for them. `None` if there is none, or more than one.
+fn renamed(publication: &dyn Publication, tree: &Tree) -> Option<RepoPath> {
+    let state = publication.state(&tree.repository)?;
+    let snapshot = state.snapshot(&tree.view)?;
+    let catalog = Catalog::new(publication.nodes(), snapshot.root.meta());
+    let (mut path, mut meta) = (RepoPath::ROOT, snapshot.root.meta());
+    for asked in tree.path.components() {
+        let as_asked = path.join(&Name::new(asked).ok()?).ok()?;
+        if let Some(found) = catalog.lookup(&as_asked).ok()? {
+            (path, meta) = (as_asked, found);
+            continue;
+        }
+        let mut meant = None;
+        for (at, entry) in catalog.list(meta.as_directory()?, None).enumerate() {
+            let entry = entry.ok().filter(|_| at < RENAMED_AMONG_MAX)?;
+            if client_names(entry.name.as_str()).iter().any(|name| name == asked) && meant.replace(entry).is_some() {
+                return None;
+            }
+        }
+        let entry = meant?;
+        (path, meta) = (path.join(&entry.name).ok()?, entry.meta);
+    }
+    meta.as_file().is_some().then_some(path)
 }
 
 /// A place of the name space, before any catalog is read.

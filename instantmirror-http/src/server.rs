@@ -261,11 +261,12 @@ impl Listener {
         let accepted = match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                Accepted::Plain(Socket::Tcp(stream), Some(address.ip()))
+                // Of IPv4 by a socket for both families: an address of IPv4.
+                Accepted::Plain(Socket::Tcp(stream), Some(address.ip().to_canonical()))
             }
             Self::Tls(listener, tls) => {
                 let (stream, address) = listener.accept().await?;
-                Accepted::Encrypted(stream, Arc::clone(tls), address.ip())
+                Accepted::Encrypted(stream, Arc::clone(tls), address.ip().to_canonical())
             }
             Self::Unix { listener, .. } => Accepted::Plain(Socket::Unix(listener.accept().await?.0), None),
         };

@@ -62,20 +62,35 @@ pub struct Asker {
     pub address: IpAddr,
     /// Where it listens.
     pub port: u16,
-    /// How much it has.
+    /// How much it has, as it says.
     pub standing: Standing,
+    /// It has announced before how much it lacks, or that it completed: it knows what the torrent holds. A client that opened
+    /// a magnet link announces `left` = 0 until it does, as a seed that has just started.
+    pub has_metadata: bool,
     /// Where its address is reached from.
     pub scope: Scope,
 }
 
 impl Asker {
-    /// Whether the two could do something for each other: not the asker itself, nobody with nothing to give or to get, and no
-    /// address of a private network for somebody outside of private networks.
+    /// Whether it can connect to the other: not the asker itself, and no address of a private network for an asker outside of
+    /// private networks.
+    #[must_use]
+    pub fn can_reach(&self, other: &Candidate) -> bool {
+        let is_self = (self.address, self.port) == (other.address, other.port);
+        !is_self && Scope::of(other.address) >= Some(self.scope)
+    }
+
+    /// Whether one of the two says that it lacks something.
     #[must_use]
     pub fn has_use_for(&self, other: &Candidate) -> bool {
-        let is_self = (self.address, self.port) == (other.address, other.port);
         let one_wants = self.standing == Standing::Leecher || other.standing == Standing::Leecher;
-        !is_self && one_wants && Scope::of(other.address) >= Some(self.scope)
+        one_wants && self.can_reach(other)
+    }
+
+    /// Whether it says that it lacks nothing, and may be a client that waits for the metadata of a magnet link.
+    #[must_use]
+    pub fn may_lack_metadata(&self) -> bool {
+        self.standing == Standing::Seed && !self.has_metadata
     }
 }
 
@@ -117,7 +132,8 @@ impl Draw {
 
 /// Chooses whom an asker is told about.
 pub trait HandOut: Debug + Send + Sync {
-    /// Places of at most `wanted` different candidates for whom the asker [has use](Asker::has_use_for).
+    /// Places of at most `wanted` different candidates for whom the asker [has use](Asker::has_use_for), and of some others if
+    /// it [may lack the metadata](Asker::may_lack_metadata).
     fn choose(&self, asker: &Asker, swarm: &dyn Candidates, wanted: usize, draw: &mut Draw) -> Vec<usize>;
 }
 
@@ -126,6 +142,10 @@ const LOOKED_THROUGH: usize = 4;
 /// How many draws for each that is wanted, before an asker gets fewer.
 const DRAWS: usize = 8;
 
+/// Seeds that an asker is told of which says that it is one, and may be a client with a magnet link: enough to get the metadata
+/// from, and no crowd of seeds that connect to each other.
+const SEEDS_FOR_METADATA: usize = 10;
+
 /// A random sample in which everybody is handed out about equally often, so that the graph of connections is nearly a
 /// regular one: of two that were drawn, the one that was handed out less often is taken.
 #[derive(Debug, Clone, Copy, Default)]
@@ -133,32 +153,43 @@ pub struct RandomSample;
 
 impl HandOut for RandomSample {
     fn choose(&self, asker: &Asker, swarm: &dyn Candidates, wanted: usize, draw: &mut Draw) -> Vec<usize> {
-        let count = swarm.count();
-        let useful = |place: usize| swarm.candidate(place).filter(|one| asker.has_use_for(one));
-        if count <= wanted.saturating_mul(LOOKED_THROUGH) {
-            let ranked = |place| useful(place).map(|one| (one.handed_out, place));
-            let mut all: Vec<_> = (0..count)
-                .filter_map(ranked)
-                .map(|(handed_out, place)| (handed_out, draw.number(), place))
-                .collect();
-            all.sort_unstable();
-            return all.into_iter().take(wanted).map(|(_, _, place)| place).collect();
-        }
-        let (mut chosen, mut taken) = (Vec::with_capacity(wanted), HashSet::with_capacity(wanted));
-        for _ in 0..wanted * DRAWS {
-            if chosen.len() == wanted {
-                break;
-            }
-            let pair = [draw.below(count), draw.below(count)].map(|place| Some((useful(place)?.handed_out, place)));
-            let Some((_, place)) = pair.into_iter().flatten().min() else {
-                continue;
-            };
-            if taken.insert(place) {
-                chosen.push(place);
-            }
+        let mut chosen = sample(swarm, wanted, draw, |one| asker.has_use_for(one));
+        if asker.may_lack_metadata() {
+            let most = SEEDS_FOR_METADATA.min(wanted.saturating_sub(chosen.len()));
+            let is_further = |one: &Candidate| asker.can_reach(one) && !asker.has_use_for(one);
+            chosen.extend(sample(swarm, most, draw, is_further));
         }
         chosen
     }
+}
+
+/// Places of at most `wanted` of those who are `fit`.
+fn sample(swarm: &dyn Candidates, wanted: usize, draw: &mut Draw, fit: impl Fn(&Candidate) -> bool) -> Vec<usize> {
+    let count = swarm.count();
+    let useful = |place: usize| swarm.candidate(place).filter(&fit);
+    if count <= wanted.saturating_mul(LOOKED_THROUGH) {
+        let ranked = |place| useful(place).map(|one| (one.handed_out, place));
+        let mut all: Vec<_> = (0..count)
+            .filter_map(ranked)
+            .map(|(handed_out, place)| (handed_out, draw.number(), place))
+            .collect();
+        all.sort_unstable();
+        return all.into_iter().take(wanted).map(|(_, _, place)| place).collect();
+    }
+    let (mut chosen, mut taken) = (Vec::with_capacity(wanted), HashSet::with_capacity(wanted));
+    for _ in 0..wanted * DRAWS {
+        if chosen.len() == wanted {
+            break;
+        }
+        let pair = [draw.below(count), draw.below(count)].map(|place| Some((useful(place)?.handed_out, place)));
+        let Some((_, place)) = pair.into_iter().flatten().min() else {
+            continue;
+        };
+        if taken.insert(place) {
+            chosen.push(place);
+        }
+    }
+    chosen
 }
 
 #[cfg(test)]
@@ -194,6 +225,7 @@ mod tests {
             address: "203.0.113.1".parse().unwrap(),
             port: 1,
             standing,
+            has_metadata: true,
             scope: Scope::Global,
         }
     }
@@ -245,6 +277,47 @@ mod tests {
             assert_eq!(chosen(Standing::Seed, Standing::Leecher), 5);
             assert_eq!(chosen(Standing::Leecher, Standing::Seed), 5);
         }
+    }
+
+    #[test]
+    fn an_asker_that_may_have_a_magnet_link_is_told_of_some_seeds() {
+        let unsure = Asker {
+            has_metadata: false,
+            ..asker(Standing::Seed)
+        };
+        let mut draw = Draw::new(4);
+        let mut told = |crowd: &Crowd, wanted| RandomSample.choose(&unsure, crowd, wanted, &mut draw);
+        assert_eq!(told(&crowd(20, Standing::Seed), 50).len(), 10);
+        assert_eq!(told(&crowd(1_000, Standing::Seed), 50).len(), 10);
+        assert_eq!(told(&crowd(1_000, Standing::Partial), 5).len(), 5);
+        assert_eq!(told(&crowd(1_000, Standing::Seed), 0), [0; 0]);
+        // Those who lack something come first.
+        let mut mixed = crowd(100, Standing::Seed);
+        mixed
+            .0
+            .iter_mut()
+            .take(40)
+            .for_each(|one| one.standing = Standing::Leecher);
+        let chosen = told(&mixed, 60);
+        assert_eq!(
+            (chosen.len(), chosen.iter().filter(|place| **place < 40).count()),
+            (50, 40)
+        );
+        // Never of itself, whatever it says.
+        let mut own = crowd(3, Standing::Seed);
+        own.0[1] = Candidate {
+            address: unsure.address,
+            port: unsure.port,
+            ..own.0[1]
+        };
+        let mut chosen = told(&own, 50);
+        chosen.sort_unstable();
+        assert_eq!(chosen, [0, 2]);
+        let partial = Asker {
+            standing: Standing::Partial,
+            ..unsure
+        };
+        assert_eq!(RandomSample.choose(&partial, &own, 50, &mut draw), [0; 0]);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The name of a torrent: the SHA-1 hash of its `info` dictionary.
+/// The name of a torrent: the SHA-1 hash of its `info` dictionary; of version 2 the first 20 bytes of its SHA-256 hash, which is what
+/// trackers are told (BEP 52).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InfoHash(pub [u8; 20]);
 
@@ -13,7 +14,7 @@ pub struct PeerId(pub [u8; 20]);
 
 /// A text that is no info-hash.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no info-hash: 40 hexadecimal digits are expected")]
+#[error("'{0}' is no info-hash: 40 hexadecimal digits (64 of version 2) are expected")]
 pub struct InfoHashError(String);
 
 impl FromStr for InfoHash {
@@ -21,7 +22,9 @@ impl FromStr for InfoHash {
 
     fn from_str(text: &str) -> Result<Self, InfoHashError> {
         let wrong = || InfoHashError(text.chars().take(80).flat_map(char::escape_debug).collect());
-        if text.len() != 40 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        // Of version 2 in full.
+        let is_long = text.len() == 64;
+        if !(is_long || text.len() == 40) || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(wrong());
         }
         let mut bytes = [0; 20];
@@ -59,11 +62,14 @@ mod tests {
             "01",
             &text[1..],
             &format!("{text}0"),
+            &format!("{text}{text}"),
             &text.replace('0', "g"),
             &"+1".repeat(20),
         ] {
             assert!(wrong.parse::<InfoHash>().is_err(), "{wrong}");
         }
+        let long: InfoHash = format!("{text}{}", "89abcdef".repeat(3)).parse().unwrap();
+        assert_eq!(long, hash, "trackers are told the beginning");
         assert!("é".repeat(20).parse::<InfoHash>().is_err());
     }
 }

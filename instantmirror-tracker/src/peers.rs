@@ -40,6 +40,13 @@ pub(crate) struct Said {
     pub(crate) completes: bool,
 }
 
+impl Said {
+    /// Whether only a client that has the torrent's metadata can say this.
+    fn shows_metadata(&self) -> bool {
+        self.completes || self.standing != Standing::Seed
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Peer<A> {
     address: A,
@@ -52,15 +59,18 @@ struct Peer<A> {
     standing: Standing,
     /// Its completion was counted.
     is_counted: bool,
+    /// See [`Entered`].
+    has_metadata: bool,
 }
 
-/// What became of a peer that announced.
+/// What became of a peer that announced. `completed`: a completion is to be counted. `has_metadata`: it has said, now or
+/// before, how much it lacks, or that it has just completed; a client that opened a magnet link can say neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entered {
-    /// It was there. Whether a completion is to be counted.
-    Known { completed: bool },
-    /// It is new. Likewise.
-    New { completed: bool },
+    /// It was there.
+    Known { completed: bool, has_metadata: bool },
+    /// It is new.
+    New { completed: bool, has_metadata: bool },
     /// There is no room in this swarm.
     Full,
     /// There are enough of its network.
@@ -162,9 +172,14 @@ impl<A: Address> Peers<A> {
             let completed = said.completes && !peer.is_counted && before != Standing::Seed;
             (peer.id, peer.key, peer.seen_s) = (said.id, said.key, now_s);
             peer.is_counted |= completed;
+            peer.has_metadata |= said.shows_metadata();
+            let has_metadata = peer.has_metadata;
             self.count(before, false);
             self.count(said.standing, true);
-            return Entered::Known { completed };
+            return Entered::Known {
+                completed,
+                has_metadata,
+            };
         }
         if self.of_network(hash_of, address, room.of_network) >= room.of_network {
             return Entered::TooMany;
@@ -182,6 +197,7 @@ impl<A: Address> Peers<A> {
             handed_out: somebody.map_or(0, |peer| peer.handed_out),
             standing: said.standing,
             is_counted: said.completes,
+            has_metadata: said.shows_metadata(),
         };
         self.list.push(peer);
         let Self { list, places, .. } = self;
@@ -191,6 +207,7 @@ impl<A: Address> Peers<A> {
         self.count(said.standing, true);
         Entered::New {
             completed: said.completes,
+            has_metadata: said.shows_metadata(),
         }
     }
 
@@ -357,11 +374,11 @@ mod tests {
             peers.enter(&hasher, address, &said(port, Standing::Seed), (0, 0), room)
         };
         for host in 0..3 {
-            assert_eq!(enter(host, 1, 1), Entered::New { completed: false });
+            assert!(matches!(enter(host, 1, 1), Entered::New { completed: false, .. }));
         }
         assert_eq!(enter(9, 1, 1), Entered::TooMany);
-        assert_eq!(enter(0, 1, 1), Entered::Known { completed: false });
-        assert_eq!(enter(9, 2, 1), Entered::New { completed: false });
+        assert!(matches!(enter(0, 1, 1), Entered::Known { completed: false, .. }));
+        assert!(matches!(enter(9, 2, 1), Entered::New { completed: false, .. }));
     }
 
     #[test]

@@ -267,16 +267,26 @@ impl Registry {
             IpAddr::V4(address) => swarm.v4.enter(&self.hasher, address, &said, when, room),
             IpAddr::V6(address) => swarm.v6.enter(&self.hasher, address, &said, when, room),
         };
-        match entered {
-            Entered::Known { .. } => {}
-            Entered::New { .. } => self.peers += 1,
+        let (completed, has_metadata) = match entered {
+            Entered::Known {
+                completed,
+                has_metadata,
+            } => (completed, has_metadata),
+            Entered::New {
+                completed,
+                has_metadata,
+            } => {
+                self.peers += 1;
+                (completed, has_metadata)
+            }
             Entered::TooMany => return Err(Refusal::TooManyPeers),
             Entered::Full => {
                 self.counts.not_kept += 1;
                 announced.warning = Some(FULL);
+                (false, false)
             }
-        }
-        if let Entered::Known { completed: true } | Entered::New { completed: true } = entered {
+        };
+        if completed {
             swarm.downloaded = swarm.downloaded.saturating_add(1);
             self.counts.completed += 1;
         }
@@ -285,6 +295,7 @@ impl Registry {
             address: from,
             port: asked.port,
             standing: said.standing,
+            has_metadata,
             scope,
         };
         let wanted = wanted.min(limits.handed_out_max);

@@ -57,6 +57,34 @@ fn peers_are_told_of_each_other_and_counted() {
 }
 
 #[test]
+fn seeds_are_named_to_magnet_links_and_not_to_seeds_that_are_known_as_such() {
+    let mut registry = registry(Limits::default());
+    let [seed, asker] = ["192.0.2.1", "192.0.2.2"].map(address);
+    registry.announce(at(0), seed, &announce(1, 0, Event::Started)).unwrap();
+    let mut told = |left, event, wanted| {
+        let asked = Announce {
+            wanted,
+            ..announce(1, left, event)
+        };
+        registry.announce(at(0), asker, &asked).unwrap().peers.len()
+    };
+    // As long as only zero was said, it may be a client that has no metadata yet.
+    for event in [Event::Started, Event::Regular] {
+        assert_eq!(told(0, event, None), 1);
+    }
+    assert_eq!(told(0, Event::Regular, Some(0)), 0, "it wants to be told of no peer");
+    assert_eq!(told(0, Event::Completed, None), 0);
+    assert_eq!(told(0, Event::Regular, None), 0);
+    assert_eq!(told(5, Event::Stopped, None), 0);
+    assert_eq!(told(5, Event::Started, None), 1);
+    assert_eq!(
+        told(0, Event::Regular, None),
+        0,
+        "it was seen to lack something and lacks nothing"
+    );
+}
+
+#[test]
 fn a_completion_counts_once() {
     let mut registry = registry(Limits::default());
     let peer = address("192.0.2.1");

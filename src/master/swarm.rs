@@ -6,15 +6,16 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use instantmirror_core::catalog::NodeSource;
+use instantmirror_core::metainfo::InfoHash;
 use instantmirror_core::traits::{ObjectCache, Publication as _};
-use instantmirror_core::{NodeId, RepoName, Snapshot};
+use instantmirror_core::{NodeId, RepoName};
 use instantmirror_swarm::peer::Origin;
 
 use super::{Master, MasterError, MasterPublication};
 use crate::peering::{
     ExportTerms, Exports, JoinAs, Peering, RepositorySwarm, SwarmIdentity, SwarmOffer, SwarmsStatus, hex,
 };
-use crate::torrent::Offer;
+use crate::torrent::Offered;
 
 /// What the piece spaces as peers read them lie in, beside those that publishes assign.
 const DIR: &str = "swarm";
@@ -76,11 +77,16 @@ impl Seeding {
         serde_json::to_vec(&offer).ok().map(Bytes::from)
     }
 
-    /// Seeds exactly the torrents that are offered of a snapshot's repository. Blocks on the disk.
-    pub(super) fn seed_torrents<S: NodeSource>(&self, offer: &Offer, snapshot: &Snapshot, nodes: &S) {
-        let changes = self.exports.follow(offer, snapshot, nodes);
-        let (joined, left) = (changes.joined.len(), changes.left.len());
-        tracing::info!(repository = %snapshot.repository, joined, left, "torrents are seeded");
+    /// Seeds exactly the torrents that are offered of a repository. Blocks on the disk.
+    pub(super) fn seed_torrents<S: NodeSource>(&self, repository: &RepoName, offered: &Offered, nodes: &S) {
+        let changes = self.exports.follow(repository, offered, nodes);
+        let (joined, left, replaced) = (changes.joined.len(), changes.left.len(), offered.replaced());
+        tracing::info!(%repository, joined, left, replaced, "torrents are seeded");
+    }
+
+    /// Whether a peer downloads the torrent with this info-hash from us.
+    pub(super) fn is_wanted(&self, hash: &InfoHash) -> bool {
+        self.exports.is_wanted(hash)
     }
 
     pub(super) fn status(&self) -> SwarmsStatus {

@@ -2,17 +2,27 @@
 //!
 //! Where there are peers, the master seeds what it offers.
 //!
-//! Invariant: what is offered was made of a released snapshot, and only of the current one; what cannot be made is not
-//! offered, and the log says why.
+//! Invariant: what is offered was made of a released snapshot that lives: of the current one, and of those that it replaced,
+//! for as long as downloads of their torrents are to end well. What cannot be made is not offered, and the log says why.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use instantmirror_core::grace::replaced_within;
 use instantmirror_core::metainfo::Outside;
 use instantmirror_core::traits::Publication as _;
-use instantmirror_core::{RepoName, Snapshot, SnapshotId};
+use instantmirror_core::view::RepositoryState;
+use instantmirror_core::{Clock as _, RepoName, SignedHead, Snapshot, SnapshotId};
 
+use super::swarm::Seeding;
 use super::{Master, MasterError, MasterPublication};
-use crate::torrent::{Offer, OfferedTree, Offers, PaddedPieces, Sources, TorrentError, TorrentOptions, Torrents, make};
+use crate::clock::SystemClock;
+use crate::torrent::{
+    Offer, Offered, OfferedTree, Offers, PaddedPieces, Sources, TorrentError, TorrentOptions, Torrents, make,
+};
+
+/// Whether replaced torrents are over is looked at this often.
+const LOOK: Duration = Duration::from_secs(60);
 
 impl Master {
     /// Makes torrents of a snapshot, of the current one if none is named, from stored hashes alone. Blocks for as long as
@@ -68,24 +78,23 @@ pub(super) async fn offer_torrents(master: &Master, publication: &MasterPublicat
 
 async fn offer_of(master: &Master, publication: &MasterPublication, name: &RepoName) {
     // One: whoever is served has the others.
-    let (mut offered, mut padded) = (None, PaddedPieces::with_threads(1));
+    let mut padded = PaddedPieces::with_threads(1);
     loop {
         let Some(state) = publication.state(name) else { return };
         let sequence = state.head.as_ref().map_or(0, |head| head.head().sequence);
-        let current = state.current.and_then(|id| state.snapshots.get(&id)).cloned();
-        if let (Some(snapshot), Some(head)) = (current, &state.head)
-            && offered != Some(snapshot.id)
+        if let Some(head) = &state.head
+            && state.current.is_some()
         {
-            let (master, offers, piece_bytes) = (master.clone(), publication.offers(), head.head().piece_length);
-            let seeding = publication.seeding();
-            offered = Some(snapshot.id);
+            let maker = Maker {
+                master: master.clone(),
+                offers: publication.offers(),
+                seeding: publication.seeding(),
+                head: Arc::clone(head),
+                state,
+            };
             let mut known = std::mem::replace(&mut padded, PaddedPieces::with_threads(1));
             let made = tokio::task::spawn_blocking(move || {
-                let offer = offer(&master, &offers, &snapshot, piece_bytes, &mut known);
-                known.forget_others();
-                if let (Some(seeding), Some(offer)) = (seeding, offer) {
-                    seeding.seed_torrents(&offer, &snapshot, master.snapshots.as_ref());
-                }
+                maker.offer(&mut known);
                 known
             });
             match made.await {
@@ -93,47 +102,101 @@ async fn offer_of(master: &Master, publication: &MasterPublication, name: &RepoN
                 Err(error) => tracing::error!(repository = %name, "no torrents are offered: {error}"),
             }
         }
-        publication.head_after(name, sequence).await;
+        let changed = publication.head_after(name, sequence);
+        let offers = publication.offers();
+        if offers.of(name).is_some_and(|offered| offered.replaced() > 0) {
+            _ = tokio::time::timeout(LOOK, changed).await;
+        } else {
+            changed.await;
+        }
     }
 }
 
-/// Makes the torrents of a snapshot, and offers them.
-fn offer(
-    master: &Master,
-    offers: &Offers,
-    snapshot: &Snapshot,
-    piece_bytes: u32,
-    padded: &mut PaddedPieces,
-) -> Option<Arc<Offer>> {
-    let repository = master.repository(&snapshot.repository).ok()?;
-    let begun = std::time::Instant::now();
-    let mut trees = Vec::new();
-    for wanted in &repository.torrents {
-        let options = TorrentOptions {
-            path: wanted.path.clone(),
-            name: wanted.name.clone(),
-            shards: wanted.shards,
-            beyond_limits: false,
+/// Makes and offers the torrents of one state of a repository.
+struct Maker {
+    master: Master,
+    offers: Arc<Offers>,
+    seeding: Option<Arc<Seeding>>,
+    head: Arc<SignedHead>,
+    state: Arc<RepositoryState>,
+}
+
+impl Maker {
+    /// Offers the torrents of the current snapshot, and goes on with those that they replaced: for the grace time, and then for
+    /// as long as a peer downloads them; no longer than their snapshots live.
+    fn offer(&self, padded: &mut PaddedPieces) {
+        let name = &self.state.name;
+        let Some(current) = self.state.current.and_then(|id| self.state.snapshots.get(&id)) else {
+            return;
         };
-        match master.make_torrents(snapshot, piece_bytes, &options, padded) {
-            Ok(made) => {
-                let outside = outside(master, &made);
-                trees.push(OfferedTree::new(made, outside));
+        let before = self.offers.of(name);
+        let made = match &before {
+            Some(before) if before.current().snapshot.id == current.id => Arc::clone(before.current()),
+            _ => {
+                let Some(made) = self.make(current, padded) else { return };
+                made
             }
-            Err(error) => {
-                let (repository, snapshot) = (&snapshot.repository, snapshot.id);
-                tracing::error!(%repository, %snapshot, path = %wanted.path, "no torrent is offered: {error}");
+        };
+        let graced = replaced_within(
+            self.head.head(),
+            self.master.config().snapshots.grace.0,
+            SystemClock.now(),
+        );
+        let earlier: Vec<Arc<Offer>> = match &before {
+            Some(before) => before.offers().cloned().collect(),
+            // After a start: as it was before.
+            None => {
+                let graced = graced.iter().filter_map(|id| self.state.snapshots.get(id));
+                graced.filter_map(|snapshot| self.make(snapshot, padded)).collect()
             }
+        };
+        padded.forget_others();
+        let offered = Offered::new(made, earlier, |snapshot, hash| {
+            let is_wanted = || self.seeding.as_ref().is_some_and(|seeding| seeding.is_wanted(hash));
+            self.state.snapshots.contains_key(&snapshot.id) && (graced.contains(&snapshot.id) || is_wanted())
+        });
+        if before.is_some_and(|before| before.list() == offered.list()) {
+            return;
+        }
+        let offered = Arc::new(offered);
+        self.offers.replace(name, Arc::clone(&offered));
+        if let Some(seeding) = &self.seeding {
+            seeding.seed_torrents(name, &offered, self.master.snapshots.as_ref());
         }
     }
-    let offer = Arc::new(Offer {
-        snapshot: snapshot.id,
-        trees,
-    });
-    let (torrents, seconds) = (offer.all().count(), begun.elapsed().as_secs_f64());
-    tracing::info!(repository = %snapshot.repository, snapshot = %snapshot.id, torrents, seconds, "torrents are offered");
-    offers.replace(&snapshot.repository, Arc::clone(&offer));
-    Some(offer)
+
+    /// Makes the torrents of a snapshot.
+    fn make(&self, snapshot: &Arc<Snapshot>, padded: &mut PaddedPieces) -> Option<Arc<Offer>> {
+        let (master, piece_bytes) = (&self.master, self.head.head().piece_length);
+        let repository = master.repository(&snapshot.repository).ok()?;
+        let begun = std::time::Instant::now();
+        let mut trees = Vec::new();
+        for wanted in &repository.torrents {
+            let options = TorrentOptions {
+                path: wanted.path.clone(),
+                name: wanted.name.clone(),
+                shards: wanted.shards,
+                beyond_limits: false,
+            };
+            match master.make_torrents(snapshot, piece_bytes, &options, padded) {
+                Ok(made) => {
+                    let outside = outside(master, &made);
+                    trees.push(OfferedTree::new(made, outside));
+                }
+                Err(error) => {
+                    let (repository, snapshot) = (&snapshot.repository, snapshot.id);
+                    tracing::error!(%repository, %snapshot, path = %wanted.path, "no torrent is offered: {error}");
+                }
+            }
+        }
+        let offer = Arc::new(Offer {
+            snapshot: Arc::clone(snapshot),
+            trees,
+        });
+        let (torrents, seconds) = (offer.all().count(), begun.elapsed().as_secs_f64());
+        tracing::info!(repository = %snapshot.repository, snapshot = %snapshot.id, torrents, seconds, "torrents are offered");
+        Some(offer)
+    }
 }
 
 /// What is put around the torrents of a tree.

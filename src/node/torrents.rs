@@ -1,11 +1,12 @@
 //! The torrents that masters offer, taken over: served as the master serves them, and seeded with what the cache holds.
 //!
-//! Invariant: nothing is taken over that is not of the snapshot that is current here, as its catalog has it; of what a
-//! master says, no more is kept in memory than limits that are named here allow.
+//! Invariant: nothing is taken over that is not of a snapshot that is here, as its catalog has it: of the current one, or of one
+//! that it replaced and whose downloads are to end well. Of what a master says, no more is kept in memory than limits that are
+//! named here allow.
 
 mod kept;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use instantmirror_core::bencode::{Strictness, raw_value};
 use instantmirror_core::metainfo::{InfoHash, Metainfo, Outside};
 use instantmirror_core::view::RepositoryState;
-use instantmirror_core::{Name, RepoName, RepoPath, Snapshot, TransportError};
+use instantmirror_core::{Name, RepoName, RepoPath, Snapshot, SnapshotId, TransportError};
 use instantmirror_store::StoreError;
 use instantmirror_store::disk::Disk;
 use instantmirror_swarm::{Follower, HttpOrigin};
@@ -23,7 +24,7 @@ use super::Node;
 use crate::peering::{ExportChanges, ExportPieces};
 use kept::KeptTorrents;
 
-use crate::torrent::{Offer, OfferedTree, Offers, Torrent, TorrentList, TorrentRow, Torrents};
+use crate::torrent::{Offer, Offered, OfferedTree, Offers, ReplacedRow, Torrent, TorrentList, TorrentRow, Torrents};
 
 /// A master that does not offer what it should yet is asked again after this, and twice as long after each try ...
 const PAUSE: Duration = Duration::from_secs(1);
@@ -139,8 +140,8 @@ impl Node {
         let Some(snapshot) = current.filter(|snapshot| list.snapshot == snapshot.id.to_string()) else {
             return infos;
         };
-        match offer_of(snapshot, list, &infos) {
-            Ok(offer) => self.taken(&state.name, offer, Arc::clone(snapshot)).await,
+        match offers_of(snapshot, state, list, &infos) {
+            Ok(offers) => self.taken(state, offers).await,
             Err(error) => tracing::warn!(repository = %state.name, "torrents are asked of the master anew: {error}"),
         }
         infos
@@ -158,10 +159,10 @@ impl Node {
         let Some(snapshot) = current else { return Taken::NotYet };
         let mut taken = Taken::None;
         for master in masters {
-            match ask(name, master, snapshot, infos).await {
-                Ok(Some((list, offer))) => {
+            match ask(master, snapshot, state, infos).await {
+                Ok(Some((list, offers))) => {
                     self.keep(name, list, infos.clone()).await;
-                    self.taken(name, offer, Arc::clone(snapshot)).await;
+                    self.taken(state, offers).await;
                     return Taken::All;
                 }
                 Ok(None) => taken = Taken::NotYet,
@@ -184,24 +185,50 @@ impl Node {
         }
     }
 
-    /// Serves and seeds an offer from now on, as far as it is of the snapshot that it names.
-    async fn taken(&self, name: &RepoName, offer: Offer, snapshot: Arc<Snapshot>) {
-        let (node, name) = (self.clone(), name.clone());
+    /// Serves and seeds offers of the current snapshot and of those that it replaced from now on, as far as they are of the
+    /// snapshots that they name. Goes on with replaced torrents that the master does not name any more for as long as a peer
+    /// downloads them, and no longer than their snapshots are here.
+    async fn taken(&self, state: &RepositoryState, offers: Vec<Offer>) {
+        let (node, name) = (self.clone(), state.name.clone());
+        let live: HashSet<SnapshotId> = state.snapshots.keys().copied().collect();
         let work = move || {
-            let offer = Arc::new(node.checked(offer, &snapshot));
+            let before = node.torrents.offers.of(&name);
+            let mut offers = offers.into_iter().map(|offer| Arc::new(node.checked(offer)));
+            let Some(current) = offers.next() else { return };
+            let replaced: Vec<_> = offers.collect();
+            let named: HashSet<InfoHash> = replaced
+                .iter()
+                .flat_map(|offer| offer.all())
+                .map(|(_, torrent)| torrent.hash)
+                .collect();
+            let earlier = before.iter().flat_map(|before| before.offers().cloned());
+            let offered = Offered::new(current, replaced.into_iter().chain(earlier), |snapshot, hash| {
+                live.contains(&snapshot.id) && (named.contains(hash) || node.is_wanted(hash))
+            });
+            if before.is_some_and(|before| before.list() == offered.list()) {
+                return;
+            }
+            let offered = Arc::new(offered);
             if let Some(swarming) = &node.swarming {
-                let changes = swarming.exports.follow(&offer, &snapshot, node.snapshots.as_ref());
+                let changes = swarming.exports.follow(&name, &offered, node.snapshots.as_ref());
                 node.exports_changed(&name, &changes);
             }
-            let torrents = offer.all().count();
+            let (snapshot, torrents) = (offered.current().snapshot.id, offered.current().all().count());
+            let replaced = offered.replaced();
             if torrents > 0 {
-                tracing::info!(repository = %name, snapshot = %snapshot.id, torrents, "torrents are offered");
+                tracing::info!(repository = %name, %snapshot, torrents, replaced, "torrents are offered");
             }
-            node.torrents.offers.replace(&name, offer);
+            node.torrents.offers.replace(&name, offered);
         };
         if let Err(error) = tokio::task::spawn_blocking(work).await {
             tracing::error!("torrents are not taken over: {error}");
         }
+    }
+
+    /// Whether a peer downloads the torrent with this info-hash from us.
+    fn is_wanted(&self, hash: &InfoHash) -> bool {
+        let exports = self.swarming.as_ref().map(|swarming| &swarming.exports);
+        exports.is_some_and(|exports| exports.is_wanted(hash))
     }
 
     fn exports_changed(&self, name: &RepoName, changes: &ExportChanges) {
@@ -211,11 +238,12 @@ impl Node {
     }
 
     /// Without those torrents that are not of the snapshot. Blocks on the disk.
-    fn checked(&self, mut offer: Offer, snapshot: &Snapshot) -> Offer {
+    fn checked(&self, mut offer: Offer) -> Offer {
+        let snapshot = Arc::clone(&offer.snapshot);
         let before = self.torrents.offers.of(&snapshot.repository);
         let known = |hash: &InfoHash| {
-            let mut all = before.iter().flat_map(|offer| offer.all());
-            all.any(|(_, torrent)| torrent.hash == *hash)
+            let mut all = before.iter().flat_map(|offered| offered.all());
+            all.any(|(_, _, torrent)| torrent.hash == *hash)
         };
         for tree in &mut offer.trees {
             let path = tree.torrents.path.clone();
@@ -228,7 +256,7 @@ impl Node {
                 let checked = Metainfo::parse_bare(&torrent.info)
                     .map_err(|error| error.to_string())
                     .and_then(|parsed| {
-                        let pieces = ExportPieces::new(&parsed, self.snapshots.as_ref(), snapshot, &path, objects);
+                        let pieces = ExportPieces::new(&parsed, self.snapshots.as_ref(), &snapshot, &path, objects);
                         pieces.map_err(|error| error.to_string())
                     });
                 if let Err(error) = &checked {
@@ -260,54 +288,88 @@ impl Node {
 
 /// Asks a master for what it offers of a snapshot; `None` if its offer is of another one.
 async fn ask(
-    name: &RepoName,
     master: &HttpOrigin,
-    snapshot: &Snapshot,
+    snapshot: &Arc<Snapshot>,
+    state: &RepositoryState,
     infos: &mut Infos,
-) -> Result<Option<(TorrentList, Offer)>, TakeError> {
-    let list: TorrentList = serde_json::from_slice(&master.torrents(name).await?).map_err(useless)?;
+) -> Result<Option<(TorrentList, Vec<Offer>)>, TakeError> {
+    let name = &state.name;
+    let mut list: TorrentList = serde_json::from_slice(&master.torrents(name).await?).map_err(useless)?;
     if list.snapshot != snapshot.id.to_string() {
         return Ok(None);
     }
-    if list.torrents.len() > TORRENTS_MAX {
+    let replaced = std::mem::take(&mut list.replaced).into_iter();
+    list.replaced = replaced.filter(|row| replaced_snapshot(row, state).is_some()).collect();
+    if list.torrents.len() + list.replaced.len() > TORRENTS_MAX {
         return Err(useless(format!("{} torrents", list.torrents.len())));
     }
-    let hashes = hashes_of(&list)?;
+    let named = list.torrents.iter().map(|row| (row, row.file.clone()));
+    let replaced = list.replaced.iter().map(|row| (&row.row, row.row.info_hash.clone()));
+    let files: Vec<(InfoHash, String)> = named
+        .chain(replaced)
+        .map(|(row, file)| Ok((row.info_hash.parse().map_err(useless)?, file)))
+        .collect::<Result<_, TakeError>>()?;
+    let hashes: HashSet<InfoHash> = files.iter().map(|(hash, _)| *hash).collect();
     infos.retain(|hash, _| hashes.contains(hash));
-    for (row, hash) in list.torrents.iter().zip(&hashes) {
+    for (hash, file) in &files {
         if infos.contains_key(hash) {
             continue;
         }
         let held: usize = infos.values().map(Bytes::len).sum();
-        let info = info_of(&master.torrent(name, &row.file).await?)?;
+        let info = info_of(&master.torrent(name, file).await?)?;
         if InfoHash::of(&info) != *hash {
-            return Err(useless(format!("'{}' is another torrent than the list has", row.file)));
+            return Err(useless(format!("'{file}' is another torrent than the list has")));
         }
         if held + info.len() > INFO_BYTES_MAX {
             return Err(useless(format!("torrents of more than {INFO_BYTES_MAX} bytes")));
         }
         infos.insert(*hash, info);
     }
-    let offer = offer_of(snapshot, list.clone(), infos)?;
-    Ok(Some((list, offer)))
+    let offers = offers_of(snapshot, state, list.clone(), infos)?;
+    Ok(Some((list, offers)))
 }
 
-fn hashes_of(list: &TorrentList) -> Result<Vec<InfoHash>, TakeError> {
-    let hashes = list.torrents.iter().map(|row| row.info_hash.parse().map_err(useless));
-    hashes.collect()
+/// The snapshot that a replaced torrent is of, if it is here.
+fn replaced_snapshot(row: &ReplacedRow, state: &RepositoryState) -> Option<Arc<Snapshot>> {
+    state.snapshots.get(&row.snapshot.parse().ok()?).cloned()
 }
 
-/// The offer that a list and its info dictionaries are.
-fn offer_of(snapshot: &Snapshot, list: TorrentList, infos: &Infos) -> Result<Offer, TakeError> {
-    let hashes = hashes_of(&list)?;
+/// The offers that a list and its info dictionaries are: that of the current snapshot, and of each that it replaced and that is
+/// here.
+fn offers_of(
+    snapshot: &Arc<Snapshot>,
+    state: &RepositoryState,
+    list: TorrentList,
+    infos: &Infos,
+) -> Result<Vec<Offer>, TakeError> {
+    let mut offers = vec![offer_of(snapshot, list.torrents, infos)?];
+    let mut rows: Vec<(Arc<Snapshot>, Vec<TorrentRow>)> = Vec::new();
+    for replaced in list.replaced {
+        let Some(of) = replaced_snapshot(&replaced, state) else {
+            continue;
+        };
+        match rows.last_mut() {
+            Some((last, rows)) if last.id == of.id => rows.push(replaced.row),
+            _ => rows.push((of, vec![replaced.row])),
+        }
+    }
+    for (of, rows) in rows {
+        offers.push(offer_of(&of, rows, infos)?);
+    }
+    Ok(offers)
+}
+
+/// The offer of one snapshot.
+fn offer_of(snapshot: &Arc<Snapshot>, rows: Vec<TorrentRow>, infos: &Infos) -> Result<Offer, TakeError> {
     let mut trees: Vec<(Torrents, Outside)> = Vec::new();
-    for (row, hash) in list.torrents.into_iter().zip(&hashes) {
-        let info = infos.get(hash).cloned();
+    for row in rows {
+        let hash: InfoHash = row.info_hash.parse().map_err(useless)?;
+        let info = infos.get(&hash).cloned();
         let info = info.ok_or_else(|| useless(format!("'{}' is missing", row.file)))?;
-        add(&mut trees, snapshot, row, *hash, info)?;
+        add(&mut trees, snapshot, row, hash, info)?;
     }
     Ok(Offer {
-        snapshot: snapshot.id,
+        snapshot: Arc::clone(snapshot),
         trees: trees
             .into_iter()
             .map(|(torrents, outside)| OfferedTree::new(torrents, outside))
@@ -337,6 +399,7 @@ fn add(
     let parsed = Metainfo::parse_bare(&info).map_err(useless)?;
     let file_name = Name::new(&row.file).map_err(|error| useless(format!("a file whose name has {error}")))?;
     let path = RepoPath::new(&row.path).map_err(|error| useless(format!("the path '{}' has {error}", row.path)))?;
+    let is_of_file = parsed.files.iter().all(|file| file.path.is_root());
     let torrent = Torrent {
         file_name: file_name.as_str().to_owned(),
         name: parsed.name,
@@ -344,6 +407,7 @@ fn add(
         hash,
         files: row.files,
         bytes: row.bytes,
+        is_of_file,
     };
     let outside = Outside {
         trackers: row.trackers,
@@ -364,6 +428,7 @@ fn add(
         torrents: vec![torrent],
         symlinks: 0,
         empty_files: 0,
+        renamed: Vec::new(),
     };
     trees.push((torrents, outside));
     Ok(())

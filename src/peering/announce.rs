@@ -8,7 +8,7 @@ use instantmirror_swarm::peer::{Origin, Swarm, Swarms};
 use tokio::sync::{mpsc, watch};
 
 /// How far a swarm has come is looked at this often.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(2);
 /// Answers of trackers that wait to be taken in.
 const HEARD_MAX: usize = 16;
 
@@ -21,13 +21,18 @@ pub(super) struct AnnounceAs {
     pub(super) announcer: Arc<Announcer>,
 }
 
-/// Keeps one swarm announced to tiers of trackers until `leave` says so, then says goodbye.
+/// Keeps one swarm announced to tiers of trackers, `after` a while, until `leave` says so; then says goodbye.
 pub(super) async fn keep_announced(
     us: AnnounceAs,
     swarm: Arc<Swarm>,
     tiers: Vec<Vec<String>>,
+    after: Duration,
     mut leave: watch::Receiver<bool>,
 ) {
+    tokio::select! {
+        _ = leave.wait_for(|leaves| *leaves) => return,
+        () = tokio::time::sleep(after) => {}
+    }
     let urls = |tier: &Vec<String>| -> Vec<TrackerUrl> { tier.iter().filter_map(|url| url.parse().ok()).collect() };
     let tiers = tiers.iter().map(urls).filter(|tier| !tier.is_empty());
     let membership = Membership {
@@ -64,16 +69,23 @@ pub(super) async fn keep_announced(
     }
 }
 
-/// How far a swarm has come. Trackers do not tell seeds of each other; in a repository's swarm nobody but the master is one,
-/// since all will want what comes next.
+/// How far a swarm has come. In a repository's swarm nobody but the master has everything, since all will want what comes next.
+///
+/// A node that fetches on demand lacks most of an export torrent. It is a partial seed (BEP 21) while it holds some of it and
+/// wants nothing, and wants more from when somebody asks for a file until nobody has for a while.
 fn standing(swarm: &Swarm) -> Progress {
-    let status = swarm.session_status();
+    let standing = swarm.standing();
+    let is_short = if swarm.is_fixed() {
+        standing.seeks && standing.wanted == 0
+    } else {
+        standing.left_bytes > 0 && standing.peers == 0
+    };
     Progress {
-        uploaded: status.counts.sent_bytes,
-        downloaded: status.counts.good_bytes,
-        left: status.left_bytes,
+        uploaded: standing.counts.sent_bytes,
+        downloaded: standing.counts.good_bytes,
+        left: standing.left_bytes,
         wanted: None,
-        is_partial_seed: status.is_fixed && status.wanted == 0 && status.left_bytes > 0,
-        is_lonely: status.peers.is_empty(),
+        is_partial_seed: swarm.is_fixed() && !standing.seeks && standing.has_some && standing.left_bytes > 0,
+        is_lonely: is_short,
     }
 }

@@ -5,17 +5,17 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use instantmirror_core::RepoName;
 use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::metainfo::{InfoHash, Metainfo};
 use instantmirror_core::traits::ObjectCache;
-use instantmirror_core::{RepoName, Snapshot};
 use instantmirror_swarm::peer::Swarm;
 use instantmirror_swarm::session::SessionConfig;
 use instantmirror_swarm::wire::PeerId;
 
 use super::export::ExportPieces;
 use super::{JoinAs, Peering, Share, UNITS_MAX};
-use crate::torrent::{Offer, Torrent};
+use crate::torrent::{Offered, Torrent};
 
 /// An export torrent that was joined.
 #[derive(Debug, Clone)]
@@ -76,13 +76,14 @@ impl Exports {
         self.joined.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes part in exactly what is offered of `snapshot`'s repository. What is no torrent of it is left out, and the log
+    /// Takes part in exactly what is offered of a repository. What is no torrent of its snapshot is left out, and the log
     /// says why. Blocks on the disk.
-    pub(crate) fn follow<S: NodeSource>(&self, offer: &Offer, snapshot: &Snapshot, nodes: &S) -> ExportChanges {
+    pub(crate) fn follow<S: NodeSource>(&self, repository: &RepoName, offered: &Offered, nodes: &S) -> ExportChanges {
         let mut changes = ExportChanges::default();
-        let held = self.joined().get(&snapshot.repository).cloned().unwrap_or_default();
+        let held = self.joined().get(repository).cloned().unwrap_or_default();
         let mut next = ByHash::new();
-        for (tree, torrent) in offer.all() {
+        for (offer, tree, torrent) in offered.all() {
+            let snapshot = &offer.snapshot;
             let known = held
                 .get(&torrent.hash)
                 .cloned()
@@ -101,7 +102,7 @@ impl Exports {
                     let objects = Arc::clone(&self.terms.objects);
                     let pieces = ExportPieces::new(&parsed, nodes, snapshot, &tree.torrents.path, objects);
                     let pieces = pieces.map_err(|error| error.to_string())?;
-                    Ok(self.join(torrent, pieces, &snapshot.repository, parsed.is_private))
+                    Ok(self.join(torrent, pieces, repository, parsed.is_private))
                 });
             match made {
                 Ok(export) => {
@@ -110,13 +111,13 @@ impl Exports {
                     next.insert(torrent.hash, export);
                 }
                 Err(error) => {
-                    let (repository, file) = (&snapshot.repository, &torrent.file_name);
+                    let file = &torrent.file_name;
                     tracing::error!(%repository, file, "this torrent is not seeded: {error}");
                 }
             }
         }
         let gone = held.into_iter().filter(|(hash, _)| !next.contains_key(hash)).collect();
-        self.joined().insert(snapshot.repository.clone(), next);
+        self.joined().insert(repository.clone(), next);
         changes.left = self.leave(gone);
         changes
     }
@@ -178,6 +179,11 @@ impl Exports {
             trackers: trackers.to_vec(),
             ..export
         }
+    }
+
+    /// Whether a peer wants something of the torrent with this info-hash.
+    pub(crate) fn is_wanted(&self, hash: &InfoHash) -> bool {
+        self.elsewhere(hash).is_some_and(|export| export.swarm.is_wanted())
     }
 
     /// Those of one repository.

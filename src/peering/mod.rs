@@ -117,6 +117,9 @@ fn announcer(config: &PeersConfig) -> Option<Arc<Announcer>> {
     }
 }
 
+/// A new export torrent is announced so long after it was joined: trackers that ask masters what they offer do so every two
+/// seconds.
+const FIRST_ANNOUNCE: Duration = Duration::from_secs(3);
 /// Trackers have so long to hear that we go.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -172,16 +175,17 @@ impl Peering {
 
     /// Tells trackers of a swarm until it is [left](Self::leave). Must be called inside a tokio runtime.
     pub(crate) fn announce(&self, swarm: &Arc<Swarm>, trackers: &[String]) {
-        self.announce_to(swarm, vec![trackers.to_vec()]);
+        self.announce_to(swarm, vec![trackers.to_vec()], Duration::ZERO);
     }
 
-    /// The same, each tracker being asked when those before it do not answer: as everybody does who has the same list.
+    /// The same of an export torrent, each tracker being asked when those before it do not answer: as everybody does who has
+    /// the same list. A tracker has a moment to learn of a torrent that is new.
     pub(crate) fn announce_in_order(&self, swarm: &Arc<Swarm>, trackers: &[String]) {
         let tiers = trackers.iter().map(|tracker| vec![tracker.clone()]);
-        self.announce_to(swarm, tiers.collect());
+        self.announce_to(swarm, tiers.collect(), FIRST_ANNOUNCE);
     }
 
-    fn announce_to(&self, swarm: &Arc<Swarm>, tiers: Vec<Vec<String>>) {
+    fn announce_to(&self, swarm: &Arc<Swarm>, tiers: Vec<Vec<String>>, after: Duration) {
         let (Some(port), Some(announcer)) = (self.port, &self.announcer) else {
             return;
         };
@@ -195,7 +199,7 @@ impl Peering {
             announcer: Arc::clone(announcer),
         };
         let (leave, leaves) = watch::channel(false);
-        let announcing = keep_announced(us, Arc::clone(swarm), tiers, leaves);
+        let announcing = keep_announced(us, Arc::clone(swarm), tiers, after, leaves);
         let task = tokio::spawn(announcing);
         if let Some(before) = self.announced().insert(swarm.info_hash(), Announced { leave, task }) {
             before.task.abort();

@@ -12,7 +12,7 @@ use instantmirror_core::catalog::Catalog;
 use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::metainfo::shards::{self, Shard, ShardError};
 use instantmirror_core::metainfo::{
-    Content, InfoHash, Limits, MetainfoError, Outside, Tail, TorrentFile, build, web_seed_path,
+    Content, InfoHash, Limits, MetainfoError, Outside, Tail, TorrentFile, build, client_names, web_seed_path,
 };
 use instantmirror_core::traits::TorrentLink;
 use instantmirror_core::{FileMeta, Name, NameError, ObjectId, RepoName, RepoPath, Snapshot, SnapshotId};
@@ -20,7 +20,7 @@ use instantmirror_http::request::encode_path;
 use instantmirror_store::StoreError;
 use instantmirror_store::digest::ContentDigest;
 
-pub(crate) use offers::{Offer, OfferedTree, Offers, TorrentList, TorrentPages, TorrentRow};
+pub(crate) use offers::{Offer, Offered, OfferedTree, Offers, ReplacedRow, TorrentList, TorrentPages, TorrentRow};
 pub use padded::PaddedPieces;
 
 /// Where `.torrent` files are served: `/.im/torrent/REPO/FILE`.
@@ -107,6 +107,8 @@ pub struct Torrent {
     pub files: u64,
     /// Bytes in them.
     pub bytes: u64,
+    /// It is of one file that was named itself, without a directory around it.
+    pub is_of_file: bool,
 }
 
 /// The torrents of one tree.
@@ -124,13 +126,21 @@ pub struct Torrents {
     pub symlinks: u64,
     /// Empty files that are in none.
     pub empty_files: u64,
+    /// Files in them to which some clients give [other names](client_names), below the torrents' root. Known where they are made.
+    pub renamed: Vec<RepoPath>,
 }
 
 impl Torrents {
-    /// The web seeds of these torrents at servers of ours. `servers` are their URLs, with or without a slash at the end.
+    /// The web seeds of these torrents at servers of ours. `servers` are their URLs, with or without a slash at the end. That of
+    /// one file names the file (BEP 19): some clients add nothing to it.
     #[must_use]
     pub fn web_seeds(&self, servers: &[String]) -> Vec<String> {
-        let path = web_seed_path(&self.repository, self.snapshot, &self.path);
+        let mut path = web_seed_path(&self.repository, self.snapshot, &self.path);
+        if let [torrent] = self.torrents.as_slice()
+            && torrent.is_of_file
+        {
+            path.push_str(torrent.name.as_str());
+        }
         let url = |server: &String| format!("{}{}", server.trim_end_matches('/'), encode_path(&path));
         servers.iter().map(url).collect()
     }
@@ -211,9 +221,11 @@ pub fn make(
         // Before anything is listed.
         limits.check(directory.files, 0, 0).map_err(metainfo)?;
     }
-    let mut torrents = Vec::with_capacity(plan.shards.len());
+    let (mut torrents, mut renamed) = (Vec::with_capacity(plan.shards.len()), Vec::new());
     for shard in &plan.shards {
         let listed = shards::files(&catalog, &options.path, &shard.roots)?;
+        let is_renamed = |path: &&RepoPath| path.components().any(|name| !client_names(name).is_empty());
+        renamed.extend(listed.iter().map(|(path, _)| path).filter(is_renamed).cloned());
         // Before anything is hashed.
         let pieces: u64 = listed.iter().map(|(_, file)| file.size.div_ceil(piece_bytes)).sum();
         limits.check(0, pieces, 0).map_err(metainfo)?;
@@ -226,6 +238,7 @@ pub fn make(
             info: info.into(),
             files: listed.len() as u64,
             bytes: listed.iter().map(|(_, file)| file.size).sum(),
+            is_of_file: matches!(listed.as_slice(), [(path, _)] if path.is_root()),
         });
     }
     Ok(Torrents {
@@ -235,6 +248,7 @@ pub fn make(
         torrents,
         symlinks: plan.symlinks,
         empty_files: plan.empty_files,
+        renamed,
     })
 }
 

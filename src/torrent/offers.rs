@@ -1,17 +1,18 @@
 //! What a server offers of torrents: `.torrent` files, a list of them, links on the pages of directories. Masters make
 //! them, nodes take them over.
 //!
-//! Invariant: what is offered is of one released snapshot of each repository, all at once.
+//! Invariant: what is linked and listed by name is of one released snapshot of each repository, all at once. Beside it stand the
+//! torrents that it replaced, by their info-hashes alone, so that whoever downloads them can finish.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header};
-use instantmirror_core::metainfo::Outside;
+use instantmirror_core::metainfo::{InfoHash, Outside};
 use instantmirror_core::traits::TorrentLink;
-use instantmirror_core::{RepoName, RepoPath, SnapshotId};
+use instantmirror_core::{ObjectId, RepoName, RepoPath, Snapshot, SnapshotId};
 use instantmirror_http::{Extra, ExtraRequest};
 use serde::{Deserialize, Serialize};
 
@@ -19,13 +20,30 @@ use super::{TORRENT_PREFIX, Torrent, Torrents};
 
 /// The media type of `.torrent` files.
 const MEDIA_TYPE: &str = "application/x-bittorrent";
+/// Replaced torrents of a repository that are gone on with, the newest.
+const REPLACED_MAX: usize = 1000;
 
 /// The list of a repository's torrents, as servers tell it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TorrentList {
     /// Of which snapshot they are.
     pub(crate) snapshot: String,
+    /// Another one whenever anything else of the list is another; empty where the server is too old to say.
+    #[serde(default)]
+    pub(crate) version: String,
     pub(crate) torrents: Vec<TorrentRow>,
+    /// Those of earlier snapshots that these replaced, and that some still download.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) replaced: Vec<ReplacedRow>,
+}
+
+/// A replaced torrent. Its URL names its info-hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReplacedRow {
+    /// Of which snapshot it is.
+    pub(crate) snapshot: String,
+    #[serde(flatten)]
+    pub(crate) row: TorrentRow,
 }
 
 /// One of them.
@@ -47,7 +65,7 @@ pub(crate) struct TorrentRow {
 }
 
 /// The torrents of one tree, and what is put around them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct OfferedTree {
     pub(crate) torrents: Torrents,
     pub(crate) outside: Outside,
@@ -71,10 +89,10 @@ impl OfferedTree {
     }
 }
 
-/// What is offered of one repository.
+/// Torrents of one snapshot.
 #[derive(Debug)]
 pub(crate) struct Offer {
-    pub(crate) snapshot: SnapshotId,
+    pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) trees: Vec<OfferedTree>,
 }
 
@@ -85,8 +103,8 @@ impl Offer {
         trees.flat_map(|tree| tree.torrents.torrents.iter().map(move |torrent| (tree, torrent)))
     }
 
-    fn list(&self) -> TorrentList {
-        let rows = self.trees.iter().flat_map(|tree| {
+    fn rows(&self) -> impl Iterator<Item = TorrentRow> {
+        self.trees.iter().flat_map(|tree| {
             tree.links
                 .iter()
                 .zip(&tree.torrents.torrents)
@@ -101,34 +119,123 @@ impl Offer {
                     trackers: tree.outside.trackers.clone(),
                     web_seeds: tree.outside.web_seeds.clone(),
                 })
-        });
-        TorrentList {
-            snapshot: self.snapshot.to_string(),
-            torrents: rows.collect(),
+        })
+    }
+
+    /// Those that are to stay; `None` if none are.
+    fn retained(&self, mut stays: impl FnMut(&Torrent) -> bool) -> Option<Self> {
+        let mut trees = self.trees.clone();
+        trees.iter_mut().for_each(|tree| tree.retain(&mut stays));
+        trees.retain(|tree| !tree.torrents.torrents.is_empty());
+        let snapshot = Arc::clone(&self.snapshot);
+        (!trees.is_empty()).then_some(Self { snapshot, trees })
+    }
+}
+
+/// What is offered of one repository: the torrents of its current snapshot, and those that they replaced.
+#[derive(Debug)]
+pub(crate) struct Offered {
+    current: Arc<Offer>,
+    /// Newest first. No info-hash is in two offers.
+    replaced: Vec<Arc<Offer>>,
+    list: OnceLock<TorrentList>,
+}
+
+impl Offered {
+    /// `current`, and of `others`, newest first, those torrents that no newer offer has and that are to stay.
+    pub(crate) fn new(
+        current: Arc<Offer>,
+        others: impl IntoIterator<Item = Arc<Offer>>,
+        stays: impl Fn(&Snapshot, &InfoHash) -> bool,
+    ) -> Self {
+        let mut taken: HashSet<InfoHash> = current.all().map(|(_, torrent)| torrent.hash).collect();
+        let (mut replaced, mut left) = (Vec::new(), REPLACED_MAX);
+        for other in others {
+            let kept = other.retained(|torrent| {
+                let is_kept = left > 0 && stays(&other.snapshot, &torrent.hash) && taken.insert(torrent.hash);
+                left -= usize::from(is_kept);
+                is_kept
+            });
+            replaced.extend(kept.map(Arc::new));
         }
+        Self {
+            current,
+            replaced,
+            list: OnceLock::new(),
+        }
+    }
+
+    /// What is of the current snapshot.
+    pub(crate) fn current(&self) -> &Arc<Offer> {
+        &self.current
+    }
+
+    /// All offers, newest first.
+    pub(crate) fn offers(&self) -> impl Iterator<Item = &Arc<Offer>> {
+        std::iter::once(&self.current).chain(&self.replaced)
+    }
+
+    /// All torrents, replaced ones behind the others, with the offers and the trees that they are of.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Offer, &OfferedTree, &Torrent)> {
+        self.offers()
+            .flat_map(|offer| offer.all().map(move |(tree, torrent)| (&**offer, tree, torrent)))
+    }
+
+    /// How many torrents are gone on with though others replaced them.
+    pub(crate) fn replaced(&self) -> usize {
+        self.replaced.iter().map(|offer| offer.all().count()).sum()
+    }
+
+    /// As servers tell it.
+    pub(crate) fn list(&self) -> &TorrentList {
+        self.list.get_or_init(|| self.listed())
+    }
+
+    fn listed(&self) -> TorrentList {
+        let replaced = self.replaced.iter().flat_map(|offer| {
+            let (snapshot, repository) = (offer.snapshot.id.to_string(), &offer.snapshot.repository);
+            offer.rows().map(move |row| ReplacedRow {
+                snapshot: snapshot.clone(),
+                row: TorrentRow {
+                    url: format!("/{TORRENT_PREFIX}/{repository}/{}", row.info_hash),
+                    ..row
+                },
+            })
+        });
+        let mut list = TorrentList {
+            snapshot: self.current.snapshot.id.to_string(),
+            version: String::new(),
+            torrents: self.current.rows().collect(),
+            replaced: replaced.collect(),
+        };
+        list.version = ObjectId::of(&serde_json::to_vec(&list).unwrap_or_default()).to_string();
+        list
     }
 }
 
 /// The torrents that are offered now, by repository.
 #[derive(Debug, Default)]
-pub(crate) struct Offers(RwLock<BTreeMap<RepoName, Arc<Offer>>>);
+pub(crate) struct Offers(RwLock<BTreeMap<RepoName, Arc<Offered>>>);
 
 impl Offers {
-    pub(crate) fn of(&self, repository: &RepoName) -> Option<Arc<Offer>> {
+    pub(crate) fn of(&self, repository: &RepoName) -> Option<Arc<Offered>> {
         let offers = self.0.read().unwrap_or_else(PoisonError::into_inner);
         offers.get(repository).cloned()
     }
 
     /// Links to the torrents of exactly this directory.
     pub(crate) fn links(&self, repository: &RepoName, snapshot: SnapshotId, path: &RepoPath) -> Vec<TorrentLink> {
-        let offer = self.of(repository).filter(|offer| offer.snapshot == snapshot);
-        let trees = offer.iter().flat_map(|offer| &offer.trees);
+        let offered = self.of(repository);
+        let offer = offered.iter().map(|offered| offered.current());
+        let trees = offer
+            .filter(|offer| offer.snapshot.id == snapshot)
+            .flat_map(|offer| &offer.trees);
         let here = trees.filter(|tree| tree.torrents.path == *path);
         here.flat_map(|tree| tree.links.iter().cloned()).collect()
     }
 
     /// Offers this from now on, and nothing else of the repository.
-    pub(crate) fn replace(&self, repository: &RepoName, offer: Arc<Offer>) {
+    pub(crate) fn replace(&self, repository: &RepoName, offer: Arc<Offered>) {
         let mut offers = self.0.write().unwrap_or_else(PoisonError::into_inner);
         offers.insert(repository.clone(), offer);
     }
@@ -140,7 +247,11 @@ impl Offers {
     }
 }
 
-/// Answers `GET /.im/torrent/REPO/FILE`, and `GET /.im/torrent/REPO` with a list of the files.
+/// Whoever has this version of the list wants it only if there is another one.
+const UNLESS: &str = "unless=";
+
+/// Answers `GET /.im/torrent/REPO/FILE`, `GET /.im/torrent/REPO/INFO-HASH` (replaced ones too), and `GET /.im/torrent/REPO` with a
+/// list of the files (`?unless=VERSION`: 204 if it is still that one).
 #[derive(Debug)]
 pub(crate) struct TorrentPages(pub(crate) Arc<Offers>);
 
@@ -158,9 +269,23 @@ impl Extra for TorrentPages {
         let (repository, file) = rest.split_once('/').unwrap_or((rest, ""));
         let offer = self.0.of(&repository.parse().ok()?)?;
         if file.is_empty() {
-            return answer("application/json", serde_json::to_vec(&offer.list()).ok()?);
+            let list = offer.list();
+            if request.query.strip_prefix(UNLESS) == Some(&*list.version) {
+                return Response::builder()
+                    .status(StatusCode::NO_CONTENT)
+                    .header(header::CACHE_CONTROL, "no-cache")
+                    .body(Bytes::new())
+                    .ok();
+            }
+            return answer("application/json", serde_json::to_vec(list).ok()?);
         }
-        let (tree, torrent) = offer.all().find(|(_, torrent)| torrent.file_name == file)?;
+        // The name of a file ends in `.torrent`.
+        let (tree, torrent) = match file.parse::<InfoHash>() {
+            Ok(hash) => offer.all().find(|(_, _, torrent)| torrent.hash == hash),
+            Err(_) => None,
+        }
+        .map(|(_, tree, torrent)| (tree, torrent))
+        .or_else(|| offer.current().all().find(|(_, torrent)| torrent.file_name == file))?;
         answer(MEDIA_TYPE, tree.outside.around(&torrent.info))
     }
 }

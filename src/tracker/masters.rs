@@ -1,7 +1,9 @@
 //! Which swarms masters name: those of their repositories, and those of the torrents that they offer.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use instantmirror_core::url::SecretUrl;
 use instantmirror_core::{RepoName, TransportError};
 use instantmirror_swarm::HttpOrigin;
@@ -22,39 +24,102 @@ pub(crate) fn parse(url: &SecretUrl) -> Result<(HttpOrigin, RepoName), String> {
 /// What each master said last. One that does not answer is believed to have what it had.
 #[derive(Debug, Default)]
 pub(super) struct Masters {
-    known: BTreeMap<SecretUrl, HashSet<InfoHash>>,
+    known: BTreeMap<SecretUrl, Known>,
+}
+
+/// What one master said.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// The repository's own swarm. There may be only this or the others.
+    own: Option<InfoHash>,
+    /// Those of the torrents that are offered, or were replaced a while ago.
+    offered: HashSet<InfoHash>,
+    /// Of the list of torrents; empty if the master has none or does not say.
+    version: String,
+    /// When it answered everything last.
+    asked: Option<Instant>,
 }
 
 impl Masters {
-    /// Asks all of them.
-    pub(super) async fn ask(&mut self, urls: &[SecretUrl]) {
+    /// Asks all of them whether they have other torrents, and every `rescan` for everything.
+    pub(super) async fn ask(&mut self, urls: &[SecretUrl], rescan: Duration) {
         self.known.retain(|url, _| urls.contains(url));
-        for url in urls {
-            let Ok((origin, name)) = parse(url) else { continue };
-            match swarms(&origin, &name).await {
-                Ok(found) => _ = self.known.insert(url.clone(), found),
-                Err(error) => tracing::debug!("{url} names no swarm: {error}"),
-            }
-        }
+        let asked = urls.iter().map(|url| {
+            let known = self.known.get(url).cloned().unwrap_or_default();
+            async move { (url.clone(), known.asked_anew(url, rescan).await) }
+        });
+        self.known.extend(join_all(asked).await);
+    }
+
+    /// Whether all of them have answered.
+    pub(super) fn are_known(&self, urls: &[SecretUrl]) -> bool {
+        urls.iter()
+            .all(|url| self.known.get(url).is_some_and(|known| known.asked.is_some()))
     }
 
     pub(super) fn swarms(&self) -> HashSet<InfoHash> {
-        self.known.values().flatten().copied().collect()
+        let all = self.known.values();
+        all.flat_map(|known| known.offered.iter().chain(&known.own))
+            .copied()
+            .collect()
     }
 }
 
-/// The repository's own swarm, and those of the torrents that are offered. There may be only one of both.
-async fn swarms(origin: &HttpOrigin, name: &RepoName) -> Result<HashSet<InfoHash>, TransportError> {
-    let (offer, torrents) = futures_util::future::join(origin.swarm(name), origin.torrents(name)).await;
-    if let (Err(error), Err(_)) = (&offer, &torrents) {
-        return Err(error.clone());
+impl Known {
+    async fn asked_anew(mut self, url: &SecretUrl, rescan: Duration) -> Self {
+        let Ok((origin, name)) = parse(url) else { return self };
+        let is_fresh = self.asked.is_some_and(|asked| asked.elapsed() < rescan);
+        if is_fresh && self.version.is_empty() {
+            return self;
+        }
+        let done = if is_fresh {
+            self.ask_for_torrents(&origin, &name).await
+        } else {
+            self.ask_for_all(&origin, &name).await
+        };
+        if let Err(error) = done {
+            tracing::debug!("{url} names no swarm: {error}");
+        }
+        self
     }
-    let own: Option<SwarmOffer> = offer.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let list: Option<TorrentList> = torrents.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let offered = list
-        .into_iter()
-        .flat_map(|list| list.torrents)
-        .map(|torrent| torrent.info_hash);
-    let all = own.into_iter().map(|own| own.info_hash).chain(offered);
-    Ok(all.filter_map(|hash| hash.parse().ok()).collect())
+
+    async fn ask_for_all(&mut self, origin: &HttpOrigin, name: &RepoName) -> Result<(), TransportError> {
+        let own = origin.swarm(name).await;
+        let torrents = self.ask_for_torrents(origin, name).await;
+        if let (Err(_), Err(error)) = (&own, torrents) {
+            return Err(error);
+        }
+        if let Ok(bytes) = own {
+            let offer: Option<SwarmOffer> = serde_json::from_slice(&bytes).ok();
+            self.own = offer.and_then(|offer| offer.info_hash.parse().ok());
+        }
+        self.asked = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Asks for the list of torrents, if it is another one than is known.
+    async fn ask_for_torrents(&mut self, origin: &HttpOrigin, name: &RepoName) -> Result<(), TransportError> {
+        let answer = match self.version.as_str() {
+            "" => origin.torrents(name).await.map(Some),
+            version => origin.torrents_unless(name, version).await,
+        };
+        let bytes = match answer {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                if let TransportError::NotFound { .. } = error {
+                    (self.offered, self.version) = (HashSet::new(), String::new());
+                }
+                return Err(error);
+            }
+        };
+        let Ok(list) = serde_json::from_slice::<TorrentList>(&bytes) else {
+            return Ok(());
+        };
+        let replaced = list.replaced.into_iter().map(|replaced| replaced.row);
+        let rows = list.torrents.into_iter().chain(replaced);
+        self.offered = rows.filter_map(|row| row.info_hash.parse().ok()).collect();
+        self.version = list.version;
+        Ok(())
+    }
 }

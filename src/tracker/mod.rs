@@ -25,6 +25,9 @@ pub use torrents::TorrentsError;
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(1);
 const EXPIRE_PARTS: usize = 30;
 
+/// Masters are asked this often whether they have other torrents: before those who share them are told to announce them.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// Why a tracker cannot run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -155,15 +158,11 @@ impl Tracker {
         let mut masters = Masters::default();
         loop {
             let config = self.config().torrents;
-            masters.ask(&config.masters).await;
+            masters.ask(&config.masters, config.rescan.0).await;
             self.take_up(&masters);
             // Soon again while somebody has not answered yet.
-            let pause = if masters.swarms().len() < config.masters.len() {
-                EXPIRE_INTERVAL
-            } else {
-                config.rescan.0
-            };
-            tokio::time::sleep(pause).await;
+            let is_known = masters.are_known(&config.masters);
+            tokio::time::sleep(if is_known { LOOK } else { EXPIRE_INTERVAL }).await;
         }
     }
 

@@ -49,6 +49,20 @@ pub(crate) fn is_apart(name: &str) -> bool {
     false
 }
 
+/// Lets nobody connect to a peer from now on, which may connect to others: in the network of the test alone.
+pub(crate) fn shut_out(number: u8) {
+    let rules = format!(
+        "add table ip firewall\n\
+         add chain ip firewall input {{ type filter hook input priority 0; }}\n\
+         add rule ip firewall input ip daddr {} tcp flags & (syn | ack) == syn drop\n",
+        peer(number)
+    );
+    let dir = TestDir::new("firewall").unwrap();
+    let file = dir.path().join("rules");
+    std::fs::write(&file, rules).unwrap();
+    run(clean_command("nft").arg("-f").arg(&file), LIMIT).unwrap();
+}
+
 /// A client that takes part in a swarm; stopped when this is dropped.
 pub(crate) struct Client {
     pub(crate) daemon: Daemon,
@@ -67,6 +81,10 @@ pub(crate) struct Task<'a> {
     pub(crate) chosen: &'a [&'a str],
     /// Seeds what it has without looking at it.
     pub(crate) lies: bool,
+    /// Bytes per second that it takes at most, 0 for any number.
+    pub(crate) rate: u32,
+    /// Begins with uTP, as Transmission does unless it is told not to.
+    pub(crate) utp: bool,
 }
 
 impl Task<'_> {
@@ -77,6 +95,8 @@ impl Task<'_> {
             peers: &[],
             chosen: &[],
             lies: false,
+            rate: 0,
+            utp: false,
         }
     }
 }
@@ -114,7 +134,7 @@ pub(crate) fn libtorrent(dir: &TestDir, torrent: &str, task: Task<'_>) -> Client
         .collect();
     let options = serde_json::json!({
         kind: torrent, "dir": home, "address": peer(task.number).to_string(), "peers": peers, "chosen": task.chosen,
-        "lies": task.lies,
+        "lies": task.lies, "rate": task.rate,
     });
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/swarm_client.py");
     // The system's Python, for which Debian builds the module.
@@ -170,7 +190,7 @@ pub(crate) fn transmission(dir: &TestDir, file: &Path, torrent: &Metainfo, task:
         folder(dir, "transmission-home", &task),
     );
     let settings = serde_json::json!({
-        "dht-enabled": false, "lpd-enabled": false, "utp-enabled": false, "port-forwarding-enabled": false,
+        "dht-enabled": false, "lpd-enabled": false, "utp-enabled": task.utp, "port-forwarding-enabled": false,
         "bind-address-ipv4": peer(task.number).to_string(), "bind-address-ipv6": "::1",
         "peer-port": PORT, "peer-port-random-on-start": false,
     });
@@ -197,6 +217,31 @@ pub(crate) fn transmission(dir: &TestDir, file: &Path, torrent: &Metainfo, task:
         .arg(PORT.to_string())
         .arg(file);
     let daemon = Daemon::start("transmission-cli", &mut command, &config.join("log")).unwrap();
+    Client { daemon, content: home }
+}
+
+/// rTorrent, without a screen. It makes a file of every pad.
+pub(crate) fn rtorrent(dir: &TestDir, file: &Path, task: Task<'_>) -> Client {
+    let (home, session) = (folder(dir, "rtorrent", &task), folder(dir, "rtorrent-session", &task));
+    let shown = |path: &Path| path.display().to_string();
+    let rc = format!(
+        "system.daemon.set = true\n\
+         log.open_file = \"log\", \"{log}\"\nlog.add_output = \"info\", \"log\"\nlog.add_output = \"torrent_info\", \"log\"\n\
+         directory.default.set = {home}\nsession.path.set = {session}\n\
+         network.bind_address.set = {address}\nnetwork.port_range.set = {PORT}-{PORT}\nnetwork.port_random.set = no\n\
+         dht.mode.set = disable\nprotocol.pex.set = no\ntrackers.use_udp.set = no\n\
+         schedule2 = load, 0, 0, \"load.start=\\\"{file}\\\"\"\n",
+        log = shown(&session.join("rtorrent.log")),
+        home = shown(&home),
+        session = shown(&session),
+        address = peer(task.number),
+        file = shown(file),
+    );
+    let config = session.join("rtorrent.rc");
+    std::fs::write(&config, rc).unwrap();
+    let mut command = clean_command("rtorrent");
+    command.arg("-n").arg("-o").arg(format!("import={}", shown(&config)));
+    let daemon = Daemon::start("rtorrent", &mut command, &session.join("output")).unwrap();
     Client { daemon, content: home }
 }
 

@@ -4,7 +4,7 @@
 
 Takes part in the swarm until it is stopped, and prints `finished` as soon as it has all it wants. Also understood: `peers`
 (ADDRESS:PORT, connected to by hand), `chosen` (files, by their paths below the torrent's name), `lies` (seeds what lies in DIR
-without looking at it, and without trackers if it has peers)."""
+without looking at it, and without trackers if it has peers), `rate` (bytes per second that it takes at most)."""
 
 import json
 import signal
@@ -19,8 +19,9 @@ def stop(*_):
     raise SystemExit
 
 
-def settings(address, lies):
+def settings(address, lies, rate):
     return {
+        "download_rate_limit": rate,
         "enable_dht": False,
         "enable_lsd": False,
         "enable_upnp": False,
@@ -40,7 +41,7 @@ def settings(address, lies):
 def main(options):
     signal.signal(signal.SIGTERM, stop)
     lies = options.get("lies", False)
-    session = libtorrent.session(settings(options["address"], lies))
+    session = libtorrent.session(settings(options["address"], lies, options.get("rate", 0)))
     if "magnet" in options:
         params = libtorrent.parse_magnet_uri(options["magnet"])
     else:

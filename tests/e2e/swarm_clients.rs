@@ -7,12 +7,13 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 
 use instantmirror::core::metainfo::{FileKind, InfoHash, Metainfo};
+use instantmirror_testkit::command::{clean_command, run};
 use instantmirror_testkit::http;
 use instantmirror_testkit::process::{TestDir, poll};
 use instantmirror_testkit::tree::noise;
 use serde_json::Value;
 
-use crate::clients::{Client, PORT, Task, aria2, is_apart, lay, libtorrent, peer, transmission};
+use crate::clients::{Client, PORT, Task, aria2, is_apart, lay, libtorrent, peer, rtorrent, shut_out, transmission};
 use crate::tracker_world::Tracker;
 use crate::world::{LIMIT, Master, Node};
 
@@ -50,6 +51,11 @@ struct World {
 
 impl World {
     fn new(name: &str) -> Self {
+        Self::with(name, "", "")
+    }
+
+    /// `sections` go into the master's configuration, `limits` into the tracker's.
+    fn with(name: &str, sections: &str, limits: &str) -> Self {
         let dir = TestDir::new(name).unwrap();
         let source = dir.folder("source").unwrap();
         for (path, size) in FILES {
@@ -57,7 +63,7 @@ impl World {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(&path, noise(size)).unwrap();
         }
-        let tracker = Tracker::start(&dir, "");
+        let tracker = Tracker::start(&dir, limits);
         let options = "piece_length = \"32 KiB\"\ncheck = \"off\"\n\
                        torrents = [{ path = \"images\", name = \"my images\" }]";
         let mut master = Master::with_options(&dir, &[("r", &source)], "");
@@ -66,6 +72,7 @@ impl World {
         let text = text.replace(&before, &format!("{before}{options}\n"));
         let trackers = format!("[torrents]\ntrackers = [\"http://{}/announce\"]\n[log]", tracker.http);
         std::fs::write(&master.config, text.replace("[log]", &trackers)).unwrap();
+        master.configure(sections);
         master.publish("r");
         master.serve();
         let url = format!("{}/.im/torrent/r/my%20images.torrent", master.url());
@@ -91,13 +98,15 @@ impl World {
 
     /// A node that fetches everything.
     fn node(&self, number: u8) -> Mirror {
+        self.node_with(number, "[preseed]\nrest = true\n")
+    }
+
+    /// A node with these sections in its configuration.
+    fn node_with(&self, number: u8, sections: &str) -> Mirror {
         let own = TestDir::new(&format!("e2e-clients-node-{number}")).unwrap();
         let mut node = Node::configure(&own, &self.master.url(), &self.master.key, &["r"], "10 GiB");
         let text = std::fs::read_to_string(&node.config).unwrap();
-        let sections = format!(
-            "[peers]\nlisten = [\"{}:{PORT}\"]\n[preseed]\nrest = true\n",
-            peer(number)
-        );
+        let sections = format!("[peers]\nlisten = [\"{}:{PORT}\"]\n{sections}", peer(number));
         std::fs::write(&node.config, sections + &text).unwrap();
         node.run();
         Mirror {
@@ -230,9 +239,13 @@ fn every_client_downloads_from_a_mirror() {
     let mut client = world.transmission(Task::of(4));
     world.assert_whole(&mut client);
     drop(client);
+    // Refuses torrents in which two files have one path: two pads of this one have the same size.
+    let mut client = rtorrent(&world.dir, &world.file, Task::of(5));
+    world.assert_whole(&mut client);
+    drop(client);
     let sent = node.number("sent_bytes");
     let content: usize = FILES.iter().map(|(_, size)| size).sum();
-    assert!(sent >= 3 * content as u64, "{sent}");
+    assert!(sent >= 4 * content as u64, "{sent}");
     assert_eq!(node.status()["peers"]["banned"], serde_json::json!([]));
 }
 
@@ -372,6 +385,108 @@ fn a_client_that_lies_is_left_alone_and_others_complete_the_mirror() {
     }
 }
 
+/// What a server lists of the torrents of `r`.
+fn listed(url: &str) -> Value {
+    let list = http::get(&format!("{url}/.im/torrent/r")).unwrap();
+    serde_json::from_slice(&list.body).unwrap_or_default()
+}
+
+#[test]
+fn a_download_goes_on_through_a_publish_and_the_old_torrent_can_still_be_had() {
+    if !is_apart("swarm_clients::a_download_goes_on_through_a_publish_and_the_old_torrent_can_still_be_had") {
+        return;
+    }
+    let mut world = World::with("e2e-clients-publish", "", "interval = \"20 s\"\nmin_interval = \"2 s\"");
+    // Trackers learn of torrents from their master, and of replaced ones too.
+    world.tracker.ask_master(&format!("{}/r", world.master.url()));
+    let mut node = world.node(1);
+    node.wait_for_all(&world.torrent);
+    world.wait_for_peers(1);
+    let kept = world.dir.folder("kept").unwrap();
+    run(clean_command("cp").arg("-r").arg(&world.source).arg(&kept), LIMIT).unwrap();
+    let old = kept.join("images");
+    // It takes some six seconds.
+    let mut client = world.libtorrent(Task {
+        rate: 1_000_000,
+        ..Task::of(2)
+    });
+    let begun = poll(LIMIT, || (node.number("sent_bytes") > 0).then_some(()));
+    assert!(begun.is_some(), "{:#}", node.swarm());
+    std::fs::write(world.source.join("zz"), "changed").unwrap();
+    let second = world.master.publish("r");
+    node.wait_for("r", &second);
+    let (url, hash) = (node.url(), world.torrent.hash.to_string());
+    let replaced = poll(LIMIT, || {
+        let list = listed(&url);
+        (list["snapshot"] == second.as_str() && list["replaced"][0]["info_hash"] == hash.as_str()).then_some(list)
+    });
+    let list = replaced.unwrap_or_else(|| panic!("{:#}", listed(&url)));
+    assert_eq!(list["torrents"].as_array().unwrap().len(), 1);
+    let sent = node.number("sent_bytes");
+    assert!(sent < 6_000_000, "the download was over before the publish: {sent}");
+    client.wait_for(&old, &world.torrent, &ALL);
+    drop(client);
+    // Who comes late is told of peers and served, after a restart of everybody too.
+    world.master.stop(true);
+    node.node.stop(true);
+    world.master.serve();
+    node.node.run();
+    let offered = world.tracker.scrape(tracked(world.torrent.hash)).is_some();
+    assert!(offered, "the tracker has forgotten the torrent");
+    let mut late = world.aria2(Task::of(3));
+    late.wait_for(&old, &world.torrent, &ALL);
+    // A publish is no reason for alarm: trackers knew of the new torrent before it was announced.
+    let log = world.master.daemon().log() + &node.node.daemon().log();
+    assert!(!log.contains("announce failed"), "{log}");
+    let torrent = http::get(&format!("{}/.im/torrent/r/{hash}", world.master.url())).unwrap();
+    assert_eq!(Metainfo::parse(&torrent.body).unwrap().hash, world.torrent.hash);
+}
+
+#[test]
+fn a_mirror_that_nobody_reaches_connects_to_those_who_want_something() {
+    if !is_apart("swarm_clients::a_mirror_that_nobody_reaches_connects_to_those_who_want_something") {
+        return;
+    }
+    let world = World::new("e2e-clients-firewall");
+    shut_out(1);
+    let mut clients = [
+        world.aria2(Task::of(2)),
+        world.transmission(Task {
+            utp: true,
+            ..Task::of(3)
+        }),
+    ];
+    world.wait_for_peers(2);
+    let node = world.node(1);
+    for client in &mut clients {
+        world.assert_whole(client);
+    }
+    assert!(node.number("sent_bytes") > 0);
+}
+
+#[test]
+fn a_client_that_waits_is_served_by_a_seed_that_comes_later() {
+    if !is_apart("swarm_clients::a_client_that_waits_is_served_by_a_seed_that_comes_later") {
+        return;
+    }
+    // The node would be told of the seed after half an hour.
+    let world = World::with("e2e-clients-later", "", "min_interval = \"2 s\"");
+    world.lose_content();
+    let node = world.node_with(1, "");
+    world.wait_for_peers(1);
+    let url = format!("{}/pub/r/images/zz", node.url());
+    let early = http::get(&url).unwrap();
+    assert!(early.status >= 500, "{}", early.status);
+    world.lay("libtorrent", 2);
+    let _seed = world.libtorrent(Task::of(2));
+    let found = poll(LIMIT, || http::get(&url).ok().filter(|answer| answer.status == 200));
+    let found = found.unwrap_or_else(|| panic!("{:#}\n{}", node.swarm(), node.status_text()));
+    assert!(found.body == std::fs::read(world.source.join("zz")).unwrap());
+    // It holds some of it and wants nothing now, but says how much it lacks.
+    let counts = world.tracker.scrape(tracked(world.torrent.hash));
+    assert_eq!(counts.map(|(seeds, others, _)| (seeds, others)), Some((1, 1)));
+}
+
 /// A peer that says no more than a handshake to the first node.
 fn greet(world: &World) -> TcpStream {
     let mut stream = TcpStream::connect((peer(1), PORT)).unwrap();
@@ -395,7 +510,8 @@ fn a_mirror_offers_what_its_master_offers_and_follows_it() {
     if !is_apart("swarm_clients::a_mirror_offers_what_its_master_offers_and_follows_it") {
         return;
     }
-    let mut world = World::new("e2e-clients-offer");
+    // What is replaced is over as soon as nobody downloads it.
+    let mut world = World::with("e2e-clients-offer", "[snapshots]\ngrace = \"0 s\"", "");
     let mut node = world.whole_node(1);
     let files = [&world.master.url(), &node.url()]
         .map(|server| http::get(&format!("{server}/.im/torrent/r/my%20images.torrent")).unwrap());
@@ -429,10 +545,7 @@ fn a_mirror_offers_what_its_master_offers_and_follows_it() {
     std::fs::write(above.join("README"), "not in the torrent").unwrap();
     let second = world.master.publish("r");
     node.wait_for("r", &second);
-    let listed = || -> Value {
-        let list = http::get(&format!("{}/.im/torrent/r", node.url())).unwrap();
-        serde_json::from_slice(&list.body).unwrap_or_default()
-    };
+    let listed = || listed(&node.url());
     let offered = poll(LIMIT, || (listed()["snapshot"] == second.as_str()).then_some(()));
     assert!(offered.is_some(), "{:#}", listed());
     let hash = world.torrent.hash.to_string();

@@ -167,6 +167,40 @@ fn every_client_downloads_a_torrent_by_web_seed_alone() {
 }
 
 #[test]
+fn files_that_clients_rename_are_downloaded_and_named_in_a_warning() {
+    let dir = TestDir::new("e2e-torrent-renamed").unwrap();
+    let (master, source) = world(&dir);
+    let long = format!("{}.deb", "x".repeat(246));
+    let names = ["what? <odd> name.", r"back\slash", &long];
+    for name in names {
+        std::fs::create_dir_all(source.join("odd/dir:1")).unwrap();
+        std::fs::write(source.join("odd/dir:1").join(name), noise(40_000)).unwrap();
+    }
+    master.publish("r");
+    let file = dir.path().join("odd.torrent");
+    let made = master.run(&["torrent", "r", "--path", "odd", "--out", file.to_str().unwrap()]);
+    let said = made.transcript();
+    assert!(
+        said.contains("3 files get other names") && said.contains(r"'dir:1/back\slash'"),
+        "{said}"
+    );
+    let sizes = |out: &Path| -> Vec<u64> {
+        let all = files(out)
+            .unwrap()
+            .into_iter()
+            .filter(|path| !path.to_str().unwrap().contains(".pad"));
+        all.map(|path| std::fs::metadata(out.join(path)).unwrap().len())
+            .collect()
+    };
+    let out = |client: &str| dir.folder(client).unwrap();
+    libtorrent(&file, &out("libtorrent"), &[]);
+    transmission(&dir, &file, &out("by-transmission"));
+    for client in ["libtorrent", "by-transmission"] {
+        assert_eq!(sizes(&out(client)), [40_000; 3], "{client}");
+    }
+}
+
+#[test]
 fn a_client_downloads_only_the_files_it_chose() {
     let dir = TestDir::new("e2e-torrent-chosen").unwrap();
     let (master, source) = world(&dir);
@@ -208,31 +242,26 @@ fn a_mirror_is_a_web_seed_that_fetches_what_a_client_asks_for() {
     let made = dir.path().join("one.torrent");
     let file = made.to_str().unwrap();
     // One file alone is a torrent of a single file.
-    master.run(&[
-        "torrent",
-        "r",
-        "--path",
-        "images/large.iso",
-        "--out",
-        file,
-        "--webseed",
-        &node.url(),
-    ]);
-    assert!(
-        Metainfo::parse(&std::fs::read(&made).unwrap()).unwrap().files[0]
-            .path
-            .is_root()
-    );
-    for client in ["libtorrent", "aria2"] {
-        let out = dir.folder(client).unwrap();
-        if client == "aria2" {
-            aria2(&made, &out, None);
-        } else {
-            libtorrent(&made, &out, &[]);
+    let arguments = ["torrent", "r", "--path", "images/large.iso", "--out", file];
+    master.run(&[&arguments[..], &["--no-webseed", "--tracker", "udp://t.invalid:1"]].concat());
+    let bare = Metainfo::parse(&std::fs::read(&made).unwrap()).unwrap();
+    assert_eq!((bare.outside.web_seeds.len(), bare.outside.trackers.len()), (0, 1));
+    master.run(&[&arguments[..], &["--no-tracker", "--webseed", &node.url()]].concat());
+    let torrent = Metainfo::parse(&std::fs::read(&made).unwrap()).unwrap();
+    assert!(torrent.files[0].path.is_root());
+    let expected = std::fs::read(source.join("images/large.iso")).unwrap();
+    // WebTorrent (1.9, 2.8) takes the URL of a web seed as it stands where there is one file.
+    let url = &torrent.outside.web_seeds[0];
+    assert!(url.ends_with("/large.iso"), "{url}");
+    assert!(http::get(url).unwrap().body == expected);
+    for client in ["libtorrent", "aria2", "transmission"] {
+        let out = dir.folder(&format!("by-{client}")).unwrap();
+        match client {
+            "aria2" => aria2(&made, &out, None),
+            "transmission" => transmission(&dir, &made, &out),
+            _ => _ = libtorrent(&made, &out, &[]),
         }
-        assert!(
-            std::fs::read(out.join("large.iso")).unwrap() == std::fs::read(source.join("images/large.iso")).unwrap()
-        );
+        assert!(std::fs::read(out.join("large.iso")).unwrap() == expected, "{client}");
     }
 }
 

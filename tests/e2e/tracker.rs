@@ -11,7 +11,7 @@ use instantmirror_testkit::http;
 use instantmirror_testkit::process::{Daemon, TestDir, poll};
 
 use crate::tracker_world::{
-    Torrent, Tracker, aria2, ask, connect, encode, imtracker, libtorrent, query, wait_for_content,
+    Torrent, Tracker, aria2, aria2_by_magnet, ask, connect, encode, imtracker, libtorrent, query, wait_for_content,
 };
 use crate::world::LIMIT;
 
@@ -76,6 +76,29 @@ fn libtorrent_seeds_and_aria2_finds_it_by_udp() {
     seeder.terminate(LIMIT).unwrap();
     tracker.wait_for_counts(torrent.hash, (0, 0, 1));
     assert_eq!(tracker.status()["completed"], 1);
+}
+
+/// aria2 announces that it lacks nothing until it has the metadata, and knows nobody but the tracker.
+#[test]
+fn a_magnet_link_and_the_tracker_are_enough_for_aria2() {
+    let dir = TestDir::new("tracker-magnet").unwrap();
+    let tracker = Tracker::start(&dir, "interval = \"5 s\"\nmin_interval = \"1 s\"");
+    let http = format!("http://{}/announce", tracker.http);
+    let torrent = Torrent::new("by-magnet", 700_000, &http);
+    let file = torrent.write(&tracker.torrents);
+    run(&mut tracker.command(&["reload"]), LIMIT).unwrap();
+    let from = dir.folder("from").unwrap();
+    std::fs::write(from.join(&torrent.name), &torrent.content).unwrap();
+    let _seeder = libtorrent(&file, &from, &dir.path().join("libtorrent.log"));
+    tracker.wait_for_counts(torrent.hash, (1, 0, 0));
+    for (scheme, url) in [("http", http), ("udp", format!("udp://{}/announce", tracker.udp))] {
+        let to = dir.folder(scheme).unwrap();
+        let link = format!("magnet:?xt=urn:btih:{}&tr={}", torrent.hash, encode(url.as_bytes()));
+        let mut leecher = aria2_by_magnet(&link, &to, &to.join("aria2.log"));
+        wait_for_content(&torrent, &to);
+        interrupt(&mut leecher);
+        tracker.wait_for_counts(torrent.hash, (1, 0, if scheme == "http" { 1 } else { 2 }));
+    }
 }
 
 #[test]

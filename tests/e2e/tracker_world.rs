@@ -57,6 +57,14 @@ impl Tracker {
         std::fs::write(&self.config, text).unwrap();
     }
 
+    /// Serves what this master's repository offers, and nothing else.
+    pub(crate) fn ask_master(&self, url: &str) {
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        let (_, rest) = text.split_once("[http]").unwrap();
+        std::fs::write(&self.config, format!("[torrents]\nmasters = [{url:?}]\n[http]{rest}")).unwrap();
+        run(&mut self.command(&["reload"]), LIMIT).unwrap();
+    }
+
     /// Starts it, at the addresses that it had before.
     pub(crate) fn run(&mut self) {
         self.runs += 1;
@@ -218,6 +226,19 @@ fn sha1(bytes: &[u8]) -> [u8; 20] {
 
 /// A client that downloads or seeds, for a while.
 pub(crate) fn aria2(torrent: &Path, dir: &Path, more: &[&str], log: &Path) -> Daemon {
+    let mut command = aria2_command(dir);
+    command.args(more).arg(format!("--torrent-file={}", torrent.display()));
+    Daemon::start("aria2c", &mut command, log).unwrap()
+}
+
+/// A client that has no more than a link.
+pub(crate) fn aria2_by_magnet(link: &str, dir: &Path, log: &Path) -> Daemon {
+    let mut command = aria2_command(dir);
+    command.arg(link);
+    Daemon::start("aria2c", &mut command, log).unwrap()
+}
+
+fn aria2_command(dir: &Path) -> std::process::Command {
     let mut command = clean_command("aria2c");
     command
         .args([
@@ -246,10 +267,8 @@ pub(crate) fn aria2(torrent: &Path, dir: &Path, more: &[&str], log: &Path) -> Da
         // aria2 asks UDP trackers only if it may use the DHT, which knows nobody here.
         .arg("--enable-dht=true")
         .arg(format!("--dht-file-path={}", dir.join("dht.dat").display()))
-        .arg(format!("--dir={}", dir.display()))
-        .args(more)
-        .arg(format!("--torrent-file={}", torrent.display()));
-    Daemon::start("aria2c", &mut command, log).unwrap()
+        .arg(format!("--dir={}", dir.display()));
+    command
 }
 
 /// libtorrent by Python: takes part until it is stopped; says what its trackers say.

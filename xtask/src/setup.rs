@@ -36,6 +36,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mktorrent", "peer of benches/torrent.py"),
     ("mount", "file systems of the tests are mounted, full and mounted over"),
     ("nginx", "oracle of the HTTP server's tests, peer of benches/http"),
+    ("nftables", "a firewall in a network of a test's own"),
     ("openssl", "certificates of the TLS tests"),
     (
         "opentracker",
@@ -57,6 +58,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("rclone", "client that reads directory listings"),
     ("rpm", "rpmbuild makes real RPMs"),
     ("rsync", "peer for comparisons of trees and speed"),
+    ("rtorrent", "torrent client that makes files of pads"),
     ("squid", "caching proxy that benches/http compares with"),
     ("strace", "faults at chosen system calls"),
     ("transmission-cli", "torrent client"),

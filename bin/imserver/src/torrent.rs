@@ -44,10 +44,16 @@ pub(crate) struct Arguments {
     /// A tracker, instead of those of the configuration.
     #[arg(long = "tracker", value_name = "URL")]
     trackers: Vec<String>,
+    /// No tracker, whatever the configuration says.
+    #[arg(long, conflicts_with = "trackers")]
+    no_tracker: bool,
     /// The URL under which everybody reaches an imserver or imnode that shows the snapshot, instead of those of the
     /// configuration.
     #[arg(long = "webseed", value_name = "URL")]
     web_seeds: Vec<String>,
+    /// No web seed, whatever the configuration says.
+    #[arg(long, conflicts_with = "web_seeds")]
+    no_webseed: bool,
 }
 
 /// Makes them, writes them and says what they are.
@@ -55,10 +61,14 @@ pub(crate) async fn run(master: &Master, arguments: Arguments) -> anyhow::Result
     let path = RepoPath::new(arguments.path.trim_matches('/'));
     let path = path.map_err(|error| anyhow::anyhow!("--path '{}' has {error}", arguments.path))?;
     let configured = &master.config().torrents;
-    let or = |given: Vec<String>, configured: Vec<String>| if given.is_empty() { configured } else { given };
+    let or = |given: Vec<String>, none: bool, configured: Vec<String>| match (none, given.is_empty()) {
+        (true, _) => Vec::new(),
+        (false, true) => configured,
+        (false, false) => given,
+    };
     let known = configured.trackers.iter().map(|url| url.without_user().into());
-    let trackers = or(arguments.trackers, known.collect());
-    let servers = or(arguments.web_seeds, configured.web_seeds.clone());
+    let trackers = or(arguments.trackers, arguments.no_tracker, known.collect());
+    let servers = or(arguments.web_seeds, arguments.no_webseed, configured.web_seeds.clone());
     for url in &trackers {
         check_url(url, TorrentsConfig::TRACKER_SCHEMES).map_err(|error| anyhow::anyhow!("--tracker {error}"))?;
     }
@@ -99,7 +109,27 @@ pub(crate) async fn run(master: &Master, arguments: Arguments) -> anyhow::Result
             made.empty_files
         );
     }
+    warn_of_renamed(&made);
     write(&made, &outside, arguments.out.as_deref(), arguments.shards)
+}
+
+/// Paths that are shown.
+const RENAMED_SHOWN: usize = 5;
+
+fn warn_of_renamed(made: &Torrents) {
+    let count = made.renamed.len();
+    if count == 0 {
+        return;
+    }
+    let shown = made.renamed.iter().take(RENAMED_SHOWN).map(|path| format!("'{path}'"));
+    let shown: Vec<String> = shown.collect();
+    let more = if count > RENAMED_SHOWN { ", ..." } else { "" };
+    eprintln!(
+        "imserver: warning: {count} files get other names from libtorrent or Transmission, which change backslashes, the \
+         characters : ? \" * < > |, blanks and dots at the ends, names of devices and names of more than 240 bytes: {}{more}. Web \
+         seeds that are no imserver or imnode will not have them",
+        shown.join(", ")
+    );
 }
 
 /// With `--shards` always into a directory: how many there are changes with the tree, and the place should not.

@@ -1,8 +1,10 @@
 //! Info dictionaries with pad files, from digests.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 
-use super::{Limits, MetainfoError, PAD_DIRECTORY, PIECE_BYTES_MAX, SHA1_BYTES};
+use super::{Limits, MetainfoError, PAD_DIRECTORY, PIECE_BYTES_MAX, SHA1_BYTES, pad_name};
 use crate::bencode::Value;
 use crate::{Name, RepoPath};
 
@@ -51,7 +53,7 @@ impl Content {
 
 /// Encodes the info dictionary of these files, in this order, below the directory `name`. A single file with the empty
 /// path makes a torrent of a single file, called `name`. Every file but the last one that holds anything is followed by
-/// a pad file up to the end of its last piece.
+/// a pad file up to the end of its last piece, which lies where no other pad does ([`pad_name`]).
 ///
 /// # Errors
 /// [`MetainfoError::TooLarge`] beyond the limits, [`MetainfoError::Field`] for a piece length that is no power of two up to
@@ -103,6 +105,7 @@ fn put(info: &mut Vec<u8>, key: &str, value: &Value<'_>) {
 
 fn put_files(info: &mut Vec<u8>, piece_bytes: u64, files: &[TorrentFile], last: usize) -> Result<(), MetainfoError> {
     let pads = pad_directory(files);
+    let mut alike: HashMap<u64, u64> = HashMap::new();
     Value::text("files").encode_to(info);
     info.push(b'l');
     for (i, file) in files.iter().enumerate() {
@@ -117,7 +120,9 @@ fn put_files(info: &mut Vec<u8>, piece_bytes: u64, files: &[TorrentFile], last: 
         .encode_to(info);
         if i != last && file.content.tail.is_some() {
             let zeros = piece_bytes - file.content.size % piece_bytes;
-            let path = vec![Value::text(&pads), Value::bytes(zeros.to_string().into_bytes())];
+            let before = alike.entry(zeros).or_default();
+            let path = vec![Value::text(&pads), Value::bytes(pad_name(zeros, *before).into_bytes())];
+            *before += 1;
             let pad: [(&[u8], _); 3] = [
                 (b"attr", Value::text("p")),
                 (b"length", int(zeros)),

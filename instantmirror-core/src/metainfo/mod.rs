@@ -7,6 +7,7 @@
 
 mod build;
 mod parse;
+mod renames;
 pub mod shards;
 mod webseed;
 
@@ -20,6 +21,7 @@ use crate::name::NameError;
 
 pub use build::{Content, Tail, TorrentFile, build};
 pub use parse::{FileKind, Metainfo, MetainfoFile};
+pub use renames::client_names;
 pub use webseed::{WEB_SEED_PREFIX, WebSeedPlace, web_seed_path};
 
 /// Length of a SHA-1 hash in bytes.
@@ -232,26 +234,57 @@ fn encode_query(out: &mut String, text: &str) {
     }
 }
 
-/// The size of the pad file that this path (below a torrent's root) names, if it names one of ours: `.pad/N`, with
-/// underscores behind `.pad` where a tree has a `.pad` of its own.
+/// What a pad of `size` zeros is called that follows `before` pads of the same size in its torrent: `N`, then `N.2`, `N.3`. BEP 47
+/// lets pads of one size share a path, and clients that lay pads out as files (rTorrent) refuse that.
+///
+/// ```
+/// use instantmirror_core::metainfo::{pad_name, pad_size};
+/// assert_eq!(pad_name(1000, 0), "1000");
+/// assert_eq!(pad_name(1000, 1), "1000.2");
+/// assert_eq!(pad_size(&format!(".pad/{}", pad_name(1000, 41))), Some(1000));
+/// ```
+#[must_use]
+pub fn pad_name(size: u64, before: u64) -> String {
+    match before {
+        0 => size.to_string(),
+        _ => format!("{size}.{}", before.saturating_add(1)),
+    }
+}
+
+/// The size of the pad file that this path (below a torrent's root) names, if it names one of ours: `.pad/` and a
+/// [name](pad_name), with underscores behind `.pad` where a tree has a `.pad` of its own.
 ///
 /// ```
 /// use instantmirror_core::metainfo::pad_size;
 /// assert_eq!(pad_size(".pad/1000"), Some(1000));
+/// assert_eq!(pad_size(".pad_/1000.30000"), Some(1000));
 /// for none in ["pad/1", ".pad/01", ".pad/0", ".pad/-1", ".pad/67108864", ".pad/1/2", ".padx/1", ".pad/99999999999999999999"] {
+///     assert_eq!(pad_size(none), None);
+/// }
+/// for none in [".pad/1.", ".pad/1.0", ".pad/1.1", ".pad/1.02", ".pad/1.2.3", ".pad/1.x", ".pad/.2"] {
 ///     assert_eq!(pad_size(none), None);
 /// }
 /// ```
 #[must_use]
 pub fn pad_size(path: &str) -> Option<u64> {
-    let (directory, size) = path.split_once('/')?;
+    let (directory, name) = path.split_once('/')?;
     let marks = directory.strip_prefix(PAD_DIRECTORY)?;
-    let is_number = !size.starts_with('0') && size.len() <= 8 && size.bytes().all(|byte| byte.is_ascii_digit());
-    if !is_number || !marks.bytes().all(|byte| byte == b'_') {
+    if !marks.bytes().all(|byte| byte == b'_') {
         return None;
     }
-    // A pad is shorter than a piece.
-    size.parse().ok().filter(|size| *size < PIECE_BYTES_MAX)
+    let (size, number) = match name.split_once('.') {
+        Some((size, number)) => (size, Some(plain_number(number)?)),
+        None => (name, None),
+    };
+    // The first pad of a size has no number. A pad is shorter than a piece.
+    let size = plain_number(size).filter(|size| *size < PIECE_BYTES_MAX)?;
+    number.is_none_or(|number| number > 1).then_some(size)
+}
+
+/// A number from 1 on, as we write it.
+fn plain_number(text: &str) -> Option<u64> {
+    let is_number = !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number)
 }
 
 #[cfg(test)]

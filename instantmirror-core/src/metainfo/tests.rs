@@ -88,6 +88,23 @@ fn every_file_but_the_last_is_followed_by_a_pad() {
 }
 
 #[test]
+fn no_two_files_of_a_torrent_have_one_path() {
+    let files: Vec<_> = (0..200)
+        .map(|n| file(&format!("{n:03}"), &vec![1; n % 3 + 1]))
+        .collect();
+    let torrent = Metainfo::parse_bare(&built(&files)).unwrap();
+    let paths: BTreeMap<&str, u64> = torrent
+        .files
+        .iter()
+        .map(|file| (file.path.as_str(), file.size))
+        .collect();
+    assert_eq!(paths.len(), torrent.files.len());
+    for (path, size) in [(".pad/63", 63), (".pad/63.2", 63), (".pad/62", 62), (".pad/61.66", 61)] {
+        assert_eq!(paths.get(path), Some(&size), "{path}");
+    }
+}
+
+#[test]
 fn pads_make_way_for_a_directory_of_that_name() {
     let info = built(&[file(".pad/7", b"mine"), file(".pad_", b"too"), file("z", b"z")]);
     let torrent = Metainfo::parse_bare(&info).unwrap();
@@ -273,7 +290,9 @@ proptest! {
             prop_assert_eq!((kept.path.as_str(), kept.size), (path.as_str(), bytes.len() as u64));
             prop_assert!(kept.size == 0 || kept.offset % PIECE as u64 == 0);
         }
+        let mut taken = std::collections::BTreeSet::new();
         for pad in torrent.files.iter().filter(|file| file.kind == FileKind::Pad) {
+            prop_assert!(taken.insert(pad.path.as_str()), "{}", pad.path);
             prop_assert_eq!(pad_size(pad.path.as_str()), Some(pad.size));
         }
     }

@@ -85,6 +85,7 @@ mod tests {
             ("x/y", "name/a", Some(("x/y/a", None))),
             ("x/f.iso", "f.iso", Some(("x/f.iso", None))),
             ("x", "x/.pad/17", Some(("x/.pad/17", Some(17)))),
+            ("x", "x/.pad/17.2", Some(("x/.pad/17.2", Some(17)))),
             ("x", "x/y/.pad/17", Some(("x/y/.pad/17", None))),
         ] {
             let found = place(root, added).unwrap();

@@ -16,6 +16,10 @@ async fn world() -> (Running, String, Arc<World>) {
     let items = vec![
         ("iso/images/a b.iso", file(b"hello")),
         ("iso/images/.pad/5", file(b"in the tree")),
+        ("iso/images/what? a\\b", file(b"renamed")),
+        ("iso/images/dir. /x:y", file(b"twice renamed")),
+        ("iso/images/a*b", file(b"one")),
+        ("iso/images/a|b", file(b"other")),
         ("top", file(b"top")),
     ];
     let snapshot = world.publish(0xab, items, true).await;
@@ -62,12 +66,45 @@ async fn a_web_seed_has_every_file_where_clients_look_for_it() {
 }
 
 #[tokio::test]
+async fn a_file_is_found_by_the_names_that_clients_make_of_its_own() {
+    let (server, base, _) = world().await;
+    for (asked, expected) in [
+        ("what%3F%20a%5Cb", "renamed"),
+        ("what%3F%20ab", "renamed"),
+        ("what_%20a_b", "renamed"),
+        ("dir/x_y", "twice renamed"),
+        ("dir.%20/x_y", "twice renamed"),
+        ("a*b", "one"),
+    ] {
+        let reply = get(server.address, &format!("{base}n/{asked}")).await;
+        assert_eq!((reply.status, reply.text()), (200, expected), "{asked}");
+    }
+    // It could be either of two; and a directory is no file.
+    for none in ["a_b", "dir", "dir/", "what_", "dir/x_y/z"] {
+        assert_eq!(
+            get(server.address, &format!("{base}n/{none}")).await.status,
+            404,
+            "{none}"
+        );
+    }
+    // Elsewhere names are what they are.
+    assert_eq!(
+        get(server.address, "/debian/snap/current/iso/images/dir/x_y")
+            .await
+            .status,
+        404
+    );
+}
+
+#[tokio::test]
 async fn pads_are_zeros_of_their_size_and_a_file_of_that_name_is_itself() {
     let (server, base, _) = world().await;
     for size in [1_usize, 16 << 10, (16 << 10) + 1, 1_000_000] {
-        let reply = get(server.address, &format!("{base}n/.pad/{size}")).await;
-        assert_eq!(reply.status, 200);
-        assert_eq!(reply.body, vec![0; size], "{size}");
+        for number in ["", ".2", ".30000"] {
+            let reply = get(server.address, &format!("{base}n/.pad/{size}{number}")).await;
+            assert_eq!(reply.status, 200);
+            assert_eq!(reply.body, vec![0; size], "{size}{number}");
+        }
     }
     let target = format!("{base}n/.pad/100000");
     for (range, status, bytes, said) in [
@@ -104,6 +141,7 @@ async fn pads_are_zeros_of_their_size_and_a_file_of_that_name_is_itself() {
         ".pad/67108864",
         ".pad/99999999999999999999",
         ".pad/1x",
+        ".pad/9.1",
         ".pad/9/",
         "x/.pad/9",
     ] {

@@ -38,6 +38,7 @@ pub async fn run(
     let mut schedule = Schedule::new(membership, &mut random);
     let mut leave = pin!(leave);
     let mut is_followed = true;
+    let mut failures = 0_u32;
     loop {
         let said = progress.borrow_and_update().clone();
         let until = match schedule.next(now(), &said) {
@@ -48,7 +49,8 @@ pub async fn run(
                     result = announcer.announce(&tracker, &request) => result,
                 };
                 schedule.done(now(), &tracker, &request, &result, random());
-                log(&tracker, &result);
+                failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
+                log(&tracker, &result, failures);
                 if let Err(TrySendError::Full(lost)) = heard.try_send(Heard { tracker, result }) {
                     tracing::debug!(tracker = %lost.tracker, "nobody had time for what it answered");
                 }
@@ -80,13 +82,17 @@ pub async fn run(
     }
 }
 
-fn log(tracker: &TrackerUrl, result: &Result<AnnounceReply, AnnounceError>) {
+/// A tracker may learn of a new torrent a moment later than those who share it.
+fn log(tracker: &TrackerUrl, result: &Result<AnnounceReply, AnnounceError>, failures: u32) {
     match result {
         Ok(reply) => {
             if let Some(warning) = &reply.warning {
                 tracing::warn!(%tracker, warning, "the tracker warns");
             }
             tracing::debug!(%tracker, peers = reply.peers.len(), "announced");
+        }
+        Err(error @ AnnounceError::Refused { .. }) if failures == 1 => {
+            tracing::info!(%tracker, %error, "announce failed; tried again soon");
         }
         Err(error) => tracing::warn!(%tracker, %error, "announce failed"),
     }

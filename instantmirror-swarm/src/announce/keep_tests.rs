@@ -97,6 +97,7 @@ fn run_at(urls: &[&str]) -> Running {
         key: 3,
         trackers: urls.iter().map(|url| vec![url.parse().unwrap()]).collect(),
         pace: Pace {
+            lonely_min: Duration::from_secs(1),
             interval_min: Duration::from_millis(50),
             interval_max: Duration::from_millis(50),
             lonely: Duration::from_millis(50),

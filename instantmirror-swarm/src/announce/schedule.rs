@@ -20,8 +20,10 @@ pub struct Pace {
     pub interval_min: Duration,
     /// Nor less often, as long as they answer.
     pub interval_max: Duration,
-    /// As soon asks again who is [lonely](Progress::is_lonely), if the tracker does not say how soon it may.
+    /// As soon asks again who is [lonely](Progress::is_lonely), if the tracker does not say how soon it may ...
     pub lonely: Duration,
+    /// ... and not sooner than this, whatever it says.
+    pub lonely_min: Duration,
     /// Pause after the first failure; it doubles with each.
     pub pause: Duration,
     /// Longest pause.
@@ -36,6 +38,7 @@ impl Default for Pace {
             interval_min: Duration::from_secs(60),
             interval_max: Duration::from_secs(6 * 60 * 60),
             lonely: Duration::from_secs(5 * 60),
+            lonely_min: Duration::from_secs(10),
             pause: Duration::from_secs(15),
             pause_max: Duration::from_secs(60 * 60),
             leave: Duration::from_secs(2),
@@ -178,6 +181,7 @@ impl Schedule {
             interval_min,
             interval_max,
             lonely,
+            lonely_min,
             ..
         } = self.membership.pace;
         let bounded = |interval: Duration| interval.max(interval_min).min(interval_max.max(interval_min));
@@ -186,7 +190,7 @@ impl Schedule {
             at: now,
             by: tracker.clone(),
             interval,
-            interval_min: bounded(reply.interval_min.unwrap_or(lonely)).min(interval),
+            interval_min: reply.interval_min.unwrap_or(lonely).max(lonely_min).min(interval),
         });
     }
 
@@ -425,7 +429,8 @@ mod tests {
             (1800, None, 300),
             (100, None, 100),
             (1800, Some(120), 120),
-            (1800, Some(1), 60),
+            (1800, Some(20), 20),
+            (1800, Some(1), 10),
             (1800, Some(3000), 3000),
         ] {
             let mut schedule = schedule(&[&[A]]);

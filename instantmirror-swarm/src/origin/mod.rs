@@ -224,6 +224,20 @@ impl HttpOrigin {
         self.collect(response, TORRENT_LIST_BYTES_MAX).await
     }
 
+    /// The same for whoever has a version of the list: `None` if it is still that one.
+    ///
+    /// # Errors
+    /// As [`torrents`](Self::torrents).
+    pub async fn torrents_unless(&self, repository: &RepoName, version: &str) -> Result<Option<Bytes>, TransportError> {
+        let request = self.torrent_request(&[repository.as_str()])?;
+        let request = request.query(&[("unless", version)]);
+        let response = self.send("a list of torrents", request, PROGRESS_TIMEOUT).await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        self.collect(response, TORRENT_LIST_BYTES_MAX).await.map(Some)
+    }
+
     /// One of their `.torrent` files, not looked at.
     ///
     /// # Errors

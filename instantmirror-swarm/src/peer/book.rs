@@ -80,10 +80,12 @@ impl AddressBook {
         less.is_some_and(|address| self.known.remove(&address).is_some())
     }
 
-    /// Addresses to try now, at most so many; they count as tried. `rank` orders them, lower first.
+    /// Addresses to try now, at most so many, of all or of those that one kind of source told of; they count as tried. `rank`
+    /// orders them, lower first.
     pub(super) fn take(
         &mut self,
         most: usize,
+        told_by: Option<Origin>,
         now: Moment,
         rank: impl Fn(&SocketAddr) -> Option<usize>,
     ) -> Vec<SocketAddr> {
@@ -92,6 +94,7 @@ impl AddressBook {
             .known
             .iter()
             .filter(|(_, known)| !known.is_connected && known.next <= now)
+            .filter(|(_, known)| told_by.is_none_or(|origin| known.origin == origin))
             .filter_map(|(address, known)| {
                 Some((known.failures, rank(address)?, known.origin, random.bits(), *address))
             })
@@ -163,7 +166,7 @@ mod tests {
         assert_eq!(book.len(), 1);
         let (mut now, mut tries) = (0, 0);
         while book.len() > 0 {
-            if !book.take(5, at(now), |_| Some(0)).is_empty() {
+            if !book.take(5, None, at(now), |_| Some(0)).is_empty() {
                 tries += 1;
                 book.ended(address(1), false, at(now));
             }
@@ -179,21 +182,34 @@ mod tests {
         book.learn(address(1), Origin::Peer, at(0));
         book.learn(address(2), Origin::Named, at(0));
         book.learn(address(3), Origin::Tracker, at(0));
-        let first = book.take(1, at(0), |address| {
+        let first = book.take(1, None, at(0), |address| {
             Some(usize::from(address.ip() != self::address(3).ip()))
         });
         assert_eq!(first, [address(3)]);
-        assert_eq!(book.take(1, at(0), |_| Some(0)), [address(2)]);
+        assert_eq!(book.take(1, None, at(0), |_| Some(0)), [address(2)]);
         assert!(
-            book.take(9, at(0), |_| None).is_empty(),
+            book.take(9, None, at(0), |_| None).is_empty(),
             "those without a rank are not wanted"
         );
         for round in 0..100 {
             book.ended(address(2), false, at(round * 40));
-            assert!(book.take(9, at(round * 40 + 31), |_| Some(0)).contains(&address(2)));
+            assert!(
+                book.take(9, None, at(round * 40 + 31), |_| Some(0))
+                    .contains(&address(2))
+            );
         }
         book.is_double(address(2), at(5000));
-        assert!(!book.take(9, at(5800), |_| Some(0)).contains(&address(2)));
+        assert!(!book.take(9, None, at(5800), |_| Some(0)).contains(&address(2)));
+    }
+
+    #[test]
+    fn those_of_one_source_can_be_taken_alone() {
+        let mut book = AddressBook::new(1);
+        book.learn(address(1), Origin::Peer, at(0));
+        book.learn(address(2), Origin::Named, at(0));
+        book.learn(address(3), Origin::Tracker, at(0));
+        assert_eq!(book.take(9, Some(Origin::Tracker), at(0), |_| Some(0)), [address(3)]);
+        assert_eq!(book.take(9, Some(Origin::Tracker), at(0), |_| Some(0)), []);
     }
 
     #[test]
@@ -211,11 +227,11 @@ mod tests {
         for port in 1..=u16::try_from(ADDRESSES_MAX).unwrap() {
             book.learn(SocketAddr::from(([203, 0, 113, 1], port)), Origin::Peer, at(0));
         }
-        let connected = book.take(2, at(0), |_| Some(0));
+        let connected = book.take(2, None, at(0), |_| Some(0));
         book.learn(address(1), Origin::Peer, at(0));
         book.learn(address(2), Origin::Tracker, at(0));
         assert_eq!(book.len(), ADDRESSES_MAX);
-        assert_eq!(book.take(1, at(0), |_| Some(0)), [address(2)]);
+        assert_eq!(book.take(1, None, at(0), |_| Some(0)), [address(2)]);
         assert!(connected.iter().all(|address| book.known.contains_key(address)));
     }
 }

@@ -43,7 +43,7 @@ pub(super) enum Ending {
     Good,
     /// It did not, or it went wrong.
     Failed,
-    /// It led to ourselves, or to somebody we are connected to.
+    /// It led to ourselves, to somebody we are connected to, or to somebody with whom there is nothing to exchange.
     Double,
 }
 
@@ -259,7 +259,7 @@ pub(super) async fn run(shared: &Arc<Shared>, swarm: &Arc<Swarm>, greeted: Greet
     shared.takers_changed.notify_one();
     shared.judge(address, reason.as_ref());
     match reason {
-        Some(CloseReason::Duplicate) => Ending::Double,
+        Some(CloseReason::Duplicate | CloseReason::Useless) => Ending::Double,
         Some(CloseReason::Breach(_) | CloseReason::Lie) => Ending::Failed,
         _ => Ending::Good,
     }

@@ -10,6 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::book::Origin;
 use super::connection::{self, Ending, HANDSHAKE_TIMEOUT};
 use super::swarm::Swarm;
 use super::{Shared, lock};
@@ -18,6 +19,10 @@ use super::{Shared, lock};
 const HALF_OPEN_MAX: usize = 16;
 /// A connection that ends sooner counts as a failure.
 const SHORT: Duration = Duration::from_secs(20);
+/// Peers of one export torrent that a node which has something of it and wants nothing looks for: those who cannot connect to it.
+const SEEDED_SOUGHT: usize = 10;
+/// It does so as long as no more than one of so many parts of all connections is there.
+const SEEDING_SHARE: usize = 2;
 /// Looks for somebody to connect to this often at least.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -33,21 +38,26 @@ pub(super) async fn run(shared: &Arc<Shared>) {
 }
 
 fn dial_some(shared: &Arc<Shared>, swarm: &Arc<Swarm>, half_open: &Arc<Semaphore>) {
-    if !swarm.looks_for_peers(shared.now()) {
-        return;
-    }
     let limits = shared.limits();
-    let free = limits
-        .connections_max
+    // Trackers name to a seed those who lack something; of others nobody knows that they do.
+    let (sought, told_by, share) = if swarm.looks_for_peers(shared.now()) {
+        (limits.connections_sought, None, 1)
+    } else if swarm.standing().has_some {
+        let sought = limits.connections_sought.min(SEEDED_SOUGHT);
+        (sought, Some(Origin::Tracker), SEEDING_SHARE)
+    } else {
+        return;
+    };
+    let free = (limits.connections_max / share)
         .saturating_sub(shared.connections.load(Ordering::Relaxed))
         .saturating_sub(HALF_OPEN_MAX - half_open.available_permits());
-    let sought = limits.connections_sought.saturating_sub(swarm.peer_count());
+    let sought = sought.saturating_sub(swarm.peer_count());
     let most = free.min(sought).min(half_open.available_permits());
     if most == 0 || *shared.leaving.borrow() {
         return;
     }
     let rank = |address: &SocketAddr| shared.admits(address.ip()).then(|| limits.policy.rank(address.ip()));
-    let due = lock(&swarm.book).take(most, shared.now(), rank);
+    let due = lock(&swarm.book).take(most, told_by, shared.now(), rank);
     for address in due {
         let Ok(permit) = Arc::clone(half_open).try_acquire_owned() else {
             lock(&swarm.book).ended(address, true, shared.now());

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::book::{AddressBook, Origin};
 use super::outboard::{Answer, Outboards};
 use super::{ObjectPlace, PieceSource, lock};
-use crate::session::{Action, CloseReason, Event, REQUESTS_MAX, Session, SessionConfig, SessionStatus};
+use crate::session::{Action, CloseReason, Event, REQUESTS_MAX, Session, SessionConfig, SessionStatus, Standing};
 use crate::wire::extension::PexPeer;
 use crate::wire::{Decoder, Message, WireError};
 
@@ -364,6 +364,20 @@ impl Swarm {
     #[must_use]
     pub fn reachable(&self) -> Vec<SocketAddr> {
         lock(&self.session).reachable()
+    }
+
+    /// How far we have come.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let seeks = self.looks_for_peers(self.now());
+        let standing = lock(&self.session).standing();
+        Standing { seeks, ..standing }
+    }
+
+    /// Whether any peer wants something of us.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        lock(&self.session).is_wanted()
     }
 
     /// What it looks like now.

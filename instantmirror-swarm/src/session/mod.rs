@@ -36,7 +36,7 @@ use peer::Peer;
 pub use join::Hello;
 pub use outboard::OUTBOARD_WAITS_MAX;
 pub use serve::Run;
-pub use status::{PeerStatus, SessionStatus};
+pub use status::{PeerStatus, SessionStatus, Standing};
 
 /// Bytes of a block as we ask for it: what every client takes.
 pub const BLOCK_BYTES: u32 = 16 * 1024;
@@ -54,6 +54,8 @@ const ANSWER_MAX_DEMAND: Duration = Duration::from_secs(3);
 const REJECTED_PAUSE: Duration = Duration::from_secs(4);
 /// A peer that is of no use for longer makes room when another one comes.
 const USELESS_MAX: Duration = Duration::from_secs(60);
+/// A peer of an export torrent to which we connected, and which has everything as we do, is let go after so long.
+const SEED_MAX: Duration = Duration::from_secs(30);
 /// A peer is told of others so long after it came ...
 const PEX_FIRST: Duration = Duration::from_millis(500);
 /// ... then this often (BEP 11) ...
@@ -389,6 +391,12 @@ impl Session {
         self.is_closed || self.hidden.has(piece)
     }
 
+    /// Whether there is nothing that we lack, and nothing more will come: in an export torrent.
+    fn has_everything(&self) -> bool {
+        let is_whole = self.have.len() >= u64::from(self.space);
+        self.config.fixed.is_some() && (self.config.serves_all || is_whole)
+    }
+
     /// What we have.
     #[must_use]
     pub fn have(&self) -> &Bitfield {
@@ -433,6 +441,12 @@ impl Session {
             }
         }
         takers
+    }
+
+    /// Whether any peer wants something of us.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.peers.values().any(|peer| peer.wants_us)
     }
 
     /// Units that a peer is asked for.
@@ -504,6 +518,16 @@ impl Session {
         if now.since(peer.last_heard) > SILENCE_MAX {
             return self.close(key, CloseReason::Silent);
         }
+        // Seeds that a tracker named to each other.
+        let is_idle = peer.is_outgoing && peer.is_useless() && now.since(peer.useless_since) > SEED_MAX;
+        let is_seed = match &peer.pieces {
+            Pieces::All => true,
+            Pieces::Some(pieces) => pieces.len() >= u64::from(self.space),
+        };
+        if is_idle && is_seed && self.has_everything() {
+            return self.close(key, CloseReason::Useless);
+        }
+        let Some(peer) = self.peers.get(&key) else { return };
         if now.since(peer.last_sent) > KEEP_ALIVE {
             self.send(key, Message::KeepAlive, now);
         }

@@ -59,6 +59,23 @@ pub struct SessionStatus {
     pub counts: Counts,
 }
 
+/// How far we have come in a swarm, as trackers are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Bytes that we lack of all there is, as in [`SessionStatus::left_bytes`].
+    pub left_bytes: u64,
+    /// We have anything of it.
+    pub has_some: bool,
+    /// Spans that are wanted of peers that have some of them.
+    pub wanted: usize,
+    /// Somebody asked for something of it within the last minute, had by peers or not.
+    pub seeks: bool,
+    /// Number of peers.
+    pub peers: usize,
+    /// Counts since the start.
+    pub counts: Counts,
+}
+
 /// Pieces that availability is measured with.
 const SAMPLE: usize = 200;
 
@@ -101,13 +118,31 @@ impl Session {
         }
     }
 
+    /// The same without what takes time. What is sought the driver knows.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing {
+            left_bytes: self.left_bytes(),
+            has_some: self.config.serves_all || !self.have.is_empty(),
+            wanted: self.picker.len(),
+            seeks: false,
+            peers: self.peers.len(),
+            counts: self.counts,
+        }
+    }
+
     fn left_bytes(&self) -> u64 {
         if self.config.serves_all {
             return 0;
         }
-        let missing = u64::from(self.space).saturating_sub(self.have.len());
-        let least = u64::from(self.config.fixed.is_none());
-        (missing * u64::from(self.config.piece_bytes)).max(least)
+        let piece_bytes = u64::from(self.config.piece_bytes);
+        let missing = u64::from(self.space).saturating_sub(self.have.len()) * piece_bytes;
+        let Some((pieces, bytes)) = self.config.fixed else {
+            return missing.max(1);
+        };
+        // The last piece may be shorter.
+        let lacks_last = pieces.checked_sub(1).is_some_and(|last| !self.have.has(last));
+        let short = (u64::from(pieces) * piece_bytes).saturating_sub(bytes);
+        missing.saturating_sub(if lacks_last { short } else { 0 })
     }
 
     /// How many copies of a piece there are on average, ours included, over a sample of the piece space.

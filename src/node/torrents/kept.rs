@@ -37,7 +37,8 @@ impl KeptTorrents {
     pub(super) fn load(&self) -> Option<(TorrentList, Infos)> {
         let read = |name: &str| read_file(self.disk.as_ref(), &self.dir.join(name), INFO_BYTES_MAX as u64).ok();
         let list: TorrentList = serde_json::from_slice(&read(LIST)?).ok()?;
-        let infos = list.torrents.iter().filter_map(|row| {
+        let replaced = list.replaced.iter().map(|replaced| &replaced.row);
+        let infos = list.torrents.iter().chain(replaced).filter_map(|row| {
             let hash: InfoHash = row.info_hash.parse().ok()?;
             let name = hash.to_string();
             let info = read(&name)?;

@@ -153,3 +153,35 @@ fn a_piece_that_a_seed_cannot_read_is_not_asked_for_again_and_again() {
     session.message(KEY, &Message::Request(block), at(604_000));
     assert_eq!(session.next_run(KEY).map(|run| run.piece), Some(3));
 }
+
+#[test]
+fn what_is_left_is_counted_in_bytes() {
+    let mut session = export(false);
+    assert_eq!(session.status().left_bytes, 19 * MIB + 5);
+    session.set_have(19, true, at(0));
+    assert_eq!(session.status().left_bytes, 19 * MIB);
+    (0..19).for_each(|piece| session.set_have(piece, true, at(0)));
+    assert_eq!(session.status().left_bytes, 0);
+    session.set_have(3, false, at(0));
+    assert_eq!(session.standing().left_bytes, MIB);
+    assert_eq!(export(true).status().left_bytes, 0);
+}
+
+#[test]
+fn two_seeds_that_met_part_again() {
+    let is_closed_after_a_while = |serves_all, said: Message| {
+        let mut session = export(serves_all);
+        session.connected(KEY, hello(2, true), at(0));
+        session.message(KEY, &said, at(1));
+        session.tick(at(20_000));
+        assert!(super::closed(&mut session).is_none());
+        session.tick(at(40_000));
+        super::closed(&mut session) == Some(CloseReason::Useless)
+    };
+    let all = || Message::Bitfield(Bytes::from_static(&[0xff, 0xff, 0xf0]));
+    assert!(is_closed_after_a_while(true, Message::HaveAll));
+    assert!(is_closed_after_a_while(true, all()));
+    // Who lacks something may come to want it, and who lacks something itself may come to ask for it.
+    assert!(!is_closed_after_a_while(true, Message::HaveNone));
+    assert!(!is_closed_after_a_while(false, all()));
+}
