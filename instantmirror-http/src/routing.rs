@@ -12,11 +12,11 @@ use instantmirror_core::view::{AREAS, Place, RepositoryState, View};
 use instantmirror_core::{Directory, FileMeta, Kind, Name, RepoName, RepoPath, Snapshot, SnapshotId};
 
 use crate::listing::{Row, RowKind};
-use crate::mounts::{Mount, Mounts, depth, is_reserved};
+use crate::mounts::{Mount, Site, depth, is_reserved};
 use crate::request::{RequestPath, encode_path, encode_path_into};
 
 /// The document that stands for a directory where a [`Mount`] says so.
-const INDEX: &str = "index.html";
+pub(crate) const INDEX: &str = "index.html";
 
 /// Which snapshot something was found in.
 #[derive(Debug, Clone)]
@@ -68,17 +68,17 @@ impl std::fmt::Debug for Nodes {
     }
 }
 
-/// Finds where `request` leads now.
+/// Finds where `request` leads now on this site.
 #[must_use]
-pub fn route(mounts: &Mounts, publication: &dyn Publication, request: &RequestPath) -> Route {
+pub fn route(site: &Site, publication: &dyn Publication, request: &RequestPath) -> Route {
     if is_reserved(&request.path) {
         return match WebSeedPlace::route(&request.path) {
-            Some(place) => route_web_seed(mounts, publication, place, request),
+            Some(place) => route_web_seed(site, publication, place, request),
             None => Route::Elsewhere,
         };
     }
-    match place(mounts, publication, &request.path) {
-        Spot::Tree(tree) => route_tree(mounts, publication, &tree, request),
+    match place(site, publication, &request.path) {
+        Spot::Tree(tree) => route_tree(site, publication, &tree, request),
         Spot::Area(state, place) => slashed(request, || Route::Virtual(area_rows(&state, &place))),
         Spot::Between(rows) => slashed(request, || Route::Virtual(rows)),
         Spot::Unknown(text) => Route::NotFound(text),
@@ -87,7 +87,7 @@ pub fn route(mounts: &Mounts, publication: &dyn Publication, request: &RequestPa
 }
 
 /// What a torrent client asks for that uses this server as a web seed.
-fn route_web_seed(mounts: &Mounts, publication: &dyn Publication, place: WebSeedPlace, request: &RequestPath) -> Route {
+fn route_web_seed(site: &Site, publication: &dyn Publication, place: WebSeedPlace, request: &RequestPath) -> Route {
     let tree = Tree {
         repository: place.repository,
         view: View::Snapshot(place.snapshot),
@@ -97,9 +97,26 @@ fn route_web_seed(mounts: &Mounts, publication: &dyn Publication, place: WebSeed
     };
     let state = publication.state(&tree.repository);
     let is_visible = state.is_some_and(|state| state.snapshot(&tree.view).is_some());
-    match (route_tree(mounts, publication, &tree, request), place.pad_bytes) {
+    match (route_tree(site, publication, &tree, request), place.pad_bytes) {
         (Route::NotFound(_), Some(bytes)) if is_visible && !request.directory => Route::Zeros(bytes),
         (route, _) => route,
+    }
+}
+
+/// Whether a route leaves its path to files of the operator's own: nothing is there, and it is at no repository's place and
+/// inside no mount but one at the root. The front page is theirs too where nothing is mounted at the root.
+pub(crate) fn is_free(publication: &dyn Publication, site: &Site, request: &RequestPath, route: &Route) -> bool {
+    if request.path.is_root() {
+        return matches!(route, Route::Virtual(_));
+    }
+    let is_elsewhere = || default_place(site, publication, &request.path).is_none();
+    match route {
+        Route::Elsewhere => !is_reserved(&request.path),
+        Route::NotFound(_) => {
+            let mount = site.find(&request.path);
+            mount.is_some_and(|(mount, _)| mount.path.is_root()) && is_elsewhere()
+        }
+        _ => false,
     }
 }
 
@@ -121,9 +138,9 @@ struct Tree {
     by_default: bool,
 }
 
-fn place(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> Spot {
-    let found = mounts.find(path);
-    match default_place(publication, path) {
+fn place(site: &Site, publication: &dyn Publication, path: &RepoPath) -> Spot {
+    let found = site.find(path);
+    match default_place(site, publication, path) {
         Some(spot) if !found.as_ref().is_some_and(|found| wins(publication, found, path)) => spot,
         default => match found {
             Some((mount, path)) => Spot::Tree(Tree {
@@ -133,7 +150,7 @@ fn place(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> Spo
                 path,
                 by_default: false,
             }),
-            None => default.unwrap_or_else(|| between(mounts, publication, path)),
+            None => default.unwrap_or_else(|| between(site, publication, path)),
         },
     }
 }
@@ -164,8 +181,8 @@ fn has_entry(publication: &dyn Publication, mount: &Mount, path: &RepoPath) -> b
     !matches!(catalog.resolve(path), Ok(Resolution::NotFound) | Err(_))
 }
 
-fn between(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> Spot {
-    let rows = rows_between(mounts, publication, path);
+fn between(site: &Site, publication: &dyn Publication, path: &RepoPath) -> Spot {
+    let rows = rows_between(site, publication, path);
     if rows.is_empty() && !path.is_root() {
         Spot::Nowhere
     } else {
@@ -173,15 +190,15 @@ fn between(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> S
     }
 }
 
-fn default_place(publication: &dyn Publication, path: &RepoPath) -> Option<Spot> {
+fn default_place(site: &Site, publication: &dyn Publication, path: &RepoPath) -> Option<Spot> {
     let name: RepoName = path.components().next()?.parse().ok()?;
     let state = publication.state(&name)?;
     let rest = RepoPath::new(path.as_str().strip_prefix(name.as_str())?.trim_start_matches('/')).ok()?;
     Some(match Place::route(&rest) {
         Some(Place::Tree(view, path)) => Spot::Tree(Tree {
+            index: site.shows_index(&name),
             repository: name,
             view,
-            index: false,
             path,
             by_default: true,
         }),
@@ -193,8 +210,8 @@ fn default_place(publication: &dyn Publication, path: &RepoPath) -> Option<Spot>
 }
 
 /// What lies directly below `path` on the way to mounts and repositories.
-fn rows_between(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> Vec<Row> {
-    let mut names: Vec<String> = mounts.names_below(path).collect();
+fn rows_between(site: &Site, publication: &dyn Publication, path: &RepoPath) -> Vec<Row> {
+    let mut names: Vec<String> = site.names_below(path).collect();
     if path.is_root() {
         names.extend(publication.repositories().iter().map(ToString::to_string));
     }
@@ -251,14 +268,14 @@ fn slashed(request: &RequestPath, directory: impl FnOnce() -> Route) -> Route {
 
 /// The URL path of a directory. It begins with exactly one slash, since no name is empty and a backslash
 /// is encoded, so no browser takes it for another host.
-fn with_slash(path: &RepoPath) -> String {
+pub(crate) fn with_slash(path: &RepoPath) -> String {
     let mut location = String::from("/");
     encode_path_into(&mut location, path.as_str());
     location.push('/');
     location
 }
 
-fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, request: &RequestPath) -> Route {
+fn route_tree(site: &Site, publication: &dyn Publication, tree: &Tree, request: &RequestPath) -> Route {
     let (repository, view) = (&tree.repository, &tree.view);
     let state = publication.state(repository);
     let Some((state, snapshot)) = state.as_ref().and_then(|state| Some((state, state.snapshot(view)?))) else {
@@ -266,9 +283,11 @@ fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, reque
     };
     let nodes = publication.nodes();
     let catalog = Catalog::new(Arc::clone(&nodes), snapshot.root.meta());
-    let fixed = tree.by_default && matches!(view, View::Snapshot(_));
+    let is_fixed = tree.by_default && matches!(view, View::Snapshot(_));
     let origin = |snapshot: SnapshotId, path: RepoPath, directory: bool| {
-        let permanent = (!fixed).then(|| permanent_path(mounts, publication, repository, snapshot, &path, directory));
+        // Whether a directory is shown by its index is for the operator to change.
+        let fixed = is_fixed && (directory || !request.directory);
+        let permanent = (!fixed).then(|| permanent_path(site, publication, repository, snapshot, &path, directory));
         Origin {
             repository: repository.clone(),
             state: Arc::clone(state),
@@ -284,7 +303,7 @@ fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, reque
         Ok(Found::Directory(directory)) => {
             Route::Directory(origin(snapshot.id, tree.path.clone(), true), directory, Nodes(nodes))
         }
-        Ok(Found::Slashless) => Route::Redirect(with_slash(&request.path), fixed),
+        Ok(Found::Slashless) => Route::Redirect(with_slash(&request.path), is_fixed),
         Ok(Found::Nothing) => match find_in_grace(publication, &nodes, tree, request) {
             Some((snapshot, path, file, mtime)) => Route::File(origin(snapshot, path, false), file, mtime),
             None => Route::NotFound(format!(
@@ -359,7 +378,7 @@ fn find(catalog: &Catalog<Arc<dyn NodeSource>>, tree: &Tree, request: &RequestPa
 
 /// `/<repository>/snap/<uuid>/<path>`, unless a mount hides that place.
 fn permanent_path(
-    mounts: &Mounts,
+    site: &Site,
     publication: &dyn Publication,
     repository: &RepoName,
     snapshot: SnapshotId,
@@ -372,7 +391,7 @@ fn permanent_path(
         full.push_str(path.as_str());
     }
     let full = RepoPath::new(&full).ok()?;
-    if mounts.find(&full).is_some_and(|found| wins(publication, &found, &full)) {
+    if site.find(&full).is_some_and(|found| wins(publication, &found, &full)) {
         return None;
     }
     let slash = if directory { "/" } else { "" };

@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 pub use addresses::NodesConfig;
 pub use cache::{CacheConfig, ExpiryKind, VerifyKind};
 pub use fetch::{ClassConfig, FetchConfig, PreseedConfig, RulesConfig, SourceConfig};
-pub use http::{HttpConfig, LimitsConfig, TlsConfig};
+pub use http::{HeaderRuleConfig, HttpConfig, LimitsConfig, TlsConfig};
 pub use level::log_filter;
 pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig};
 pub use node::{NodeConfig, NodeRepository};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use instantmirror_core::view::View;
 use instantmirror_core::{RepoName, RepoPath};
-use instantmirror_http::{Mount, Mounts};
+use instantmirror_http::{HostName, Mount, Mounts};
 use serde::{Deserialize, Deserializer};
 
 use super::Report;
@@ -39,8 +39,11 @@ impl Default for LogConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MountConfig {
-    /// URL path, beginning with `/`.
+    /// URL path, beginning with `/`; `/` alone is the root.
     pub path: String,
+    /// The host on which it is shown; on every one if there is none.
+    #[serde(default, deserialize_with = "host")]
+    pub host: Option<HostName>,
     /// `current`, `snap/<uuid>`, `master-snap/<tag>` or `local-snap/<tag>`.
     #[serde(default = "current", deserialize_with = "view")]
     pub view: View,
@@ -54,16 +57,20 @@ impl MountConfig {
     pub(crate) fn mount(&self, repository: &RepoName) -> Result<Mount, String> {
         let path = &self.path;
         let below = path.strip_prefix('/').map(|rest| rest.trim_end_matches('/'));
-        let Some(below) = below.filter(|below| !below.is_empty()) else {
-            return Err(format!("mount path '{path}' must begin with '/' and name a directory"));
-        };
+        let below = below.ok_or_else(|| format!("mount path '{path}' must begin with '/', as URLs do"))?;
         Ok(Mount {
+            host: self.host.clone(),
             path: RepoPath::new(below).map_err(|error| format!("mount path '{path}' has {error}"))?,
             repository: repository.clone(),
             view: self.view.clone(),
             index: self.index,
         })
     }
+}
+
+fn host<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<HostName>, D::Error> {
+    let name = String::deserialize(deserializer)?.parse();
+    name.map(Some).map_err(serde::de::Error::custom)
 }
 
 fn current() -> View {
@@ -98,8 +105,10 @@ pub(super) fn check_mounts<'a>(all: impl Iterator<Item = (&'a RepoName, &'a [Mou
                     continue;
                 }
             };
-            if places.insert(mount.path.clone(), place.clone()).is_some() {
-                report.refuse(&place, format!("mount path '{}' is used twice", config.path));
+            let key = (mount.path.clone(), mount.host.clone());
+            if places.insert(key, place.clone()).is_some() {
+                let host = mount.host.map(|host| format!(" on host '{host}'")).unwrap_or_default();
+                report.refuse(&place, format!("mount path '{}' is used twice{host}", config.path));
             } else {
                 mounts.push(mount);
             }
@@ -108,7 +117,8 @@ pub(super) fn check_mounts<'a>(all: impl Iterator<Item = (&'a RepoName, &'a [Mou
     match Mounts::new(mounts) {
         Ok(mounts) => {
             for overlap in mounts.overlaps(&repositories) {
-                let place = places.get(overlap.path()).map_or("repository", String::as_str);
+                let mut at = places.iter().filter(|((path, _), _)| path == overlap.path());
+                let place = at.next().map_or("repository", |(_, place)| place.as_str());
                 report.note(place, overlap.to_string());
             }
         }

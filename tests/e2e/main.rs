@@ -24,6 +24,7 @@ mod link;
 mod local_tags;
 mod publish;
 mod restart;
+mod sites;
 mod source_rules;
 mod staging;
 mod swarm;

@@ -46,10 +46,17 @@ const PACKAGES: &[(&str, &str)] = &[
     ),
     ("rpm", "rpmbuild makes real RPMs"),
     ("rsync", "peer for comparisons of trees and speed"),
+    (
+        "skopeo",
+        "client of a static OCI registry, whose types the operator sets",
+    ),
     ("squid", "caching proxy that benches/http compares with"),
     ("strace", "faults at chosen system calls"),
     ("transmission-cli", "torrent client"),
-    ("varnish", "caching proxy that benches/http compares with"),
+    (
+        "varnish",
+        "caching proxy in front of a node, and that benches/http compares with",
+    ),
     ("wget", "recursive download client"),
     ("wrk", "load of benches/http"),
     ("xz-utils", "Packages.xz"),

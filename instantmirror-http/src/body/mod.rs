@@ -187,6 +187,15 @@ pub(crate) async fn open(body: Body, objects: &Arc<dyn ObjectSource>) -> Result<
         Body::Bytes(bytes) => Ok(ServeBody::whole(bytes)),
         Body::Object(content, range) => Ok(ServeBody::object(ObjectBody::one(content, range, objects).await?)),
         Body::Multipart(content, parts) => Ok(ServeBody::object(ObjectBody::several(content, parts, objects).await?)),
+        Body::Own(file, range) => {
+            let bytes = range.end - range.start;
+            first_then_rest(file.read(range), Some(bytes))
+                .await
+                .map_err(|error| Refusal {
+                    status: StatusCode::INTERNAL_SERVER_ERROR,
+                    text: error.to_string(),
+                })
+        }
         Body::Zeros(bytes) => Ok(ServeBody::pieces(zeros(bytes), Some(bytes))),
         Body::Listing(listing) => {
             let pieces = stream::try_unfold(listing, |mut listing| async move {

@@ -252,7 +252,7 @@ impl Connection {
         if !is_read || !head.request.query.is_empty() {
             return Step::Answer;
         }
-        let Some(hot) = self.service.hot_answer(head.request.path, std::time::Instant::now()) else {
+        let Some(hot) = self.service.hot_answer(&head.request, std::time::Instant::now()) else {
             return Step::Answer;
         };
         let behind = if self.is_stopping() {
@@ -261,7 +261,11 @@ impl Connection {
             head.behind()
         };
         let request = &head.request;
-        let Some(written) = hot.write(&request.method, &request.fields, behind, &mut self.output) else {
+        let more = match self.socket {
+            Socket::Tls(_) => self.service.private_lines(),
+            Socket::Tcp(_) | Socket::Unix(_) => &[],
+        };
+        let Some(written) = hot.write(&request.method, &request.fields, behind, more, &mut self.output) else {
             return Step::Answer;
         };
         let counters = self.service.counters();

@@ -24,6 +24,8 @@ pub struct Request<'a> {
     pub path: &'a str,
     /// The query of its target without the question mark, `""` if there is none.
     pub query: &'a str,
+    /// The host that it is for, as it was written: of the target if that is a URL, of the Host field otherwise.
+    pub host: Option<&'a str>,
     /// The header fields that decide something.
     pub fields: Fields<'a>,
     /// Who asks.
@@ -79,6 +81,7 @@ impl<'a> Request<'a> {
             method: method.clone(),
             path: uri.path(),
             query: uri.query().unwrap_or_default(),
+            host: uri.host().or_else(|| headers.get(http::header::HOST)?.to_str().ok()),
             fields: Fields::new(headers),
             client: Client::default(),
         }
