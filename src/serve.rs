@@ -76,15 +76,23 @@ impl Sockets {
         for address in &config.listen {
             http.listen(*address).await?;
         }
+        for address in &config.listen_proxy {
+            http.listen_proxied(*address, None).await?;
+        }
         let mut tls = None;
         if let Some(config) = &config.tls {
             let loaded = Tls::load(&config.certificate, &config.key)?;
             for address in &config.listen {
                 http.listen_tls(*address, Arc::clone(&loaded)).await?;
             }
+            for address in &config.listen_proxy {
+                http.listen_proxied(*address, Some(Arc::clone(&loaded))).await?;
+            }
             tls = Some(loaded);
         }
-        let access_log = config.access_log.as_deref().map(AccessLog::open).transpose()?;
+        let format = config.access_log_format.format();
+        let open = |path| AccessLog::open(path, format);
+        let access_log = config.access_log.as_deref().map(open).transpose()?;
         let mut control = Server::new(Limits::default());
         control.listen_unix(socket).await?;
         let files = Files { tls, access_log };
@@ -109,7 +117,7 @@ impl Sockets {
         let make = {
             let log = self.files.access_log.clone();
             move |config: &HttpConfig, mounts| {
-                let mut service = make().with_mounts(mounts);
+                let mut service = make().with_mounts(mounts).with_proxies(config.proxies());
                 // The configuration was checked by the same rules.
                 match config.header_rules() {
                     Ok(rules) => service = service.with_header_rules(rules),
@@ -219,6 +227,11 @@ impl Frontend {
             ("[http] max_connections", held.max_connections == config.max_connections),
             ("[http] access_log", held.access_log == config.access_log),
             (
+                "[http] access_log_format",
+                held.access_log_format == config.access_log_format,
+            ),
+            ("[http] listen_proxy", held.listen_proxy == config.listen_proxy),
+            (
                 "[http.tls]",
                 held.tls.as_ref().map(fixed_of) == config.tls.as_ref().map(fixed_of),
             ),
@@ -241,8 +254,8 @@ impl Frontend {
 }
 
 /// What of `[http.tls]` cannot change while serving.
-fn fixed_of(tls: &TlsConfig) -> (&[SocketAddr], &Path, &Path) {
-    (&tls.listen, &tls.certificate, &tls.key)
+fn fixed_of(tls: &TlsConfig) -> (&[SocketAddr], &[SocketAddr], &Path, &Path) {
+    (&tls.listen, &tls.listen_proxy, &tls.certificate, &tls.key)
 }
 
 /// What an HTTP server has answered since its start.

@@ -20,6 +20,7 @@ use crate::hot::{HotAnswer, HotAnswers, HotLimits};
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT, Stopping};
 use crate::mounts::{Mounts, Site};
 use crate::own_files::OwnFiles;
+use crate::proxies::TrustedProxies;
 use crate::request::{Client, Request, RequestPath, canonical_path, decode_path, encode_path_into};
 use crate::respond::{ALLOW, Body, Facts, Response, respond, respond_file, respond_redirect, respond_to_method};
 use crate::routing::{Route, is_free, route};
@@ -60,6 +61,7 @@ pub struct Service {
     mounts: Mounts,
     own_files: Option<OwnFiles>,
     rules: HeaderRules,
+    proxies: TrustedProxies,
     api: Option<Api>,
     extra: Option<Arc<dyn Extra>>,
     hot: HotAnswers,
@@ -76,6 +78,7 @@ impl Service {
             mounts: Mounts::default(),
             own_files: None,
             rules: HeaderRules::default(),
+            proxies: TrustedProxies::default(),
             api: None,
             extra: None,
             hot: HotAnswers::new(&HotLimits::default()),
@@ -102,6 +105,13 @@ impl Service {
     #[must_use]
     pub fn with_header_rules(mut self, rules: HeaderRules) -> Self {
         self.rules = rules;
+        self
+    }
+
+    /// Believes these proxies whom they ask for.
+    #[must_use]
+    pub fn with_proxies(mut self, proxies: TrustedProxies) -> Self {
+        self.proxies = proxies;
         self
     }
 
@@ -144,6 +154,10 @@ impl Service {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.counters.read()
+    }
+
+    pub(crate) fn proxies(&self) -> &TrustedProxies {
+        &self.proxies
     }
 
     pub(crate) fn counters(&self) -> &Arc<Counters> {

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use instantmirror_core::RepoName;
-use instantmirror_http::{HeaderRule, HeaderRuleError, HeaderRules, Limits, header_field};
+use instantmirror_core::address::AddressBlock;
+use instantmirror_http::{
+    AccessLogFormat, ForwardedBy, HeaderRule, HeaderRuleError, HeaderRules, Limits, TrustedProxies, header_field,
+};
 use serde::Deserialize;
 
 use super::{Report, TimeSpan};
@@ -23,6 +26,14 @@ pub struct HttpConfig {
     pub max_connections: usize,
     /// A file for a line per request, in the combined format.
     pub access_log: Option<PathBuf>,
+    /// What its lines look like.
+    pub access_log_format: LogLineFormat,
+    /// Proxies that are believed whom they ask for.
+    pub trusted_proxies: Vec<AddressBlock>,
+    /// The header in which they say it.
+    pub proxy_header: ProxyHeaderKind,
+    /// Addresses with ports at which they say it by the PROXY protocol instead.
+    pub listen_proxy: Vec<SocketAddr>,
     /// Whether pages of other origins may read published trees.
     pub cors: bool,
     /// Header fields of every answer.
@@ -43,7 +54,11 @@ pub struct HttpConfig {
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
     /// Addresses with ports.
+    #[serde(default)]
     pub listen: Vec<SocketAddr>,
+    /// Addresses with ports at which trusted proxies pass encrypted connections on, with the PROXY protocol before them.
+    #[serde(default)]
+    pub listen_proxy: Vec<SocketAddr>,
     /// The certificate with its chain, PEM.
     pub certificate: PathBuf,
     /// Its private key, PEM.
@@ -51,6 +66,40 @@ pub struct TlsConfig {
     /// Browsers are told not to come otherwise for so long (HSTS).
     #[serde(default)]
     pub hsts: Option<TimeSpan>,
+}
+
+/// The form of an access log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLineFormat {
+    /// As analysers read it.
+    #[default]
+    Combined,
+    /// The same, with cache, duration and bytes that were fetched.
+    Extended,
+    /// Objects of JSON.
+    Json,
+}
+
+impl LogLineFormat {
+    pub(crate) fn format(self) -> AccessLogFormat {
+        match self {
+            Self::Combined => AccessLogFormat::Combined,
+            Self::Extended => AccessLogFormat::Extended,
+            Self::Json => AccessLogFormat::Json,
+        }
+    }
+}
+
+/// The header in which proxies say whom they ask for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeaderKind {
+    /// X-Forwarded-For.
+    #[default]
+    XForwardedFor,
+    /// Forwarded (RFC 7239).
+    Forwarded,
 }
 
 /// `[[http.rule]]`: header fields of the files whose paths match.
@@ -115,6 +164,10 @@ impl Default for HttpConfig {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
             max_connections: 10_000,
             access_log: None,
+            access_log_format: LogLineFormat::default(),
+            trusted_proxies: Vec::new(),
+            proxy_header: ProxyHeaderKind::default(),
+            listen_proxy: Vec::new(),
             cors: true,
             headers: BTreeMap::new(),
             rules: Vec::new(),
@@ -151,6 +204,16 @@ impl HttpConfig {
             shutdown_grace: self.limits.shutdown_grace.0,
             ..Limits::default()
         }
+    }
+
+    /// The proxies that are believed.
+    #[must_use]
+    pub fn proxies(&self) -> TrustedProxies {
+        let header = match self.proxy_header {
+            ProxyHeaderKind::XForwardedFor => ForwardedBy::XForwardedFor,
+            ProxyHeaderKind::Forwarded => ForwardedBy::Forwarded,
+        };
+        TrustedProxies::new(self.trusted_proxies.clone(), header)
     }
 
     /// What is said about header fields.
@@ -192,7 +255,11 @@ impl HttpConfig {
         let tls = tls.map(|(at, address)| (format!("http.tls.listen.{at}"), *address));
         let plain = self.listen.iter().enumerate();
         let plain = plain.map(|(at, address)| (format!("http.listen.{at}"), *address));
-        plain.chain(tls).collect()
+        let proxied = self.listen_proxy.iter().enumerate();
+        let proxied = proxied.map(|(at, address)| (format!("http.listen_proxy.{at}"), *address));
+        let both = self.tls.iter().flat_map(|tls| &tls.listen_proxy).enumerate();
+        let both = both.map(|(at, address)| (format!("http.tls.listen_proxy.{at}"), *address));
+        plain.chain(tls).chain(proxied).chain(both).collect()
     }
 
     pub(super) fn check(&self, report: &mut Report<'_>) {
@@ -224,7 +291,16 @@ impl HttpConfig {
                 report.refuse(&place, "[[http.rule]] says nothing: give it type, cache or headers");
             }
         }
-        if self.tls.as_ref().is_some_and(|tls| tls.listen.is_empty()) {
+        let has_proxied = !self.listen_proxy.is_empty() || self.tls.iter().any(|tls| !tls.listen_proxy.is_empty());
+        if has_proxied && self.trusted_proxies.is_empty() {
+            let text = "[http] listen_proxy takes connections of trusted_proxies alone, and there are none";
+            report.refuse("http.listen_proxy", text);
+        }
+        if self
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.listen.is_empty() && tls.listen_proxy.is_empty())
+        {
             let text = "[http.tls] listen is empty: name an address, or leave the section out";
             report.refuse("http.tls.listen", text);
         }

@@ -19,18 +19,32 @@ pub struct ControlConfig {
     pub socket: Option<PathBuf>,
 }
 
-/// `[log]`: what is logged, on standard error.
+/// `[log]`: what is logged on standard error, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// `error`, `warn`, `info`, `debug`, `trace` or `off`, or directives like `info,instantmirror_swarm=debug`.
     pub level: String,
+    /// What lines look like.
+    pub format: LogFormat,
+}
+
+/// The form of the daemon's own log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people; with priorities where the journal reads it.
+    #[default]
+    Text,
+    /// An object of JSON a line.
+    Json,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
         Self {
             level: "info".to_owned(),
+            format: LogFormat::default(),
         }
     }
 }
@@ -84,6 +98,15 @@ fn view<'de, D: Deserializer<'de>>(deserializer: D) -> Result<View, D::Error> {
 }
 
 impl LogConfig {
+    /// Everything of this level and above, for people.
+    #[must_use]
+    pub fn at(level: &str) -> Self {
+        Self {
+            level: level.to_owned(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn check(&self, report: &mut Report<'_>) {
         let filter = super::log_filter(&self.level).map(drop);
         report.check("log.level", filter.map_err(|error| format!("[log] level: {error}")));

@@ -36,6 +36,7 @@ mod tracker;
 mod tracker_world;
 mod tree;
 mod upkeep;
+mod visitors;
 mod wire;
 mod world;
 mod yum;

@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("g++", "libFuzzer, which the fuzz targets are linked with"),
     ("gcc", "C parts of zstd and blake3, and the linker"),
     ("git", "list of tracked files for tidy"),
+    ("haproxy", "proxy that tells whom it asks for, by the PROXY protocol"),
     ("iproute2", "network namespaces and socket states"),
     ("libc6-dev", "C parts of zstd and blake3"),
     ("mktorrent", "peer of benches/torrent.py"),
@@ -66,7 +67,7 @@ const PACKAGES: &[(&str, &str)] = &[
 pub(crate) const INSTALL: &[&str] = &["install", "--yes", "--no-remove", "--no-install-recommends"];
 
 /// Packages that start a service when they are installed; tests and benches only want the programs.
-const SERVICES: &[&str] = &["nginx", "opentracker", "squid", "varnish"];
+const SERVICES: &[&str] = &["haproxy", "nginx", "opentracker", "squid", "varnish"];
 
 /// Installs what is missing.
 pub(crate) fn run() -> Result<()> {

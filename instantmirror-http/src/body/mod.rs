@@ -124,8 +124,13 @@ impl ServeBody {
 
     /// The reader of an object's body, if it may be kept.
     pub(crate) fn settled_reader(&self) -> Option<&Arc<dyn ObjectReader>> {
+        self.reader().filter(|reader| reader.is_settled())
+    }
+
+    /// The reader of an object's body.
+    pub(crate) fn reader(&self) -> Option<&Arc<dyn ObjectReader>> {
         match &self.inner {
-            Inner::Object(body) => body.reader().filter(|reader| reader.is_settled()),
+            Inner::Object(body) => body.reader(),
             _ => None,
         }
     }

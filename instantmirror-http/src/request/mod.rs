@@ -71,6 +71,10 @@ pub struct Fields<'a> {
     pub authorization: Option<Cow<'a, str>>,
     /// Priority (RFC 9218).
     pub priority: Option<Cow<'a, str>>,
+    /// Forwarded (RFC 7239).
+    pub forwarded: Option<Cow<'a, str>>,
+    /// X-Forwarded-For.
+    pub x_forwarded_for: Option<Cow<'a, str>>,
 }
 
 impl<'a> Request<'a> {
@@ -110,6 +114,8 @@ impl<'a> Fields<'a> {
             8 if is("priority") => &mut self.priority,
             13 if is("if-none-match") => &mut self.if_none_match,
             13 if is("authorization") => &mut self.authorization,
+            9 if is("forwarded") => &mut self.forwarded,
+            15 if is("x-forwarded-for") => &mut self.x_forwarded_for,
             17 if is("if-modified-since") => &mut self.if_modified_since,
             19 if is("if-unmodified-since") => &mut self.if_unmodified_since,
             _ => return,
@@ -137,6 +143,8 @@ impl<'a> Fields<'a> {
             accept: _,
             authorization: _,
             priority: _,
+            forwarded: _,
+            x_forwarded_for: _,
             range,
             if_range,
             if_match,
