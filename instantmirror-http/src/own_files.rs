@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use crate::body::BodyError;
 use crate::mime::media_type;
 use crate::request::{Request, RequestPath, Validators};
-use crate::respond::{Body, Decision, Response, decide, set_validators, unsatisfiable};
+use crate::respond::{Body, Decision, Response, decide, respond_redirect, set_validators, unsatisfiable};
 use crate::routing::{INDEX, with_slash};
 
 /// The one name with a dot that is read (RFC 8615).
@@ -76,29 +76,36 @@ impl OwnFiles {
         if !is_public(&path.path) {
             return None;
         }
-        let mut sought = path.path.as_str().to_owned();
+        let sought = path.path.as_str();
+        let index = if sought.is_empty() {
+            INDEX.to_owned()
+        } else {
+            format!("{sought}/{INDEX}")
+        };
         if path.directory {
-            if !sought.is_empty() {
-                sought.push('/');
-            }
-            sought.push_str(INDEX);
+            return match self.find(index).await? {
+                Found::File(file) => Some(respond(request, path, file)),
+                Found::Directory => None,
+            };
         }
+        match self.find(sought.to_owned()).await? {
+            Found::File(file) => Some(respond(request, path, file)),
+            Found::Directory => match self.find(index).await? {
+                Found::File(_) => Some(respond_redirect(request, with_slash(&path.path), false)),
+                Found::Directory => None,
+            },
+        }
+    }
+
+    /// What is there, if anything that may be read is.
+    async fn find(&self, path: String) -> Option<Found> {
         let dir = self.dir.clone();
-        let found = tokio::task::spawn_blocking(move || find(&dir, &sought)).await.ok()?;
+        let found = tokio::task::spawn_blocking(move || find(&dir, &path)).await.ok()?;
         match found {
-            Ok(Found::File(file)) => Some(respond(request, path, file)),
-            Ok(Found::Directory) if !path.directory => {
-                let index = RequestPath {
-                    path: path.path.clone(),
-                    directory: true,
-                };
-                Box::pin(self.answer(request, &index)).await?;
-                Some(crate::respond::respond_redirect(request, with_slash(&path.path), false))
-            }
-            Ok(Found::Directory) => None,
+            Ok(found) => Some(found),
             Err(error) if is_absence(&error) => None,
             Err(error) => {
-                tracing::warn!(dir = %self.dir.display(), path = %path.path, %error, "a file of [http] root cannot be read");
+                tracing::info!(dir = %self.dir.display(), %error, "a file of [http] root cannot be read");
                 None
             }
         }
