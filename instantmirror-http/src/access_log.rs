@@ -317,7 +317,11 @@ fn combined(visitor: &Visitor<'_>) -> (String, String) {
 /// The beginning of an object of JSON, with all that is known before the answer.
 fn json(visitor: &Visitor<'_>) -> String {
     let mut line = String::with_capacity(320);
-    let now = jiff::Timestamp::try_from(SystemTime::now()).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let micros = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+    let now = jiff::Timestamp::from_microsecond(micros).unwrap_or_default();
     let _ = write!(line, "{{\"time\":\"{}\"", now.strftime("%Y-%m-%dT%H:%M:%S%.6fZ"));
     if let Some(address) = visitor.address {
         let _ = write!(line, ",\"client\":\"{}\"", address.to_canonical());
