@@ -188,9 +188,12 @@ pub enum OpenError {
 #[derive(Debug, Clone)]
 pub struct Frontend(Arc<Shown>);
 
+/// Makes the service that is shown with a configuration.
+type MakeService = Box<dyn Fn(&HttpConfig, Mounts) -> Service + Send + Sync>;
+
 struct Shown {
     services: watch::Sender<Arc<Service>>,
-    make: Box<dyn Fn(&HttpConfig, Mounts) -> Service + Send + Sync>,
+    make: MakeService,
     files: Files,
     /// What the sockets were opened with.
     config: HttpConfig,

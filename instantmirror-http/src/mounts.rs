@@ -184,7 +184,6 @@ pub struct Mounts {
 #[derive(Debug, Clone, Default)]
 pub struct Site {
     number: usize,
-    host: Option<HostName>,
     /// The longest paths first.
     mounts: Vec<Mount>,
 }
@@ -224,7 +223,7 @@ impl Mounts {
         let mut hosts = HashMap::new();
         for name in names {
             hosts.insert(name.0.clone(), sites.len());
-            sites.push(Site::new(sites.len(), Some(name), &mounts));
+            sites.push(Site::new(sites.len(), Some(&name), &mounts));
         }
         Ok(Self { hosts, sites })
     }
@@ -234,7 +233,6 @@ impl Mounts {
     pub fn site(&self, host: Option<&str>) -> &Site {
         static NONE: Site = Site {
             number: 0,
-            host: None,
             mounts: Vec::new(),
         };
         let own = match host {
@@ -269,12 +267,12 @@ impl Mounts {
 
 impl Site {
     /// The mounts of a host, and those of all hosts as far as it has none at the same path.
-    fn new(number: usize, host: Option<HostName>, all: &[Mount]) -> Self {
-        let is_own = |mount: &&Mount| mount.host.is_some() && mount.host == host;
+    fn new(number: usize, host: Option<&HostName>, all: &[Mount]) -> Self {
+        let is_own = |mount: &&Mount| mount.host.is_some() && mount.host.as_ref() == host;
         let own: Vec<&RepoPath> = all.iter().filter(is_own).map(|mount| &mount.path).collect();
         let is_shown = |mount: &&Mount| is_own(mount) || mount.host.is_none() && !own.contains(&&mount.path);
         let mounts = all.iter().filter(is_shown).cloned().collect();
-        Self { number, host, mounts }
+        Self { number, mounts }
     }
 
     /// Which of its server's sites this is.

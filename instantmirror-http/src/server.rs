@@ -362,9 +362,8 @@ async fn carry_proxied(mut stream: TcpStream, tls: Option<Arc<Tls>>, peer: IpAdd
     match tls {
         Some(tls) => tls::carry(stream, &tls, address, shared).await,
         None => {
-            Connection::new(Socket::Tcp(stream), Some(address), shared)
-                .carry()
-                .await
+            let connection = Connection::new(Socket::Tcp(stream), Some(address), shared);
+            connection.carry().await;
         }
     }
 }
