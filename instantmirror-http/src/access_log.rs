@@ -180,8 +180,11 @@ impl Shared {
     }
 }
 
-/// One request on its way into the log. The line is written when this is dropped.
-pub(crate) struct Visit {
+/// One request on its way into the log. The line is written when this is dropped. Boxed, for a connection that waits has
+/// room for one.
+pub(crate) struct Visit(Box<Entry>);
+
+struct Entry {
     log: Arc<AccessLog>,
     line: String,
     behind: String,
@@ -212,7 +215,7 @@ impl Visit {
             AccessLogFormat::Combined | AccessLogFormat::Extended => combined(visitor),
             AccessLogFormat::Json => (json(visitor), String::new()),
         };
-        Self {
+        Self(Box::new(Entry {
             log: Arc::clone(log),
             line,
             behind,
@@ -221,30 +224,30 @@ impl Visit {
             bytes: 0,
             provenance: None,
             reader: None,
-        }
+        }))
     }
 
     pub(crate) fn answered(&mut self, status: StatusCode) {
-        self.status = status;
+        self.0.status = status;
     }
 
     /// Where the content comes from.
     pub(crate) fn comes_from(&mut self, provenance: Provenance) {
-        self.provenance = Some(provenance);
+        self.0.provenance = Some(provenance);
     }
 
     /// Who will know it when the answer ends: how much of it had to be fetched, and from whom.
     pub(crate) fn reads(&mut self, reader: &Arc<dyn ObjectReader>) {
-        self.reader = Some(Arc::clone(reader));
+        self.0.reader = Some(Arc::clone(reader));
     }
 
     /// So many more bytes of the body went out.
     pub(crate) fn sent(&mut self, bytes: u64) {
-        self.bytes += bytes;
+        self.0.bytes += bytes;
     }
 }
 
-impl Drop for Visit {
+impl Drop for Entry {
     fn drop(&mut self) {
         let mut line = std::mem::take(&mut self.line);
         let (status, bytes) = (self.status.as_u16(), self.bytes);
