@@ -14,11 +14,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use instantmirror::config::{LogConfig, NodeConfig, ServerConfig, TrackerConfig};
 use instantmirror::core::RepoName;
+use instantmirror::core::changes::ChangeSet;
+use instantmirror::core::rules::PathGlobs;
 use instantmirror::progress::PublishBar;
+use instantmirror::store::tree::TreeWatch;
 use instantmirror::{
     Master, MasterServer, Node, NodeServer, PublishOptions, Published, Tracker, TrackerServer, daemon,
 };
-use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
 /// A change is published when the tree has been quiet for so long.
@@ -50,7 +52,7 @@ async fn run(storage: &Path, source: &Path) -> anyhow::Result<()> {
     println!("publishing {} ...", source.display());
     // Watched before it is read, so that no edit falls between the two.
     let changed = Arc::new(Notify::new());
-    let _watcher = watch(source, Arc::clone(&changed))?;
+    watch(source, Arc::clone(&changed))?;
     publish(&master, &name, &node).await?;
     println!(
         "\nmaster  http://{master_address}/{name}/snap/current/\n\
@@ -141,14 +143,18 @@ async fn publish(master: &Master, name: &RepoName, node: &Node) -> anyhow::Resul
 }
 
 /// Tells of every change in the tree.
-fn watch(source: &Path, changed: Arc<Notify>) -> anyhow::Result<notify::RecommendedWatcher> {
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            changed.notify_one();
+fn watch(source: &Path, changed: Arc<Notify>) -> anyhow::Result<()> {
+    let mut watch = TreeWatch::open(source, PathGlobs::none())?;
+    std::thread::spawn(move || {
+        loop {
+            match watch.wait(Duration::from_secs(1), &mut ChangeSet::default()) {
+                Ok(true) => changed.notify_one(),
+                Ok(false) => {}
+                Err(error) => return println!("changes are not noticed any more: {error}"),
+            }
         }
-    })?;
-    watcher.watch(source, RecursiveMode::Recursive)?;
-    Ok(watcher)
+    });
+    Ok(())
 }
 
 /// Publishes again whenever the tree has changed and come to rest.

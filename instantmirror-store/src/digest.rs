@@ -218,6 +218,9 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
+/// As many zeros as are read at once.
+pub(crate) static ZEROS: [u8; READ_BYTES] = [0; READ_BYTES];
+
 /// Computes a [`ContentDigest`] from content that is handed in piece by piece.
 #[derive(Debug)]
 pub struct ContentHasher {
@@ -228,6 +231,8 @@ pub struct ContentHasher {
     filled: u32,
     piece_bytes: u32,
     pieces: Vec<u8>,
+    /// SHA-1 of a piece of zeros, once it was needed.
+    zero_piece: Option<[u8; SHA1_BYTES]>,
 }
 
 impl ContentHasher {
@@ -250,6 +255,7 @@ impl ContentHasher {
             filled: 0,
             piece_bytes,
             pieces: Vec::new(),
+            zero_piece: None,
         })
     }
 
@@ -257,6 +263,45 @@ impl ContentHasher {
     pub fn update(&mut self, data: &[u8]) {
         self.object.update(data);
         self.sha256.update(data);
+        self.update_pieces(data);
+    }
+
+    /// Adds as many zeros. `progress` is told the bytes of each step.
+    pub fn update_zeros(&mut self, len: u64, progress: &mut dyn FnMut(u64)) {
+        let mut left = len;
+        while left > 0 {
+            let step = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES);
+            self.object.update(&ZEROS[..step]);
+            self.sha256.update(&ZEROS[..step]);
+            left -= step as u64;
+            progress(step as u64);
+        }
+        // Pieces are hashed each by itself, so whole ones of zeros are all the same.
+        let piece_bytes = u64::from(self.piece_bytes);
+        let before = (piece_bytes - u64::from(self.filled)) % piece_bytes;
+        let before = before.min(len);
+        self.update_zero_part(before);
+        for _ in 0..(len - before) / piece_bytes {
+            let zero_piece = *self.zero_piece.get_or_insert_with(|| {
+                let mut piece = Sha1::new();
+                pad(&mut piece, piece_bytes);
+                piece.finalize().into()
+            });
+            self.pieces.extend_from_slice(&zero_piece);
+        }
+        self.update_zero_part((len - before) % piece_bytes);
+    }
+
+    fn update_zero_part(&mut self, len: u64) {
+        let mut left = len;
+        while left > 0 {
+            let step = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES);
+            self.update_pieces(&ZEROS[..step]);
+            left -= step as u64;
+        }
+    }
+
+    fn update_pieces(&mut self, data: &[u8]) {
         let mut rest = data;
         while !rest.is_empty() {
             let room = (self.piece_bytes - self.filled) as usize;
@@ -286,7 +331,6 @@ impl ContentHasher {
 }
 
 fn pad(piece: &mut Sha1, zeros: u64) {
-    const ZEROS: [u8; 4096] = [0; 4096];
     let mut left = zeros;
     while left > 0 {
         let part = ZEROS.len().min(usize::try_from(left).unwrap_or(ZEROS.len()));

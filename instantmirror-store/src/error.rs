@@ -79,6 +79,16 @@ pub enum StoreError {
         /// The directory of the store.
         path: PathBuf,
     },
+    /// Root is about to write into a directory of another user, whose daemon may not be able to read what it writes.
+    #[error("{} belongs to {owner}: what root writes there, the daemon of that user may not read. Run it as that user: {command}", path.display())]
+    ForeignOwner {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner's name, or number.
+        owner: String,
+        /// This very command, as that user.
+        command: String,
+    },
     /// A path that would leave the directory it has to stay in, or that is no plain relative path.
     #[error("{} is not a path below {}: {why}", path.display(), root.display())]
     OutsideRoot {

@@ -4,14 +4,16 @@
 //! It never changes the source, and never lets an object appear whose source changed since it was hashed.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use instantmirror_core::{CacheError, ObjectId};
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 use crate::error::{Result, StoreError};
+use crate::sparse::{Part, Parts};
 use crate::tree::{FileStamp, SourceFile};
 
 /// Bytes copied by one call.
@@ -124,16 +126,26 @@ pub(crate) fn hardlink(disk: &dyn Disk, to: &Path, source: &File) -> Result<bool
 fn copy(disk: &dyn Disk, to: &Path, source: &SourceFile) -> Result<()> {
     let file = disk.create_new(to)?;
     let size = source.stamp().size;
+    for part in Parts::of(Some(source.file()), size) {
+        if let Part::Data(data) = part {
+            copy_data(source, file.as_ref(), data, to)?;
+        }
+    }
+    file.set_len(size)
+}
+
+fn copy_data(source: &SourceFile, file: &dyn DiskFile, data: Range<u64>, to: &Path) -> Result<()> {
     let mut done = match file.os_file() {
-        Some(target) => copy_in_kernel(source, target, size, to)?,
-        None => 0,
+        Some(target) => copy_in_kernel(source, target, data.clone(), to)?,
+        None => data.start,
     };
-    let mut buffer = vec![0; 1 << 20];
-    while done < size {
-        let read = std::os::unix::fs::FileExt::read_at(source.file(), &mut buffer, done)
+    let mut buffer = if done < data.end { vec![0; 1 << 20] } else { Vec::new() };
+    while done < data.end {
+        let room = usize::try_from(data.end - done).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let read = std::os::unix::fs::FileExt::read_at(source.file(), &mut buffer[..room], done)
             .map_err(|e| StoreError::io("read", source.path(), e))?;
         if read == 0 {
-            let what = format!("it ends at byte {done} of {size}");
+            let what = format!("it ends at byte {done} of {}", source.stamp().size);
             return Err(StoreError::SourceChanged {
                 path: source.path().to_path_buf(),
                 what,
@@ -142,15 +154,15 @@ fn copy(disk: &dyn Disk, to: &Path, source: &SourceFile) -> Result<()> {
         file.write_at(buffer.get(..read).unwrap_or_default(), done)?;
         done += read as u64;
     }
-    file.set_len(size)
+    Ok(())
 }
 
-/// Copies as far as `copy_file_range` goes; returns how far that was.
-fn copy_in_kernel(source: &SourceFile, target: &File, size: u64, to: &Path) -> Result<u64> {
-    let mut done = 0;
-    while done < size {
+/// Copies as far as `copy_file_range` goes; returns where it ended.
+fn copy_in_kernel(source: &SourceFile, target: &File, data: Range<u64>, to: &Path) -> Result<u64> {
+    let mut done = data.start;
+    while done < data.end {
         let (mut from_at, mut to_at) = (done, done);
-        let left = usize::try_from(size - done).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+        let left = usize::try_from(data.end - done).unwrap_or(COPY_BYTES).min(COPY_BYTES);
         match rustix::fs::copy_file_range(source.file(), Some(&mut from_at), target, Some(&mut to_at), left) {
             Ok(0) => break,
             Ok(copied) => done += copied as u64,

@@ -31,6 +31,7 @@ pub mod piece_map;
 pub mod references;
 pub mod scan;
 pub mod snapshots;
+mod sparse;
 pub mod tree;
 
 pub use error::{Result, StoreError};

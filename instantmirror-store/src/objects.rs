@@ -10,6 +10,7 @@
 use std::collections::HashSet;
 use std::io::Read;
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,6 +26,7 @@ use crate::digest::{ContentDigest, ContentHasher, DigestTable, READ_BYTES};
 use crate::disk::{Disk, DiskFile, FileKind};
 use crate::error::{Result, StoreError};
 use crate::import::{ImportMethod, ImportOptions, hardlink, reflink};
+use crate::sparse::{Part, Parts};
 use crate::tree::{FileStamp, SourceFile};
 
 const OBJECTS: &str = "objects";
@@ -44,6 +46,8 @@ pub struct ImportedFile {
     pub stamp: FileStamp,
     /// How it came in.
     pub method: ImportMethod,
+    /// The ctime of the stamp is that of a link which the import made.
+    pub is_linked: bool,
 }
 
 /// Objects by id, with the table of their digests. Share it behind an `Arc`.
@@ -119,6 +123,16 @@ impl ObjectStore {
         }
     }
 
+    /// Whether an object is this very file of a source tree, by a hard link. False if that cannot be told.
+    pub fn is_linked_to(&self, object: &ObjectId, source: &FileStamp) -> bool {
+        let path = self.disk.os_path(&object_path(object));
+        let Some(Ok(stat)) = path.map(rustix::fs::lstat) else {
+            return false;
+        };
+        let dev = u64::from(rustix::fs::major(stat.st_dev)) << 32 | u64::from(rustix::fs::minor(stat.st_dev));
+        (dev, stat.st_ino) == (source.dev, source.ino)
+    }
+
     /// Whether an object is here, of whatever size.
     ///
     /// Errors: [`StoreError::Io`].
@@ -191,6 +205,7 @@ impl ObjectStore {
             digest,
             stamp,
             method: named,
+            is_linked: method == ImportMethod::Hardlink,
         })
     }
 
@@ -386,55 +401,82 @@ impl Read for ObjectContent {
 }
 
 /// No larger than a file of this size needs: clearing the largest one for each of many small files costs more than
-/// hashing them. One byte more, so that a file that has grown is noticed by the read that would have ended it.
+/// hashing them.
 fn read_buffer(size: u64) -> Vec<u8> {
-    let wanted = usize::try_from(size).map_or(READ_BYTES, |size| size.saturating_add(1));
+    let wanted = usize::try_from(size).unwrap_or(READ_BYTES);
     vec![0; wanted.min(READ_BYTES)]
 }
 
-/// Reads the source once: hashes it, and writes it to `target` if there is one.
+/// Reads the source once: hashes it, and writes it to `target` if there is one, with the holes that it has.
 fn copy(
-    source: &mut SourceFile,
+    source: &SourceFile,
     target: Option<&dyn DiskFile>,
     hasher: &mut ContentHasher,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let expected = source.stamp().size;
-    let mut buffer = read_buffer(expected);
-    let mut position = 0;
-    // A file that grows as fast as it is read has no end; one that is longer than it was has changed.
-    while position <= expected {
-        let read = match source.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(read) => read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(StoreError::io("read", source.path(), error)),
+    // What a file has grown by meanwhile is not read: that it has changed is noticed by its stamp.
+    let size = source.stamp().size;
+    let mut buffer = read_buffer(size);
+    let mut has_holes = false;
+    for part in Parts::of(Some(source.file()), size) {
+        let data = match part {
+            Part::Hole(hole) => {
+                has_holes = true;
+                hasher.update_zeros(hole.end - hole.start, progress);
+                continue;
+            }
+            Part::Data(data) => data,
         };
-        hasher.update(&buffer[..read]);
-        if let Some(target) = target {
-            target.write_at(&buffer[..read], position)?;
+        let mut position = data.start;
+        while position < data.end {
+            let room = buffer_for(&mut buffer, data.end - position);
+            let read = match source.file().read_at(room, position) {
+                Ok(0) => return Ok(()),
+                Ok(read) => read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(StoreError::io("read", source.path(), error)),
+            };
+            hasher.update(&buffer[..read]);
+            if let Some(target) = target {
+                target.write_at(&buffer[..read], position)?;
+            }
+            position += read as u64;
+            progress(read as u64);
         }
-        position += read as u64;
-        progress(read as u64);
     }
-    Ok(())
+    match target {
+        Some(target) if has_holes => target.set_len(size),
+        _ => Ok(()),
+    }
+}
+
+fn buffer_for(buffer: &mut [u8], left: u64) -> &mut [u8] {
+    let len = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+    &mut buffer[..len]
 }
 
 fn read_all(file: &dyn DiskFile, path: &Path, hasher: &mut ContentHasher, progress: &mut dyn FnMut(u64)) -> Result<()> {
-    let (mut position, len) = (0, file.len()?);
+    let len = file.len()?;
     let mut buffer = read_buffer(len);
-    while position < len {
-        let read = file.read_at(&mut buffer, position)?;
-        if read == 0 {
-            return Err(StoreError::damaged(
-                path,
-                format!("it ends at byte {position} of {len}"),
-                ADVICE,
-            ));
+    for part in Parts::of(file.os_file().map(AsRef::as_ref), len) {
+        let data = match part {
+            Part::Hole(hole) => {
+                hasher.update_zeros(hole.end - hole.start, progress);
+                continue;
+            }
+            Part::Data(data) => data,
+        };
+        let mut position = data.start;
+        while position < data.end {
+            let read = file.read_at(buffer_for(&mut buffer, data.end - position), position)?;
+            if read == 0 {
+                let what = format!("it ends at byte {position} of {len}");
+                return Err(StoreError::damaged(path, what, ADVICE));
+            }
+            hasher.update(&buffer[..read]);
+            position += read as u64;
+            progress(read as u64);
         }
-        hasher.update(&buffer[..read]);
-        position += read as u64;
-        progress(read as u64);
     }
     Ok(())
 }

@@ -34,7 +34,10 @@ fn lists_everything_with_its_stamp_in_order() {
     assert_eq!(names, ["a", "b", "c", "fifo", "sub", "z \u{e9}%#?"]);
     assert_eq!(entries[0].kind, RawKind::Symlink(b"../elsewhere".to_vec()));
     assert_eq!(entries[1].kind, RawKind::File);
-    assert_eq!((entries[1].nlink, entries[1].stamp.ino), (2, entries[2].stamp.ino));
+    assert_eq!(
+        (entries[1].stamp.nlink, entries[1].stamp.ino),
+        (2, entries[2].stamp.ino)
+    );
     let meta = fs::metadata(dir.path().join("d/b")).unwrap();
     assert_eq!(entries[1].stamp.size, 5);
     assert_eq!(

@@ -33,7 +33,8 @@ pub use peers::{PeersConfig, Preferred};
 pub use report::Finding;
 use report::{Report, position};
 pub use server::{
-    CheckKind, ImportKind, PrivateKind, ServerConfig, ServerRepository, StoreConfig, SymlinkKind, UnpublishableKind,
+    CheckKind, IgnoreKind, ImportKind, PrivateKind, ServerConfig, ServerRepository, StoreConfig, SymlinkKind,
+    UnpublishableKind,
 };
 pub use torrents::{TorrentConfig, TorrentsConfig, check_url};
 pub use tracker::{ServedTorrentsConfig, TrackerConfig, TrackerLimitsConfig, UdpConfig};

@@ -8,6 +8,7 @@ use instantmirror_core::RepoName;
 use instantmirror_core::retention::RetentionPolicy;
 use instantmirror_core::rules::PathGlobs;
 use instantmirror_store::scan::{OnPrivate, OnUnpublishable, ScanRules, SymlinkRule};
+use instantmirror_store::tree::StampRule;
 use serde::Deserialize;
 
 use super::addresses::NodesConfig;
@@ -77,6 +78,9 @@ pub struct ServerRepository {
     /// What to do with symlinks that have an absolute target in the tree.
     #[serde(default)]
     pub symlinks: SymlinkKind,
+    /// What of a file's state says nothing about its content. Size and modification time always count.
+    #[serde(default = "default_ignore")]
+    pub ignore: Vec<IgnoreKind>,
     /// What to do if the repository metadata in the tree does not agree with the files in it.
     #[serde(default)]
     pub check: CheckKind,
@@ -116,6 +120,11 @@ impl ServerRepository {
             symlinks: match self.symlinks {
                 SymlinkKind::Keep => SymlinkRule::Keep,
                 SymlinkKind::Rewrite => SymlinkRule::Rewrite,
+            },
+            stamps: StampRule {
+                ignore_ctime: self.ignore.contains(&IgnoreKind::Ctime),
+                ignore_inode: self.ignore.contains(&IgnoreKind::Inode),
+                ignore_device: self.ignore.contains(&IgnoreKind::Device),
             },
         }
     }
@@ -173,6 +182,22 @@ pub enum SymlinkKind {
     Keep,
     /// Publish a relative target.
     Rewrite,
+}
+
+/// What may differ of a file that is taken as unchanged, besides the attributes that explain another ctime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IgnoreKind {
+    /// The time of the last change of content or attributes.
+    Ctime,
+    /// The inode number.
+    Inode,
+    /// The device number.
+    Device,
+}
+
+fn default_ignore() -> Vec<IgnoreKind> {
+    vec![IgnoreKind::Device]
 }
 
 /// What to do if the repository metadata in a tree (`repomd.xml`, `Release`, `Packages`) names files that are missing or

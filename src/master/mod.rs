@@ -226,6 +226,9 @@ pub enum MasterError {
         /// Its source tree.
         source_tree: PathBuf,
     },
+    /// The source tree was replaced by another directory again and again.
+    #[error("{} was replaced each time it was scanned; publish again when it is at rest", .0.display())]
+    SourceReplaced(PathBuf),
     /// Every file of the source tree is closed to others.
     #[error(
         "repository '{repository}': others may read no file of {} ({example}), and what they may not read is left out. \
@@ -268,7 +271,7 @@ pub enum MasterError {
     /// The HTTP server.
     #[error(transparent)]
     Http(#[from] crate::serve::OpenError),
-    /// The watch on the store.
+    /// The watch on the store or on a source tree.
     #[error("cannot watch {}: {reason}", path.display())]
     Watch {
         /// The directory.
@@ -302,6 +305,7 @@ impl Master {
     /// [`MasterError`] naming the file.
     pub fn init(config: &ServerConfig) -> Result<(), MasterError> {
         let disk = open_disk(&config.store.dir)?;
+        disk.check_owner()?;
         let file = config.store.key_file();
         if !file.exists() {
             store_key(&file, &generate_key()?)?;

@@ -27,6 +27,9 @@ use crate::config::{ImportKind, ServerRepository};
 /// A head is signed anew when it is older than this, so that it never comes near its expiry.
 pub(super) const HEAD_RENEWAL: Duration = Duration::from_secs(24 * 3600);
 
+/// How often a source tree may be replaced while it is scanned.
+const ROOT_TRIES_MAX: u32 = 3;
+
 /// Hears how a publish goes. Called from several threads.
 pub trait PublishProgress: Sync {
     /// So many more files were listed.
@@ -306,7 +309,8 @@ impl Master {
         Ok(None)
     }
 
-    /// Scans the tree; true if everything was looked at.
+    /// Scans the tree; true if everything was looked at. A tree that was replaced meanwhile may be one that is being
+    /// removed: the one in its place is scanned then.
     fn scan(
         &self,
         repository: &ServerRepository,
@@ -314,16 +318,37 @@ impl Master {
         known: &Known<'_>,
         progress: &dyn PublishProgress,
     ) -> Result<(Scanned, bool), MasterError> {
+        for _ in 0..ROOT_TRIES_MAX {
+            let tree = SourceTree::open(&repository.source)?;
+            let scanned = self.scan_tree(repository, &tree, writer, known, progress);
+            if tree.is_still_there()? {
+                return scanned;
+            }
+            tracing::warn!(
+                "{} was replaced while it was scanned: looking at the tree that is there now",
+                repository.source.display()
+            );
+        }
+        Err(MasterError::SourceReplaced(repository.source.clone()))
+    }
+
+    fn scan_tree(
+        &self,
+        repository: &ServerRepository,
+        tree: &SourceTree,
+        writer: &Writer,
+        known: &Known<'_>,
+        progress: &dyn PublishProgress,
+    ) -> Result<(Scanned, bool), MasterError> {
         let dir = Self::repository_dir(&repository.name);
         let piece_bytes = u32::try_from(repository.piece_length.0).unwrap_or(u32::MAX);
-        let tree = SourceTree::open(&repository.source)?;
         let book = StampBook::open(Arc::clone(&self.disk), dir.join("stamps"))?;
         let pieces = PieceSpace::open(Arc::clone(&self.disk), dir.join("pieces"), piece_bytes)?;
         let base = self.base(known.held, &book)?;
         let rules = repository.scan_rules();
-        let changes = changes(known.hints, writer, &book, &tree, &rules, base)?;
+        let changes = changes(known.hints, writer, &book, tree, &rules, base)?;
         let parts = ScanParts {
-            tree: &tree,
+            tree,
             objects: &writer.objects,
             nodes: writer.snapshots.as_ref(),
             book: &book,

@@ -88,6 +88,8 @@ impl MasterServer {
     /// # Errors
     /// [`MasterError::Http`] for an address in use, [`MasterError::Watch`].
     pub async fn bind(master: Master) -> Result<Self, MasterError> {
+        // It would write later: heads, clean-ups, its socket.
+        master.disk.check_owner()?;
         let publication = Arc::new(MasterPublication::new(master.clone()).await);
         let config = master.config();
         let background = Background::start().map_err(MasterError::Threads)?;

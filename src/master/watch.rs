@@ -1,17 +1,17 @@
 //! `imserver watch`: publishes by itself, a moment after the source tree has come to rest.
 //!
-//! The kernel says which paths changed; they are gathered in bounded memory and looked at by the next publish. Where
-//! events were lost, the whole tree is looked at. A publish that fails forgets nothing: it is tried again, later and
+//! A thread hears which paths changed ([`TreeWatch`]); they are gathered in bounded memory and looked at by the next
+//! publish. Where changes were missed, the whole tree is looked at. A publish that fails forgets nothing: it is tried again, later and
 //! later, and at once when something else changes.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use instantmirror_core::RepoName;
 use instantmirror_core::changes::ChangeSet;
-use instantmirror_core::{RepoName, RepoPath};
-use notify::event::{EventKind, MetadataKind, ModifyKind};
-use notify::{Event, RecursiveMode, Watcher as _};
+use instantmirror_store::StoreError;
+use instantmirror_store::tree::TreeWatch;
 
 use super::{Hints, Master, MasterError, NoProgress, PublishOptions, Published};
 use crate::daemon::explain;
@@ -60,6 +60,8 @@ impl Waiting {
 struct Gathered {
     waiting: Mutex<Waiting>,
     changed: Condvar,
+    /// Told to the thread that hears the changes.
+    is_over: AtomicBool,
 }
 
 impl Gathered {
@@ -68,56 +70,19 @@ impl Gathered {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_in(&self, source: &Path, event: notify::Result<Event>) {
-        let mut waiting = self.waiting();
-        if gather(&mut waiting.changes, source, event) {
-            waiting.changed(Instant::now());
-            self.changed.notify_all();
+    /// Hears changes until all is over, or the watch has failed for good.
+    fn follow(&self, mut watch: TreeWatch) -> Result<(), StoreError> {
+        while !self.is_over.load(Ordering::Relaxed) {
+            let mut changes = ChangeSet::default();
+            if watch.wait(STOP_POLL, &mut changes)? {
+                let mut waiting = self.waiting();
+                waiting.changes.merge(changes);
+                waiting.changed(Instant::now());
+                self.changed.notify_all();
+            }
         }
+        Ok(())
     }
-}
-
-/// Adds what an event says to a set. False if it says nothing.
-fn gather(changes: &mut ChangeSet, source: &Path, event: notify::Result<Event>) -> bool {
-    let event = match event {
-        Ok(event) if event.need_rescan() => {
-            tracing::warn!("events were lost: the next publish looks at the whole tree");
-            changes.insert_all();
-            return true;
-        }
-        Ok(event) => event,
-        Err(error) => {
-            tracing::warn!("the watch has trouble ({error}): the next publish looks at the whole tree");
-            changes.insert_all();
-            return true;
-        }
-    };
-    if event.kind.is_access() {
-        return false;
-    }
-    for path in &event.paths {
-        let Some(inner) = inner_path(source, path) else {
-            changes.insert_all();
-            continue;
-        };
-        let is_attribute = matches!(event.kind, EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)));
-        // Attributes of a directory say nothing of what is below it; those of a file are looked at with it.
-        if is_attribute {
-            changes.insert_entry(&inner);
-        } else {
-            changes.insert(&inner);
-        }
-    }
-    !event.paths.is_empty()
-}
-
-/// The path in the tree; of a name that cannot be published that of its directory.
-fn inner_path(source: &Path, path: &Path) -> Option<RepoPath> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let inner = path.strip_prefix(source).ok()?;
-    inner
-        .ancestors()
-        .find_map(|path| RepoPath::new(path.as_os_str().as_bytes()).ok())
 }
 
 impl Master {
@@ -134,22 +99,50 @@ impl Master {
         stopped: &dyn Fn() -> bool,
         hear: &dyn Fn(&Result<Published, MasterError>),
     ) -> Result<(), MasterError> {
-        let source = &self.repository(name)?.source;
-        let gathered = Arc::new(Gathered {
-            waiting: Mutex::new(Waiting::new()),
-            changed: Condvar::new(),
-        });
+        let repository = self.repository(name)?;
+        let failed = |error: &StoreError| MasterError::Watch {
+            path: repository.source.clone(),
+            reason: explain(error),
+        };
         // Before the first publish, so that nothing falls between the two.
-        let _watcher = watch_tree(source, Arc::clone(&gathered))?;
-        tracing::info!(repository = %name, "watching {}", source.display());
-        {
-            let mut waiting = gathered.waiting();
-            waiting.changes.insert_all();
-            waiting.changed(Instant::now());
-        }
+        let exclude = repository.scan_rules().exclude;
+        let watch = TreeWatch::open(&repository.source, exclude).map_err(|error| failed(&error))?;
+        tracing::info!(repository = %name, directories = watch.watches(), "watching {}", repository.source.display());
+        let mut waiting = Waiting::new();
+        waiting.changes.insert_all();
+        waiting.changed(Instant::now());
+        let gathered = Gathered {
+            waiting: Mutex::new(waiting),
+            changed: Condvar::new(),
+            is_over: AtomicBool::new(false),
+        };
+        std::thread::scope(|scope| {
+            let following = std::thread::Builder::new().name("watch".to_owned());
+            let following = following
+                .spawn_scoped(scope, || gathered.follow(watch))
+                .map_err(MasterError::Threads)?;
+            let is_over = || stopped() || following.is_finished();
+            self.publish_changes(name, settle, &gathered, &is_over, hear);
+            gathered.is_over.store(true, Ordering::Relaxed);
+            match following.join() {
+                Ok(followed) => followed.map_err(|error| failed(&error)),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
+    /// Publishes what is gathered whenever it is due.
+    fn publish_changes(
+        &self,
+        name: &RepoName,
+        settle: Duration,
+        gathered: &Gathered,
+        stopped: &dyn Fn() -> bool,
+        hear: &dyn Fn(&Result<Published, MasterError>),
+    ) {
         let mut retry = settle;
         let mut complained = String::new();
-        while let Some(changes) = next_changes(&gathered, settle, stopped) {
+        while let Some(changes) = next_changes(gathered, settle, stopped) {
             let options = PublishOptions {
                 hints: Some(Hints::Paths(changes.clone())),
                 wait: true,
@@ -178,11 +171,10 @@ impl Master {
                     retry = (retry * 2).min(RETRY_MAX).max(settle);
                     // A tree at rest is not mended by time.
                     let is_retried = !matches!(error, MasterError::Inconsistent { .. });
-                    put_back(&gathered, changes, is_retried.then_some(retry));
+                    put_back(gathered, changes, is_retried.then_some(retry));
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -218,54 +210,9 @@ fn next_changes(gathered: &Gathered, settle: Duration, stopped: &dyn Fn() -> boo
     }
 }
 
-fn watch_tree(source: &Path, gathered: Arc<Gathered>) -> Result<notify::RecommendedWatcher, MasterError> {
-    // Events have the real path.
-    let real = source.canonicalize().unwrap_or_else(|_| source.to_path_buf());
-    let failed = |error: notify::Error| MasterError::Watch {
-        path: source.to_path_buf(),
-        reason: error.to_string(),
-    };
-    let root: PathBuf = real.clone();
-    let mut watcher = notify::recommended_watcher(move |event| gathered.take_in(&root, event)).map_err(failed)?;
-    watcher.watch(&real, RecursiveMode::Recursive).map_err(failed)?;
-    Ok(watcher)
-}
-
 #[cfg(test)]
 mod tests {
-    use notify::event::{CreateKind, DataChange, Flag};
-
     use super::*;
-
-    fn event(kind: EventKind, path: &str) -> notify::Result<Event> {
-        Ok(Event::new(kind).add_path(PathBuf::from(path)))
-    }
-
-    fn path(text: &str) -> RepoPath {
-        RepoPath::new(text).unwrap()
-    }
-
-    #[test]
-    fn events_become_paths_and_lost_events_the_whole_tree() {
-        let source = Path::new("/tree");
-        let mut changes = ChangeSet::default();
-        let created = EventKind::Create(CreateKind::Any);
-        assert!(gather(&mut changes, source, event(created, "/tree/dir/new")));
-        let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
-        assert!(gather(&mut changes, source, event(written, "/tree/file")));
-        let chmod = EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any));
-        assert!(gather(&mut changes, source, event(chmod, "/tree/folder")));
-        let read = EventKind::Access(notify::event::AccessKind::Any);
-        assert!(!gather(&mut changes, source, event(read, "/tree/read")));
-        assert!(changes.contains(&path("dir/new")) && changes.contains(&path("file")));
-        assert!(!changes.contains(&path("folder/below")) && !changes.contains(&path("read")));
-        assert!(gather(&mut changes, source, event(created, "/tree/odd/bad\u{1}name")));
-        assert!(changes.contains(&path("odd/anything")));
-        let lost = Event::new(EventKind::Other).set_flag(Flag::Rescan);
-        assert!(gather(&mut changes, source, Ok(lost)) && changes.is_all());
-        let mut changes = ChangeSet::default();
-        assert!(gather(&mut changes, source, Err(notify::Error::generic("queue"))) && changes.is_all());
-    }
 
     #[test]
     fn a_tree_is_published_when_it_rests_and_one_that_never_rests_after_a_while() {

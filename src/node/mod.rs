@@ -123,6 +123,8 @@ impl Node {
     /// [`NodeError::Store`] with [`StoreError::Locked`] if another process uses the directory.
     pub async fn open(config: NodeConfig) -> Result<Self, NodeError> {
         let dir = &config.cache.dir;
+        // Before anything is made in it.
+        open_disk(dir)?.check_owner()?;
         let cache = DiskCache::open(open_disk(&dir.join(CACHE))?, config.cache.options())?;
         let disk = open_disk(&dir.join(SNAPSHOTS))?;
         let snapshots = Arc::new(DiskSnapshotStore::open(Arc::clone(&disk), "")?);

@@ -22,6 +22,7 @@ mod kill_heads;
 mod lifecycle;
 mod link;
 mod local_tags;
+mod owner;
 mod publish;
 mod restart;
 mod sites;

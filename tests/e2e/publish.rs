@@ -238,3 +238,58 @@ fn a_watch_publishes_by_itself() {
     assert!(watch.terminate(LIMIT).unwrap().success());
     assert!(master.run(&["publish", "r"]).text().contains("nothing has changed"));
 }
+
+#[test]
+fn a_watch_follows_the_source_when_it_is_swapped_and_when_a_symlink_flips() {
+    let dir = TestDir::new("e2e-watch-root").unwrap();
+    let source = dir.path().join("source");
+    let tree = |name: &str, files: &[&str]| {
+        files.iter().for_each(|file| write(&dir.path().join(name), file, name));
+    };
+    tree("source", &["both", "only-1"]);
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    master.configure("[snapshots]\ngrace = \"0 s\"");
+    master.serve();
+    let mut watch = master.start(&["watch", "r", "--settle", "200ms"], "watch");
+    watch.wait_for_line("2 files", LIMIT).unwrap();
+    let get = |path: &str| http::get(&format!("{}/r/snap/current/{path}", master.url())).ok();
+    let shows = |path: &str, content: &str| {
+        let seen = poll(LIMIT, || (get(path)?.text() == content).then_some(()));
+        seen.unwrap_or_else(|| panic!("{path} never shows {content}"));
+    };
+    // mv new source
+    tree("v2", &["both", "only-2"]);
+    std::fs::rename(&source, dir.path().join("v1")).unwrap();
+    std::fs::rename(dir.path().join("v2"), &source).unwrap();
+    shows("only-2", "v2");
+    shows("both", "v2");
+    assert_eq!(get("only-1").unwrap().status, 404);
+    assert!(watch.log().contains("has lost track"), "{}", watch.log());
+    // A symlink that flips between two trees; an edit in the old one is none of the new one.
+    tree("v3", &["both", "only-3"]);
+    std::fs::rename(&source, dir.path().join("v2")).unwrap();
+    std::os::unix::fs::symlink("v2", &source).unwrap();
+    let flip = |to: &str| {
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(to, &link).unwrap();
+        std::fs::rename(&link, &source).unwrap();
+    };
+    flip("v3");
+    write(&dir.path().join("v2"), "both", "edited too late");
+    write(&dir.path().join("v2"), "mixed", "never");
+    shows("only-3", "v3");
+    write(&source, "last", "v3");
+    shows("last", "v3");
+    shows("both", "v3");
+    assert_eq!(
+        (get("only-2").unwrap().status, get("mixed").unwrap().status),
+        (404, 404)
+    );
+    assert!(watch.terminate(LIMIT).unwrap().success());
+    // Neither does a publish of named paths build on another tree.
+    flip("v1");
+    let said = master.run(&["publish", "r", "--changed", "last"]).transcript();
+    assert!(said.contains("the source tree is another directory"), "{said}");
+    shows("only-1", "source");
+    assert_eq!(get("only-3").unwrap().status, 404);
+}

@@ -22,6 +22,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("dnf", "client of the yum repository"),
     ("dnf-plugins-core", "dnf download and dnf repoquery"),
     ("dpkg", "dpkg-deb takes packages apart and builds newer ones"),
+    ("e2fsprogs", "mkfs.ext4 makes file systems that are mounted again"),
     ("fakeroot", "file owners in built packages"),
     ("g++", "libFuzzer, which the fuzz targets are linked with"),
     ("gcc", "C parts of zstd and blake3, and the linker"),
@@ -30,6 +31,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iproute2", "network namespaces and socket states"),
     ("libc6-dev", "C parts of zstd and blake3"),
     ("mktorrent", "peer of benches/torrent.py"),
+    ("mount", "file systems of the tests are mounted, full and mounted over"),
     ("nginx", "oracle of the HTTP server's tests, peer of benches/http"),
     ("openssl", "certificates of the TLS tests"),
     (
@@ -54,6 +56,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("squid", "caching proxy that benches/http compares with"),
     ("strace", "faults at chosen system calls"),
     ("transmission-cli", "torrent client"),
+    ("util-linux", "setpriv runs programs as another user"),
     (
         "varnish",
         "caching proxy in front of a node, and that benches/http compares with",

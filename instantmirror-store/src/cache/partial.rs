@@ -18,6 +18,7 @@ use instantmirror_core::{CacheError, ObjectId, RangeSet};
 use super::layout::{decode_map, encode_map, map_path, outboard_path, partial_path};
 use super::proof::take_outboard_back;
 use super::{cache_error, read_error};
+use crate::digest::ZEROS;
 use crate::disk::{Disk, DiskFile, discard, read_file, tmp_path};
 use crate::error::{Result, StoreError};
 
@@ -27,6 +28,8 @@ const FLUSH_GROUPS: u64 = 64;
 pub(super) const SIDE_FILE_BYTES_MAX: u64 = 32 << 30;
 /// What file systems give a file at least, in bytes.
 const BLOCK_BYTES: u64 = 4096;
+/// Zeros are left out in units of this, a group.
+const HOLE_BYTES: usize = 64 << 10;
 
 #[derive(Debug)]
 struct State {
@@ -259,7 +262,7 @@ impl Partial {
                 .ok()
                 .zip(usize::try_from(gap.end - offset).ok());
             let part = place.and_then(|(start, end)| data.get(start..end)).unwrap_or_default();
-            let written = file.write_at(part, gap.start);
+            let written = self.write_data(file, part, gap.start);
             let mut state = self.state();
             if let Err(error) = written {
                 // As much as that may be there, until it is whole or looked at again.
@@ -274,6 +277,27 @@ impl Partial {
             self.flush(disk).map_err(cache_error)?;
         }
         Ok(())
+    }
+
+    /// Writes groups that are absent. Of a file that got its length when it was made, groups of zeros stay the holes
+    /// that they are: nothing but what verifies was ever written there.
+    fn write_data(&self, file: &dyn DiskFile, data: &[u8], offset: u64) -> Result<()> {
+        if !has_map(self.size) {
+            return file.write_at(data, offset);
+        }
+        let write = |run: Range<usize>| match data.get(run.clone()) {
+            None | Some([]) => Ok(()),
+            Some(part) => file.write_at(part, offset + run.start as u64),
+        };
+        // Neighbours are written in one piece, as they came.
+        let mut begun = 0;
+        for (at, group) in (0..).step_by(HOLE_BYTES).zip(data.chunks(HOLE_BYTES)) {
+            if ZEROS.get(..group.len()) == Some(group) {
+                write(begun..at)?;
+                begun = at + group.len();
+            }
+        }
+        write(begun..data.len())
     }
 
     fn gap_in(&self, range: Range<u64>) -> Option<Range<u64>> {

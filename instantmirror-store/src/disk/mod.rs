@@ -7,6 +7,7 @@
 //! Paths are relative to the disk's root and consist of plain names only.
 
 mod map;
+mod owner;
 mod real;
 #[cfg(any(test, feature = "sim"))]
 mod sim;
@@ -126,6 +127,12 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
 
 /// What durable code needs of a file system. Every method may block.
 pub trait Disk: Send + Sync + fmt::Debug {
+    /// Fails if this process should not write here at all: [`StoreError::ForeignOwner`]. Everything else that writes
+    /// fails likewise then; this is for who wants to know before.
+    fn check_owner(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes a new empty file and opens it for reading and writing. An existing file is an error.
     fn create_new(&self, path: &Path) -> Result<Box<dyn DiskFile>>;
 

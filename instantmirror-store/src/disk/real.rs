@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::map::map_file;
-use super::{DirItem, Disk, DiskFile, DiskLock, DiskSpace, FileKind, FileMeta, parent_of};
+use super::{DirItem, Disk, DiskFile, DiskLock, DiskSpace, FileKind, FileMeta, owner, parent_of};
 use crate::error::{Result, StoreError};
 
 /// Permissions of what nobody writes to any more.
@@ -31,6 +31,8 @@ const PID_BYTES_MAX: usize = 20;
 pub struct RealDisk {
     root: PathBuf,
     root_fd: OwnedFd,
+    /// Root finds that this is a directory of another user.
+    is_foreign: bool,
 }
 
 impl RealDisk {
@@ -42,7 +44,12 @@ impl RealDisk {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root_fd =
             rustix::fs::open(&root, flags, Mode::empty()).map_err(|e| StoreError::io("open directory", &root, e))?;
-        Ok(Self { root, root_fd })
+        let is_foreign = owner::refusal(&root).is_some();
+        Ok(Self {
+            root,
+            root_fd,
+            is_foreign,
+        })
     }
 
     /// The directory, as an absolute path.
@@ -69,6 +76,9 @@ impl RealDisk {
 
     fn open_with(&self, op: &'static str, path: &Path, flags: OFlags, mode: Mode) -> Result<File> {
         self.check(path)?;
+        if flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::CREATE) {
+            self.check_owner()?;
+        }
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         rustix::fs::openat(&self.root_fd, dot(path), flags, mode)
             .map(File::from)
@@ -92,6 +102,9 @@ impl RealDisk {
 
     /// Makes one directory; false if it was there already.
     fn make_dir(&self, dir: &Path) -> Result<bool> {
+        if self.is_foreign && self.metadata(dir).is_err() {
+            self.check_owner()?;
+        }
         let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
         match rustix::fs::mkdirat(&self.root_fd, dir, mode) {
             Ok(()) => Ok(true),
@@ -102,6 +115,12 @@ impl RealDisk {
 }
 
 impl Disk for RealDisk {
+    fn check_owner(&self) -> Result<()> {
+        // Looked at again for the text, and since it may have been put right.
+        let refusal = self.is_foreign.then(|| owner::refusal(&self.root)).flatten();
+        refusal.map_or(Ok(()), Err)
+    }
+
     fn create_new(&self, path: &Path) -> Result<Box<dyn DiskFile>> {
         self.open_file("create", path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
     }
@@ -128,11 +147,13 @@ impl Disk for RealDisk {
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.check(from)?;
         self.check(to)?;
+        self.check_owner()?;
         rustix::fs::renameat(&self.root_fd, from, &self.root_fd, to).map_err(|e| self.error("rename", from, e))
     }
 
     fn remove(&self, path: &Path) -> Result<()> {
         self.check(path)?;
+        self.check_owner()?;
         rustix::fs::unlinkat(&self.root_fd, path, AtFlags::empty()).map_err(|e| self.error("remove", path, e))
     }
 

@@ -14,12 +14,16 @@ use crate::error::Result;
 use crate::pack::{Key, PackOptions, PackStore};
 use crate::tree::FileStamp;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Without links, owner and group.
+const OLD_VERSION: u8 = 1;
 const TERMS_VERSION: u8 = 1;
 /// Stands for no path: none holds a NUL.
 const TERMS_KEY: &[u8] = b"\0terms";
 /// Bytes per stamp: size, mtime, mtime ns, ctime, ctime ns, inode, device.
-const STAMP_BYTES: usize = 8 + 8 + 4 + 8 + 4 + 8 + 8;
+const OLD_STAMP_BYTES: usize = 8 + 8 + 4 + 8 + 4 + 8 + 8;
+/// The same, and links, owner, group.
+const STAMP_BYTES: usize = OLD_STAMP_BYTES + 4 + 4 + 4;
 
 /// The pages of one repository.
 #[derive(Debug)]
@@ -69,8 +73,7 @@ impl StampBook {
             return Ok(());
         }
         let mut bytes = vec![TERMS_VERSION];
-        bytes.extend_from_slice(&terms.rules);
-        bytes.extend_from_slice(&terms.root_ino.to_le_bytes());
+        bytes.extend_from_slice(&terms.0);
         self.packs.put_batch([(key_of(TERMS_KEY), bytes)])
     }
 
@@ -103,11 +106,7 @@ fn decode_terms(bytes: &[u8]) -> Option<Terms> {
     let (&TERMS_VERSION, rest) = bytes.split_first()? else {
         return None;
     };
-    let (rules, root_ino) = rest.split_first_chunk::<32>()?;
-    Some(Terms {
-        rules: *rules,
-        root_ino: u64::from_le_bytes(root_ino.try_into().ok()?),
-    })
+    rest.try_into().ok().map(Terms)
 }
 
 impl Page {
@@ -136,26 +135,32 @@ impl Page {
             bytes.extend_from_slice(&stamp.ctime_ns.to_le_bytes());
             bytes.extend_from_slice(&stamp.ino.to_le_bytes());
             bytes.extend_from_slice(&stamp.dev.to_le_bytes());
+            bytes.extend_from_slice(&stamp.nlink.to_le_bytes());
+            bytes.extend_from_slice(&stamp.uid.to_le_bytes());
+            bytes.extend_from_slice(&stamp.gid.to_le_bytes());
         }
         bytes
     }
 
     fn decode(key: Key, bytes: &[u8]) -> Option<Self> {
-        let (&VERSION, rest) = bytes.split_first()? else {
-            return None;
+        let (&version, rest) = bytes.split_first()?;
+        let stamp_bytes = match version {
+            VERSION => STAMP_BYTES,
+            OLD_VERSION => OLD_STAMP_BYTES,
+            _ => return None,
         };
         let (node, rest) = rest.split_first_chunk::<32>()?;
-        let (stamps, tail) = rest.as_chunks::<STAMP_BYTES>();
-        let stamps = stamps.iter().map(decode_stamp).collect::<Option<_>>()?;
-        tail.is_empty().then_some(Self {
+        let stamps = rest.chunks_exact(stamp_bytes);
+        stamps.remainder().is_empty().then_some(Self {
             key,
             node: NodeId::from_bytes(*node),
-            stamps,
+            stamps: stamps.map(decode_stamp).collect::<Option<_>>()?,
         })
     }
 }
 
-fn decode_stamp(bytes: &[u8; STAMP_BYTES]) -> Option<FileStamp> {
+/// One of the old version has no links, owner and group.
+fn decode_stamp(bytes: &[u8]) -> Option<FileStamp> {
     let wide = |at: usize| bytes.get(at..at + 8)?.first_chunk::<8>().copied();
     let half = |at: usize| bytes.get(at..at + 4)?.first_chunk::<4>().copied();
     Some(FileStamp {
@@ -166,6 +171,9 @@ fn decode_stamp(bytes: &[u8; STAMP_BYTES]) -> Option<FileStamp> {
         ctime_ns: u32::from_le_bytes(half(28)?),
         ino: u64::from_le_bytes(wide(32)?),
         dev: u64::from_le_bytes(wide(40)?),
+        nlink: half(48).map_or(0, u32::from_le_bytes),
+        uid: half(52).map_or(0, u32::from_le_bytes),
+        gid: half(56).map_or(0, u32::from_le_bytes),
     })
 }
 
@@ -183,6 +191,9 @@ mod tests {
             ctime_ns: 5,
             ino: 6,
             dev: 7,
+            nlink: 8,
+            uid: 9,
+            gid: 10,
         };
         let page = Page::new(
             &RepoPath::ROOT,
@@ -194,5 +205,46 @@ mod tests {
         for cut in [0, 1, 32, 34, bytes.len() - 1] {
             assert_eq!(Page::decode(page.key, &bytes[..cut]), None);
         }
+    }
+
+    #[test]
+    fn pages_of_the_old_version_are_read() {
+        let node = NodeId::of(b"x");
+        let mut bytes = vec![OLD_VERSION];
+        bytes.extend_from_slice(node.as_bytes());
+        for number in [100_u64, 1_700_000_000] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        bytes.extend_from_slice(&5_u32.to_le_bytes());
+        bytes.extend_from_slice(&1_700_000_001_u64.to_le_bytes());
+        bytes.extend_from_slice(&6_u32.to_le_bytes());
+        for number in [77_u64, 8 << 32 | 1] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        let page = Page::decode(key(&RepoPath::ROOT), &bytes).unwrap();
+        let known = FileStamp {
+            size: 100,
+            mtime: 1_700_000_000,
+            mtime_ns: 5,
+            ctime: 1_700_000_001,
+            ctime_ns: 6,
+            ino: 77,
+            dev: 8 << 32 | 1,
+            nlink: 0,
+            uid: 0,
+            gid: 0,
+        };
+        assert_eq!((page.node, page.stamps), (node, vec![known]));
+        // Nothing is read again at an upgrade; another ctime is not explained by what is not known.
+        let (now, rule) = (
+            FileStamp {
+                nlink: 1,
+                uid: 5,
+                ..known
+            },
+            crate::tree::StampRule::default(),
+        );
+        assert!(known.is_same_content(&now, false, rule));
+        assert!(!known.is_same_content(&FileStamp { ctime: 0, ..now }, false, rule));
     }
 }

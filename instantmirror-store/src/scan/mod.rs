@@ -5,6 +5,8 @@
 //! still, fails the scan with a list of all such paths: no snapshot contains a file whose exact bytes are not stored.
 
 mod book;
+mod files;
+mod links;
 mod listed;
 mod named;
 mod pieces;
@@ -15,13 +17,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use instantmirror_core::catalog::{Catalog, CatalogNode, NodeSource, build_directory};
 use instantmirror_core::changes::{Change, ChangeSet};
 use instantmirror_core::entry::MTIME_RANGE;
 use instantmirror_core::name::check_target;
-use instantmirror_core::{Directory, Entry, FileMeta, Kind, Meta, Name, ObjectId, RepoPath, Root};
+use instantmirror_core::{Directory, Entry, Kind, Meta, Name, RepoPath, Root};
 use rayon::prelude::*;
 
 pub use book::StampBook;
@@ -30,6 +32,7 @@ pub use pieces::PieceSpace;
 pub use report::{EXAMPLES_MAX, LeftOut, LeftOutWhy, Noted, ScanCounts, SymlinkReport};
 pub use rules::{OnPrivate, OnUnpublishable, ScanRules, SymlinkRule, Terms};
 
+use self::links::{Groups, Links};
 use crate::digest::ContentDigest;
 use crate::error::{Result, StoreError};
 use crate::import::ImportOptions;
@@ -42,9 +45,6 @@ pub const READ_TRIES_MAX: u32 = 3;
 pub const PROBLEMS_MAX: usize = 50;
 /// Bytes of catalog nodes and digests that are gathered before they are handed on.
 const BATCH_BYTES: usize = 16 << 20;
-/// A file changed less than this before the scan saw it may change again without a new time stamp, where the
-/// file system's clock is coarse: it is read again next time.
-const RACY_SECONDS: i64 = 2;
 const UNPUBLISHABLE_ADVICE: &str =
     "\nMend them, leave them out by `exclude`, or all such paths by `unpublishable = \"skip\"` in the [[repository]]";
 const PRIVATE_ADVICE: &str = "\nIn the [[repository]], `private = \"skip\"` leaves out what others may not read, `private = \"publish\"` publishes \
@@ -74,6 +74,13 @@ pub struct ScanParts<'a> {
     pub rules: &'a ScanRules,
     /// The time now, seconds since 1970 by the clock of the tree's file system.
     pub now: i64,
+}
+
+impl ScanParts<'_> {
+    /// Whether the whole tree is looked at.
+    fn is_full(&self) -> bool {
+        self.previous.is_none() || self.changes.is_none_or(ChangeSet::is_all)
+    }
 }
 
 /// Takes what a scan makes, batch by batch, and hears how far it is. Called from several threads.
@@ -111,9 +118,6 @@ pub struct Scanned {
     pub symlinks: SymlinkReport,
 }
 
-/// What a file with several names was imported as, once it was.
-type Linked = Arc<Mutex<Option<(ObjectId, FileStamp)>>>;
-
 #[derive(Default)]
 struct Gathered {
     counts: ScanCounts,
@@ -127,7 +131,9 @@ struct Gathered {
     digests: Vec<ContentDigest>,
     stamps: Vec<book::Page>,
     /// Files with several names: whoever comes first reads, the others wait for the result.
-    linked: HashMap<FileStamp, Linked>,
+    linked: HashMap<FileStamp, files::Linked>,
+    /// Names of files that have several.
+    links: Links,
 }
 
 /// Scans a tree. On success every object, node, digest and piece index of the tree is durable.
@@ -136,24 +142,16 @@ struct Gathered {
 /// [`StoreError::Unpublishable`] with every path (the first [`PROBLEMS_MAX`] by name) that cannot be
 /// published; else what failed.
 pub fn scan(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<Scanned> {
-    let scan = Scan {
-        parts,
-        sink,
-        gathered: Mutex::default(),
-        flushing: Mutex::default(),
-    };
     let root_entry = parts.tree.root_entry()?;
     let terms = parts.rules.terms(parts.tree)?;
-    let change = parts.changes.map_or(&Change::Whole, ChangeSet::root);
-    let directory = scan.changed_directory(&RepoPath::ROOT, parts.previous, change)?;
-    scan.flush(true)?;
-    let mut gathered = scan.gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if gathered.problem_count > 0 {
-        return Err(StoreError::Unpublishable {
-            count: gathered.problem_count,
-            problems: gathered.problems,
-            advice: gathered.advice.into_iter().collect(),
-        });
+    let (mut directory, mut gathered) = walk(parts, sink, parts.previous, None)?;
+    // Which names are one file is known at the end only. Where that is not what it was, the tree is walked once more:
+    // nothing is read for it.
+    if let Some(groups) = std::mem::take(&mut gathered.links).correction(parts.is_full()) {
+        let read = gathered.counts;
+        (directory, gathered) = walk(parts, sink, Some(directory), Some(&groups))?;
+        gathered.counts.read_files += read.read_files;
+        gathered.counts.read_bytes += read.read_bytes;
     }
     parts.book.put_terms(terms)?;
     report::log(&gathered.left_out, &gathered.symlinks);
@@ -174,9 +172,39 @@ pub fn scan(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<Scanned> {
     })
 }
 
+/// Looks at the tree once. Everything it comes to is durable.
+fn walk(
+    parts: &ScanParts<'_>,
+    sink: &dyn ScanSink,
+    previous: Option<Directory>,
+    groups: Option<&Groups>,
+) -> Result<(Directory, Gathered)> {
+    let scan = Scan {
+        parts,
+        sink,
+        groups,
+        gathered: Mutex::default(),
+        flushing: Mutex::default(),
+    };
+    let change = parts.changes.map_or(&Change::Whole, ChangeSet::root);
+    let directory = scan.changed_directory(&RepoPath::ROOT, previous, change)?;
+    scan.flush(true)?;
+    let gathered = scan.gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if gathered.problem_count > 0 {
+        return Err(StoreError::Unpublishable {
+            count: gathered.problem_count,
+            problems: gathered.problems,
+            advice: gathered.advice.into_iter().collect(),
+        });
+    }
+    Ok((directory, gathered))
+}
+
 struct Scan<'a> {
     parts: &'a ScanParts<'a>,
     sink: &'a dyn ScanSink,
+    /// The second walk of a scan has them, and reads nothing that the first one has read.
+    groups: Option<&'a Groups>,
     gathered: Mutex<Gathered>,
     /// Held while a batch is handed on: batches become durable in the order in which they were gathered.
     flushing: Mutex<()>,
@@ -240,10 +268,16 @@ impl Scan<'_> {
         }
     }
 
+    fn listed(&self, listed: &[RawEntry]) {
+        if self.groups.is_none() {
+            let files = listed.iter().filter(|entry| entry.kind == RawKind::File);
+            self.sink.listed(files.count() as u64);
+        }
+    }
+
     fn directory(&self, path: &RepoPath, previous: Option<Directory>) -> Result<Directory> {
         let listed = self.parts.tree.list(path)?;
-        self.sink
-            .listed(listed.iter().filter(|entry| entry.kind == RawKind::File).count() as u64);
+        self.listed(&listed);
         let page = self.parts.book.page(path)?;
         let known = self.known(page.as_ref(), previous)?;
         let held = known.of_all(&listed);
@@ -358,8 +392,8 @@ impl Scan<'_> {
             let slash = if dir.is_root() { "" } else { "/" };
             format!("{dir}{slash}{}", raw.name.escape_ascii())
         };
-        let full = Path::new(dir.as_str()).join(OsStr::from_bytes(&raw.name));
-        if let Some((why, reason)) = self.parts.rules.closed(&full, &raw.kind, raw.mode) {
+        let full = || Path::new(dir.as_str()).join(OsStr::from_bytes(&raw.name));
+        if let Some((why, reason)) = self.parts.rules.closed(full, &raw.kind, raw.mode) {
             return Ok(self.unwanted(why, shown(), reason));
         }
         let unpublishable =
@@ -386,7 +420,8 @@ impl Scan<'_> {
             RawKind::Dir => {
                 let previous = held.seen.and_then(|(entry, _)| entry.meta.as_directory().copied());
                 // Another directory that was moved to this place: nothing is known of what it holds.
-                let is_same = held.seen.is_some_and(|(_, stamp)| stamp.ino == raw.stamp.ino);
+                let is_same = |stamp: &FileStamp| self.parts.rules.stamps.ignore_inode || stamp.ino == raw.stamp.ino;
+                let is_same = held.seen.is_some_and(|(_, stamp)| is_same(stamp));
                 let change = if is_same { change } else { &Change::Whole };
                 match self.changed_directory(&path, previous.filter(|_| held.trusted), change) {
                     Ok(directory) => Kind::Directory(directory),
@@ -419,7 +454,7 @@ impl Scan<'_> {
         let is_dangling = match &end {
             LinkEnd::Inside { path, kind, mode } => {
                 *kind == RawKind::Special
-                    || !path.as_os_str().is_empty() && self.parts.rules.closed(path, kind, *mode).is_some()
+                    || !path.as_os_str().is_empty() && self.parts.rules.closed(|| path, kind, *mode).is_some()
             }
             LinkEnd::Nowhere => true,
             LinkEnd::Outside => false,
@@ -444,99 +479,6 @@ impl Scan<'_> {
         published
     }
 
-    fn file(&self, path: &RepoPath, name: Name, raw: &RawEntry, held: Held<'_>) -> Result<Seen> {
-        let entry = |stamp: FileStamp, object, first_piece, link_group| {
-            let file = FileMeta {
-                size: stamp.size,
-                object,
-                first_piece,
-                link_group,
-            };
-            let meta = Meta {
-                mode: raw.mode,
-                mtime: stamp.mtime,
-                kind: Kind::File(file),
-            };
-            Some((
-                Entry {
-                    name: name.clone(),
-                    meta,
-                },
-                stamp,
-            ))
-        };
-        if let Some((known, stamp)) = held.seen
-            && let Some(file) = known.meta.as_file()
-            && *stamp == raw.stamp
-            && (held.trusted || self.parts.objects.contains(&file.object, file.size)?)
-        {
-            // A name more or less changes the ctime, so the group is as it was; our own link is not counted anew.
-            return Ok(entry(raw.stamp, file.object, file.first_piece, file.link_group));
-        }
-        let imported = if raw.nlink > 1 {
-            self.import_linked(path, raw.stamp)
-        } else {
-            self.import(path)
-        };
-        match imported {
-            Ok((object, stamp)) => {
-                let first_piece = self.parts.pieces.assign(&object, stamp.size)?;
-                let group = (raw.nlink > 1).then(|| link_group(raw.stamp.ino, &object));
-                Ok(entry(self.settled(stamp), object, first_piece, group))
-            }
-            Err(error) => self.failed(path, &error).ok_or(error),
-        }
-    }
-
-    /// Reads a file with several names once per scan.
-    fn import_linked(&self, path: &RepoPath, stamp: FileStamp) -> Result<(ObjectId, FileStamp)> {
-        // An import by hard link changes the ctime of all names.
-        let key = FileStamp {
-            ctime: 0,
-            ctime_ns: 0,
-            ..stamp
-        };
-        let cell = Arc::clone(self.gathered().linked.entry(key).or_default());
-        let mut known = cell.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(imported) = *known {
-            return Ok(imported);
-        }
-        let imported = self.import(path)?;
-        *known = Some(imported);
-        Ok(imported)
-    }
-
-    /// Reads and keeps one file; again if it changed meanwhile.
-    fn import(&self, path: &RepoPath) -> Result<(ObjectId, FileStamp)> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let mut source = self.parts.tree.open_file(path)?;
-            let piece_bytes = self.parts.pieces.piece_bytes();
-            let imported = self
-                .parts
-                .objects
-                .import(&mut source, piece_bytes, self.parts.import, &mut |bytes| {
-                    self.sink.read(bytes);
-                });
-            match imported {
-                Ok(imported) => {
-                    let object = imported.digest.object();
-                    self.sink.imported();
-                    let mut gathered = self.gathered();
-                    gathered.counts.read_files += 1;
-                    gathered.counts.read_bytes += imported.digest.size();
-                    gathered.digests.push(imported.digest);
-                    return Ok((object, imported.stamp));
-                }
-                Err(StoreError::SourceChanged { .. }) if tries < READ_TRIES_MAX => {
-                    tracing::info!(%path, "changed while it was read; reading it again");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
     /// Errors of one source file, which are listed together, as opposed to errors of our own disk: something of ours that
     /// is gone is no reason to leave a file out.
     fn concerns_source(&self, error: &StoreError) -> bool {
@@ -544,16 +486,6 @@ impl Scan<'_> {
             StoreError::SourceChanged { .. } | StoreError::OutsideRoot { .. } => true,
             StoreError::Io { path, .. } => path.starts_with(self.parts.tree.root()),
             _ => false,
-        }
-    }
-
-    /// A stamp that can be relied on, or one that no file will ever have.
-    fn settled(&self, stamp: FileStamp) -> FileStamp {
-        let newest = stamp.mtime.max(stamp.ctime);
-        if newest > self.parts.now - RACY_SECONDS {
-            FileStamp { ino: 0, ..stamp }
-        } else {
-            stamp
         }
     }
 }
@@ -610,26 +542,4 @@ fn with_cause(error: &StoreError) -> String {
 /// The root's own time is nobody's content: one that does not fit is shown as the nearest that does.
 fn clamp_mtime(mtime: i64) -> i64 {
     mtime.clamp(*MTIME_RANGE.start(), *MTIME_RANGE.end())
-}
-
-/// Names of one inode share a group. The inode's number is stable from scan to scan, so unchanged directories keep
-/// their nodes; it is hashed because it is nobody's business. The content goes in because a tree may span several
-/// file systems, which number alike, and whose own numbers change from boot to boot.
-fn link_group(ino: u64, object: &ObjectId) -> u64 {
-    let seed = [ino.to_le_bytes().as_slice(), object.as_bytes()].concat();
-    let hash = blake3::derive_key("InstantMirror 2026 hard link group", &seed);
-    hash.first_chunk().map_or(0, |low| u64::from_le_bytes(*low))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn inodes_of_two_file_systems_that_have_one_number_share_no_group() {
-        let (a, b) = (ObjectId::of(b"a"), ObjectId::of(b"b"));
-        assert_eq!(link_group(2, &a), link_group(2, &a));
-        assert_ne!(link_group(2, &a), link_group(2, &b));
-        assert_ne!(link_group(2, &a), link_group(3, &a));
-    }
 }

@@ -23,6 +23,9 @@ const UNKNOWN: FileStamp = FileStamp {
     ctime_ns: 0,
     ino: 0,
     dev: 0,
+    nlink: 0,
+    uid: 0,
+    gid: 0,
 };
 
 /// A directory as the previous snapshot has it, in order of name.
@@ -53,7 +56,7 @@ impl Scan<'_> {
             }
         };
         let raw = self.parts.tree.entries(path, names.keys().map(Name::as_str))?;
-        self.sink.listed(raw.len() as u64);
+        self.listed(&raw);
         let seen: Vec<Seen> = raw
             .into_par_iter()
             .map(|raw| {

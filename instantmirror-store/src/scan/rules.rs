@@ -8,7 +8,7 @@ use std::path::Path;
 use instantmirror_core::rules::PathGlobs;
 
 use super::report::LeftOutWhy;
-use crate::tree::{RawKind, SourceTree};
+use crate::tree::{RawKind, SourceTree, StampRule};
 
 /// Permission of others to read a file.
 const OTHERS_READ: u16 = 0o004;
@@ -26,6 +26,8 @@ pub struct ScanRules {
     pub private: OnPrivate,
     /// Symlinks with an absolute target in the tree.
     pub symlinks: SymlinkRule,
+    /// When a file is taken as unchanged.
+    pub stamps: StampRule,
 }
 
 /// What is done about an entry that cannot be published.
@@ -65,12 +67,7 @@ pub enum SymlinkRule {
 /// What a scan went by. A scan of named paths takes over from the last one what is not named, so both must have gone by
 /// the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
-    /// Hash of the rules.
-    pub(super) rules: [u8; 32],
-    /// Inode number of the root directory, 0 where inode numbers mean nothing: another one is another tree.
-    pub(super) root_ino: u64,
-}
+pub struct Terms(pub(super) [u8; 32]);
 
 impl ScanRules {
     /// What a scan of this tree by these rules goes by.
@@ -82,20 +79,32 @@ impl ScanRules {
             unpublishable,
             private,
             symlinks,
+            stamps,
         } = self;
-        let mut rules = format!("{:?} {unpublishable:?} {private:?} {symlinks:?}", exclude.texts());
-        if *symlinks == SymlinkRule::Rewrite {
-            // Which targets lie in the tree depends on its name.
-            rules += &format!(" {:?} {:?}", tree.root(), tree.real_root());
-        }
-        let rules = blake3::derive_key("InstantMirror 2026 rules of a scan", rules.as_bytes());
-        let root_ino = tree.root_entry()?.stamp.ino;
-        Ok(Terms { rules, root_ino })
+        let root = tree.root_entry()?.stamp;
+        // Another directory in the place of the root is another tree. A device number that changes at a reboot costs one
+        // scan of the whole tree, which reads nothing.
+        let inode = if stamps.ignore_inode { 0 } else { root.ino };
+        let root = (tree.root(), tree.real_root(), root.dev, inode);
+        let terms = format!(
+            "{:?} {unpublishable:?} {private:?} {symlinks:?} {root:?}",
+            exclude.texts()
+        );
+        Ok(Terms(blake3::derive_key(
+            "InstantMirror 2026 terms of a scan",
+            terms.as_bytes(),
+        )))
     }
 
-    /// Whether an entry is left out before it is opened, and why. `path` is that of the entry in the tree.
-    pub(super) fn closed(&self, path: &Path, kind: &RawKind, mode: u16) -> Option<(LeftOutWhy, String)> {
-        if self.exclude.matches_entry(path, *kind == RawKind::Dir) {
+    /// Whether an entry is left out before it is opened, and why. `path` gives that of the entry in the tree; most trees
+    /// need none.
+    pub(super) fn closed<P: AsRef<Path>>(
+        &self,
+        path: impl FnOnce() -> P,
+        kind: &RawKind,
+        mode: u16,
+    ) -> Option<(LeftOutWhy, String)> {
+        if !self.exclude.is_empty() && self.exclude.matches_entry(path(), *kind == RawKind::Dir) {
             return Some((LeftOutWhy::Excluded, "excluded".to_owned()));
         }
         (self.private != OnPrivate::Publish && is_private(kind, mode)).then(|| {

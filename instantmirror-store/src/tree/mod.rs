@@ -4,6 +4,8 @@
 //! RESOLVE_NO_MAGICLINKS`: it never follows a symbolic link and never leaves the root, whatever is renamed or swapped
 //! meanwhile. It never writes and never blocks on a fifo or device.
 
+mod watch;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,6 +17,8 @@ use instantmirror_core::RepoPath;
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
+
+pub use watch::TreeWatch;
 
 use crate::error::{Result, StoreError};
 
@@ -34,7 +38,7 @@ pub enum RawKind {
     Special,
 }
 
-/// What `stat` says about a file; two equal values mean that the content can be taken as unchanged.
+/// What `stat` says about a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileStamp {
     /// Length in bytes.
@@ -51,6 +55,48 @@ pub struct FileStamp {
     pub ino: u64,
     /// Device, major number in the upper half.
     pub dev: u64,
+    /// Number of hard links; 0 where it is not known.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// What of a [`FileStamp`] says nothing about the content. Size and modification time always count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StampRule {
+    /// The ctime: where attributes are changed in ways that a stamp does not show.
+    pub ignore_ctime: bool,
+    /// The inode number: where it is made up anew from time to time, as by some network file systems.
+    pub ignore_inode: bool,
+    /// The device number, which changes when a file system is mounted again.
+    pub ignore_device: bool,
+}
+
+impl Default for StampRule {
+    fn default() -> Self {
+        Self {
+            ignore_ctime: false,
+            ignore_inode: false,
+            ignore_device: true,
+        }
+    }
+}
+
+impl FileStamp {
+    /// Whether a file that had this stamp, and has the stamp `now`, can be taken as unchanged. A ctime alone that is
+    /// another one does not make a change where attributes are others too (links, owner, or the mode, as `is_chmod`
+    /// says): these move it, as `cp -al`, `chown -R` and `chmod -R` do to whole trees.
+    pub fn is_same_content(&self, now: &Self, is_chmod: bool, rule: StampRule) -> bool {
+        let content = |stamp: &Self| (stamp.size, stamp.mtime, stamp.mtime_ns);
+        let attributes = |stamp: &Self| (stamp.nlink, stamp.uid, stamp.gid);
+        let is_explained = is_chmod || self.nlink != 0 && attributes(self) != attributes(now);
+        content(self) == content(now)
+            && (rule.ignore_inode || self.ino == now.ino)
+            && (rule.ignore_device || self.dev == now.dev)
+            && (rule.ignore_ctime || is_explained || (self.ctime, self.ctime_ns) == (now.ctime, now.ctime_ns))
+    }
 }
 
 /// One name of a directory, as the file system has it. The name may be anything; who publishes it validates it.
@@ -64,8 +110,6 @@ pub struct RawEntry {
     pub stamp: FileStamp,
     /// Permission bits, without the file type.
     pub mode: u16,
-    /// Number of hard links.
-    pub nlink: u32,
 }
 
 /// A directory tree to publish.
@@ -299,13 +343,14 @@ impl SourceFile {
         &self.file
     }
 
-    /// As [`check_unchanged`](Self::check_unchanged), but a changed ctime is no change: it moves when a link is made.
-    /// Returns the stamp as it is now.
+    /// As [`check_unchanged`](Self::check_unchanged), but another ctime or number of links is no change: they move when
+    /// a link is made. Returns the stamp as it is now.
     pub fn check_content_unchanged(&self) -> Result<FileStamp> {
         let now = stamp_of(&stat_fd(&self.file, &self.path)?);
         let before = FileStamp {
             ctime: now.ctime,
             ctime_ns: now.ctime_ns,
+            nlink: now.nlink,
             ..self.stamp
         };
         if now == before {
@@ -370,6 +415,9 @@ fn stamp_of(stat: &Statx) -> FileStamp {
         ctime_ns: stat.stx_ctime.tv_nsec,
         ino: stat.stx_ino,
         dev: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor),
+        nlink: stat.stx_nlink,
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
     }
 }
 
@@ -379,6 +427,5 @@ fn entry_of(name: Vec<u8>, kind: RawKind, stat: &Statx) -> RawEntry {
         kind,
         stamp: stamp_of(stat),
         mode: stat.stx_mode & 0o7777,
-        nlink: stat.stx_nlink,
     }
 }

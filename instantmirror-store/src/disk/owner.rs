@@ -1,0 +1,121 @@
+//! Whose a directory is: root must not leave files in it that its user's daemon cannot read.
+//!
+//! Refusing is the safe choice. Changing the owner of what is written would have to be right for each file, at each crash, and
+//! for the modes that a umask leaves; a process that changes its own user half-way holds rights that it should not have.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use crate::error::StoreError;
+
+/// Says nothing of who uses a directory: a file system comes with it.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// The error that writing into `dir` has to end with; `None` if this process may write there.
+pub(super) fn refusal(dir: &Path) -> Option<StoreError> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let meta = std::fs::metadata(dir).ok().filter(|meta| meta.uid() != 0)?;
+    let (uid, gid) = (meta.uid(), meta.gid());
+    let name = std::fs::read_to_string("/etc/passwd").ok();
+    let name = name.as_deref().and_then(|passwd| user_name(passwd, uid));
+    is_used_by(dir, uid).then(|| StoreError::ForeignOwner {
+        path: dir.to_path_buf(),
+        owner: name.map_or_else(|| format!("user {uid}"), |name| format!("user '{name}'")),
+        command: command_as(name, uid, gid, std::env::args_os()),
+    })
+}
+
+/// Whether the owner of a directory keeps something in it, or nobody does yet. One in which all is root's is used by root,
+/// whoever owns the mount point (as in containers).
+fn is_used_by(dir: &Path, uid: u32) -> bool {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return true;
+    };
+    let entries = entries.flatten().filter(|entry| entry.file_name() != LOST_AND_FOUND);
+    let mut owners = entries.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.uid());
+    match owners.next() {
+        None => true,
+        Some(first) => first == uid || owners.any(|owner| owner == uid),
+    }
+}
+
+fn user_name(passwd: &str, uid: u32) -> Option<&str> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    })
+}
+
+/// A command line that runs the same as another user.
+fn command_as(name: Option<&str>, uid: u32, gid: u32, arguments: impl Iterator<Item = impl AsRef<OsStr>>) -> String {
+    let mut command = match name {
+        Some(name) => format!("runuser -u {name} --"),
+        None => format!("setpriv --reuid {uid} --regid {gid} --clear-groups"),
+    };
+    for argument in arguments {
+        // Writing to a string cannot fail.
+        let _ = write!(command, " {}", quoted(argument.as_ref()));
+    }
+    command
+}
+
+/// As a shell takes it.
+fn quoted(argument: &OsStr) -> String {
+    let text = String::from_utf8_lossy(argument.as_bytes());
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-=:,@%+".contains(&byte);
+    if !text.is_empty() && text.bytes().all(is_plain) {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_is_the_same_one_for_a_shell() {
+        let arguments = ["imserver", "publish", "--note", "it's new", ""];
+        assert_eq!(
+            command_as(Some("mirror"), 5, 6, arguments.iter()),
+            "runuser -u mirror -- imserver publish --note 'it'\\''s new' ''"
+        );
+        let command = command_as(None, 5, 6, ["x"].iter());
+        assert_eq!(command, "setpriv --reuid 5 --regid 6 --clear-groups x");
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nmirror:x:55:6::/:/bin/false\nbad\n";
+        assert_eq!((user_name(passwd, 55), user_name(passwd, 5)), (Some("mirror"), None));
+    }
+
+    #[test]
+    fn a_directory_is_its_owners_unless_all_in_it_is_roots() {
+        let dir = tempfile::tempdir().unwrap();
+        let change = |name: &str, uid: u32| {
+            let path = dir.path().join(name);
+            if !path.exists() {
+                std::fs::create_dir(&path).unwrap();
+            }
+            std::os::unix::fs::chown(path, Some(uid), None).is_ok()
+        };
+        if !change("", 77) {
+            eprintln!("skipped: only root can be refused");
+            return;
+        }
+        let is_refused = || refusal(dir.path()).is_some();
+        assert!(is_refused(), "made for that user");
+        change(LOST_AND_FOUND, 0);
+        assert!(is_refused());
+        change("by-root", 0);
+        assert!(!is_refused());
+        change("heads", 77);
+        assert!(is_refused());
+        change("", 0);
+        assert!(!is_refused());
+    }
+}
