@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use instantmirror::config::{ByteRate, ByteSize, LogConfig, NodeConfig, ServerConfig};
 use instantmirror::core::RepoName;
+use instantmirror::httpd::Stats;
 use instantmirror::{Master, MasterServer, NoProgress, Node, NodeServer, PublishOptions, Published, daemon};
 use tokio::task::JoinSet;
 
@@ -144,6 +145,14 @@ fn draw(mirrors: &[Node], again: bool) -> anyhow::Result<usize> {
                 ByteSize(swarm.sent_bytes),
             );
         }
+        let by_http: u64 = mirror
+            .status(&Stats::default())
+            .sources
+            .iter()
+            .filter(|source| source.source.starts_with("http"))
+            .map(|source| source.bytes)
+            .sum();
+        line += &format!("; {} from the master by HTTP", ByteSize(by_http));
         let end = if is_done { " - all" } else { "" };
         let rest = if is_terminal { "\x1b[K" } else { "" };
         writeln!(out, "{line}{end}{rest}")?;

@@ -3,6 +3,8 @@
 //! Request: the 32-byte ids one after another. Answer: for each id in that order a status byte, and behind
 //! status 0 the length (64 bits, little-endian) and the content.
 
+use std::collections::HashSet;
+
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::ObjectId;
@@ -11,6 +13,9 @@ use crate::ObjectId;
 pub const BATCH_OBJECTS_MAX: usize = 4096;
 /// Largest object that is answered in a batch; larger ones are asked for alone.
 pub const BATCH_OBJECT_BYTES_MAX: u64 = 4 << 20;
+
+/// Most bytes of objects in one answer: those that come later count as not there. Nodes ask for far less at a time.
+pub const BATCH_ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 const FOUND: u8 = 0;
 const MISSING: u8 = 1;
@@ -22,6 +27,9 @@ pub enum BatchError {
     /// A request that is not whole ids, none, or more than [`BATCH_OBJECTS_MAX`].
     #[error("a batch request is 1 to {BATCH_OBJECTS_MAX} object ids of 32 bytes each")]
     Request,
+    /// A request that names an object twice: to read it twice would serve nobody.
+    #[error("object {0} is there twice in a batch request; name each once")]
+    Repeated(ObjectId),
     /// A status byte that does not exist.
     #[error("unknown status {0} in a batch")]
     Status(u8),
@@ -47,13 +55,17 @@ pub fn encode_request<'a>(objects: impl IntoIterator<Item = &'a ObjectId>) -> Ve
 /// Takes a request apart.
 ///
 /// # Errors
-/// [`BatchError::Request`].
+/// [`BatchError::Request`], [`BatchError::Repeated`].
 pub fn decode_request(body: &[u8]) -> Result<Vec<ObjectId>, BatchError> {
     let (ids, rest) = body.as_chunks::<32>();
     if !rest.is_empty() || ids.is_empty() || ids.len() > BATCH_OBJECTS_MAX {
         return Err(BatchError::Request);
     }
-    Ok(ids.iter().copied().map(ObjectId::from_bytes).collect())
+    let mut seen = HashSet::with_capacity(ids.len());
+    match ids.iter().find(|id| !seen.insert(*id)) {
+        Some(id) => Err(BatchError::Repeated(ObjectId::from_bytes(*id))),
+        None => Ok(ids.iter().copied().map(ObjectId::from_bytes).collect()),
+    }
 }
 
 /// The bytes before the content of an object that is there.
@@ -169,6 +181,13 @@ mod tests {
             let contents: Vec<_> = items.iter().map(|(_, content)| content.as_deref()).collect();
             assert_eq!(contents, [Some(&b"one"[..]), Some(b""), None]);
         }
+    }
+
+    #[test]
+    fn what_is_asked_for_twice_is_refused() {
+        let ids = [&b"one"[..], b"two", b"one"].map(ObjectId::of);
+        assert_eq!(decode_request(&encode_request(&ids[..2])).unwrap(), ids[..2]);
+        assert_eq!(decode_request(&encode_request(&ids)), Err(BatchError::Repeated(ids[0])));
     }
 
     #[test]

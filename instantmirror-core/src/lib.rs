@@ -70,6 +70,7 @@ pub mod swarm;
 pub mod throttle;
 pub mod time;
 pub mod traits;
+pub mod url;
 pub mod view;
 
 pub use entry::{Directory, Entry, FileMeta, Kind, Meta};

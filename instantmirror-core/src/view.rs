@@ -131,13 +131,25 @@ impl RepositoryState {
     /// The snapshot that `view` shows now, if it is visible.
     #[must_use]
     pub fn snapshot(&self, view: &View) -> Option<&Arc<Snapshot>> {
-        let id = match view {
+        self.snapshots.get(self.id(view)?)
+    }
+
+    fn id<'a>(&'a self, view: &'a View) -> Option<&'a SnapshotId> {
+        Some(match view {
             View::Current => self.current.as_ref()?,
             View::Snapshot(id) => id,
             View::MasterTag(tag) => self.head.as_ref()?.head().tags.get(tag)?,
             View::LocalTag(tag) => self.local_tags.get(tag)?,
-        };
-        self.snapshots.get(id)
+        })
+    }
+
+    /// Whether a view that shows nothing now may show something soon: no snapshot at all is whole here yet, or this one is
+    /// the head's current one and its catalog is still on its way. Nobody may take it for gone.
+    #[must_use]
+    pub fn is_awaited(&self, view: &View) -> bool {
+        let coming = self.head.as_ref().and_then(|head| head.head().current);
+        let is_whole = |id: &SnapshotId| self.snapshots.contains_key(id);
+        self.snapshots.is_empty() || coming.is_some_and(|id| !is_whole(&id) && self.id(view) == Some(&id))
     }
 
     /// Tags of the master that can be shown, in order.

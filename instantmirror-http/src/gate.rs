@@ -2,8 +2,10 @@
 //! refused, and its connection closed, so that nothing behind it can be smuggled.
 //!
 //! The parsers in front of it refuse folded fields, blanks before a colon and control characters. This adds
-//! what they let through: no request may be chunked (none of ours needs to be, and so none can carry both
-//! lengths), only POST has a body, a length is digits and nothing else, and HTTP/1.1 names exactly one host.
+//! what they let through: no request that is answered may be chunked (none of ours needs to be), none may carry both
+//! lengths, GET and HEAD have no body, a length is digits and nothing else, and HTTP/1.1 names exactly one host.
+//! Methods that are not there (PUT, PROPFIND) may have a body, for their answer is that they are not there; it is never
+//! read, and the connection ends.
 
 use http::header::HeaderMap;
 use http::{Method, Version};
@@ -11,7 +13,9 @@ use http::{Method, Version};
 /// What the header fields of a request say about where it ends and what follows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Framing {
-    transfer_encoding: bool,
+    transfer_encodings: usize,
+    /// The only coding is `chunked`.
+    is_chunked: bool,
     lengths: usize,
     length: Option<u64>,
     hosts: usize,
@@ -58,20 +62,29 @@ impl Framing {
                 self.lengths += 1;
                 self.length = length(value);
             }
-            17 if is("transfer-encoding") => self.transfer_encoding = true,
+            17 if is("transfer-encoding") => {
+                self.transfer_encodings += 1;
+                self.is_chunked = value.eq_ignore_ascii_case(b"chunked");
+            }
             _ => return false,
         }
         true
     }
 
-    /// Bytes of the body that follows the head.
+    /// Bytes of the body that follows the head; more than anybody takes if nobody knows.
     pub(crate) fn body_bytes(&self) -> u64 {
-        self.length.unwrap_or(0)
+        if self.transfer_encodings > 0 {
+            u64::MAX
+        } else {
+            self.length.unwrap_or(0)
+        }
     }
 
     /// What is wrong with a request that has these fields, if anything. `path`: its target without the query.
     pub(crate) fn objection(&self, method: &Method, path: &str, version: Version) -> Option<&'static str> {
-        if self.transfer_encoding {
+        let is_answered = matches!(*method, Method::GET | Method::HEAD | Method::POST | Method::OPTIONS);
+        let is_one_chunked = self.transfer_encodings == 1 && self.is_chunked && version == Version::HTTP_11;
+        if self.transfer_encodings > 0 && (is_answered || !is_one_chunked || self.lengths > 0) {
             return Some("requests with a Transfer-Encoding are not taken; send a Content-Length");
         }
         if self.lengths > 1 {
@@ -80,8 +93,8 @@ impl Framing {
         if self.lengths == 1 && self.length.is_none() {
             return Some("the Content-Length is not a number");
         }
-        if self.body_bytes() > 0 && *method != Method::POST {
-            return Some("only a POST has a body");
+        if self.body_bytes() > 0 && matches!(*method, Method::GET | Method::HEAD) {
+            return Some("a GET has no body");
         }
         if self.hosts > 1 {
             return Some("more than one Host");
@@ -172,7 +185,27 @@ mod tests {
             ("GET", "/", "Host: a..b", false),
             ("GET", "/", "Host: h\nContent-Length: 5", false),
             ("HEAD", "/", "Host: h\nContent-Length: 5", false),
-            ("DELETE", "/", "Host: h\nContent-Length: 5", false),
+            ("DELETE", "/", "Host: h\nContent-Length: 5", true),
+            ("PUT", "/", "Host: h\nContent-Length: 5", true),
+            ("PROPFIND", "/", "Host: h\nContent-Length: 5", true),
+            ("OPTIONS", "/", "Host: h\nContent-Length: 5", true),
+            ("PUT", "/", "Host: h\nTransfer-Encoding: chunked", true),
+            (
+                "PUT",
+                "/",
+                "Host: h\nTransfer-Encoding: chunked\nContent-Length: 5",
+                false,
+            ),
+            (
+                "PUT",
+                "/",
+                "Host: h\nTransfer-Encoding: chunked\nTransfer-Encoding: chunked",
+                false,
+            ),
+            ("PUT", "/", "Host: h\nTransfer-Encoding: gzip, chunked", false),
+            ("PUT", "/", "Host: h\nContent-Length: x", false),
+            ("OPTIONS", "/", "Host: h\nTransfer-Encoding: chunked", false),
+            ("GET", "/", "Host: h\nTransfer-Encoding: chunked", false),
             ("POST", "/", "Host: h\nContent-Length: 5\nContent-Length: 5", false),
             ("POST", "/", "Host: h\nContent-Length: +5", false),
             ("POST", "/", "Host: h\nContent-Length: 5, 5", false),

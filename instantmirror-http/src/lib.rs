@@ -38,6 +38,7 @@
 mod access_log;
 mod api;
 pub mod body;
+mod coding;
 mod engine;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -63,6 +64,7 @@ mod tls;
 pub use access_log::{AccessLog, AccessLogError, AccessLogFormat};
 pub use api::{Api, Gatekeeper};
 pub use body::ServeBody;
+pub use coding::Coding;
 pub use header_rules::{HeaderRule, HeaderRuleError, HeaderRules, header_field};
 pub use hot::{HOT_BODY_BYTES_MAX, HotLimits};
 pub use limits::{Limits, Stopping};

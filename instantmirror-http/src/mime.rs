@@ -1,51 +1,93 @@
-//! Media types by file name, for what mirrors hold. A table of our own: the general ones call a `.deb` or a
-//! `.zst` unknown, and take `.rpm` for RealAudio.
+//! Media types by file name, for what mirrors hold. A table of our own: the general ones call a `.zst` unknown, take
+//! keys for signatures, and have browsers store what people want to read.
+//!
+//! A charset is named for plain text alone, which cannot say what it is written in itself and is UTF-8 nearly always;
+//! HTML, CSS and XML can, and a header would overrule what an old page says of itself.
+
+const UNKNOWN: &str = "application/octet-stream";
+const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The media type of a file called `name`.
 #[must_use]
 pub(crate) fn media_type(name: &str) -> &'static str {
-    const UNKNOWN: &str = "application/octet-stream";
-    let Some((stem, extension)) = name.rsplit_once('.') else {
-        return by_whole_name(name).unwrap_or(UNKNOWN);
-    };
-    if stem.is_empty() || extension.is_empty() || extension.len() > 12 {
-        return by_whole_name(name).unwrap_or(UNKNOWN);
-    }
-    let extension = extension.to_ascii_lowercase();
-    by_extension(&extension)
-        .or_else(|| by_whole_name(name))
+    by_whole_name(name)
+        .or_else(|| {
+            let (stem, extension) = name.rsplit_once('.')?;
+            let is_one = !stem.is_empty() && !extension.is_empty() && extension.len() <= EXTENSION_BYTES_MAX;
+            is_one.then(|| by_extension(&extension.to_ascii_lowercase())).flatten()
+        })
+        .or_else(|| is_read_by_people(name).then_some(TEXT))
         .unwrap_or(UNKNOWN)
 }
 
-/// Files without extension that people like to read in the browser.
+const EXTENSION_BYTES_MAX: usize = 12;
+
+/// Names that mean something other than their extension, or have none.
 fn by_whole_name(name: &str) -> Option<&'static str> {
-    let text = matches!(
-        name,
-        "Release"
-            | "InRelease"
-            | "Packages"
-            | "Sources"
-            | "README"
-            | "LICENSE"
-            | "COPYING"
-            | "CHECKSUM"
-            | "MD5SUMS"
-            | "SHA1SUMS"
-            | "SHA256SUMS"
-            | "SHA512SUMS"
-            | "TIMESTAMP"
-            | ".treeinfo"
-            | ".discinfo"
-    );
-    text.then_some("text/plain; charset=utf-8")
+    match name {
+        "Release.gpg" => Some("application/pgp-signature"),
+        "Release" | "InRelease" | "Packages" | "Sources" | "Index" | "TIMESTAMP" | ".treeinfo" | ".discinfo"
+        | ".buildinfo" | "ls-lR" | "lastsync" | "lastupdate" | "fullfilelist" | "imagelist-fedora" => Some(TEXT),
+        _ => None,
+    }
+}
+
+/// Whether a name without an extension that is known is one of those that people like to read in the browser:
+/// `README.mirrors`, `COPYING`, `SHA256SUMS`, `Fedora-Server-40-x86_64-CHECKSUM`.
+fn is_read_by_people(name: &str) -> bool {
+    const BEGINNINGS: [&str; 16] = [
+        "AUTHORS",
+        "CHANGELOG",
+        "CHANGES",
+        "COPYING",
+        "COPYRIGHT",
+        "CREDITS",
+        "FAQ",
+        "FOOTER",
+        "HEADER",
+        "INSTALL",
+        "LICENCE",
+        "LICENSE",
+        "MIRRORS",
+        "NEWS",
+        "NOTICE",
+        "README",
+    ];
+    let upper = name.to_ascii_uppercase();
+    let is_beginning = |word: &&str| {
+        let rest = upper.strip_prefix(*word);
+        rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_alphanumeric()))
+    };
+    is_checksums(&upper) || BEGINNINGS.iter().any(is_beginning) || name.starts_with("Contents-")
+}
+
+/// `SHA256SUMS`, `md5sum`, `B2SUMS`, `CHECKSUM`, alone or behind a hyphen.
+fn is_checksums(upper: &str) -> bool {
+    let word = upper.rsplit_once('-').map_or(upper, |(_, word)| word);
+    let Some(kind) = word.strip_suffix('S').unwrap_or(word).strip_suffix("SUM") else {
+        return false;
+    };
+    let digits = kind.trim_end_matches(|digit: char| digit.is_ascii_digit());
+    matches!(digits, "CHECK" | "SHA" | "MD" | "B" | "BLAKE" | "CK")
 }
 
 fn by_extension(extension: &str) -> Option<&'static str> {
+    package_or_archive(extension)
+        .or_else(|| of_the_web(extension))
+        .or_else(|| document_or_media(extension))
+}
+
+/// What mirrors are there for, and what says how to get or trust it.
+fn package_or_archive(extension: &str) -> Option<&'static str> {
     Some(match extension {
         "deb" | "udeb" | "ddeb" => "application/vnd.debian.binary-package",
         "rpm" | "drpm" => "application/x-rpm",
         "apk" => "application/vnd.android.package-archive",
-        "gz" | "tgz" => "application/gzip",
+        "flatpak" => "application/vnd.flatpak",
+        "flatpakref" => "application/vnd.flatpak.ref",
+        "flatpakrepo" => "application/vnd.flatpak.repo",
+        "appimage" => "application/vnd.appimage",
+        "gz" | "tgz" | "crate" => "application/gzip",
         "xz" | "txz" => "application/x-xz",
         "zst" | "tzst" => "application/zstd",
         "bz2" | "tbz" | "tbz2" => "application/x-bzip2",
@@ -56,49 +98,89 @@ fn by_extension(extension: &str) -> Option<&'static str> {
         "zck" => "application/x-zchunk",
         "zip" | "whl" | "egg" => "application/zip",
         "7z" => "application/x-7z-compressed",
-        "tar" | "gem" => "application/x-tar",
+        "rar" => "application/vnd.rar",
+        "tar" => "application/x-tar",
         "cpio" => "application/x-cpio",
         "jar" | "war" => "application/java-archive",
         "iso" => "application/x-iso9660-image",
-        "img" | "raw" | "qcow2" | "vmdk" | "bin" | "squashfs" | "efi" => "application/octet-stream",
+        // A `.db` is a tar archive for pacman and a database for others, a `.gpg` is a key, a signature or a secret.
+        "img" | "raw" | "qcow2" | "vmdk" | "bin" | "squashfs" | "efi" | "gem" | "db" | "gpg" | "exe" | "msi"
+        | "dll" | "snap" => UNKNOWN,
         "torrent" => "application/x-bittorrent",
         "metalink" => "application/metalink+xml",
         "meta4" => "application/metalink4+xml",
         "zsync" => "application/x-zsync",
         "jigdo" => "application/x-jigdo",
-        "asc" => "application/pgp-signature",
-        "sig" | "gpg" | "pgp" => "application/pgp-encrypted",
-        "crt" | "cer" => "application/pkix-cert",
+        "template" => "application/x-jigdo-template",
+        "asc" | "sig" | "sign" => "application/pgp-signature",
+        "pgp" => "application/pgp-encrypted",
+        "crt" => "application/x-x509-ca-cert",
+        "cer" => "application/pkix-cert",
+        "sqlite" | "sqlite3" => "application/vnd.sqlite3",
         "txt" | "text" | "log" | "md" | "dsc" | "changes" | "buildinfo" | "manifest" | "list" | "conf" | "cfg"
-        | "ini" | "repo" | "spec" | "diff" | "patch" | "sh" | "py" | "pl" | "pm" | "c" | "h" | "rs" | "rst"
-        | "sha1" | "sha256" | "sha512" | "md5" | "sum" | "packages" => "text/plain; charset=utf-8",
-        "html" | "htm" | "xhtml" => "text/html; charset=utf-8",
-        "css" => "text/css; charset=utf-8",
-        "csv" => "text/csv; charset=utf-8",
-        "js" | "mjs" => "text/javascript; charset=utf-8",
-        "json" => "application/json",
-        "xml" | "xsd" | "rss" | "atom" => "application/xml",
+        | "ini" | "repo" | "spec" | "diff" | "patch" | "debdiff" | "sh" | "py" | "pl" | "pm" | "c" | "h" | "rs"
+        | "rst" | "sha1" | "sha224" | "sha256" | "sha384" | "sha512" | "md5" | "b2" | "b3" | "sum" | "sums"
+        | "md5sum" | "sha1sum" | "sha256sum" | "sha512sum" | "digests" | "packages" | "mirrorlist" => TEXT,
+        _ => return None,
+    })
+}
+
+fn of_the_web(extension: &str) -> Option<&'static str> {
+    Some(match extension {
+        "html" | "htm" => "text/html",
+        "xhtml" | "xht" => "application/xhtml+xml",
+        "css" => "text/css",
+        "csv" => "text/csv",
+        "tsv" => "text/tab-separated-values",
+        "js" | "mjs" => "text/javascript",
+        "json" | "map" => "application/json",
+        "webmanifest" => "application/manifest+json",
+        "xml" | "xsd" => "application/xml",
+        "rss" => "application/rss+xml",
+        "atom" => "application/atom+xml",
         "yaml" | "yml" => "application/yaml",
         "toml" => "application/toml",
+        "wasm" => "application/wasm",
+        "ics" => "text/calendar",
+        _ => return None,
+    })
+}
+
+fn document_or_media(extension: &str) -> Option<&'static str> {
+    Some(match extension {
         "pdf" => "application/pdf",
         "ps" => "application/postscript",
+        "rtf" => "application/rtf",
         "epub" => "application/epub+zip",
-        "sqlite" | "db" => "application/vnd.sqlite3",
-        "wasm" => "application/wasm",
+        "odt" => "application/vnd.oasis.opendocument.text",
+        "ods" => "application/vnd.oasis.opendocument.spreadsheet",
+        "odp" => "application/vnd.oasis.opendocument.presentation",
+        "docx" => "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+        "xlsx" => "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+        "pptx" => "application/vnd.openxmlformats-officedocument.presentationml.presentation",
         "png" => "image/png",
         "jpg" | "jpeg" => "image/jpeg",
         "gif" => "image/gif",
         "svg" => "image/svg+xml",
         "webp" => "image/webp",
+        "avif" => "image/avif",
+        "bmp" => "image/bmp",
+        "tif" | "tiff" => "image/tiff",
         "ico" => "image/vnd.microsoft.icon",
         "mp3" => "audio/mpeg",
-        "ogg" | "oga" => "audio/ogg",
+        "ogg" | "oga" | "opus" => "audio/ogg",
         "flac" => "audio/flac",
+        "m4a" => "audio/mp4",
         "mp4" => "video/mp4",
+        "mpg" | "mpeg" => "video/mpeg",
+        "ogv" => "video/ogg",
+        "mov" => "video/quicktime",
+        "mkv" => "video/x-matroska",
         "webm" => "video/webm",
         "woff" => "font/woff",
         "woff2" => "font/woff2",
         "ttf" => "font/ttf",
+        "otf" => "font/otf",
         _ => return None,
     })
 }
@@ -115,17 +197,68 @@ mod tests {
             ("Packages.xz", "application/x-xz"),
             ("primary.xml.zst", "application/zstd"),
             ("repomd.xml.asc", "application/pgp-signature"),
+            ("core.db.sig", "application/pgp-signature"),
+            ("patch-6.1.sign", "application/pgp-signature"),
+            ("Release.gpg", "application/pgp-signature"),
+            ("debian-archive-keyring.gpg", UNKNOWN),
+            ("core.db", UNKNOWN),
             ("Fedora.ISO", "application/x-iso9660-image"),
             ("x.torrent", "application/x-bittorrent"),
             ("repomd.xml", "application/xml"),
-            ("InRelease", "text/plain; charset=utf-8"),
-            (".treeinfo", "text/plain; charset=utf-8"),
-            ("index.html", "text/html; charset=utf-8"),
-            ("noextension", "application/octet-stream"),
-            (".deb", "application/octet-stream"),
-            ("x.", "application/octet-stream"),
-            ("x.thisisnoextension", "application/octet-stream"),
-            ("", "application/octet-stream"),
+            ("gnome.flatpakref", "application/vnd.flatpak.ref"),
+            ("flathub.flatpakrepo", "application/vnd.flatpak.repo"),
+            ("InRelease", TEXT),
+            (".treeinfo", TEXT),
+            ("Contents-amd64", TEXT),
+            ("index.html", "text/html"),
+            ("old.HTM", "text/html"),
+            ("page.xhtml", "application/xhtml+xml"),
+            ("style.css", "text/css"),
+            ("module.mjs", "text/javascript"),
+            ("noextension", UNKNOWN),
+            (".deb", UNKNOWN),
+            ("x.", UNKNOWN),
+            ("x.thisisnoextension", UNKNOWN),
+            ("", UNKNOWN),
+        ] {
+            assert_eq!(media_type(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_people_read_is_text() {
+        for name in [
+            "README",
+            "README.mirrors",
+            "README-security",
+            "Readme",
+            "README.CD-manufacture",
+            "COPYING",
+            "COPYING.LESSER",
+            "LICENSE-MIT",
+            "ChangeLog",
+            "ChangeLog-2.6.1",
+            "SHA256SUMS",
+            "SHA512SUM",
+            "sha256sums",
+            "MD5SUMS",
+            "md5sum",
+            "B2SUMS",
+            "CHECKSUM",
+            "Fedora-Server-40-1.14-x86_64-CHECKSUM",
+            "foo.sha256",
+            "foo.iso.sha256sum",
+        ] {
+            assert_eq!(media_type(name), TEXT, "{name}");
+        }
+        for (name, expected) in [
+            ("README.html", "text/html"),
+            ("README.gz", "application/gzip"),
+            ("SHA256SUMS.gpg", UNKNOWN),
+            ("SHA256SUMS.sign", "application/pgp-signature"),
+            ("NEWSLETTER", UNKNOWN),
+            ("READMEFIRST", UNKNOWN),
+            ("consum", UNKNOWN),
         ] {
             assert_eq!(media_type(name), expected, "{name}");
         }

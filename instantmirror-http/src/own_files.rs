@@ -25,7 +25,7 @@ use crate::body::BodyError;
 use crate::mime::media_type;
 use crate::request::{Request, RequestPath, Validators};
 use crate::respond::{Body, Decision, Response, decide, respond_redirect, set_validators, unsatisfiable};
-use crate::routing::{INDEX, with_slash};
+use crate::routing::INDEX;
 
 /// The one name with a dot that is read (RFC 8615).
 const WELL_KNOWN: &str = ".well-known";
@@ -91,7 +91,7 @@ impl OwnFiles {
         match self.find(sought.to_owned()).await? {
             Found::File(file) => Some(respond(request, path, file)),
             Found::Directory => match self.find(index).await? {
-                Found::File(_) => Some(respond_redirect(request, with_slash(&path.path), false)),
+                Found::File(_) => Some(respond_redirect(request, path.reference_to(&path.path, true), false)),
                 Found::Directory => None,
             },
         }

@@ -13,7 +13,7 @@ use instantmirror_core::{Directory, FileMeta, Kind, Name, RepoName, RepoPath, Sn
 
 use crate::listing::{Row, RowKind};
 use crate::mounts::{Mount, Site, depth, is_reserved};
-use crate::request::{RequestPath, encode_path, encode_path_into};
+use crate::request::RequestPath;
 
 /// The document that stands for a directory where a [`Mount`] says so.
 pub(crate) const INDEX: &str = "index.html";
@@ -31,7 +31,7 @@ pub struct Origin {
     pub fixed: bool,
     /// The path inside the snapshot, as it was asked for (symlinks and all).
     pub path: RepoPath,
-    /// The URL path under which the same can be had for ever, if the one asked for is another.
+    /// Where the same can be had for ever, relative to the URL asked for, if it is another.
     pub permanent: Option<String>,
 }
 
@@ -47,11 +47,13 @@ pub enum Route {
     Virtual(Vec<Row>),
     /// To a pad file of a torrent (BEP 47): so many zeros, which lie nowhere.
     Zeros(u64),
-    /// To a directory, had the path a slash at its end: the URL path with it. The flag says whether it
-    /// will stay so.
+    /// To a directory, had the path a slash at its end: where that is, relative to the URL asked for. The flag says
+    /// whether it will stay so.
     Redirect(String, bool),
     /// Into a tree, but to nothing there. The text is for a person.
     NotFound(String),
+    /// Into a repository of which nothing can be shown yet. The text is for a person.
+    NotYet(String),
     /// To no tree at all.
     Elsewhere,
     /// To something that could not be read.
@@ -79,11 +81,19 @@ pub fn route(site: &Site, publication: &dyn Publication, request: &RequestPath) 
     }
     match place(site, publication, &request.path) {
         Spot::Tree(tree) => route_tree(site, publication, &tree, request),
+        // Whoever copies by listings would take an empty one for the truth.
+        Spot::Area(state, _) if state.snapshots.is_empty() => not_yet(&state.name),
         Spot::Area(state, place) => slashed(request, || Route::Virtual(area_rows(&state, &place))),
         Spot::Between(rows) => slashed(request, || Route::Virtual(rows)),
         Spot::Unknown(text) => Route::NotFound(text),
         Spot::Nowhere => Route::Elsewhere,
     }
+}
+
+fn not_yet(repository: &RepoName) -> Route {
+    Route::NotYet(format!(
+        "repository '{repository}' has no snapshot that is whole here yet"
+    ))
 }
 
 /// What a torrent client asks for that uses this server as a web seed.
@@ -112,7 +122,7 @@ pub(crate) fn is_free(publication: &dyn Publication, site: &Site, request: &Requ
     let is_elsewhere = || default_place(site, publication, &request.path).is_none();
     match route {
         Route::Elsewhere => !is_reserved(&request.path),
-        Route::NotFound(_) => {
+        Route::NotFound(_) | Route::NotYet(_) => {
             let mount = site.find(&request.path);
             mount.is_some_and(|(mount, _)| mount.path.is_root()) && is_elsewhere()
         }
@@ -259,26 +269,25 @@ fn area_rows(state: &RepositoryState, place: &Place) -> Vec<Row> {
 
 /// A directory outside of trees, or the redirect to it.
 fn slashed(request: &RequestPath, directory: impl FnOnce() -> Route) -> Route {
-    if request.directory {
+    if is_spelled_as_one(request) {
         directory()
     } else {
-        Route::Redirect(with_slash(&request.path), false)
+        Route::Redirect(request.reference_to(&request.path, true), false)
     }
 }
 
-/// The URL path of a directory. It begins with exactly one slash, since no name is empty and a backslash
-/// is encoded, so no browser takes it for another host.
-pub(crate) fn with_slash(path: &RepoPath) -> String {
-    let mut location = String::from("/");
-    encode_path_into(&mut location, path.as_str());
-    location.push('/');
-    location
+/// Whether a request spells a directory so that links relative to it lead where its page means.
+fn is_spelled_as_one(request: &RequestPath) -> bool {
+    request.directory && !request.encodes_slash()
 }
 
 fn route_tree(site: &Site, publication: &dyn Publication, tree: &Tree, request: &RequestPath) -> Route {
     let (repository, view) = (&tree.repository, &tree.view);
     let state = publication.state(repository);
     let Some((state, snapshot)) = state.as_ref().and_then(|state| Some((state, state.snapshot(view)?))) else {
+        if state.is_some_and(|state| state.is_awaited(view)) {
+            return not_yet(repository);
+        }
         return Route::NotFound(format!("'{view}' of repository '{repository}' is not visible here"));
     };
     let nodes = publication.nodes();
@@ -287,14 +296,15 @@ fn route_tree(site: &Site, publication: &dyn Publication, tree: &Tree, request: 
     let origin = |snapshot: SnapshotId, path: RepoPath, directory: bool| {
         // Whether a directory is shown by its index is for the operator to change.
         let fixed = is_fixed && (directory || !request.directory);
-        let permanent = (!fixed).then(|| permanent_path(site, publication, repository, snapshot, &path, directory));
+        let permanent = (!fixed).then(|| permanent_path(site, publication, repository, snapshot, &path));
+        let permanent = permanent.flatten().map(|path| request.reference_to(&path, directory));
         Origin {
             repository: repository.clone(),
             state: Arc::clone(state),
             snapshot,
             fixed,
             path,
-            permanent: permanent.flatten(),
+            permanent,
         }
     };
     match find(&catalog, tree, request) {
@@ -303,7 +313,7 @@ fn route_tree(site: &Site, publication: &dyn Publication, tree: &Tree, request: 
         Ok(Found::Directory(directory)) => {
             Route::Directory(origin(snapshot.id, tree.path.clone(), true), directory, Nodes(nodes))
         }
-        Ok(Found::Slashless) => Route::Redirect(with_slash(&request.path), is_fixed),
+        Ok(Found::Slashless) => Route::Redirect(request.reference_to(&request.path, true), is_fixed),
         Ok(Found::Nothing) => match find_in_grace(publication, &nodes, tree, request) {
             Some((snapshot, path, file, mtime)) => Route::File(origin(snapshot, path, false), file, mtime),
             None => Route::NotFound(format!(
@@ -359,7 +369,7 @@ fn find(catalog: &Catalog<Arc<dyn NodeSource>>, tree: &Tree, request: &RequestPa
         Kind::File(_) if request.directory => Ok(Found::Nothing),
         Kind::File(file) => Ok(Found::File(tree.path.clone(), file, meta.mtime)),
         Kind::Symlink(_) => Ok(Found::Nothing),
-        Kind::Directory(_) if !request.directory => Ok(Found::Slashless),
+        Kind::Directory(_) if !is_spelled_as_one(request) => Ok(Found::Slashless),
         Kind::Directory(directory) => {
             let index = tree.index.then(|| Name::new(INDEX).ok()).flatten();
             let Some(path) = index.and_then(|name| tree.path.join(&name).ok()) else {
@@ -376,24 +386,20 @@ fn find(catalog: &Catalog<Arc<dyn NodeSource>>, tree: &Tree, request: &RequestPa
     }
 }
 
-/// `/<repository>/snap/<uuid>/<path>`, unless a mount hides that place.
+/// `<repository>/snap/<uuid>/<path>`, unless a mount hides that place.
 fn permanent_path(
     site: &Site,
     publication: &dyn Publication,
     repository: &RepoName,
     snapshot: SnapshotId,
     path: &RepoPath,
-    directory: bool,
-) -> Option<String> {
+) -> Option<RepoPath> {
     let mut full = format!("{repository}/snap/{snapshot}");
     if !path.is_root() {
         full.push('/');
         full.push_str(path.as_str());
     }
     let full = RepoPath::new(&full).ok()?;
-    if site.find(&full).is_some_and(|found| wins(publication, &found, &full)) {
-        return None;
-    }
-    let slash = if directory { "/" } else { "" };
-    Some(format!("/{}{slash}", encode_path(full.as_str())))
+    let is_hidden = site.find(&full).is_some_and(|found| wins(publication, &found, &full));
+    (!is_hidden).then_some(full)
 }

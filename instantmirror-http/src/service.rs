@@ -18,7 +18,7 @@ use crate::gate::Framing;
 use crate::header_rules::HeaderRules;
 use crate::hot::{HotAnswer, HotAnswers, HotLimits};
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT, Stopping};
-use crate::mounts::{Mounts, Site};
+use crate::mounts::{Mounts, Site, is_reserved};
 use crate::own_files::OwnFiles;
 use crate::proxies::TrustedProxies;
 use crate::request::{Client, Request, RequestPath, canonical_path, decode_path, encode_path_into};
@@ -260,6 +260,12 @@ impl Service {
                 return self.finish(request, Response::text(status, &error.to_string())).await;
             }
         };
+        if path.encodes_slash() && is_reserved(&path.path) {
+            let text = "an encoded slash in a path of the server's own";
+            return self
+                .finish(request, Response::text(StatusCode::BAD_REQUEST, text))
+                .await;
+        }
         if let Some(api) = self.api.as_ref().filter(|_| api::is_api(&path.path)) {
             if path.directory {
                 return api::error(StatusCode::NOT_FOUND, "paths of the API do not end in a slash");
@@ -342,7 +348,7 @@ impl Service {
 
     /// Opens the body of a response; what cannot be had becomes the answer that says so.
     async fn finish(&self, request: &Request<'_>, mut response: Response) -> Answer {
-        if request.method == Method::HEAD && matches!(response.body, Body::Listing(_)) {
+        if request.method == Method::HEAD && matches!(response.body, Body::Listing(..)) {
             response.body = Body::Empty;
         }
         let objects = self.publication.objects();
@@ -370,10 +376,18 @@ impl Service {
 }
 
 /// The one spelling of a path with idle segments, if it is a good path otherwise and somebody wants to read it.
+/// Relative to the root where a client may be behind a proxy that shows it below a path; but from the root for those
+/// with a `.`, which only apt sends as they are: it takes no other reference.
 fn elsewhere(request: &Request<'_>) -> Option<String> {
     let is_read = request.method == Method::GET || request.method == Method::HEAD;
     let decoded = decode_path(&canonical_path(request.path).filter(|_| is_read)?).ok()?;
-    let mut location = String::from("/");
+    let has_dot = request.path.split('/').any(|name| name == ".");
+    let mut location = if has_dot {
+        String::from("/")
+    } else {
+        let slashes = request.path.bytes().filter(|&byte| byte == b'/').count();
+        "../".repeat(slashes.saturating_sub(1))
+    };
     encode_path_into(&mut location, decoded.path.as_str());
     if decoded.directory && !decoded.path.is_root() {
         location.push('/');
@@ -425,7 +439,18 @@ pub(crate) const COMMON: [(HeaderName, &str); 2] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
 ];
 
+/// Whether an answer may depend on more than the URL: on conditions, the method, credentials, trouble of the moment.
+/// 404 and 410 do not.
+fn is_of_one_request(status: StatusCode) -> bool {
+    let is_of_the_url = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
+    status.is_server_error() || (status.is_client_error() && !is_of_the_url)
+}
+
 fn common(mut answer: Answer) -> Answer {
+    if is_of_one_request(answer.status()) && !answer.headers().contains_key(header::CACHE_CONTROL) {
+        // Caches may keep some of them by themselves, 405 and 414 among them (RFC 9110, 15.1).
+        set(&mut answer, header::CACHE_CONTROL, "no-store");
+    }
     for (name, value) in COMMON {
         set(&mut answer, name, value);
     }

@@ -4,6 +4,7 @@
 //! strictness as on plain sockets. Either way the same [`Service`](crate::Service) answers.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -138,6 +139,19 @@ fn load_pair(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
 
 /// Carries one encrypted connection to its end.
 pub(crate) async fn carry(stream: TcpStream, tls: &Tls, address: IpAddr, shared: Arc<Shared>) {
+    match tokio::time::timeout(shared.limits.header_timeout, begins_plain(&stream)).await {
+        Ok(Ok(true)) => {
+            return Connection::new(Socket::Tcp(stream), Some(address), shared)
+                .refuse_plain()
+                .await;
+        }
+        Ok(Ok(false)) => {}
+        Ok(Err(_)) => return,
+        Err(_) => {
+            shared.services.borrow().counters().count_timed_out();
+            return;
+        }
+    }
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.config));
     let stream = match tokio::time::timeout(shared.limits.header_timeout, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
@@ -156,6 +170,13 @@ pub(crate) async fn carry(stream: TcpStream, tls: &Tls, address: IpAddr, shared:
         let socket = Socket::Tls(Box::new(stream));
         Connection::new(socket, Some(address), shared).carry().await;
     }
+}
+
+/// Whether the first byte is that of a method, which no record of TLS begins with.
+async fn begins_plain(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    let peeked = stream.peek(&mut first).await?;
+    Ok(peeked == 1 && first[0].is_ascii_uppercase())
 }
 
 async fn carry_http2(stream: TlsStream<TcpStream>, address: IpAddr, shared: Arc<Shared>) {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use instantmirror_core::url::SecretUrl;
 use instantmirror_core::{PublicKey, RepoName};
 use instantmirror_swarm::FetchLimits;
 use serde::{Deserialize, Deserializer};
@@ -56,7 +57,7 @@ pub struct NodeRepository {
     pub name: RepoName,
     /// One URL, or several that are tried in turn.
     #[serde(deserialize_with = "one_or_many")]
-    pub master: Vec<String>,
+    pub master: Vec<SecretUrl>,
     /// Public keys of the master; one of them must have signed.
     pub trust: Vec<PublicKey>,
     /// The file with the token that `imserver node add` printed; with it the master gives us what is staged.
@@ -70,12 +71,12 @@ pub struct NodeRepository {
     pub preseed: Option<RulesConfig>,
 }
 
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretUrl>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a URL or a list of URLs")]
     enum OneOrMany {
-        One(String),
-        Many(Vec<String>),
+        One(SecretUrl),
+        Many(Vec<SecretUrl>),
     }
     Ok(match OneOrMany::deserialize(deserializer)? {
         OneOrMany::One(url) => vec![url],
@@ -120,7 +121,7 @@ impl NodeConfig {
     #[must_use]
     pub fn fetch_limits(&self) -> FetchLimits {
         let masters = self.repositories.iter().flat_map(|repository| &repository.master);
-        let origins = masters.filter_map(|url| instantmirror_swarm::HttpOrigin::new(url).ok());
+        let origins = masters.filter_map(|url| instantmirror_swarm::HttpOrigin::new(url.exposed()).ok());
         let mut preferred: Vec<(usize, String)> = origins
             .filter_map(|origin| Some((self.peers.rank(origin.host())?, origin.label().to_owned())))
             .collect();
@@ -222,7 +223,7 @@ impl NodeConfig {
         }
         for (number, url) in repository.master.iter().enumerate() {
             let place = format!("{place}.{number}");
-            let origin = instantmirror_swarm::HttpOrigin::new(url);
+            let origin = instantmirror_swarm::HttpOrigin::new(url.exposed());
             let origin = origin.and_then(|origin| match repository.token_file {
                 // Whether a token may be sent there, whatever it is.
                 Some(_) => origin.with_token("token"),

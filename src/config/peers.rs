@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use instantmirror_core::address::{AddressBlock, AddressPolicy};
+use instantmirror_core::url::SecretUrl;
 use instantmirror_swarm::peer::PeerLimits;
 use serde::{Deserialize, Deserializer};
 
@@ -24,7 +25,7 @@ pub struct PeersConfig {
     /// Peers to connect to, besides those that masters, trackers and other peers tell of.
     pub connect: Vec<SocketAddr>,
     /// Trackers that are told of us and tell us of others.
-    pub trackers: Vec<String>,
+    pub trackers: Vec<SecretUrl>,
     /// Connections at a time.
     pub max_connections: usize,
     /// Peers that are served at a time.
@@ -147,7 +148,8 @@ impl PeersConfig {
             return Err("[peers] names peers or trackers, but there is no swarm without listen".to_owned());
         }
         for url in &self.trackers {
-            check_url(url, TorrentsConfig::TRACKER_SCHEMES).map_err(|error| format!("[peers] trackers: {error}"))?;
+            check_url(url.exposed(), TorrentsConfig::TRACKER_SCHEMES)
+                .map_err(|error| format!("[peers] trackers: {error}"))?;
         }
         let refused = self.connect.iter().find(|address| !self.policy().admits(address.ip()));
         match refused {

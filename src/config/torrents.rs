@@ -1,5 +1,6 @@
 //! `[torrents]`, and `torrents` of a repository: what everybody's torrent clients are offered.
 
+use instantmirror_core::url::SecretUrl;
 use instantmirror_core::{Name, RepoPath};
 use serde::{Deserialize, Deserializer};
 
@@ -10,7 +11,7 @@ pub struct TorrentsConfig {
     /// The URLs under which everybody reaches this server, or mirrors of it: they become web seeds.
     pub web_seeds: Vec<String>,
     /// Trackers, in order of preference.
-    pub trackers: Vec<String>,
+    pub trackers: Vec<SecretUrl>,
 }
 
 /// One of the `torrents` of a repository.
@@ -46,7 +47,11 @@ pub fn check_url(text: &str, schemes: &[&str]) -> Result<(), String> {
     if is_good {
         Ok(())
     } else {
-        Err(format!("'{text}' is no URL with {}", schemes.join(", ")))
+        Err(format!(
+            "'{}' is no URL with {}",
+            SecretUrl::from(text),
+            schemes.join(", ")
+        ))
     }
 }
 
@@ -61,7 +66,7 @@ impl TorrentsConfig {
             check_url(url, Self::WEB_SEED_SCHEMES).map_err(|error| format!("[torrents] web_seeds: {error}"))?;
         }
         for url in &self.trackers {
-            check_url(url, Self::TRACKER_SCHEMES).map_err(|error| format!("[torrents] trackers: {error}"))?;
+            check_url(url.exposed(), Self::TRACKER_SCHEMES).map_err(|error| format!("[torrents] trackers: {error}"))?;
         }
         Ok(())
     }

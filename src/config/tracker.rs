@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use instantmirror_core::url::SecretUrl;
 use instantmirror_tracker::{InfoHash, Limits};
 use serde::{Deserialize, Deserializer};
 
@@ -51,7 +52,7 @@ pub struct ServedTorrentsConfig {
     #[serde(deserialize_with = "hashes")]
     pub allow: Vec<InfoHash>,
     /// URLs of repositories at their masters, whose swarms are served.
-    pub masters: Vec<String>,
+    pub masters: Vec<SecretUrl>,
     /// A directory of `.torrent` files.
     pub dir: Option<PathBuf>,
     /// The directory is looked at this often.

@@ -43,7 +43,8 @@ impl Seeding {
                     let offer = SwarmOffer {
                         info_hash: identity.info_hash.to_string(),
                         ports: peering.ports().to_vec(),
-                        trackers: config.trackers.clone(),
+                        // Everybody is told of them.
+                        trackers: config.trackers.iter().map(|url| url.without_user().into()).collect(),
                         secret: None,
                     };
                     offers.insert(name.clone(), (identity, offer));
@@ -147,7 +148,8 @@ async fn seed_one(
             for peer in &config.connect {
                 seeding.peering.swarms.add_peer(&swarm.swarm, *peer, Origin::Named);
             }
-            seeding.peering.announce(&swarm.swarm, &config.trackers);
+            let trackers: Vec<String> = config.trackers.iter().cloned().map(String::from).collect();
+            seeding.peering.announce(&swarm.swarm, &trackers);
             tracing::info!(repository = %name, swarm = %hash, "seeding");
             joined = Some(swarm);
         }

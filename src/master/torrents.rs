@@ -140,7 +140,7 @@ fn offer(
 fn outside(master: &Master, torrents: &Torrents) -> Outside {
     let config = &master.config().torrents;
     Outside {
-        trackers: config.trackers.clone(),
+        trackers: config.trackers.iter().map(|url| url.without_user().into()).collect(),
         web_seeds: torrents.web_seeds(&config.web_seeds),
         comment: None,
     }

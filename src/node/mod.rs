@@ -312,7 +312,7 @@ impl Node {
 fn origins_of(repository: &NodeRepository, peers: &AddressPolicy) -> Result<Vec<HttpOrigin>, NodeError> {
     let token = repository.token_file.as_deref().map(token::load).transpose()?;
     let origins = repository.master.iter().map(|url| {
-        let origin = HttpOrigin::new(url)?.with_policy(peers)?;
+        let origin = HttpOrigin::new(url.exposed())?.with_policy(peers)?;
         match &token {
             Some(token) => origin.with_token(token),
             None => Ok(origin),

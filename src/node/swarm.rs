@@ -289,7 +289,8 @@ impl Node {
         let joined = RepositorySwarm::join(peering, pieces, info_hash, secret, is_private, JoinAs::Node);
         tracing::info!(repository = %name, swarm = %info_hash, "joined the swarm");
         self.keep_up(swarming, follower, &joined).await;
-        let mut trackers = self.config.peers.trackers.clone();
+        let own = self.config.peers.trackers.iter().cloned();
+        let mut trackers: Vec<String> = own.map(String::from).collect();
         trackers.extend(remembered.offer.trackers.iter().cloned());
         trackers.dedup();
         peering.announce(&joined.swarm, &trackers);

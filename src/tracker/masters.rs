@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use instantmirror_core::url::SecretUrl;
 use instantmirror_core::{RepoName, TransportError};
 use instantmirror_swarm::HttpOrigin;
 use instantmirror_tracker::InfoHash;
@@ -10,9 +11,9 @@ use crate::peering::SwarmOffer;
 use crate::torrent::TorrentList;
 
 /// Why a master's URL cannot be used.
-pub(crate) fn parse(url: &str) -> Result<(HttpOrigin, RepoName), String> {
+pub(crate) fn parse(url: &SecretUrl) -> Result<(HttpOrigin, RepoName), String> {
     let wrong = || format!("'{url}' is not the URL of a repository: write one like https://master.example.org/debian");
-    let (master, name) = url.trim_end_matches('/').rsplit_once('/').ok_or_else(wrong)?;
+    let (master, name) = url.exposed().trim_end_matches('/').rsplit_once('/').ok_or_else(wrong)?;
     let name: RepoName = name.parse().map_err(|_| wrong())?;
     let origin = HttpOrigin::new(master).map_err(|_| wrong())?;
     Ok((origin, name))
@@ -21,12 +22,12 @@ pub(crate) fn parse(url: &str) -> Result<(HttpOrigin, RepoName), String> {
 /// What each master said last. One that does not answer is believed to have what it had.
 #[derive(Debug, Default)]
 pub(super) struct Masters {
-    known: BTreeMap<String, HashSet<InfoHash>>,
+    known: BTreeMap<SecretUrl, HashSet<InfoHash>>,
 }
 
 impl Masters {
     /// Asks all of them.
-    pub(super) async fn ask(&mut self, urls: &[String]) {
+    pub(super) async fn ask(&mut self, urls: &[SecretUrl]) {
         self.known.retain(|url, _| urls.contains(url));
         for url in urls {
             let Ok((origin, name)) = parse(url) else { continue };

@@ -258,7 +258,7 @@ fn a_damaged_head_on_the_node_is_said_and_fetched_again_and_other_repositories_g
     assert_eq!(node.get("/pub/two/shared"), b"the same content");
     assert_eq!(
         http::get(&format!("{}/pub/one/shared", node.url())).unwrap().status,
-        404
+        503
     );
     node.daemon()
         .wait_for_line("nothing of it is shown until a trusted head comes", LIMIT)

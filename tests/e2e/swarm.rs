@@ -123,6 +123,83 @@ fn mirrors_get_from_each_other_what_the_master_sends_about_once() {
     assert!(master.run(&["status"]).text().contains("swarm r ("));
 }
 
+/// Sizes of files, and how many there are of each: around the bounds between what comes in batches, by groups, by pieces.
+const CLASSES: [(usize, usize); 14] = [
+    (0, 20),
+    (1, 100),
+    (16 << 10, 100),
+    ((64 << 10) - 1, 40),
+    (64 << 10, 40),
+    ((64 << 10) + 1, 40),
+    (100_000, 60),
+    (256 << 10, 16),
+    ((512 << 10) - 1, 8),
+    (512 << 10, 8),
+    ((512 << 10) + 1, 8),
+    (1 << 20, 5),
+    (5 << 20, 2),
+    (20 << 20, 1),
+];
+
+/// All that a master has sent, by HTTP and to peers.
+fn sent_by(master: &Master) -> u64 {
+    let status: Value = serde_json::from_slice(&master.run(&["status", "--json"]).stdout).unwrap();
+    let swarms = status["peers"]["swarms"].as_array().unwrap();
+    let to_peers: u64 = swarms.iter().map(|swarm| number(swarm, "sent_bytes")).sum();
+    number(&status["http"], "body_bytes") + to_peers
+}
+
+#[test]
+fn of_no_size_of_files_the_master_sends_more_than_about_one_copy() {
+    const MIRRORS: u64 = 4;
+    // Heads, records, catalogs, outboards: for each mirror, however little is published.
+    const BESIDES: u64 = MIRRORS * (32 << 10);
+    let dir = TestDir::new("e2e-swarm-sizes").unwrap();
+    let source = dir.folder("source").unwrap();
+    std::fs::write(source.join("first"), "1").unwrap();
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    master.configure("[peers]\nlisten = [\"127.0.0.1:0\"]\n");
+    master.serve();
+    let nodes: Vec<Mirror> = (1..=4).map(|number| mirror(&master, number, "")).collect();
+    let first = master.publish("r");
+    for node in &nodes {
+        node.wait_for("r", &first);
+        let joined = poll(LIMIT, || (swarm(node)["peers"].as_array()?.len() == 4).then_some(()));
+        assert!(joined.is_some(), "{}", node.status_text());
+    }
+    let mut total = 1;
+    for (size, count) in CLASSES {
+        let class = source.join(size.to_string());
+        std::fs::create_dir(&class).unwrap();
+        for file in 0..count {
+            let mut content = noise(size);
+            let name = format!("{size} {file}");
+            let at = content.len().saturating_sub(name.len());
+            content.splice(at.., name.into_bytes());
+            content.truncate(size);
+            if size == 1 {
+                content = vec![u8::try_from(file).unwrap() + 100];
+            }
+            std::fs::write(class.join(file.to_string()), content).unwrap();
+        }
+        let before = sent_by(&master);
+        let snapshot = master.publish("r");
+        let bytes = (size * count) as u64;
+        total += bytes;
+        for node in &nodes {
+            node.wait_for("r", &snapshot);
+            wait_for_all(node, total);
+        }
+        let sent = sent_by(&master) - before;
+        println!("{count} files of {size} bytes: the master sent {sent} of {bytes}");
+        assert!(
+            sent <= bytes * 12 / 10 + BESIDES,
+            "{count} files of {size} bytes: the master sent {sent} bytes, one copy are {bytes}:\n{}",
+            nodes[0].status_text()
+        );
+    }
+}
+
 /// A token for a node, in a file that only its owner reads.
 fn token(dir: &TestDir, master: &Master, name: &str) -> String {
     use std::os::unix::fs::PermissionsExt as _;

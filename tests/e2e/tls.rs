@@ -220,3 +220,19 @@ fn the_access_log_is_combined_and_rotated() {
     assert!(answers["206"] == 1 && answers["404"].as_u64().unwrap() >= 1, "{status}");
     assert!(served.node.status_text().contains("answers: 200: "));
 }
+
+#[test]
+fn who_speaks_plainly_to_the_encrypted_port_is_told_so() {
+    let served = serve();
+    let url = format!("{}/pub/tree/big", served.https.replace("https://", "http://"));
+    let answer = instantmirror_testkit::http::get(&url).unwrap();
+    assert!(
+        answer.status == 400 && answer.text().contains("https://"),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(
+        served.curl(&[&format!("{}/pub/tree/big", served.https)]).stdout,
+        served.big
+    );
+}

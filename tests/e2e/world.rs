@@ -119,13 +119,20 @@ impl Master {
     /// Starts `imserver serve`, at the same address as before if it ran already.
     pub(crate) fn serve(&mut self) {
         let text = std::fs::read_to_string(&self.config).unwrap();
-        std::fs::write(&self.config, text.replace("127.0.0.1:0", &self.address)).unwrap();
+        // Others, of peers say, stay any free ones.
+        let listening = |text: &str, address: &str| {
+            text.replace(
+                "[http]\nlisten = [\"127.0.0.1:0\"]",
+                &format!("[http]\nlisten = [{address:?}]"),
+            )
+        };
+        std::fs::write(&self.config, listening(&text, &self.address)).unwrap();
         self.runs += 1;
         let log = self.dir.join(format!("serve-{}.log", self.runs));
         let mut daemon = Daemon::start("imserver", &mut self.command(&["serve"]), &log).unwrap();
         self.address = address(&mut daemon);
         let text = std::fs::read_to_string(&self.config).unwrap();
-        std::fs::write(&self.config, text.replace("127.0.0.1:0", &self.address)).unwrap();
+        std::fs::write(&self.config, listening(&text, &self.address)).unwrap();
         self.daemon = Some(daemon);
     }
 
@@ -228,6 +235,11 @@ impl Node {
 
     pub(crate) fn daemon(&mut self) -> &mut Daemon {
         self.daemon.as_mut().expect("the node runs")
+    }
+
+    /// What it has logged since it was started.
+    pub(crate) fn daemon_log(&self) -> String {
+        self.daemon.as_ref().map_or_else(String::new, Daemon::log)
     }
 
     pub(crate) fn stop(&mut self, kill: bool) {

@@ -152,7 +152,7 @@ fn many() -> Vec<Case> {
         let ranges: Vec<String> = (0..count).map(|i| format!("{0}-{0}", i * 1000)).collect();
         format!("bytes={}", ranges.join(","))
     };
-    let mut cases: Vec<Case> = [2, 15, 16, 17, 100, 300]
+    let mut cases: Vec<Case> = [2, 16, 17, 200, 256, 257, 300]
         .map(|count| range_of(&format!("{count} ranges far apart"), LARGE, &apart(count)))
         .into();
     cases.extend([

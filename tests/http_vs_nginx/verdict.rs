@@ -85,10 +85,13 @@ fn difference(our: &Answer, nginx: &Answer, content: Content) -> Option<String> 
         200 => &["content-length", "last-modified", "accept-ranges"],
         206 => &["content-range", "last-modified"],
         304 => &["last-modified"],
-        301 => &["location"],
         416 => &["content-range"],
         _ => &[],
     };
+    if our.status == 301 && !leads_the_same(our, nginx) {
+        let (our, nginx) = (our.header("location"), nginx.header("location"));
+        return Some(format!("location {our:?}, nginx {nginx:?}"));
+    }
     let differs = |name: &&&str| our.header(name) != nginx.header(name);
     if let Some(name) = fields.iter().find(differs) {
         let (our, nginx) = (our.header(name), nginx.header(name));
@@ -102,6 +105,13 @@ fn difference(our: &Answer, nginx: &Answer, content: Content) -> Option<String> 
         return (our != nginx || our.is_none()).then(|| format!("parts {our:?}, nginx {nginx:?}"));
     }
     (our.body != nginx.body).then(|| format!("{} bytes of content, nginx {}", our.body.len(), nginx.body.len()))
+}
+
+/// Whether our relative redirect, which adds a slash to the last name, leads where nginx's absolute one does.
+fn leads_the_same(our: &Answer, nginx: &Answer) -> bool {
+    let (our, nginx) = (our.header("location"), nginx.header("location"));
+    let parent = our.zip(nginx).and_then(|(our, nginx)| nginx.strip_suffix(our));
+    parent.is_some_and(|parent| parent.ends_with('/'))
 }
 
 /// Refusals whose exact number a client has no use for; 412 and 416 mean something of their own.

@@ -167,7 +167,7 @@ fn start_nginx(dir: &Path, root: &Path) -> (Daemon, SocketAddr) {
 }
 
 /// A plain static server; relative paths lie in its folder. Where a number is a matter
-/// of taste it is ours (16 ranges), or so large that ours is the stricter one (the header).
+/// of taste it is ours (256 ranges), or so large that ours is the stricter one (the header).
 fn nginx_config(root: &Path, port: u16) -> String {
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {kind};\n"))
@@ -175,7 +175,7 @@ fn nginx_config(root: &Path, port: u16) -> String {
     format!(
         "daemon off;\nmaster_process off;\nworker_processes 1;\npid pid;\nevents {{ worker_connections 1024; }}\n\
          http {{\n{temporary}access_log off;\nsendfile on;\nkeepalive_timeout 60;\nlingering_timeout 1s;\n\
-         client_header_buffer_size 64k;\nlarge_client_header_buffers 4 64k;\nmax_ranges 16;\nabsolute_redirect off;\n\
+         client_header_buffer_size 64k;\nlarge_client_header_buffers 4 64k;\nmax_ranges 256;\nabsolute_redirect off;\n\
          server {{ listen 127.0.0.1:{port}; root {root:?}; autoindex on; index index.html; }}\n}}\n",
     )
 }

@@ -54,9 +54,10 @@ pub(crate) async fn run(master: &Master, arguments: Arguments) -> anyhow::Result
     let path = RepoPath::new(arguments.path.trim_matches('/'));
     let path = path.map_err(|error| anyhow::anyhow!("--path '{}' has {error}", arguments.path))?;
     let configured = &master.config().torrents;
-    let or = |given: Vec<String>, configured: &[String]| if given.is_empty() { configured.to_vec() } else { given };
-    let trackers = or(arguments.trackers, &configured.trackers);
-    let servers = or(arguments.web_seeds, &configured.web_seeds);
+    let or = |given: Vec<String>, configured: Vec<String>| if given.is_empty() { configured } else { given };
+    let known = configured.trackers.iter().map(|url| url.without_user().into());
+    let trackers = or(arguments.trackers, known.collect());
+    let servers = or(arguments.web_seeds, configured.web_seeds.clone());
     for url in &trackers {
         check_url(url, TorrentsConfig::TRACKER_SCHEMES).map_err(|error| anyhow::anyhow!("--tracker {error}"))?;
     }

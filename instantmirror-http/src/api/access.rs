@@ -71,10 +71,7 @@ impl Sight {
 
     /// The answer to a node that is none, if it said to be one.
     pub(super) fn unauthorized(&self) -> Option<Answer> {
-        let mut answer = error(StatusCode::UNAUTHORIZED, self.objection?);
-        let scheme = HeaderValue::from_static("Bearer");
-        answer.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
-        Some(answer)
+        Some(who_are_you(self.objection?))
     }
 
     /// Whether a node of the master's asks.
@@ -114,6 +111,14 @@ fn identify(gatekeeper: &dyn Gatekeeper, client: &Client, authorization: &str) -
     node.ok_or("this token belongs to no node of this master")
 }
 
+/// 401, and what would help.
+fn who_are_you(text: &str) -> Answer {
+    let mut answer = error(StatusCode::UNAUTHORIZED, text);
+    let scheme = HeaderValue::from_static("Bearer");
+    answer.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+    answer
+}
+
 /// The answer to a client that may see nothing.
 pub(super) fn not_admitted() -> Answer {
     error(StatusCode::FORBIDDEN, "this address may not use the API of this master")
@@ -130,7 +135,7 @@ pub(super) fn private(mut answer: Answer) -> Answer {
 pub(super) fn synced(sight: &Sight, repository: &RepoName, body: &[u8]) -> Answer {
     let (Some(keeper), Some(node)) = (&sight.gatekeeper, &sight.node) else {
         let text = "a report needs the token of a node";
-        let anonymous = || error(StatusCode::UNAUTHORIZED, text);
+        let anonymous = || who_are_you(text);
         return sight.unauthorized().unwrap_or_else(anonymous);
     };
     let text = std::str::from_utf8(body)

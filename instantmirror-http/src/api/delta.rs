@@ -65,7 +65,7 @@ fn cannot(want: NodeId, reason: &str) -> Answer {
     tracing::warn!(node = %want, reason, "cannot send a catalog: 500");
     error(
         StatusCode::INTERNAL_SERVER_ERROR,
-        &format!("the catalog of {want} cannot be read: {reason}"),
+        &format!("the catalog of {want} cannot be read; the operator's log says why"),
     )
 }
 

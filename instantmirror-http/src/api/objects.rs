@@ -7,7 +7,9 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
-use instantmirror_core::batch::{BATCH_OBJECT_BYTES_MAX, MISSING_ITEM, decode_request, found_header};
+use instantmirror_core::batch::{
+    BATCH_ANSWER_BYTES_MAX, BATCH_OBJECT_BYTES_MAX, MISSING_ITEM, decode_request, found_header,
+};
 use instantmirror_core::reader::HandleReader;
 use instantmirror_core::traits::{ObjectCache, ObjectHandle};
 use instantmirror_core::{CacheError, FileMeta, ObjectId, RepoName, RepoPath};
@@ -36,10 +38,13 @@ fn cannot(object: &ObjectId, failed: &CacheError) -> Answer {
     tracing::warn!(%object, error = %failed, "cannot send an object");
     let status = match failed {
         // It was put aside, so it is not here any more.
-        CacheError::Damaged { .. } => StatusCode::NOT_FOUND,
+        CacheError::Damaged { .. } => return not_here(object),
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    error(status, &failed.to_string())
+    error(
+        status,
+        &format!("object {object} cannot be read; the operator's log says why"),
+    )
 }
 
 pub(super) async fn object(
@@ -105,16 +110,35 @@ struct Batch {
     cache: Arc<dyn ObjectCache>,
     objects: std::vec::IntoIter<ObjectId>,
     sight: Sight,
+    /// Bytes of objects that may still be sent.
+    left: u64,
+    /// What comes next, as far as it was sent.
+    next: Option<Item>,
 }
 
-/// Answers a batch while it is read: memory is that of one object and one piece.
+/// One object of a batch.
+struct Item {
+    object: ObjectId,
+    /// `None` if it is answered as missing.
+    handle: Option<Arc<dyn ObjectHandle>>,
+    size: u64,
+    at: u64,
+}
+
+/// Answers a batch while it is read: whatever is asked for, memory is that of one piece.
 pub(super) fn batch(cache: &Arc<dyn ObjectCache>, body: &[u8], sight: Sight) -> Answer {
     let objects = match decode_request(body) {
         Ok(objects) => objects.into_iter(),
         Err(malformed) => return error(StatusCode::BAD_REQUEST, &malformed.to_string()),
     };
-    let cache = Arc::clone(cache);
-    let pieces = stream::unfold(Some(Batch { cache, objects, sight }), |batch| async move {
+    let batch = Batch {
+        cache: Arc::clone(cache),
+        objects,
+        sight,
+        left: BATCH_ANSWER_BYTES_MAX,
+        next: None,
+    };
+    let pieces = stream::unfold(Some(batch), |batch| async move {
         // Opening and reading may take a disk long. One thread does it for all objects of a piece: to wake one for each
         // would cost more than what it does.
         let (mut batch, runtime) = (batch?, Handle::current());
@@ -123,7 +147,8 @@ pub(super) fn batch(cache: &Arc<dyn ObjectCache>, body: &[u8], sight: Sight) -> 
             (piece, batch)
         });
         match gathered.await {
-            Ok((piece, batch)) => (!piece.is_empty()).then_some((Ok(piece), Some(batch))),
+            Ok((Ok(piece), batch)) => (!piece.is_empty()).then_some((Ok(piece), Some(batch))),
+            Ok((Err(broken), _)) => Some((Err(broken), None)),
             Err(failed) => Some((Err(BodyError(failed.to_string())), None)),
         }
     });
@@ -131,40 +156,72 @@ pub(super) fn batch(cache: &Arc<dyn ObjectCache>, body: &[u8], sight: Sight) -> 
 }
 
 impl Batch {
-    /// The next items, as many as fill a piece; empty at the end.
-    async fn piece(&mut self) -> Bytes {
+    /// The next items, as many as fill a piece; empty at the end. An object that fits into a piece is read whole before
+    /// anything of it is sent, so that one that cannot be read counts as missing; where a larger one breaks off, so does the
+    /// answer.
+    async fn piece(&mut self) -> Result<Bytes, BodyError> {
         let mut out = BytesMut::new();
-        while (out.len() as u64) < PIECE_BYTES_MAX {
-            let Some(object) = self.objects.next() else { break };
-            let is_hidden = !self.sight.is_node() && self.sight.is_staged_object(&object);
-            let found = if is_hidden {
-                None
-            } else {
-                item(&self.cache, &object).await
+        loop {
+            if self.next.is_none() {
+                let Some(object) = self.objects.next() else { break };
+                self.next = Some(self.open(object).await);
+            }
+            let Some(item) = &mut self.next else { break };
+            let Some(handle) = &item.handle else {
+                out.put_slice(&MISSING_ITEM);
+                self.next = None;
+                continue;
             };
-            match found {
+            let room = PIECE_BYTES_MAX.saturating_sub(out.len() as u64);
+            if room == 0 || (!out.is_empty() && item.at == 0 && item.size > room) {
+                break;
+            }
+            let end = item.size.min(item.at + room);
+            let content = handle.read(item.at..end);
+            match content.ok().filter(|content| content.len() as u64 == end - item.at) {
                 Some(content) => {
-                    out.put_slice(&found_header(content.len() as u64));
+                    if item.at == 0 {
+                        out.put_slice(&found_header(item.size));
+                    }
                     out.put_slice(&content);
+                    item.at = end;
                 }
-                None => out.put_slice(&MISSING_ITEM),
+                None if item.at == 0 => {
+                    tracing::warn!(object = %item.object, "it cannot be read, and is left out of a batch");
+                    out.put_slice(&MISSING_ITEM);
+                    item.at = item.size;
+                }
+                None => {
+                    tracing::warn!(object = %item.object, "it cannot be read to its end, so a batch breaks off");
+                    return Err(BodyError(format!("object {} cannot be read", item.object)));
+                }
+            }
+            if item.at == item.size {
+                self.next = None;
             }
         }
-        out.freeze()
+        Ok(out.freeze())
     }
-}
 
-/// The content of one object of a batch, read whole before anything of it is sent: one that cannot be read
-/// counts as missing and does not end the batch.
-async fn item(cache: &Arc<dyn ObjectCache>, object: &ObjectId) -> Option<Bytes> {
-    let failed = |error: &dyn std::fmt::Display| {
-        tracing::warn!(%object, %error, "an object is left out of a batch");
-    };
-    let handle = open(cache, object).await.inspect_err(|error| failed(error)).ok()??;
-    let size = handle.size();
-    if size > BATCH_OBJECT_BYTES_MAX {
-        return None;
+    async fn open(&mut self, object: ObjectId) -> Item {
+        let is_hidden = !self.sight.is_node() && self.sight.is_staged_object(&object);
+        let handle = match is_hidden {
+            true => None,
+            false => open(&self.cache, &object).await.unwrap_or_else(|error| {
+                tracing::warn!(%object, %error, "an object is left out of a batch");
+                None
+            }),
+        };
+        let size = handle.as_ref().map_or(0, |handle| handle.size());
+        let handle = handle.filter(|_| size <= BATCH_OBJECT_BYTES_MAX.min(self.left));
+        if handle.is_some() {
+            self.left -= size;
+        }
+        Item {
+            object,
+            handle,
+            size,
+            at: 0,
+        }
     }
-    let content = handle.read(0..size).inspect_err(|error| failed(error)).ok()?;
-    (content.len() as u64 == size).then_some(content)
 }

@@ -10,6 +10,7 @@
 
 mod object;
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -22,6 +23,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use instantmirror_core::traits::{ObjectReader, ObjectSource};
 
 use crate::access_log::Visit;
+use crate::coding::Packer;
+use crate::listing::Listing;
 use crate::respond::Body;
 use crate::stats::Counters;
 use crate::tls::Running;
@@ -202,19 +205,31 @@ pub(crate) async fn open(body: Body, objects: &Arc<dyn ObjectSource>) -> Result<
                 })
         }
         Body::Zeros(bytes) => Ok(ServeBody::pieces(zeros(bytes), Some(bytes))),
-        Body::Listing(listing) => {
-            let pieces = stream::try_unfold(listing, |mut listing| async move {
-                let piece = listing.next_piece().map_err(|error| {
+        Body::Listing(listing, coding) => {
+            let pieces = stream::try_unfold(Some((listing, Packer::new(coding))), |page| async move {
+                let Some((listing, packer)) = page else { return Ok(None) };
+                next_of_page(listing, packer).map(Some).inspect_err(|error| {
                     tracing::warn!(%error, "a listing broke off");
-                    BodyError(error.to_string())
-                })?;
-                Ok(piece.map(|piece| (piece, listing)))
+                })
             });
-            first_then_rest(pieces, None).await.map_err(|error| Refusal {
+            first_then_rest(pieces, None).await.map_err(|_| Refusal {
                 status: StatusCode::INTERNAL_SERVER_ERROR,
-                text: format!("the directory cannot be read: {error}"),
+                text: "the directory cannot be read; the operator's log says why".to_owned(),
             })
         }
+    }
+}
+
+/// A page that is not at its end, and what packs it.
+type Page = (Box<Listing>, io::Result<Packer>);
+
+/// The next bytes of a page, maybe none, and the page if it goes on.
+fn next_of_page(mut listing: Box<Listing>, packer: io::Result<Packer>) -> Result<(Bytes, Option<Page>), BodyError> {
+    let cannot_pack = |error: io::Error| BodyError(error.to_string());
+    let mut packer = packer.map_err(cannot_pack)?;
+    match listing.next_piece().map_err(|error| BodyError(error.to_string()))? {
+        Some(piece) => Ok((packer.pack(piece).map_err(cannot_pack)?, Some((listing, Ok(packer))))),
+        None => Ok((packer.finish().map_err(cannot_pack)?, None)),
     }
 }
 

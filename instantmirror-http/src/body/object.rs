@@ -30,8 +30,8 @@ pub(crate) enum Piece {
 /// One or several ranges of an object, each with what stands before it, and an end.
 pub(crate) struct ObjectBody {
     content: Content,
-    /// For parts to come: each reader is opened when its turn comes, so that it asks for its range and for
-    /// nothing else.
+    /// For parts to come: unless the object is there as a whole, each reader is opened when its turn comes, so that it
+    /// asks for its range and for nothing else.
     objects: Option<Arc<dyn ObjectSource>>,
     parts: std::vec::IntoIter<(Bytes, Range<u64>)>,
     end: Option<Bytes>,
@@ -133,11 +133,13 @@ impl ObjectBody {
             {
                 return Ok(Some(piece));
             }
-            self.reading = None;
+            let before = self.reading.take().map(|reading| reading.reader);
             let Some((head, range)) = self.parts.next() else {
                 return Ok(self.end.take().map(Piece::Bytes));
             };
-            if let Some(objects) = &self.objects {
+            if let Some(reader) = before.filter(|reader| reader.is_settled()) {
+                self.reading = Some(Reading::of(reader, &self.content, range).await?);
+            } else if let Some(objects) = &self.objects {
                 self.reading = Some(Reading::begin(&self.content, range, objects).await?);
             }
             self.before = Some(head);
@@ -273,27 +275,46 @@ fn broken_off(content: &Content, error: &FetchError) -> BodyError {
 }
 
 /// The answer to a request whose first byte could not be had, and its line in the log.
+///
+/// Readers are told which object it is and that it cannot be had now. Addresses, hosts, paths on the disk and whatever a
+/// source has said are for the operator, who finds them in the log.
 fn refuse(content: &Content, error: &FetchError) -> Refusal {
-    let (status, advice) = match error {
-        FetchError::Unavailable { .. } => (StatusCode::GATEWAY_TIMEOUT, "try again later, or from another mirror"),
+    let (status, reason, advice) = match error {
+        FetchError::Unavailable { .. } => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "it is not cached here, and its source cannot be reached",
+            "try again later, or from another mirror",
+        ),
         FetchError::Corrupt { .. } => (
             StatusCode::BAD_GATEWAY,
-            "nobody sends the file that was published; try again later, or from another mirror",
+            "its source does not send the file that was published",
+            "try again later, or from another mirror",
         ),
         FetchError::Cache(CacheError::TooLarge { .. }) => (
             StatusCode::INSUFFICIENT_STORAGE,
-            "this mirror has no room for a file of this size; use another mirror",
+            "this mirror has no room for a file of this size",
+            "use another mirror",
         ),
-        FetchError::Cache(CacheError::Full { .. } | CacheError::Busy(_) | CacheError::Damaged { .. }) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "try again in a moment")
-        }
+        FetchError::Cache(CacheError::Busy(_) | CacheError::Damaged { .. }) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "it is being fetched anew",
+            "try again in a moment",
+        ),
+        FetchError::Cache(CacheError::Full { .. }) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this mirror has no room for it at the moment",
+            "try again in a moment",
+        ),
         _ => (
             StatusCode::INTERNAL_SERVER_ERROR,
-            "this mirror has trouble with its disk; use another mirror",
+            "this mirror has trouble with its disk",
+            "use another mirror",
         ),
     };
     let Content { repository, path, file } = content;
     tracing::warn!(%repository, %path, object = %file.object, %error, status = status.as_u16(), "cannot serve");
-    let text = format!("/{path} of repository '{repository}' cannot be served now: {error}\n{advice}");
+    let object = file.object;
+    let text =
+        format!("/{path} of repository '{repository}' cannot be served now: {reason}; {advice} (object {object})");
     Refusal { status, text }
 }

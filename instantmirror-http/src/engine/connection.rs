@@ -180,6 +180,22 @@ impl Connection {
         }
     }
 
+    /// Tells a client that it must encrypt what it says here, and ends.
+    pub(crate) async fn refuse_plain(mut self) {
+        let service = Arc::clone(&self.service);
+        let _open = service.counters().count_connection();
+        self.patience.lasts(self.shared.limits.header_timeout);
+        let refused = async {
+            self.fill().await?;
+            let text = "this port speaks HTTPS, and the request came unencrypted; ask https://";
+            self.refuse(StatusCode::BAD_REQUEST, text).await?;
+            self.linger().await
+        };
+        if let Err(error) = Box::pin(refused).await {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+
     /// Another task will carry it.
     fn moves(&mut self) {
         self.yields = !self.yields;

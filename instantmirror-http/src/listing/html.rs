@@ -1,7 +1,8 @@
 //! The HTML form of a listing: one page without scripts, dark or light as the reader has it.
 //!
 //! Sorting is done by forms, not links: a reader clicks the same, and a recursive download does not fetch
-//! every directory eight times.
+//! every directory eight times. Order and spelling of the columns are those of Apache and nginx, which lftp and
+//! its like take apart: name, `14-Nov-2023 22:13`, size in bytes.
 
 use std::fmt::Write as _;
 
@@ -16,7 +17,8 @@ h1{font-size:1.15rem;font-weight:600;overflow-wrap:anywhere}a{color:var(--link);
 a:hover{text-decoration:underline}table{border-collapse:collapse;width:100%}\
 th{text-align:left;border-bottom:1px solid var(--line);padding:.2rem .6rem}\
 td{padding:.15rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}\
-tr:hover td{background:var(--hover)}td:first-child{overflow-wrap:anywhere}\
+tr:hover td{background:var(--hover)}td:first-child,td.t{overflow-wrap:anywhere}\
+td[data-size]{font-size:0}td[data-size]::after{content:attr(data-size);font-size:15px}\
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.d{white-space:nowrap}\
 .s,td.d,td.t,footer{color:var(--soft)}form{display:inline}\
 button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:0;cursor:pointer}\
@@ -28,9 +30,14 @@ const TORRENTS_SHOWN: usize = 5;
 
 pub(super) fn head(out: &mut String, subject: &Subject, order: Order, unsorted: bool) {
     out.push_str("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
-    out.push_str("<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>/");
+    out.push_str("<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>Index of /");
     escape(out, subject.path.as_str());
-    out.push_str("</title><style>");
+    out.push_str(if subject.path.is_root() {
+        "</title>"
+    } else {
+        "/</title>"
+    });
+    out.push_str("<style>");
     out.push_str(STYLE);
     out.push_str("</style></head><body>\n<h1>");
     breadcrumbs(out, subject);
@@ -46,8 +53,8 @@ pub(super) fn head(out: &mut String, subject: &Subject, order: Order, unsorted: 
     out.push_str("<table><thead><tr>");
     let columns = [
         (Column::Name, "N", "Name", ""),
-        (Column::Size, "S", "Size", "n"),
         (Column::Date, "M", "Modified (UTC)", "d"),
+        (Column::Size, "S", "Size", "n"),
         (Column::Type, "T", "Type", "t"),
     ];
     for (column, key, title, class) in columns {
@@ -74,7 +81,12 @@ fn torrents(out: &mut String, subject: &Subject) {
     out.push_str("<ul class=\"s\">\n");
     for torrent in all {
         out.push_str("<li><a href=\"");
-        escape(out, &torrent.url);
+        // Relative, so that it leads there from behind a proxy too that shows this server below a path of its own.
+        let from_root = torrent.url.strip_prefix('/').filter(|rest| !rest.starts_with('/'));
+        if from_root.is_some() {
+            subject.path.components().for_each(|_| out.push_str("../"));
+        }
+        escape(out, from_root.unwrap_or(&torrent.url));
         out.push_str("\">");
         escape(out, &torrent.file_name);
         out.push_str("</a> · <a href=\"");
@@ -117,47 +129,41 @@ fn breadcrumbs(out: &mut String, subject: &Subject) {
 }
 
 pub(super) fn row(out: &mut String, row: &Row) {
-    let slash = if matches!(row.kind, RowKind::Directory { .. }) {
-        "/"
-    } else {
-        ""
-    };
+    let slash = row.slash();
     out.push_str("<tr><td><a href=\"");
     encode_path_into(out, &row.name);
     out.push_str(slash);
     out.push_str("\">");
     escape(out, &row.name);
     out.push_str(slash);
-    out.push_str("</a>");
-    if let RowKind::Symlink { target } = &row.kind {
-        out.push_str(" <span class=\"s\">→ ");
-        escape(out, target);
-        out.push_str("</span>");
-    }
-    out.push_str("</td>");
-    size_cell(out, row);
-    out.push_str("<td class=\"d\">");
+    out.push_str("</a></td> <td class=\"d\">");
     if let Some(date) = row.mtime.and_then(date_text) {
         out.push_str(&date);
     }
-    out.push_str("</td><td class=\"t\">");
+    out.push_str("</td> ");
+    size_cell(out, row);
+    out.push_str("<td class=\"t\">");
     escape(out, row.type_text());
+    if let RowKind::Symlink { target, .. } = &row.kind {
+        out.push_str(" → ");
+        escape(out, target);
+    }
     out.push_str("</td></tr>\n");
 }
 
+/// A size: to the byte for programs, and as the style shows it for people.
 fn size_cell(out: &mut String, row: &Row) {
     let Some(size) = row.size() else {
-        out.push_str("<td class=\"n\"></td>");
+        out.push_str("<td class=\"n\">-</td>");
         return;
     };
     let _ = match row.kind {
         RowKind::Directory { files: Some(files), .. } => {
-            write!(out, "<td class=\"n s\" title=\"{files} files, {size} bytes\">")
+            write!(out, "<td class=\"n s\" title=\"{files} files, {size} bytes\"")
         }
-        _ => write!(out, "<td class=\"n\" title=\"{size} bytes\">"),
+        _ => write!(out, "<td class=\"n\" title=\"{size} bytes\""),
     };
-    out.push_str(&size_text(size));
-    out.push_str("</td>");
+    let _ = write!(out, " data-size=\"{}\">{size}</td>", size_text(size));
 }
 
 pub(super) fn end(out: &mut String, subject: &Subject, count: u64) {
@@ -207,7 +213,7 @@ fn size_text(bytes: u64) -> String {
 
 fn date_text(seconds: i64) -> Option<String> {
     let time = jiff::Timestamp::from_second(seconds).ok()?;
-    Some(time.strftime("%Y-%m-%d %H:%M").to_string())
+    Some(time.strftime("%d-%b-%Y %H:%M").to_string())
 }
 
 #[cfg(test)]
@@ -232,7 +238,7 @@ mod tests {
 
     #[test]
     fn dates_are_readable() {
-        assert_eq!(date_text(1_700_000_000).as_deref(), Some("2023-11-14 22:13"));
+        assert_eq!(date_text(1_700_000_000).as_deref(), Some("14-Nov-2023 22:13"));
         assert_eq!(date_text(i64::MAX), None);
     }
 

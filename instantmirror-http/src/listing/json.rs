@@ -3,7 +3,7 @@
 use instantmirror_core::Timestamp;
 use serde_json::json;
 
-use super::{Row, RowKind, Subject};
+use super::{LinkEnd, Row, RowKind, Subject};
 use crate::request::encode_path;
 
 pub(super) fn head(out: &mut String, subject: &Subject) {
@@ -26,12 +26,7 @@ pub(super) fn head(out: &mut String, subject: &Subject) {
 
 pub(super) fn row(out: &mut String, row: &Row, first: bool) {
     out.push_str(if first { "\n" } else { ",\n" });
-    let slash = if matches!(row.kind, RowKind::Directory { .. }) {
-        "/"
-    } else {
-        ""
-    };
-    let mut value = json!({"name": row.name, "href": format!("{}{slash}", encode_path(&row.name))});
+    let mut value = json!({"name": row.name, "href": format!("{}{}", encode_path(&row.name), row.slash())});
     match &row.kind {
         RowKind::Directory { files, bytes } => {
             value["type"] = json!("directory");
@@ -45,9 +40,17 @@ pub(super) fn row(out: &mut String, row: &Row, first: bool) {
             value["size"] = json!(size);
             value["object"] = json!(object.to_string());
         }
-        RowKind::Symlink { target } => {
+        RowKind::Symlink { target, end } => {
             value["type"] = json!("symlink");
             value["target"] = json!(target);
+            match end {
+                LinkEnd::Directory => value["leads_to"] = json!("directory"),
+                LinkEnd::File(size) => {
+                    value["leads_to"] = json!("file");
+                    value["size"] = json!(size);
+                }
+                LinkEnd::Nowhere => {}
+            }
         }
     }
     if let Some(mtime) = row.mtime {

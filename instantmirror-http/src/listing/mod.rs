@@ -9,7 +9,7 @@ mod json;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use instantmirror_core::catalog::{Catalog, CatalogError, NodeSource};
+use instantmirror_core::catalog::{Catalog, CatalogError, NodeSource, Resolution};
 use instantmirror_core::traits::TorrentLink;
 use instantmirror_core::{Directory, Entry, Kind, Meta, Name, ObjectId, RepoName, RepoPath, SnapshotId};
 
@@ -55,7 +55,52 @@ pub enum RowKind {
     Symlink {
         /// The target.
         target: String,
+        /// Where it leads in the end.
+        end: LinkEnd,
     },
+}
+
+/// Where a symlink leads in the end, through other links and inside its tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LinkEnd {
+    /// To a directory: its URL ends in a slash.
+    Directory,
+    /// To a file of so many bytes.
+    File(u64),
+    /// To nothing that is published here, or in a circle.
+    Nowhere,
+}
+
+/// The tree that a directory's symlinks are followed in.
+#[derive(Debug, Clone)]
+pub struct Links {
+    root: Meta,
+    directory: RepoPath,
+}
+
+impl Links {
+    /// Of the directory at a path of the tree with this root.
+    #[must_use]
+    pub fn new(root: Meta, directory: RepoPath) -> Self {
+        Self { root, directory }
+    }
+
+    /// Where the symlink `name` of the directory leads.
+    fn end(&self, nodes: &Nodes, name: &Name) -> Result<LinkEnd, CatalogError> {
+        let Ok(path) = self.directory.join(name) else {
+            return Ok(LinkEnd::Nowhere);
+        };
+        let catalog = Catalog::new(Arc::clone(&nodes.0), self.root.clone());
+        Ok(match catalog.resolve(&path)? {
+            Resolution::Found(_, meta) => match meta.kind {
+                Kind::Directory(_) => LinkEnd::Directory,
+                Kind::File(file) => LinkEnd::File(file.size),
+                Kind::Symlink(_) => LinkEnd::Nowhere,
+            },
+            Resolution::NotFound | Resolution::Loop => LinkEnd::Nowhere,
+        })
+    }
 }
 
 impl Row {
@@ -73,7 +118,23 @@ impl Row {
         match self.kind {
             RowKind::Directory { bytes, .. } => bytes,
             RowKind::File { size, .. } => Some(size),
+            RowKind::Symlink {
+                end: LinkEnd::File(size),
+                ..
+            } => Some(size),
             RowKind::Symlink { .. } => None,
+        }
+    }
+
+    /// What its URL ends in.
+    fn slash(&self) -> &'static str {
+        match self.kind {
+            RowKind::Directory { .. }
+            | RowKind::Symlink {
+                end: LinkEnd::Directory,
+                ..
+            } => "/",
+            RowKind::File { .. } | RowKind::Symlink { .. } => "",
         }
     }
 
@@ -90,8 +151,8 @@ impl Row {
     }
 }
 
-impl From<Entry> for Row {
-    fn from(entry: Entry) -> Self {
+impl Row {
+    fn new(entry: Entry, nodes: &Nodes, links: Option<&Links>) -> Result<Self, CatalogError> {
         let kind = match entry.meta.kind {
             Kind::File(file) => RowKind::File {
                 size: file.size,
@@ -101,13 +162,16 @@ impl From<Entry> for Row {
                 files: Some(directory.files),
                 bytes: Some(directory.bytes),
             },
-            Kind::Symlink(target) => RowKind::Symlink { target: target.into() },
+            Kind::Symlink(target) => RowKind::Symlink {
+                target: target.into(),
+                end: links.map_or(Ok(LinkEnd::Nowhere), |links| links.end(nodes, &entry.name))?,
+            },
         };
-        Self {
+        Ok(Self {
             name: entry.name.as_str().to_owned(),
             kind,
             mtime: Some(entry.meta.mtime),
-        }
+        })
     }
 }
 
@@ -228,6 +292,7 @@ enum Rows {
         nodes: Nodes,
         directory: Directory,
         after: Option<Name>,
+        links: Option<Links>,
     },
 }
 
@@ -245,14 +310,21 @@ impl Listing {
         Self::new(subject, format, order, Rows::Ready(rows.into_iter()))
     }
 
-    /// A page of a directory of a tree. Nothing is read yet.
+    /// A page of a directory of a tree, whose symlinks are followed by `links`. Nothing is read yet.
     #[must_use]
-    pub fn of_directory(subject: Subject, format: Format, order: Order, directory: Directory, nodes: Nodes) -> Self {
-        let after = None;
+    pub fn of_directory(
+        subject: Subject,
+        format: Format,
+        order: Order,
+        directory: Directory,
+        nodes: Nodes,
+        links: Option<Links>,
+    ) -> Self {
         let rows = Rows::Tree {
             nodes,
             directory,
-            after,
+            after: None,
+            links,
         };
         Self::new(subject, format, order, rows)
     }
@@ -312,10 +384,15 @@ impl Listing {
         let mut all = Vec::new();
         match &mut self.rows {
             Rows::Ready(rows) => all.extend(rows),
-            Rows::Tree { nodes, directory, .. } => {
+            Rows::Tree {
+                nodes,
+                directory,
+                links,
+                ..
+            } => {
                 let catalog = catalog(nodes, directory);
                 for entry in catalog.list(directory, None).take(SORT_ENTRIES_MAX + 1) {
-                    all.push(Row::from(entry?));
+                    all.push(Row::new(entry?, nodes, links.as_ref())?);
                 }
                 if all.len() > SORT_ENTRIES_MAX {
                     self.unsorted = true;
@@ -337,6 +414,7 @@ impl Rows {
                 nodes,
                 directory,
                 after,
+                links,
             } => {
                 let catalog = catalog(nodes, directory);
                 let mut rows = Vec::with_capacity(limit);
@@ -344,7 +422,7 @@ impl Rows {
                 for entry in catalog.list(directory, after.as_ref()).take(limit) {
                     let entry = entry?;
                     last = Some(entry.name.clone());
-                    rows.push(Row::from(entry));
+                    rows.push(Row::new(entry, nodes, links.as_ref())?);
                 }
                 if last.is_some() {
                     *after = last;

@@ -50,7 +50,7 @@ fn page(mut entries: Vec<Entry>, format: Format, query: &str) -> (String, usize)
         torrents: Vec::new(),
     };
     let order = Order::from_query(query);
-    let mut listing = Listing::of_directory(subject, format, order, directory, Nodes(store));
+    let mut listing = Listing::of_directory(subject, format, order, directory, Nodes(store), None);
     let (mut text, mut pieces) = (String::new(), 0);
     while let Some(piece) = listing.next_piece().unwrap() {
         text.push_str(std::str::from_utf8(&piece).unwrap());
@@ -141,6 +141,6 @@ fn a_missing_node_is_an_error_not_a_short_page() {
         torrents: Vec::new(),
     };
     let order = Order::from_query("");
-    let mut listing = Listing::of_directory(subject, Format::Html, order, directory, Nodes(store));
+    let mut listing = Listing::of_directory(subject, Format::Html, order, directory, Nodes(store), None);
     assert!(listing.next_piece().is_err());
 }

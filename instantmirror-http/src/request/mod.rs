@@ -1,6 +1,7 @@
 //! What a request asks, as plain data: no socket, no header map, no allocation where it can be avoided.
 //! Every transport (the native engine, hyper for HTTP/2) fills in the same [`Request`].
 
+mod accept;
 mod conditional;
 mod path;
 mod range;
@@ -11,6 +12,8 @@ use std::net::IpAddr;
 use http::header::HeaderMap;
 use http::{Method, Uri};
 
+pub(crate) use accept::coding_weights;
+pub use accept::media_preference;
 pub use conditional::{Validators, Verdict, evaluate, http_date, http_seconds, range_counts};
 pub use path::{PathError, RequestPath, canonical_path, decode_path, encode_path, encode_path_into};
 pub use range::{RANGE_GAP_JOINED, RANGES_MAX, Selection, is_worth_parting, select_ranges};
@@ -55,6 +58,8 @@ impl Client {
 pub struct Fields<'a> {
     /// Accept.
     pub accept: Option<Cow<'a, str>>,
+    /// Accept-Encoding.
+    pub accept_encoding: Option<Cow<'a, str>>,
     /// Range.
     pub range: Option<Cow<'a, str>>,
     /// If-Range.
@@ -116,6 +121,7 @@ impl<'a> Fields<'a> {
             13 if is("authorization") => &mut self.authorization,
             9 if is("forwarded") => &mut self.forwarded,
             15 if is("x-forwarded-for") => &mut self.x_forwarded_for,
+            15 if is("accept-encoding") => &mut self.accept_encoding,
             17 if is("if-modified-since") => &mut self.if_modified_since,
             19 if is("if-unmodified-since") => &mut self.if_unmodified_since,
             _ => return,
@@ -141,6 +147,7 @@ impl<'a> Fields<'a> {
     pub fn is_plain(&self) -> bool {
         let Self {
             accept: _,
+            accept_encoding: _,
             authorization: _,
             priority: _,
             forwarded: _,

@@ -1,7 +1,8 @@
 //! From the path of a request target to a validated path, and back.
 //!
 //! Percent-decoding happens exactly once and what is hostile is refused, never normalised: two spellings
-//! of one path that mean the same are only ever the same bytes, percent-encoded or not.
+//! of one path that mean the same are only ever the same bytes, percent-encoded or not. That holds for slashes too:
+//! what was decoded goes through the one constructor of paths, which refuses empty names and dots.
 
 use std::fmt::Write as _;
 
@@ -14,6 +15,62 @@ pub struct RequestPath {
     pub path: RepoPath,
     /// Whether a slash ended it: the client means a directory. True for the root.
     pub directory: bool,
+    /// Slashes in the URL path behind the first: a client that follows `../` so many times from there is at the root.
+    pub levels: usize,
+}
+
+impl RequestPath {
+    /// Whether a slash was encoded (`/@scope%2Fname`, as npm asks): the same file, found another way.
+    #[must_use]
+    pub fn encodes_slash(&self) -> bool {
+        let names = self.path.components().count();
+        let plain = if self.directory { names } else { names.saturating_sub(1) };
+        self.levels != plain
+    }
+
+    /// What a client that asked for this path has to follow to come to `target`: a relative reference (RFC 3986,
+    /// 4.2), which leads there from behind a proxy too that shows our root below a path of its own.
+    ///
+    /// ```
+    /// use instantmirror_core::RepoPath;
+    /// use instantmirror_http::request::decode_path;
+    /// let request = decode_path("/pub/debian/dists").unwrap();
+    /// let to = |target, directory| request.reference_to(&RepoPath::new(target).unwrap(), directory);
+    /// assert_eq!(to("pub/debian/dists", true), "dists/");
+    /// assert_eq!(to("debian/snap", true), "../../debian/snap/");
+    /// assert_eq!(to("pub/debian", true), "./");
+    /// ```
+    #[must_use]
+    pub fn reference_to(&self, target: &RepoPath, directory: bool) -> String {
+        let names: Vec<&str> = target.components().collect();
+        // Where the client's idea of the levels is another, only the root is common ground.
+        let common = if self.encodes_slash() {
+            0
+        } else {
+            // The last name is spelled out, unless it is a directory that the client is in already.
+            let kept = if directory {
+                names.len()
+            } else {
+                names.len().saturating_sub(1)
+            };
+            let ours = self.path.components().take(self.levels.min(kept));
+            ours.zip(&names).take_while(|(ours, name)| ours == *name).count()
+        };
+        let mut reference = "../".repeat(self.levels - common);
+        for (number, name) in names.iter().skip(common).enumerate() {
+            if number > 0 {
+                reference.push('/');
+            }
+            encode_path_into(&mut reference, name);
+        }
+        if directory && names.len() > common {
+            reference.push('/');
+        }
+        if reference.is_empty() {
+            reference.push_str("./");
+        }
+        reference
+    }
 }
 
 /// Why the path of a request target was refused.
@@ -26,9 +83,6 @@ pub enum PathError {
     /// A `%` that two hexadecimal digits do not follow.
     #[error("a '%' without two hexadecimal digits behind it")]
     Escape,
-    /// `%2F`: a slash that is none.
-    #[error("an encoded slash")]
-    EncodedSlash,
     /// A name that no published tree can hold.
     #[error("{0}")]
     Name(#[from] NameError),
@@ -51,7 +105,8 @@ impl PathError {
 /// use instantmirror_http::request::decode_path;
 /// let decoded = decode_path("/pool/a%20b/").unwrap();
 /// assert_eq!((decoded.path.as_str(), decoded.directory), ("pool/a b", true));
-/// for hostile in ["/a/../b", "/%2e%2e/b", "/a%2Fb", "//a", "/a%00", "a", "/%"] {
+/// assert_eq!(decode_path("/@scope%2Fname").unwrap().path.as_str(), "@scope/name");
+/// for hostile in ["/a/../b", "/%2e%2e/b", "/..%2Fb", "/a%2F%2Fb", "//a", "/a%00", "a", "/%"] {
 ///     assert!(decode_path(hostile).is_err());
 /// }
 /// ```
@@ -61,6 +116,7 @@ pub fn decode_path(raw: &str) -> Result<RequestPath, PathError> {
         return Ok(RequestPath {
             path: RepoPath::ROOT,
             directory: true,
+            levels: 0,
         });
     }
     let (names, directory) = match rest.strip_suffix('/') {
@@ -72,7 +128,12 @@ pub fn decode_path(raw: &str) -> Result<RequestPath, PathError> {
         // "//": an empty name in front of the last slash.
         return Err(PathError::Name(NameError::Empty));
     }
-    Ok(RequestPath { path, directory })
+    let levels = rest.bytes().filter(|&byte| byte == b'/').count();
+    Ok(RequestPath {
+        path,
+        directory,
+        levels,
+    })
 }
 
 /// Where a client should look that asked for a path with `.` or empty segments, as apt does for flat
@@ -116,11 +177,7 @@ fn unescape(text: &str) -> Result<Vec<u8>, PathError> {
         }
         let high = bytes.next().and_then(hex_digit).ok_or(PathError::Escape)?;
         let low = bytes.next().and_then(hex_digit).ok_or(PathError::Escape)?;
-        let decoded = high << 4 | low;
-        if decoded == b'/' {
-            return Err(PathError::EncodedSlash);
-        }
-        out.push(decoded);
+        out.push(high << 4 | low);
     }
     Ok(out)
 }
@@ -175,6 +232,10 @@ mod tests {
             ("/a/", "a", true),
             ("/a/b", "a/b", false),
             ("/a/b/", "a/b", true),
+            ("/a%2Fb", "a/b", false),
+            ("/@scope%2fname", "@scope/name", false),
+            ("/@scope%252fname", "@scope%2fname", false),
+            ("/a%2Fb/", "a/b", true),
             ("/a%20b", "a b", false),
             ("/a b", "a b", false),
             ("/a+b", "a+b", false),
@@ -240,11 +301,20 @@ mod tests {
             ("/%2E%2E/%2e%2e/etc", name(Dots)),
             ("/.%2e/a", name(Dots)),
             ("/%2e./a", name(Dots)),
-            ("/a%2Fb", PathError::EncodedSlash),
-            ("/a%2fb", PathError::EncodedSlash),
-            ("/..%2f..%2fetc", PathError::EncodedSlash),
-            ("/%2F", PathError::EncodedSlash),
-            ("/a%2F", PathError::EncodedSlash),
+            ("/..%2f..%2fetc", name(Dots)),
+            ("/a%2f..%2fb", name(Dots)),
+            ("/a%2f%2e%2e/b", name(Dots)),
+            ("/a%2f.", name(Dots)),
+            ("/%2F", name(Empty)),
+            ("/%2F/", name(Empty)),
+            ("/%2fa", name(Empty)),
+            ("/a%2F", name(Empty)),
+            ("/a%2F/", name(Empty)),
+            ("/a%2f%2fb", name(Empty)),
+            ("/a/%2fb", name(Empty)),
+            ("/%2f%2fevil.example", name(Empty)),
+            ("/a%2f%00", name(Control)),
+            ("/a%2f%ff", name(NotUtf8)),
             ("/%", PathError::Escape),
             ("/%2", PathError::Escape),
             ("/a%", PathError::Escape),
@@ -296,7 +366,33 @@ mod tests {
             let path = names.iter().try_fold(RepoPath::ROOT, |path, name| path.join(name)).unwrap();
             let raw = format!("/{}{}", encode_path(path.as_str()), if slash { "/" } else { "" });
             prop_assert!(raw.is_ascii());
-            prop_assert_eq!(decode_path(&raw), Ok(RequestPath { path, directory: slash }));
+            let decoded = decode_path(&raw).unwrap();
+            prop_assert_eq!((&decoded.path, decoded.directory, decoded.encodes_slash()), (&path, slash, false));
+        }
+
+        /// As the RFC has clients do it: what is behind the last slash goes, then dots lead up.
+        #[test]
+        fn references_lead_to_their_target(
+            from in "(/(a|b|a%2Fb|%3A|c)){0,4}/?",
+            target in "((a|b|:|c)/){0,3}(a|b|:|c)",
+            directory: bool,
+        ) {
+            let Ok(request) = decode_path(if from.is_empty() { "/" } else { &from }) else { return Ok(()) };
+            let target = RepoPath::new(&target).unwrap();
+            let reference = request.reference_to(&target, directory);
+            prop_assert!(!reference.starts_with('/') && !reference.contains(':') && !reference.is_empty());
+            let base = from.rsplit_once('/').map_or("", |(base, _)| base);
+            let mut names: Vec<&str> = base.split('/').filter(|name| !name.is_empty()).collect();
+            for name in reference.split('/') {
+                match name {
+                    ".." => _ = names.pop().expect("the root is left"),
+                    "." | "" => {}
+                    name => names.push(name),
+                }
+            }
+            let led = decode_path(&format!("/{}{}", names.join("/"), if directory { "/" } else { "" })).unwrap();
+            prop_assert_eq!(led.path, target);
+            prop_assert_eq!(reference.ends_with('/'), directory);
         }
 
         #[test]

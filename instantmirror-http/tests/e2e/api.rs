@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body::Frame;
 use http_body_util::{Empty, StreamBody};
-use instantmirror_core::batch::{BATCH_OBJECTS_MAX, BatchDecoder, encode_request};
+use instantmirror_core::batch::{BATCH_ANSWER_BYTES_MAX, BATCH_OBJECTS_MAX, BatchDecoder, encode_request};
 use instantmirror_core::catalog::frame::FrameDecoder;
 use instantmirror_core::catalog::{CatalogNode, NodeSource as _, check_closure};
 use instantmirror_core::memory::MemoryStore;
@@ -284,16 +284,14 @@ async fn batches_answer_in_order() {
     decoder.finish().unwrap();
     assert_eq!(count, 1001);
 
+    let unknown: Vec<u8> = (0..BATCH_OBJECTS_MAX)
+        .flat_map(|number| *ObjectId::of(&number.to_le_bytes()).as_bytes())
+        .collect();
+
     assert_eq!(
-        send(
-            server.address,
-            "POST",
-            "/.im/v1/debian/batch",
-            "",
-            &[0; 32 * BATCH_OBJECTS_MAX]
-        )
-        .await
-        .status,
+        send(server.address, "POST", "/.im/v1/debian/batch", "", &unknown)
+            .await
+            .status,
         200
     );
     assert_error(
@@ -312,6 +310,37 @@ async fn batches_answer_in_order() {
         &send(server.address, "POST", "/.im/v1/debian/batch", &too_long, b"").await,
         413,
     );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_is_bounded_whatever_it_asks_for() {
+    let (server, _, world) = world().await;
+    let mut objects = Vec::new();
+    for i in 0..20_u8 {
+        let content = vec![i; (4 << 20) - usize::from(i)];
+        objects.push((world.cache_object(&content).await, content.len() as u64));
+    }
+    let body = encode_request(objects.iter().map(|(object, _)| object));
+    let reply = send(server.address, "POST", "/.im/v1/debian/batch", "", &body).await;
+    let mut decoder = BatchDecoder::new(&objects);
+    decoder.push(&reply.body);
+    let mut came = Vec::new();
+    while let Some((object, content)) = decoder.next_item().unwrap() {
+        assert!(content.as_ref().is_none_or(|content| ObjectId::of(content) == object));
+        came.push(content.map_or(0, |content| content.len() as u64));
+    }
+    decoder.finish().unwrap();
+    let bytes: u64 = came.iter().sum();
+    assert!(
+        came[..16].iter().all(|bytes| *bytes > 0) && bytes <= BATCH_ANSWER_BYTES_MAX,
+        "{came:?}"
+    );
+    // What is there twice is read for nobody.
+    let twice = [&body[..], &body[..32]].concat();
+    let reply = send(server.address, "POST", "/.im/v1/debian/batch", "", &twice).await;
+    assert_error(&reply, 400);
+    assert!(reply.text().contains(&objects[0].0.to_string()), "{}", reply.text());
     server.stop().await;
 }
 

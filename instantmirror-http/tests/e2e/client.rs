@@ -95,6 +95,29 @@ pub(crate) fn parse(answer: &[u8], head_only: bool) -> Reply {
     reply
 }
 
+/// Where a relative reference leads from a path, as RFC 3986 has it.
+pub(crate) fn resolve(from: &str, reference: &str) -> String {
+    if reference.starts_with('/') {
+        return reference.to_owned();
+    }
+    let path = from.split('?').next().unwrap();
+    let mut names: Vec<&str> = path.split('/').collect();
+    names.pop();
+    let (reference, query) = reference
+        .split_once('?')
+        .map_or((reference, None), |(a, b)| (a, Some(b)));
+    for name in reference.split('/') {
+        match name {
+            "." => {}
+            ".." if names.len() > 1 => _ = names.pop(),
+            ".." => panic!("{reference} leads out of {from}"),
+            name => names.push(name),
+        }
+    }
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    names.join("/") + &query
+}
+
 fn dechunk(mut rest: &[u8]) -> (Vec<u8>, bool) {
     let mut body = Vec::new();
     loop {

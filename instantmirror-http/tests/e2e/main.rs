@@ -3,10 +3,12 @@
 
 mod api;
 mod background;
+mod caching;
 mod client;
 mod engine;
 mod failures;
 mod hostile;
+mod pages;
 mod server;
 mod slow;
 mod torrents;

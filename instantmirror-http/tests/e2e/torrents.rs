@@ -119,7 +119,7 @@ async fn a_directory_shows_the_torrents_of_what_lies_in_it() {
     assert!(!plain.text().contains("magnet:"));
     world.torrents.lock().unwrap().insert("iso".into(), 1);
     let page = get(server.address, "/debian/snap/current/iso/").await;
-    let link = "<li><a href=\"/.im/torrent/debian/%22x%22-1.torrent\">&quot;x&quot;-1.torrent</a> · <a href=\"magnet:?xt=1&amp;dn=x\">";
+    let link = "<li><a href=\"../../../../.im/torrent/debian/%22x%22-1.torrent\">&quot;x&quot;-1.torrent</a> · <a href=\"magnet:?xt=1&amp;dn=x\">";
     assert!(page.text().contains(link), "{}", page.text());
     assert_ne!(
         plain.header("etag"),

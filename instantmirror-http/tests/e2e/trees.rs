@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-use crate::client::{get, on_host, send};
+use crate::client::{get, on_host, parse, raw, resolve, send};
 use crate::world::{Fault, Item, KNOWN, MTIME, Running, Shown, World, name, start};
 
 const DATE: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
@@ -89,11 +89,10 @@ async fn a_file_is_described_and_sent() {
             "public, max-age=5, must-revalidate",
             "{target}"
         );
-        assert_eq!(reply.header("content-location"), format!("/debian/snap/{id}/{rest}"));
-        assert_eq!(
-            get(server.address, reply.header("content-location")).await.text(),
-            "hello"
-        );
+        let permanent = resolve(target, reply.header("content-location"));
+        assert_eq!(permanent.replace("%64", "d"), format!("/debian/snap/{id}/{rest}"));
+        assert!(!reply.header("content-location").starts_with('/'));
+        assert_eq!(get(server.address, &permanent).await.text(), "hello");
     }
     for (target, content) in [
         ("/pool/empty", ""),
@@ -142,15 +141,18 @@ async fn what_is_not_there_is_404() {
 async fn directories_redirect_to_their_slash_and_nowhere_else() {
     let (server, _, _) = world().await;
     for (target, location) in [
-        ("/pool", "/pool/"),
-        ("/pool?C=S&O=D", "/pool/?C=S&O=D"),
-        ("/dists/stable", "/dists/stable/"),
-        ("/pub/debian", "/pub/debian/"),
-        ("/debian", "/debian/"),
-        ("/debian/snap", "/debian/snap/"),
-        ("/debian/snap/current", "/debian/snap/current/"),
-        ("/void", "/void/"),
-        ("http://evil.example/pool", "/pool/"),
+        ("/pool", "pool/"),
+        ("/pool?C=S&O=D", "pool/?C=S&O=D"),
+        ("/dists/stable", "stable/"),
+        ("/pub/debian", "debian/"),
+        ("/debian", "debian/"),
+        ("/debian/snap", "snap/"),
+        ("/debian/snap/current", "current/"),
+        ("/void", "void/"),
+        ("/debian%2fsnap", "debian/snap/"),
+        ("/debian%2fsnap/", "../debian/snap/"),
+        ("/pub/debian%2Fsite", "../pub/debian/site/"),
+        ("http://evil.example/pool", "pool/"),
     ] {
         let reply = get(server.address, target).await;
         assert_eq!((reply.status, reply.header("location")), (301, location), "{target}");
@@ -219,7 +221,7 @@ async fn what_lies_above_mounts_can_be_walked() {
     let mounts = ["pub/linux/debian", "pub/debian", "debian/old"].map(|path| mount(path, View::Current, false));
     let service = Service::new(Arc::new(Shown(world))).with_mounts(Mounts::new(mounts.into()).unwrap());
     let server = start(service).await;
-    assert_eq!(get(server.address, "/pub").await.header("location"), "/pub/");
+    assert_eq!(get(server.address, "/pub").await.header("location"), "pub/");
     for (target, names) in [
         ("/", vec!["debian", "pub"]),
         ("/pub/", vec!["debian", "linux"]),
@@ -259,8 +261,8 @@ async fn a_mount_at_a_repository_s_place_hides_no_snapshot() {
         let permanent = format!("/debian/snap/{id}/pool/a.deb");
         let reply = get(server.address, own).await;
         assert_eq!(
-            (reply.text(), reply.header("content-location")),
-            ("a", permanent.as_str()),
+            (reply.text(), resolve(own, reply.header("content-location"))),
+            ("a", permanent.clone()),
             "{path}"
         );
         for target in [
@@ -462,6 +464,37 @@ async fn methods() {
     server.stop().await;
 }
 
+/// A body does not make it another answer; it is not read, and nothing behind it is taken for a request.
+#[tokio::test]
+async fn a_body_of_a_method_that_is_not_there_is_left_unread() {
+    let (server, _, _) = world().await;
+    let smuggled = "GET /pool/hello.deb HTTP/1.1\r\nHost: h\r\n\r\n";
+    let chunk = format!("{:x}\r\n{smuggled}\r\n0\r\n\r\n", smuggled.len());
+    for method in ["PUT", "PROPFIND", "DELETE", "PATCH", "MKCOL", "REPORT"] {
+        for (line, body) in [
+            (format!("Content-Length: {}", smuggled.len()), smuggled),
+            ("Transfer-Encoding: chunked".to_owned(), chunk.as_str()),
+            (
+                format!("Expect: 100-continue\r\nContent-Length: {}", smuggled.len()),
+                smuggled,
+            ),
+        ] {
+            let request = format!("{method} /pool/hello.deb HTTP/1.1\r\nHost: h\r\n{line}\r\n\r\n{body}");
+            let bytes = raw(server.address, request.as_bytes()).await;
+            let answers = bytes.windows(9).filter(|window| window == b"HTTP/1.1 ").count();
+            assert_eq!(answers, 1, "{method} {line}");
+            let reply = parse(&bytes, false);
+            assert_eq!(
+                (reply.status, reply.header("connection")),
+                (405, "close"),
+                "{method} {line}"
+            );
+            assert_eq!(reply.header("allow"), "GET, HEAD, OPTIONS");
+        }
+    }
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn ranges_and_conditions_over_the_wire() {
     let (server, _, world) = world().await;
@@ -542,6 +575,36 @@ async fn a_new_snapshot_shows_at_once_and_the_old_one_stays() {
     let staged = world.publish(3, vec![("secret", file(b"secret"))], false).await;
     let reply = get(server.address, &format!("/debian/snap/{}/secret", staged.id)).await;
     assert_eq!(reply.status, 404);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_repository_without_a_whole_snapshot_is_not_there_yet_rather_than_not_there() {
+    let world = World::new();
+    let mounts = Mounts::new(vec![mount("pub", View::Current, false)]).unwrap();
+    let server = start(Service::new(Arc::new(Shown(Arc::clone(&world)))).with_mounts(mounts)).await;
+    let targets = [
+        "/pub/dists/stable/InRelease",
+        "/pub/",
+        "/debian/",
+        "/debian/snap/",
+        "/debian/snap/current/",
+        "/debian/snap/00000000-0000-4000-8000-000000000000/x",
+        "/debian/master-snap/stable/x",
+    ];
+    for target in targets {
+        let reply = get(server.address, target).await;
+        assert_eq!(reply.status, 503, "{target}: {reply:?}");
+        assert_eq!(
+            (reply.header("retry-after"), reply.header("cache-control")),
+            ("10", "no-store")
+        );
+    }
+    assert_eq!(get(server.address, "/other/").await.status, 404);
+    world.publish(1, vec![("x", file(b"x"))], true).await;
+    for (target, status) in targets.into_iter().zip([404, 200, 200, 200, 200, 404, 200]) {
+        assert_eq!(get(server.address, target).await.status, status, "{target}");
+    }
     server.stop().await;
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use instantmirror_core::url::SecretUrl;
 use reqwest::Url;
 
 /// The longest URL of a tracker that is taken.
@@ -50,7 +51,7 @@ impl FromStr for TrackerUrl {
 
     fn from_str(text: &str) -> Result<Self, TrackerUrlError> {
         let wrong = |why: &str| TrackerUrlError {
-            url: crate::text::shown(text.as_bytes(), 128),
+            url: crate::text::shown(SecretUrl::from(text).to_string().as_bytes(), 128),
             why: why.to_owned(),
         };
         if text.len() > URL_BYTES_MAX {
@@ -72,13 +73,9 @@ impl FromStr for TrackerUrl {
 }
 
 impl fmt::Display for TrackerUrl {
-    /// Without the password and the query, which may be secrets of an account.
+    /// Without user, password and query, which may be secrets of an account.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut url = self.0.clone();
-        url.set_query(None);
-        // These fail only for URLs without a host.
-        let _ = url.set_password(None);
-        url.fmt(f)
+        SecretUrl::from(self.0.as_str()).fmt(f)
     }
 }
 
@@ -127,7 +124,7 @@ mod tests {
     #[test]
     fn secrets_are_not_shown() {
         let url: TrackerUrl = "https://me:word@t.example/a?passkey=1#x".parse().unwrap();
-        assert_eq!(url.to_string(), "https://me@t.example/a");
+        assert_eq!(url.to_string(), "https://t.example/a");
         assert_eq!(url.url().query(), Some("passkey=1"));
     }
 }

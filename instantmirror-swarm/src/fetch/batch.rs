@@ -7,7 +7,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use instantmirror_core::batch::BATCH_OBJECTS_MAX;
 use instantmirror_core::entry::FileMeta;
 use instantmirror_core::outboard::{GROUP_BYTES, ObjectHasher, Outboard, VerifyError};
@@ -33,9 +32,6 @@ const LOTS_AT_ONCE: usize = 8;
 pub const BATCH_BYTES_MAX: u64 = 4 << 20;
 /// With so many the price of a request is small.
 pub(super) const BATCH_BYTES_ENOUGH: u64 = 256 << 10;
-
-/// Objects that are fetched from a swarm by themselves at a time, when no batch brought them.
-const BY_GROUPS_AT_ONCE: usize = 8;
 
 /// What a batch brought.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -93,44 +89,19 @@ async fn fetch_one(engine: &Arc<Engine>, repository: &RepoName, mut wanted: Want
     };
     let mut place = engine.queue.submit(request);
     let before = wanted.len();
-    loop {
+    let failure = loop {
         place.turn().await;
         let error = ask_all(engine, repository, &mut wanted, step, &mut done.is_full).await;
         if wanted.is_empty() || done.is_full || !may_retry(&mut place, error.as_ref()) {
-            break;
+            break error;
         }
-    }
+    };
     place.finished(Outcome::Done);
-    if !done.is_full {
-        fetch_by_groups(engine, repository, &mut wanted, step).await;
-    }
     done.fetched += (before - wanted.len()) as u64;
     done.failed += wanted.len() as u64;
     if !wanted.is_empty() && !done.is_full {
-        tracing::warn!(%repository, objects = wanted.len(), "objects could not be fetched ahead");
-    }
-}
-
-/// Objects of several groups that no batch brought and a swarm has: swarms do not send them in batches.
-async fn fetch_by_groups(engine: &Arc<Engine>, repository: &RepoName, wanted: &mut Wanted, step: Step) {
-    let swarms: Vec<_> = engine
-        .sources_of(repository)
-        .iter()
-        .filter_map(|source| source.swarm())
-        .collect();
-    let is_there =
-        |file: &FileMeta| file.size > GROUP_BYTES && swarms.iter().any(|swarm| swarm.has(&file.object, file.size));
-    let files: Vec<FileMeta> = wanted.values().filter(|file| is_there(file)).copied().collect();
-    let handle = FetchEngine(Arc::clone(engine));
-    let fetched = files.into_iter().map(|file| {
-        let handle = handle.clone();
-        async move { (file.object, handle.fetch(repository, &file, step).await) }
-    });
-    let mut fetched = futures_util::stream::iter(fetched).buffer_unordered(BY_GROUPS_AT_ONCE);
-    while let Some((object, fetched)) = fetched.next().await {
-        if fetched.is_ok() {
-            wanted.remove(&object);
-        }
+        let reason = failure.map_or_else(|| "no source has them".to_owned(), |error| error.to_string());
+        tracing::warn!(%repository, objects = wanted.len(), "objects could not be fetched ahead: {reason}");
     }
 }
 

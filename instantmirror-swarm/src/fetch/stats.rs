@@ -28,6 +28,8 @@ pub struct FetchStats {
     pub bytes: BTreeMap<String, u64>,
     /// Transfers that broke off or were refused, by source.
     pub failures: BTreeMap<String, u64>,
+    /// Why the last transfer from a source failed, if none has brought anything since.
+    pub errors: BTreeMap<String, String>,
     /// Groups received that did not match their object, by source.
     pub corrupt: BTreeMap<String, u64>,
     /// What waits and runs, by class, most urgent first.
@@ -104,11 +106,12 @@ pub(super) struct Counters {
     by_class: Mutex<[ClassCounts; Class::ALL.len()]>,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 struct SourceCounts {
     bytes: u64,
     failures: u64,
     corrupt: u64,
+    error: Option<String>,
 }
 
 impl Counters {
@@ -139,7 +142,10 @@ impl Counters {
     }
 
     pub(super) fn received(&self, label: &str, class: Class, bytes: u64) {
-        self.source(label, |counts| counts.bytes += bytes);
+        self.source(label, |counts| {
+            counts.bytes += bytes;
+            counts.error = None;
+        });
         let counts = &mut lock(&self.by_class)[class.index()];
         counts.bytes += bytes;
         counts.meter.add(bytes);
@@ -147,6 +153,7 @@ impl Counters {
 
     /// Takes note of a transfer that failed.
     pub(super) fn blame(&self, object: &ObjectId, label: &str, error: &FetchError) {
+        self.source(label, |counts| counts.error = Some(error.to_string()));
         if matches!(error, FetchError::Corrupt { .. }) {
             self.source(label, |counts| counts.corrupt += 1);
             tracing::error!(%object, source = label, "corrupt data was refused: {error}");
@@ -176,6 +183,10 @@ impl Counters {
             passed: self.passed.load(Ordering::Relaxed),
             bytes: pick(|counts| counts.bytes),
             failures: pick(|counts| counts.failures),
+            errors: by_source
+                .iter()
+                .filter_map(|(label, counts)| Some((label.clone(), counts.error.clone()?)))
+                .collect(),
             corrupt: pick(|counts| counts.corrupt),
             queue: Class::ALL
                 .into_iter()

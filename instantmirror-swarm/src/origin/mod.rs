@@ -1,11 +1,14 @@
 //! A master over HTTP: [`PeerTransport`] for objects, [`Upstream`](instantmirror_core::traits::Upstream) for heads and catalogs
 //! (docs/formats/api.md). Verifies nothing; whoever asks does.
 
+mod connect;
+mod redirect;
 mod upstream;
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::IpAddr;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,9 +17,12 @@ use futures_util::{Stream, StreamExt as _, stream};
 use instantmirror_core::address::AddressPolicy;
 use instantmirror_core::batch::{self, BatchDecoder};
 use instantmirror_core::traits::{BatchItem, ByteStream, Class, PeerTransport, TransportError};
+use instantmirror_core::url::SecretUrl;
 use instantmirror_core::{ObjectId, Outboard, RepoName, SnapshotId};
-use reqwest::dns::{Addrs, Name as ResolvedName, Resolve, Resolving};
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, header};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
+
+use connect::{Connections, Lane};
+pub(crate) use connect::{PolicyResolver, address_of};
 
 /// How long connecting may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,11 +30,6 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one head request may be held by the server, beyond which the link is taken for dead.
 pub const LONG_POLL_TIMEOUT: Duration = Duration::from_secs(75);
-/// Idle connections are kept for longer than a head request is held, so that one is always open, and given up before
-/// masters and proxies do it (75 s by default in ours and in nginx): a request that meets their farewell is lost.
-const IDLE: Duration = Duration::from_secs(70);
-/// Redirects that are followed for one request.
-const REDIRECTS_MAX: usize = 4;
 /// Largest snapshot record that is read.
 const RECORD_BYTES_MAX: usize = 1 << 20;
 /// Largest list of torrents that is read.
@@ -57,47 +58,77 @@ impl Pace {
 }
 
 /// A master's HTTP address. Cheap to clone; clones share their connections.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct HttpOrigin {
-    client: Client,
-    /// For what somebody waits for, with connections of its own: one is free, whatever else is asked for.
-    urgent: Client,
-    /// With connections of its own, which live where what uses them runs: on threads that yield, if there are such.
-    background: Client,
-    /// Asks how long an answer takes, beside all others.
-    watching: Client,
+    shared: Arc<Shared>,
+    /// Without user name and password, which go into a header.
     base: Url,
     label: String,
     /// Says who we are.
     authorization: Option<header::HeaderValue>,
 }
 
+/// One state for all clones.
+#[derive(Debug)]
+struct Shared {
+    connections: Connections,
+    moved: Mutex<Moved>,
+}
+
+/// Where a master has sent us.
+#[derive(Debug, Default)]
+struct Moved {
+    /// For good, so that it is asked there at once.
+    to: Option<Url>,
+    /// The place of which the operator was told last.
+    told: Option<Url>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn new(connections: Connections) -> Arc<Self> {
+        Arc::new(Self {
+            connections,
+            moved: Mutex::default(),
+        })
+    }
+}
+
+impl fmt::Debug for HttpOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HttpOrigin({})", self.label)
+    }
+}
+
 impl HttpOrigin {
-    /// A master at `base`, for instance `https://master.example.org`. Nothing is connected yet.
+    /// A master at `base`, for instance `https://master.example.org`. A user name and a password in it are sent with each
+    /// request to that host, and shown nowhere. Nothing is connected yet.
     ///
     /// # Errors
     /// [`TransportError::Refused`] if `base` is not an absolute `http` or `https` URL.
     pub fn new(base: &str) -> Result<Self, TransportError> {
+        let label = SecretUrl::from(base).to_string();
         let refused = |reason: String| TransportError::Refused {
-            from: base.to_owned(),
+            from: label.clone(),
             reason,
         };
         let mut url = Url::parse(base).map_err(|error| refused(format!("not a URL: {error}")))?;
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
             return Err(refused("not an http or https URL".to_owned()));
         }
+        url.set_fragment(None);
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
-        let client = || client(&AddressPolicy::default()).map_err(|error| refused(error.to_string()));
+        let authorization = redirect::take_user(&mut url);
         Ok(Self {
-            client: client()?,
-            urgent: client()?,
-            background: client()?,
-            watching: client()?,
+            shared: Shared::new(Connections::default()),
             base: url,
-            label: base.trim_end_matches('/').to_owned(),
-            authorization: None,
+            label: label.trim_end_matches('/').to_owned(),
+            authorization,
         })
     }
 
@@ -111,8 +142,12 @@ impl HttpOrigin {
             from: self.label.clone(),
             reason: reason.to_owned(),
         };
-        let is_here = self.host() == "localhost" || self.host_address().is_some_and(|address| address.is_loopback());
-        if self.base.scheme() != "https" && !is_here {
+        if self.authorization.is_some() {
+            return Err(refused(
+                "a request has room for a token or for a user name, not for both: leave the user name out of the URL",
+            ));
+        }
+        if !redirect::is_private(&self.base) {
             return Err(refused("a token is sent over https or inside this machine only"));
         }
         let value = header::HeaderValue::from_str(&format!("Bearer {token}"));
@@ -135,15 +170,7 @@ impl HttpOrigin {
         if let Some(address) = self.host_address().filter(|address| !policy.admits(*address)) {
             return Err(refused(format!("the configuration admits nothing at {address}")));
         }
-        let clients = [
-            &mut self.client,
-            &mut self.urgent,
-            &mut self.background,
-            &mut self.watching,
-        ];
-        for held in clients {
-            *held = client(policy).map_err(|error| refused(error.to_string()))?;
-        }
+        self.shared = Shared::new(Connections::new(policy));
         Ok(self)
     }
 
@@ -159,7 +186,7 @@ impl HttpOrigin {
         address_of(&self.base)
     }
 
-    /// Who it is, for logs and statistics: its URL.
+    /// Who it is, for logs and statistics: its URL, without what may be secret.
     #[must_use]
     pub fn label(&self) -> &str {
         &self.label
@@ -171,7 +198,7 @@ impl HttpOrigin {
     /// Any [`TransportError`]; [`TransportError::NotFound`] if it is not staged (any more).
     pub async fn report_synced(&self, repository: &RepoName, snapshot: SnapshotId) -> Result<(), TransportError> {
         let request = self
-            .request(Method::POST, repository, "synced")
+            .request(Lane::Common, Method::POST, repository, "synced")?
             .body(snapshot.to_string());
         let what = format!("staged snapshot {snapshot}");
         self.send(&what, request, PROGRESS_TIMEOUT).await.map(drop)
@@ -182,7 +209,7 @@ impl HttpOrigin {
     /// # Errors
     /// Any [`TransportError`]; [`TransportError::NotFound`] if there is none.
     pub async fn swarm(&self, repository: &RepoName) -> Result<Bytes, TransportError> {
-        let request = self.request(Method::GET, repository, "swarm");
+        let request = self.request(Lane::Common, Method::GET, repository, "swarm")?;
         let response = self.send("a swarm", request, PROGRESS_TIMEOUT).await?;
         self.collect(response, RECORD_BYTES_MAX).await
     }
@@ -208,51 +235,69 @@ impl HttpOrigin {
     }
 
     fn torrent_request(&self, below: &[&str]) -> Result<RequestBuilder, TransportError> {
-        let mut url = self.base.clone();
+        let mut url = self.base_now();
         // Files may be called as they like.
         match url.path_segments_mut() {
             Ok(mut path) => _ = path.pop_if_empty().extend([".im", "torrent"]).extend(below),
             Err(()) => return Err(self.protocol("a URL without a path")),
         }
-        Ok(self.client.get(url))
+        self.request_to(Lane::Common, Method::GET, url)
     }
 
-    fn request(&self, method: Method, repository: &RepoName, path: &str) -> RequestBuilder {
-        self.request_by(&self.client, method, repository, path)
+    fn request(
+        &self,
+        lane: Lane,
+        method: Method,
+        repository: &RepoName,
+        path: &str,
+    ) -> Result<RequestBuilder, TransportError> {
+        let mut url = self.base_now();
+        // Names and hashes are URL safe as they are.
+        url.set_path(&format!("{}.im/v1/{repository}/{path}", url.path()));
+        self.request_to(lane, method, url)
+    }
+
+    fn request_to(&self, lane: Lane, method: Method, url: Url) -> Result<RequestBuilder, TransportError> {
+        let clients = self.shared.connections.clients();
+        let clients = clients.map_err(|error| self.unreachable(&error))?;
+        let authorization = self.authorization.as_ref().filter(|_| self.may_be_told(&url));
+        let request = clients.of(lane).request(method, url);
+        Ok(match authorization {
+            Some(value) => request.header(header::AUTHORIZATION, value.clone()),
+            None => request,
+        })
     }
 
     /// Sees to it that there is a connection for whoever comes to wait for something.
     fn keep_warm(&self, repository: &RepoName) {
-        let request = self.request_by(&self.urgent, Method::HEAD, repository, "head");
+        let (origin, repository) = (self.clone(), repository.clone());
         // That it fails shows where something is asked for.
-        tokio::spawn(tokio::time::timeout(PROGRESS_TIMEOUT, request.send()));
+        tokio::spawn(async move {
+            let request = origin.request(Lane::Urgent, Method::HEAD, &repository, "head").ok()?;
+            tokio::time::timeout(PROGRESS_TIMEOUT, origin.follow(request))
+                .await
+                .ok()
+        });
     }
 
     /// A request that the other side may answer later than others, if nobody waits for it.
-    fn request_for(&self, class: Class, method: Method, repository: &RepoName, path: &str) -> RequestBuilder {
+    fn request_for(
+        &self,
+        class: Class,
+        method: Method,
+        repository: &RepoName,
+        path: &str,
+    ) -> Result<RequestBuilder, TransportError> {
         if !class.is_background() {
-            return self.request_by(&self.urgent, method, repository, path);
+            return self.request(Lane::Urgent, method, repository, path);
         }
-        self.request_by(&self.background, method, repository, path)
-            .header("priority", BACKGROUND)
-    }
-
-    fn request_by(&self, client: &Client, method: Method, repository: &RepoName, path: &str) -> RequestBuilder {
-        let mut url = self.base.clone();
-        // Names and hashes are URL safe as they are.
-        url.set_path(&format!("{}.im/v1/{repository}/{path}", self.base.path()));
-        let request = client.request(method, url);
-        match &self.authorization {
-            Some(value) => request.header(header::AUTHORIZATION, value.clone()),
-            None => request,
-        }
+        let request = self.request(Lane::Background, method, repository, path)?;
+        Ok(request.header("priority", BACKGROUND))
     }
 
     async fn send(&self, what: &str, request: RequestBuilder, wait: Duration) -> Result<Response, TransportError> {
-        let answer = tokio::time::timeout(wait, request.send()).await;
-        let response = answer
-            .map_err(|_| self.unreachable("no answer in time"))?
-            .map_err(|e| self.broken(&e))?;
+        let answer = tokio::time::timeout(wait, self.follow(request)).await;
+        let response = answer.map_err(|_| self.unreachable("no answer in time"))??;
         match response.status() {
             status if status.is_success() => Ok(response),
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(TransportError::NotFound {
@@ -262,10 +307,14 @@ impl HttpOrigin {
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                 Err(self.unreachable(&format!("{status} for {what}")))
             }
-            status => Err(TransportError::Refused {
-                from: self.label.clone(),
-                reason: format!("{status} for {what}"),
-            }),
+            status => Err(self.refused(format!("{status} for {what}"))),
+        }
+    }
+
+    fn refused(&self, reason: String) -> TransportError {
+        TransportError::Refused {
+            from: self.label.clone(),
+            reason,
         }
     }
 
@@ -365,60 +414,6 @@ impl HttpOrigin {
     }
 }
 
-pub(crate) fn address_of(url: &Url) -> Option<IpAddr> {
-    url.host_str()?.trim_matches(['[', ']']).parse().ok()
-}
-
-fn client(policy: &AddressPolicy) -> reqwest::Result<Client> {
-    let followed = policy.clone();
-    let redirect = reqwest::redirect::Policy::custom(move |attempt| {
-        if attempt.previous().len() > REDIRECTS_MAX {
-            return attempt.error("too many redirects");
-        }
-        match address_of(attempt.url()) {
-            Some(address) if !followed.admits(address) => {
-                attempt.error("a redirect to an address that is not admitted")
-            }
-            _ => attempt.follow(),
-        }
-    });
-    Client::builder()
-        .user_agent(concat!("InstantMirror/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_TIMEOUT)
-        .pool_idle_timeout(IDLE)
-        .tcp_nodelay(true)
-        .no_proxy()
-        .redirect(redirect)
-        .dns_resolver(Arc::new(PolicyResolver(policy.clone())))
-        .build()
-}
-
-/// The system's resolver, without the addresses that are not admitted, preferred ones first.
-#[derive(Debug)]
-pub(crate) struct PolicyResolver(pub(crate) AddressPolicy);
-
-impl Resolve for PolicyResolver {
-    fn resolve(&self, name: ResolvedName) -> Resolving {
-        let policy = self.0.clone();
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let all: Vec<SocketAddr> = found.collect();
-            let mut admitted: Vec<SocketAddr> = all.iter().copied().filter(|one| policy.admits(one.ip())).collect();
-            if admitted.is_empty() && !all.is_empty() {
-                let reason = format!(
-                    "the configuration admits none of the {} addresses of {}",
-                    all.len(),
-                    name.as_str()
-                );
-                return Err(reason.into());
-            }
-            // Stable: the system's order stays among equals.
-            admitted.sort_by_key(|one| policy.rank(one.ip()));
-            Ok(Box::new(admitted.into_iter()) as Addrs)
-        })
-    }
-}
-
 #[async_trait]
 impl PeerTransport for HttpOrigin {
     fn label(&self) -> &str {
@@ -426,9 +421,9 @@ impl PeerTransport for HttpOrigin {
     }
 
     async fn answer_time(&self, repository: &RepoName) -> Option<Duration> {
-        let request = self.request_by(&self.watching, Method::HEAD, repository, "head");
+        let request = self.request(Lane::Watching, Method::HEAD, repository, "head").ok()?;
         let asked = tokio::time::Instant::now();
-        let answer = tokio::time::timeout(PROGRESS_TIMEOUT, request.send())
+        let answer = tokio::time::timeout(PROGRESS_TIMEOUT, self.follow(request))
             .await
             .ok()?
             .ok()?;
@@ -448,7 +443,7 @@ impl PeerTransport for HttpOrigin {
         }
         let value = format!("bytes={}-{}", range.start, range.end - 1);
         let request = self
-            .request_for(class, Method::GET, repository, &format!("objects/{object}"))
+            .request_for(class, Method::GET, repository, &format!("objects/{object}"))?
             .header(header::RANGE, value);
         let response = self
             .send(&format!("object {object}"), request, PROGRESS_TIMEOUT)
@@ -482,7 +477,7 @@ impl PeerTransport for HttpOrigin {
         size: u64,
         class: Class,
     ) -> Result<Bytes, TransportError> {
-        let request = self.request_for(class, Method::GET, repository, &format!("objects/{object}/outboard"));
+        let request = self.request_for(class, Method::GET, repository, &format!("objects/{object}/outboard"))?;
         let response = self
             .send(&format!("outboard of object {object}"), request, PROGRESS_TIMEOUT)
             .await?;
@@ -504,7 +499,7 @@ impl PeerTransport for HttpOrigin {
         sink: &mut (dyn FnMut(BatchItem) + Send),
     ) -> Result<(), TransportError> {
         let body = batch::encode_request(objects.iter().map(|(object, _)| object));
-        let request = self.request_for(class, Method::POST, repository, "batch").body(body);
+        let request = self.request_for(class, Method::POST, repository, "batch")?.body(body);
         let response = self.send("a batch", request, PROGRESS_TIMEOUT).await?;
         let mut body = std::pin::pin!(self.body(response));
         let mut decoder = BatchDecoder::new(objects);

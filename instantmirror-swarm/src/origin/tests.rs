@@ -14,7 +14,11 @@ fn only_http_urls_are_masters() {
     }
     let origin = HttpOrigin::new("http://example.org/mirror").unwrap();
     let repo = "debian".parse().unwrap();
-    let request = origin.request(Method::GET, &repo, "head").build().unwrap();
+    let request = origin
+        .request(Lane::Common, Method::GET, &repo, "head")
+        .unwrap()
+        .build()
+        .unwrap();
     assert_eq!(request.url().as_str(), "http://example.org/mirror/.im/v1/debian/head");
 }
 

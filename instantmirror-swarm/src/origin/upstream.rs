@@ -10,6 +10,7 @@ use instantmirror_core::{NodeId, RepoName, SnapshotId};
 use reqwest::{Method, StatusCode};
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
+use super::connect::Lane;
 use super::{HttpOrigin, LONG_POLL_TIMEOUT, PROGRESS_TIMEOUT, RECORD_BYTES_MAX};
 
 #[async_trait]
@@ -19,7 +20,7 @@ impl Upstream for HttpOrigin {
     }
 
     async fn head(&self, repository: &RepoName, after: Option<u64>) -> Result<Option<Bytes>, TransportError> {
-        let mut request = self.request(Method::GET, repository, "head");
+        let mut request = self.request(Lane::Common, Method::GET, repository, "head")?;
         let mut wait = PROGRESS_TIMEOUT;
         if let Some(sequence) = after {
             request = request.query(&[("after", sequence)]);
@@ -34,14 +35,14 @@ impl Upstream for HttpOrigin {
     }
 
     async fn keys(&self, repository: &RepoName) -> Result<Bytes, TransportError> {
-        let request = self.request(Method::GET, repository, "keys");
+        let request = self.request(Lane::Common, Method::GET, repository, "keys")?;
         let what = format!("the key lists of '{repository}'");
         let response = self.send(&what, request, PROGRESS_TIMEOUT).await?;
         self.collect(response, KEY_CHAIN_BYTES_MAX).await
     }
 
     async fn snapshot(&self, repository: &RepoName, snapshot: SnapshotId) -> Result<Bytes, TransportError> {
-        let request = self.request(Method::GET, repository, &format!("snapshots/{snapshot}"));
+        let request = self.request(Lane::Common, Method::GET, repository, &format!("snapshots/{snapshot}"))?;
         let response = self
             .send(&format!("snapshot {snapshot}"), request, PROGRESS_TIMEOUT)
             .await?;
@@ -54,7 +55,7 @@ impl Upstream for HttpOrigin {
         have: Option<NodeId>,
         want: NodeId,
     ) -> Result<ByteStream, TransportError> {
-        let mut request = self.request(Method::GET, repository, &format!("catalog/{want}"));
+        let mut request = self.request(Lane::Common, Method::GET, repository, &format!("catalog/{want}"))?;
         if let Some(have) = have {
             request = request.query(&[("have", have.to_string())]);
         }

@@ -1,6 +1,6 @@
 //! Swarms as a source of objects for the fetch engine.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
+use instantmirror_core::metainfo::InfoHash;
 use instantmirror_core::outboard::GROUP_BYTES;
 use instantmirror_core::swarm::{UnitId, Urgency, Want, WantId};
 use instantmirror_core::traits::{
@@ -33,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// than to write it.
 const GATHER: Duration = Duration::from_millis(5);
 const TAKEN_AT_ONCE: usize = 64;
+/// Bytes of objects of several groups that one batch wants at a time. Their groups wait to be verified until the whole object
+/// is here, and a session asks for nothing more when too many wait.
+const GATHERED_BYTES_MAX: u64 = 1 << 20;
 
 /// The swarms of one repository, asked as one source: the repository's own swarm first, then export torrents that have the
 /// object.
@@ -334,7 +338,8 @@ impl PeerTransport for SwarmTransport {
         Err(missing(""))
     }
 
-    /// Objects of one group alone: of larger ones it could not be said which peer lied.
+    /// Whole objects, each verified by its id. An outboard is asked for only if one of several groups does not verify: to
+    /// learn which peer lied.
     async fn batch(
         &self,
         _repository: &RepoName,
@@ -347,21 +352,27 @@ impl PeerTransport for SwarmTransport {
             rank: 0,
         };
         let (sender, mut deliveries) = mpsc::unbounded_channel();
-        let mut wanted = HashMap::new();
-        if let Some((object, _)) = objects.iter().find(|(_, size)| *size <= GROUP_BYTES) {
+        let mut gathered = HashMap::new();
+        if let Some((object, _)) = objects.first() {
             self.wait_for_place(object, urgency.class).await;
         }
-        for (object, size) in objects {
-            let one = (*size <= GROUP_BYTES)
-                .then(|| self.want(object, *size, 0..*size, urgency, &sender))
-                .flatten();
-            match one {
-                Some(one) => _ = wanted.insert((one.swarm.info_hash(), one.id), (*object, one)),
-                None => sink((*object, Err(self.nobody(object, *size)))),
-            }
-        }
+        let is_large = |(_, size): &&(ObjectId, u64)| *size > GROUP_BYTES;
+        let mut small = objects.iter().filter(|one| !is_large(one));
+        let mut large: VecDeque<_> = objects.iter().filter(is_large).collect();
         let mut some = Vec::with_capacity(TAKEN_AT_ONCE);
-        while !wanted.is_empty() {
+        loop {
+            while let Some((object, size)) = small.next().or_else(|| next_large(&mut large, &gathered)) {
+                match self.want(object, *size, 0..*size, urgency, &sender) {
+                    Some(one) => {
+                        let key = (one.swarm.info_hash(), one.id);
+                        _ = gathered.insert(key, Gathered::new(*object, *size, one));
+                    }
+                    None => sink((*object, Err(self.nobody(object, *size)))),
+                }
+            }
+            if gathered.is_empty() {
+                return Ok(());
+            }
             let came = timeout(PATIENCE, deliveries.recv_many(&mut some, TAKEN_AT_ONCE)).await;
             if came.is_err() {
                 break;
@@ -369,31 +380,118 @@ impl PeerTransport for SwarmTransport {
             let (mut verified, mut over) = (Verified::default(), Vec::with_capacity(some.len()));
             for delivery in some.drain(..) {
                 let key = (delivery.swarm, delivery.want);
-                let Some((object, one)) = wanted.get(&key) else {
+                let Some(one) = gathered.get_mut(&key) else {
                     continue;
                 };
-                if ObjectId::of(&delivery.data) == *object {
-                    verified.add(&one.swarm, delivery.unit);
-                    sink((*object, Ok(delivery.data)));
-                    over.extend(wanted.remove(&key));
+                one.take(delivery);
+                if !one.is_whole() {
                     continue;
                 }
-                Box::new(UnitReceipt::new(&one.swarm, &delivery)).bad();
-                if !one.swarm.can_serve(one.id) {
-                    sink((*object, Err(self.not_found(object))));
-                    over.extend(wanted.remove(&key));
+                if let Some(content) = one.verified(&mut verified) {
+                    sink((one.object, Ok(content)));
+                    over.extend(gathered.remove(&key));
+                } else if !one.can_go_on().await {
+                    sink((one.object, Err(self.not_found(&one.object))));
+                    over.extend(gathered.remove(&key));
                 }
             }
             // Wants end after what came for them is known to be good: else it would be asked of others.
             verified.tell();
             drop(over);
-            if !wanted.is_empty() {
+            if !gathered.is_empty() {
                 tokio::time::sleep(GATHER).await;
             }
         }
-        wanted
-            .into_values()
-            .for_each(|(object, _)| sink((object, Err(self.silent()))));
+        let silent = gathered.into_values().map(|one| one.object);
+        let silent = silent.chain(large.into_iter().map(|(object, _)| *object));
+        silent.for_each(|object| sink((object, Err(self.silent()))));
         Ok(())
+    }
+}
+
+/// The next object of several groups, if those that are wanted leave it room.
+fn next_large<'a>(
+    waiting: &mut VecDeque<&'a (ObjectId, u64)>,
+    gathered: &HashMap<(InfoHash, WantId), Gathered>,
+) -> Option<&'a (ObjectId, u64)> {
+    let wanted = gathered.values().map(|one| one.size).filter(|size| *size > GROUP_BYTES);
+    let bytes: u64 = wanted.sum();
+    let has_room = |(_, size): &&&(ObjectId, u64)| bytes == 0 || bytes + size <= GATHERED_BYTES_MAX;
+    waiting.front().filter(has_room)?;
+    waiting.pop_front()
+}
+
+/// What has come of one object of a batch.
+#[derive(Debug)]
+struct Gathered {
+    object: ObjectId,
+    size: u64,
+    /// Units by where they begin. Those that are dropped without a word are asked for again.
+    units: BTreeMap<u64, (Bytes, Box<UnitReceipt>)>,
+    wanted: Wanted,
+}
+
+impl Gathered {
+    fn new(object: ObjectId, size: u64, wanted: Wanted) -> Self {
+        Self {
+            object,
+            size,
+            units: BTreeMap::new(),
+            wanted,
+        }
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        let receipt = Box::new(UnitReceipt::new(&self.wanted.swarm, &delivery));
+        self.units.insert(delivery.offset, (delivery.data, receipt));
+    }
+
+    fn is_whole(&self) -> bool {
+        self.units.values().map(|(data, _)| data.len() as u64).sum::<u64>() >= self.size
+    }
+
+    /// The content, if it is what was asked for; its units are good then.
+    fn verified(&mut self, good: &mut Verified) -> Option<Bytes> {
+        let mut parts = self.units.values().map(|(data, _)| data);
+        let content = match (parts.next(), self.units.len()) {
+            (Some(only), 1) => only.clone(),
+            (first, _) => {
+                let all: Vec<&[u8]> = first.into_iter().chain(parts).map(AsRef::as_ref).collect();
+                all.concat().into()
+            }
+        };
+        if content.len() as u64 != self.size || ObjectId::of(&content) != self.object {
+            return None;
+        }
+        for (_, mut receipt) in std::mem::take(&mut self.units).into_values() {
+            let unit = receipt.delivery.take().map(|delivered| delivered.unit);
+            unit.into_iter().for_each(|unit| good.add(&self.wanted.swarm, unit));
+        }
+        Some(content)
+    }
+
+    /// Finds out who lied, and keeps what others sent. Whether the rest may still come.
+    async fn can_go_on(&mut self) -> bool {
+        let outboard = match self.size <= GROUP_BYTES {
+            true => None,
+            false => match self.wanted.swarm.fetch_outboard(self.object, self.size).await {
+                Some(values) => Outboard::verify(self.object, self.size, values).ok(),
+                // It cannot be said who lied.
+                None => return false,
+            },
+        };
+        let is_good = |offset: u64, data: &[u8]| {
+            outboard
+                .as_ref()
+                .is_some_and(|outboard| outboard.verify_groups(offset, data).is_ok())
+        };
+        for (offset, (data, receipt)) in std::mem::take(&mut self.units) {
+            if is_good(offset, &data) {
+                self.units.insert(offset, (data, receipt));
+            } else {
+                receipt.bad();
+            }
+        }
+        self.wanted.swarm.can_serve(self.wanted.id)
     }
 }

@@ -5,12 +5,15 @@
 mod hostile;
 mod world;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use instantmirror_core::address::AddressPolicy;
-use instantmirror_core::traits::{Class, GroupRequest, GroupTransport as _, PeerTransport as _, TransportError};
+use instantmirror_core::traits::{
+    BatchItem, Class, GroupRequest, GroupTransport as _, PeerTransport as _, TransportError,
+};
 use instantmirror_swarm::peer::{Origin, PeerLimits};
 use tokio::io::AsyncReadExt as _;
 
@@ -60,6 +63,45 @@ async fn a_liar_is_found_out_and_the_rest_comes_from_the_honest() {
 }
 
 /// Asks for an outboard until a peer gives it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_brings_objects_of_several_groups_and_finds_out_who_lied() {
+    let sizes = [1, 64 << 10, 100_000, 512 << 10, (512 << 10) - 1, 300_000, 200_000];
+    let world = World::new(
+        sizes
+            .iter()
+            .enumerate()
+            .map(|(at, size)| noise(at as u64, *size))
+            .collect(),
+    );
+    let (honest, liar) = (world.seeder("127.0.0.1").await, world.liar("127.0.0.2").await);
+    let leecher = world.leecher("127.0.0.1").await;
+    leecher.knows(honest.address);
+    leecher.knows(liar.address);
+    let asked: Vec<_> = world
+        .objects
+        .iter()
+        .map(|one| (one.id, one.content.len() as u64))
+        .collect();
+    let repository = "r".parse().unwrap();
+    let found_out = async {
+        loop {
+            let mut came = HashMap::new();
+            let mut sink = |(object, content): BatchItem| _ = content.map(|content| came.insert(object, content));
+            let batch = leecher.transport.batch(&repository, &asked, Class::Preseed, &mut sink);
+            batch.await.unwrap();
+            let is_right = |one: &world::Object| came.get(&one.id) == Some(&one.content);
+            let right = world.objects.iter().filter(|one| is_right(one)).count();
+            assert_eq!(right, came.len());
+            // Until both are met.
+            if right == world.objects.len() && leecher.swarms.banned().1 > 0 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, found_out).await.unwrap();
+    assert_eq!(leecher.swarms.banned(), (vec![liar.address.ip()], 1));
+}
+
 async fn outboard_of(peer: &world::Peer, object: &world::Object) -> Bytes {
     let (repository, size) = ("r".parse().unwrap(), object.content.len() as u64);
     let asking = async {
@@ -177,10 +219,7 @@ async fn empty_peers_wait_for_a_late_seeder_and_share_what_it_brings() {
         .batch(&repository, &asked, Class::Preseed, &mut |item| batch.push(item))
         .await
         .unwrap();
-    assert!(
-        batch[0].1.is_err(),
-        "objects of several groups are no matter for a batch"
-    );
+    assert_eq!(batch[0].1.as_ref().unwrap(), &object.content);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -189,6 +189,9 @@ pub struct SourceStatus {
     pub running: usize,
     /// Transfers that broke off or were refused.
     pub failures: u64,
+    /// Why the last one failed, if none has brought anything since.
+    #[serde(default)]
+    pub last_error: Option<String>,
     /// Data that did not match.
     pub corrupt: u64,
 }
@@ -322,6 +325,7 @@ fn source_status(stats: &FetchStats) -> Vec<SourceStatus> {
         window_bytes: stats.windows.get(label).copied(),
         running: score.running,
         failures: count(&stats.failures, label),
+        last_error: stats.errors.get(label).cloned(),
         corrupt: count(&stats.corrupt, label),
     };
     stats.sources.iter().map(status).collect()

@@ -133,6 +133,9 @@ impl NodeStatus {
             });
             let bytes = ByteSize(source.bytes);
             writeln!(f, "  from {}: {bytes}{latency}{rate}{window}", source.source)?;
+            if let Some(error) = &source.last_error {
+                writeln!(f, "    its last transfer failed: {error}")?;
+            }
         }
         for repository in &self.preseed {
             self.write_preseed(f, repository)?;

@@ -311,6 +311,11 @@ impl AptClient {
         Ok(finished.transcript())
     }
 
+    /// `apt-get update` as people run it, going on with old indices where new ones cannot be had. Returns what apt said.
+    pub fn try_update(&self) -> Result<String> {
+        Ok(run(self.apt("apt-get").arg("update"), LOCAL_LIMIT)?.transcript())
+    }
+
     /// The version that apt would install, or none if it does not know the package.
     pub fn candidate(&self, package: &str) -> Result<Option<String>> {
         let text = run(self.apt("apt-cache").args(["policy", package]), LOCAL_LIMIT)?.text();

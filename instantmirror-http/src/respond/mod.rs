@@ -1,23 +1,27 @@
 //! From a request and where it leads to a status, header fields and the description of a body. Nothing is
 //! opened or sent here: every transport carries the same [`Response`] out in its own way.
 
+mod page;
+
 use std::ops::Range;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use instantmirror_core::traits::{Duplicate, TorrentLink};
-use instantmirror_core::{Directory, FileMeta, ObjectId, RepoName, RepoPath};
+use instantmirror_core::{FileMeta, RepoName, RepoPath};
 
+use crate::coding::Coding;
 use crate::header_rules::Said;
 use crate::lifetime::cache_control;
-use crate::listing::{Format, Listing, Order, Subject};
+use crate::listing::Listing;
 use crate::mime::media_type;
 use crate::own_files::OwnFile;
 use crate::request::{
     Fields, Request, RequestPath, Selection, Validators, Verdict, evaluate, http_date, http_seconds, is_worth_parting,
-    query_value, range_counts, select_ranges,
+    range_counts, select_ranges,
 };
 use crate::routing::{Origin, Route};
 
@@ -35,6 +39,8 @@ const DUPLICATES_MAX: usize = 16;
 const CACHE_FOREVER: &str = "public, max-age=31536000, immutable";
 /// For what `current`, tags and mounts show: may be kept, must be asked about. The question costs a 304.
 const CACHE_ASK: &str = "no-cache";
+/// When to ask again for what is on its way, in seconds.
+const RETRY_AFTER_SECONDS: &str = "10";
 /// For pages about what never changes: we may come to write them more beautifully.
 const CACHE_HOUR: &str = "public, max-age=3600";
 /// The methods of published trees.
@@ -63,8 +69,8 @@ pub enum Body {
     Object(Content, Range<u64>),
     /// Several ranges of an object.
     Multipart(Content, Multipart),
-    /// A page that makes itself.
-    Listing(Box<Listing>),
+    /// A page that makes itself, to be sent in this coding.
+    Listing(Box<Listing>, Coding),
     /// So many zeros.
     Zeros(u64),
     /// A range of a file of the operator's own.
@@ -183,33 +189,18 @@ pub fn respond(request: &Request<'_>, path: &RequestPath, route: Route, torrents
     match route {
         Route::File(origin, file, mtime) => respond_file(request, &origin, &Facts::default(), file, mtime),
         Route::Directory(origin, directory, nodes) => {
-            let subject = Subject {
-                path: path.path.clone(),
-                snapshot: Some((origin.repository.clone(), origin.snapshot)),
-                torrents,
-            };
-            let format = format(request);
-            let order = Order::from_query(request.query);
-            let tag = page_tag(&origin, &directory, &subject.torrents, format, order);
-            let page = Listing::of_directory(subject, format, order, directory, nodes);
-            let cache = if origin.fixed { CACHE_HOUR } else { CACHE_ASK };
-            let mut response = respond_directory(request, page, tag, cache);
-            describe(&mut response, &origin);
-            response
+            page::respond_directory(request, &path.path, &origin, directory, nodes, torrents)
         }
-        Route::Virtual(rows) => {
-            let subject = Subject {
-                path: path.path.clone(),
-                snapshot: None,
-                torrents: Vec::new(),
-            };
-            let format = format(request);
-            let page = Listing::of_rows(subject, format, Order::from_query(request.query), rows);
-            respond_page(page, format, CACHE_ASK)
-        }
+        Route::Virtual(rows) => page::respond_virtual(request, &path.path, rows),
         Route::Zeros(bytes) => respond_zeros(request, bytes),
         Route::Redirect(location, lasting) => respond_redirect(request, location, lasting),
         Route::NotFound(text) => not_found(&text),
+        Route::NotYet(text) => {
+            let mut response = Response::text(StatusCode::SERVICE_UNAVAILABLE, &format!("{text}; try again soon"));
+            response.set(header::CACHE_CONTROL, "no-store");
+            response.set(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+            response
+        }
         Route::Elsewhere => not_found(&format!("there is no '/{}' here", path.path)),
         Route::Failed(repository, error) => {
             tracing::warn!(%repository, path = %path.path, %error, "the catalog cannot be read: 500");
@@ -235,77 +226,6 @@ pub(crate) fn respond_redirect(request: &Request<'_>, mut location: String, last
     let mut response = Response::text(StatusCode::MOVED_PERMANENTLY, &format!("it is at {location}"));
     response.set(header::LOCATION, &location);
     response.set(header::CACHE_CONTROL, if lasting { CACHE_FOREVER } else { CACHE_ASK });
-    response
-}
-
-/// JSON if the query says so, or if the client takes JSON and does not ask for HTML.
-fn format(request: &Request<'_>) -> Format {
-    let accepts_json = request.fields.accept.as_deref().is_some_and(|accept| {
-        let accept = accept.to_ascii_lowercase();
-        accept.contains("application/json") && !accept.contains("text/html")
-    });
-    if query_value(request.query, "json").is_some() || accepts_json {
-        Format::Json
-    } else {
-        Format::Html
-    }
-}
-
-/// What a page about a directory is known by. Weak: we may come to write the same page otherwise.
-fn page_tag(
-    origin: &Origin,
-    directory: &Directory,
-    torrents: &[TorrentLink],
-    format: Format,
-    order: Order,
-) -> Validators {
-    let form = match format {
-        Format::Html => "html",
-        Format::Json => "json",
-    };
-    // Torrents come a little later than their snapshot.
-    let torrents = match torrents {
-        [] => String::new(),
-        some => {
-            let magnets: Vec<&str> = some.iter().map(|torrent| torrent.magnet.as_str()).collect();
-            format!("-{}", ObjectId::of(magnets.join("\n").as_bytes()))
-        }
-    };
-    let etag = format!("W/\"{}-{}-{form}-{order}{torrents}\"", directory.node, origin.snapshot);
-    Validators { etag, modified: None }
-}
-
-fn respond_directory(request: &Request<'_>, page: Listing, validators: Validators, cache: &str) -> Response {
-    let mut response = match evaluate(&request.fields, &validators) {
-        Verdict::NotModified => {
-            let mut response = Response::empty(StatusCode::NOT_MODIFIED);
-            response.set(header::VARY, "Accept");
-            response.set(header::CACHE_CONTROL, cache);
-            response
-        }
-        // If-Match asks for a strong tag, which a page does not have.
-        Verdict::Failed => return Response::text(StatusCode::PRECONDITION_FAILED, "a page has no strong tag"),
-        Verdict::Proceed => respond_page(page, format(request), cache),
-    };
-    response.set(header::ETAG, &validators.etag);
-    response
-}
-
-fn respond_page(page: Listing, format: Format, cache: &str) -> Response {
-    let mut response = Response::empty(StatusCode::OK);
-    let media = match format {
-        Format::Html => "text/html; charset=utf-8",
-        Format::Json => "application/json",
-    };
-    response.set(header::CONTENT_TYPE, media);
-    response.set(header::VARY, "Accept");
-    response.set(header::CACHE_CONTROL, cache);
-    if format == Format::Html {
-        // Names come from others: whatever they hold, nothing of it runs.
-        let policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'";
-        response.set(header::CONTENT_SECURITY_POLICY, policy);
-    }
-    response.body = Body::Listing(Box::new(page));
     response
 }
 
@@ -367,6 +287,10 @@ fn media_of<'a>(origin: &Origin, facts: &'a Facts) -> &'a str {
 
 fn describe_file(response: &mut Response, origin: &Origin, facts: &Facts) {
     describe(response, origin);
+    // What one client's conditions came to is nothing that a cache may keep for others.
+    if response.status.is_client_error() {
+        return;
+    }
     describe_lifetime(response, origin, facts);
     if !response.status.is_success() {
         return;
@@ -491,7 +415,9 @@ fn respond_decided(
     response.set(header::ACCEPT_RANGES, "bytes");
     if !matches!(decision, Decision::Failed | Decision::Unsatisfiable) {
         response.set(header::ETAG, &validators.etag);
-        if let Some(modified) = validators.modified {
+        // A date that is still to come may not be told (RFC 9110, 8.8.2.1), and one of now would be another each time.
+        let has_come = |modified: &u64| UNIX_EPOCH + Duration::from_secs(*modified) <= SystemTime::now();
+        if let Some(modified) = validators.modified.filter(has_come) {
             response.set(header::LAST_MODIFIED, &http_date(modified));
         }
     }
@@ -590,4 +516,36 @@ fn respond_parts(content: Content, ranges: &[Range<u64>], media: &str, several: 
     response.set_number(header::CONTENT_LENGTH, multipart.len());
     response.body = Body::Multipart(content, multipart);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use instantmirror_core::ObjectId;
+
+    use super::*;
+
+    #[test]
+    fn a_date_that_is_still_to_come_is_not_told() {
+        let file = FileMeta {
+            size: 1,
+            object: ObjectId::of(b"x"),
+            first_piece: 0,
+            link_group: None,
+        };
+        let content = Content {
+            repository: "debian".parse().unwrap(),
+            path: RepoPath::ROOT,
+            file,
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        for (modified, is_told) in [(0, true), (now, true), (now + 3600, false)] {
+            for decision in [Decision::Whole, Decision::NotModified] {
+                let validators = validators(&content.file, Some(modified));
+                let response = respond_decided(&decision, content.clone(), &validators, "text/plain", true);
+                let told = response.headers.get(header::LAST_MODIFIED);
+                assert_eq!(told.is_some(), is_told, "{modified}");
+                assert!(response.headers.contains_key(header::ETAG));
+            }
+        }
+    }
 }

@@ -1,0 +1,124 @@
+//! Connections to one master, by what they are for.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use instantmirror_core::address::AddressPolicy;
+use reqwest::dns::{Addrs, Name as ResolvedName, Resolve, Resolving};
+use reqwest::{Client, Url};
+
+use super::CONNECT_TIMEOUT;
+
+/// Idle connections are kept for longer than a head request is held, so that one is always open, and given up before
+/// masters and proxies do it (75 s by default in ours and in nginx): a request that meets their farewell is lost.
+const IDLE: Duration = Duration::from_secs(70);
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Heads, catalogs, lists.
+    Common,
+    /// Objects that somebody waits for, with connections of its own: one is free, whatever else is asked for.
+    Urgent,
+    /// Objects that nobody waits for, with connections of its own, which live where what uses them runs: on threads that
+    /// yield, if there are such.
+    Background,
+    /// How long an answer takes, asked beside all others.
+    Watching,
+}
+
+/// Connections of all lanes, made when they are first used.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    policy: AddressPolicy,
+    clients: OnceLock<Result<Clients, String>>,
+}
+
+/// A client for each lane.
+pub(super) struct Clients([Client; 4]);
+
+impl Clients {
+    fn new(policy: &AddressPolicy) -> Result<Self, String> {
+        let client = || client(policy).map_err(|error| error.to_string());
+        Ok(Self([client()?, client()?, client()?, client()?]))
+    }
+
+    pub(super) fn of(&self, lane: Lane) -> &Client {
+        &self.0[match lane {
+            Lane::Common => 0,
+            Lane::Urgent => 1,
+            Lane::Background => 2,
+            Lane::Watching => 3,
+        }]
+    }
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clients")
+    }
+}
+
+impl Connections {
+    pub(super) fn new(policy: &AddressPolicy) -> Self {
+        Self {
+            policy: policy.clone(),
+            clients: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn clients(&self) -> Result<&Clients, String> {
+        let made = self.clients.get_or_init(|| Clients::new(&self.policy));
+        made.as_ref().map_err(Clone::clone)
+    }
+
+    /// Whether this is an address, and one that is not admitted. Names are looked at when they are resolved.
+    pub(super) fn refuses(&self, url: &Url) -> bool {
+        address_of(url).is_some_and(|address| !self.policy.admits(address))
+    }
+}
+
+pub(crate) fn address_of(url: &Url) -> Option<IpAddr> {
+    url.host_str()?.trim_matches(['[', ']']).parse().ok()
+}
+
+fn client(policy: &AddressPolicy) -> reqwest::Result<Client> {
+    Client::builder()
+        .user_agent(concat!("InstantMirror/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE)
+        .tcp_nodelay(true)
+        .no_proxy()
+        // We follow them ourselves: a POST stays one.
+        .redirect(reqwest::redirect::Policy::none())
+        .dns_resolver(Arc::new(PolicyResolver(policy.clone())))
+        .build()
+}
+
+/// The system's resolver, without the addresses that are not admitted, preferred ones first.
+#[derive(Debug)]
+pub(crate) struct PolicyResolver(pub(crate) AddressPolicy);
+
+impl Resolve for PolicyResolver {
+    fn resolve(&self, name: ResolvedName) -> Resolving {
+        let policy = self.0.clone();
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let all: Vec<SocketAddr> = found.collect();
+            let mut admitted: Vec<SocketAddr> = all.iter().copied().filter(|one| policy.admits(one.ip())).collect();
+            if admitted.is_empty() && !all.is_empty() {
+                let reason = format!(
+                    "the configuration admits none of the {} addresses of {}",
+                    all.len(),
+                    name.as_str()
+                );
+                return Err(reason.into());
+            }
+            // Stable: the system's order stays among equals.
+            admitted.sort_by_key(|one| policy.rank(one.ip()));
+            Ok(Box::new(admitted.into_iter()) as Addrs)
+        })
+    }
+}
