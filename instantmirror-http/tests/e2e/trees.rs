@@ -411,7 +411,8 @@ async fn files_of_one_s_own_are_there_where_nothing_else_is() {
         assert_eq!(found, content, "{target}");
     }
     let reply = get(server.address, "/about").await;
-    assert_eq!((reply.status, reply.header("location")), (301, "/about/"));
+    let location = resolve("/about", reply.header("location"));
+    assert_eq!((reply.status, location.as_str()), (301, "/about/"));
     let reply = get(server.address, "/robots.txt").await;
     assert_eq!(
         (reply.header("content-type"), reply.header("content-length")),
