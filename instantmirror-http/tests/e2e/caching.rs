@@ -60,6 +60,7 @@ async fn nobody_keeps_for_others_what_one_request_came_to() {
     world.fault(b"away", Fault::Open(unavailable(ObjectId::of(b"away"))));
     let object = world.cache_object(b"object").await;
     let mount = |path: &str, view| Mount {
+        host: None,
         path: RepoPath::new(path).unwrap(),
         repository: name(),
         view,
