@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use instantmirror_core::{RepoName, SnapshotId, TagName};
+use instantmirror_core::snapshot_ref::SnapshotRef;
+use instantmirror_core::{RepoName, TagName};
 
 use crate::node::{
     ADOPT_PATH, AdoptRequest, PREFETCH_PATH, PrefetchRequest, Prefetched, RELOAD_PATH, Reloaded, TAG_PATH, TagRequest,
@@ -66,7 +67,7 @@ pub async fn tag(
     socket: &Path,
     repository: &RepoName,
     tag: &TagName,
-    snapshot: SnapshotId,
+    snapshot: SnapshotRef,
     force: bool,
 ) -> Result<(), ControlError> {
     let body = serde_json::json!(TagRequest { snapshot, force }).to_string();
@@ -104,7 +105,7 @@ pub async fn adopt(socket: &Path, request: &AdoptRequest) -> Result<(), ControlE
 pub async fn prefetch(
     socket: &Path,
     repository: &RepoName,
-    snapshot: Option<SnapshotId>,
+    snapshot: Option<SnapshotRef>,
     paths: &[String],
 ) -> Result<u64, ControlError> {
     let request = PrefetchRequest {

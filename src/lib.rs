@@ -37,6 +37,7 @@ pub mod node;
 pub mod peering;
 pub mod progress;
 mod serve;
+pub mod text;
 pub mod torrent;
 pub mod tracker;
 pub mod upkeep;

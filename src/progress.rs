@@ -80,6 +80,11 @@ impl fmt::Display for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unchanged(id) => write!(f, "nothing has changed; current is still {id}"),
+            Self::TakenBack(id) => write!(
+                f,
+                "the tree is that of snapshot {id}, which was taken back, so nothing is published; change the tree, or \
+                 `imserver publish --again`"
+            ),
             Self::Snapshot(published) => published.fmt(f),
         }
     }

@@ -135,6 +135,8 @@ impl Maker {
             tags: std::collections::BTreeMap::new(),
             key_list: 0,
             preseed: Vec::new(),
+            grace_never: Vec::new(),
+            removed: Vec::new(),
         };
         let tree = Tree::new(shape)?;
         let dir = dir.to_path_buf();
@@ -186,7 +188,7 @@ impl Maker {
         self.head.snapshots.push(LiveSnapshot {
             id: snapshot.id,
             record,
-            state: SnapshotState::Released { released: now() },
+            state: SnapshotState::released(now(), self.head.sequence + 1),
         });
         Ok(())
     }

@@ -105,10 +105,6 @@ mod tests {
         assert!(!due(Some(5), Some(50), 4, synced(3, 3)));
         assert!(!due(Some(5), Some(50), 5, synced(1, 3)));
         assert!(due(Some(5), Some(50), 5, synced(2, 3)));
-        assert!(!is_due(
-            &SnapshotState::Released { released: at(0) },
-            at(9),
-            synced(1, 1)
-        ));
+        assert!(!is_due(&SnapshotState::released(at(0), 1), at(9), synced(1, 1)));
     }
 }

@@ -4,10 +4,11 @@
 //! the files gone. So a path that the current snapshot lacks is looked for in those that were current within the grace
 //! time. What is in the current snapshot always wins; listings show the current snapshot alone.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::head::SnapshotState;
+use crate::order::{Turn, newest_first};
 use crate::view::RepositoryState;
 use crate::{Head, Snapshot, SnapshotId, Timestamp};
 
@@ -16,48 +17,41 @@ pub const GRACE_DEFAULT: Duration = Duration::from_secs(6 * 3600);
 /// Most snapshots in which a path is looked for: it bounds the cost of a path that never was.
 pub const FALLBACKS_MAX: usize = 256;
 
-/// Released snapshots with the time of their release, newest first; of equal times the one that comes later in the head
-/// is newer.
-pub(crate) fn newest_first(head: &Head) -> Vec<(Timestamp, SnapshotId)> {
-    let mut order: Vec<_> = head
-        .snapshots
-        .iter()
-        .enumerate()
-        .filter_map(|(at, live)| match live.state {
-            SnapshotState::Released { released } => Some((released, at, live.id)),
-            SnapshotState::Staged { .. } => None,
-        })
-        .collect();
-    order.sort_unstable_by(|a, b| b.cmp(a));
-    order.into_iter().map(|(released, _, id)| (released, id)).collect()
-}
-
-/// Released snapshots that another one replaced less than `grace` ago, newest first. What was current last without a
-/// successor is not among them.
+/// Released snapshots that another one replaced less than `grace` ago, newest first, those of a rollback too. What became
+/// current last is not among them.
 #[must_use]
-pub fn replaced_within(head: &Head, grace: Duration, now: Timestamp) -> Vec<SnapshotId> {
-    let order = newest_first(head);
-    let pairs = order.windows(2);
-    // Release times fall along the list, so the first that is too old ends it.
-    let recent = pairs.take_while(|pair| now.since(pair[0].0) < grace);
-    recent.map(|pair| pair[1].1).collect()
+pub fn replaced_within(head: &Head, grace: Duration, now: Timestamp) -> Vec<Turn> {
+    let order = newest_first(head, now);
+    let mut replaced: Vec<Turn> = Vec::new();
+    let mut at = None;
+    for pair in order.windows(2).rev() {
+        // It was replaced after all that came before it: a date of a clock that was behind ends no grace too early.
+        at = at.max(Some(pair[0].released));
+        if at.is_some_and(|at| now.since(at) < grace) {
+            replaced.push(pair[1]);
+        }
+    }
+    replaced.reverse();
+    replaced
 }
 
-/// Where a path is looked for that `current` lacks, in this order: visible snapshots that were released before the
-/// current one and replaced less than `grace` ago, at most [`FALLBACKS_MAX`]. Trees that are the same are named once.
+/// Where a path is looked for that `current` lacks, in this order: visible snapshots that were current before it and were
+/// replaced less than `grace` ago, at most [`FALLBACKS_MAX`]. Trees that are the same are named once. What a rollback
+/// withdrew is not looked at: it was taken back since it was wrong.
 #[must_use]
 pub fn fallbacks(state: &RepositoryState, grace: Duration, now: Timestamp) -> Vec<Arc<Snapshot>> {
     let (Some(signed), Some(current)) = (&state.head, &state.current) else {
         return Vec::new();
     };
-    let order = newest_first(signed.head());
-    let newer_than_current = order.iter().position(|(_, id)| id == current).unwrap_or(order.len());
+    let head = signed.head();
+    let order = newest_first(head, now);
+    let newer = order.iter().take_while(|turn| turn.id != *current).map(|turn| turn.id);
+    let newer: HashSet<SnapshotId> = newer.collect();
     let mut tree = state.snapshots.get(current).map(|snapshot| snapshot.root.node);
-    // The list of the replaced ones begins behind the newest: it lacks the first of the order.
-    replaced_within(signed.head(), grace, now)
+    replaced_within(head, grace, now)
         .iter()
-        .skip(newer_than_current)
-        .filter_map(|id| state.snapshots.get(id))
+        .filter(|turn| !turn.is_withdrawn && turn.id != *current && !newer.contains(&turn.id))
+        .filter_map(|turn| state.snapshots.get(&turn.id))
         .filter(|snapshot| tree.replace(snapshot.root.node) != Some(snapshot.root.node))
         .take(FALLBACKS_MAX)
         .cloned()
@@ -69,7 +63,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::head::LiveSnapshot;
+    use crate::head::{LiveSnapshot, SnapshotState};
     use crate::{NodeId, RecordId, RepoName, Root, SecretKey};
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -86,9 +80,7 @@ mod tests {
         let live = |(number, _): (u8, &u8)| LiveSnapshot {
             id: id(number),
             record: RecordId::of(b""),
-            state: SnapshotState::Released {
-                released: START.plus(HOUR * u32::from(number)),
-            },
+            state: SnapshotState::released(START.plus(HOUR * u32::from(number)), u64::from(number) + 1),
         };
         let head = Head {
             repository: name.clone(),
@@ -101,6 +93,8 @@ mod tests {
             tags: BTreeMap::new(),
             key_list: 0,
             preseed: Vec::new(),
+            grace_never: Vec::new(),
+            removed: Vec::new(),
         };
         let mut state = RepositoryState::empty(name.clone());
         state.head = Some(Arc::new(head.sign(&[&SecretKey::from_random([1; 32])]).unwrap()));
@@ -159,6 +153,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_rollback_withdrew_is_not_looked_at_and_what_came_back_is_not_undercut() {
+        let mut state = state(&[0, 1, 2, 3], 3);
+        let mut head = state.head.as_ref().unwrap().head().clone();
+        let now = START.plus(HOUR * 4);
+        crate::order::go_back_to(&mut head, id(1), 5, now);
+        let show = |state: &mut RepositoryState, head: &Head| {
+            state.current = head.current;
+            state.head = Some(Arc::new(head.sign(&[&SecretKey::from_random([1; 32])]).unwrap()));
+        };
+        show(&mut state, &head);
+        // Number 0 was replaced long before; 2 and 3 are newer, and withdrawn.
+        assert_eq!(looked_for(&state, HOUR * 2, 4), []);
+        assert_eq!(looked_for(&state, HOUR * 9, 4), [id(0)]);
+        // What came back is replaced now by going forward: its grace begins then.
+        crate::order::go_back_to(&mut head, id(3), 6, now.plus(HOUR * 10));
+        show(&mut state, &head);
+        assert_eq!(looked_for(&state, HOUR * 2, 14), [id(1)]);
+    }
+
+    #[test]
     fn the_cost_is_bounded() {
         let trees: Vec<u8> = (0..250).collect();
         let mut state = state(&trees, 249);
@@ -168,7 +182,7 @@ mod tests {
             .collect();
         let mut head = state.head.as_ref().unwrap().head().clone();
         for (number, id) in (10u8..30).zip(more) {
-            let released = SnapshotState::Released { released: START };
+            let released = SnapshotState::released(START, 0);
             head.snapshots.insert(
                 0,
                 LiveSnapshot {

@@ -17,6 +17,10 @@ use crate::{RecordId, RepoName, SnapshotId, TagName, Timestamp};
 pub const HEAD_TYPE: &str = "application/vnd.instantmirror.head.v1+json";
 /// Longest validity of a head.
 pub const HEAD_VALIDITY_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Most removed snapshots that a head lists; of more, the latest.
+pub const REMOVED_MAX: usize = 1_000;
+/// Longest reason of a removal, in bytes.
+pub const REASON_BYTES_MAX: usize = 500;
 /// How far a master's clock may be ahead of a node's.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -48,6 +52,25 @@ pub struct Head {
     /// What nodes are advised to fetch ahead of demand: globs, most urgent first.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub preseed: Vec<String>,
+    /// Globs of paths that are never found by [grace](crate::grace), besides those of [`companion`](crate::companion).
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub grace_never: Vec<String>,
+    /// Snapshots that the master took away for good, the latest last, at most [`REMOVED_MAX`]. Nodes show and keep none of
+    /// them, not even for tags of their own.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub removed: Vec<RemovedSnapshot>,
+}
+
+/// A snapshot that was taken away for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedSnapshot {
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// When it was removed.
+    pub removed: Timestamp,
+    /// The operator's reason, for the logs of nodes; at most [`REASON_BYTES_MAX`].
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub reason: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
@@ -82,12 +105,30 @@ pub enum SnapshotState {
     },
     /// Everybody may see it.
     Released {
-        /// Since when; grace times are counted from here.
+        /// When it became current last; grace times are counted from here.
         released: Timestamp,
+        /// Sequence of the head that made it current last: the [order](crate::order) of snapshots. Absent in heads of
+        /// older masters.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        since: Option<u64>,
+        /// The master went back to an older snapshot: what this one has is found under its own name alone, never by
+        /// [grace](crate::grace).
+        #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+        withdrawn: bool,
     },
 }
 
 impl SnapshotState {
+    /// Released by the head with this sequence number.
+    #[must_use]
+    pub const fn released(released: Timestamp, sequence: u64) -> Self {
+        Self::Released {
+            released,
+            since: Some(sequence),
+            withdrawn: false,
+        }
+    }
+
     /// Whether the public may see it.
     #[must_use]
     pub fn is_released(&self) -> bool {
@@ -195,6 +236,12 @@ impl Head {
         self.snapshots.iter().find(|live| live.id == *id)
     }
 
+    /// Whether the master took this snapshot away for good.
+    #[must_use]
+    pub fn has_removed(&self, id: &SnapshotId) -> bool {
+        self.removed.iter().any(|removed| removed.id == *id)
+    }
+
     fn check(&self) -> Result<(), HeadError> {
         let broken = |reason: String| HeadError::Malformed {
             repository: self.repository.clone(),
@@ -229,6 +276,9 @@ impl Head {
             return Err(broken(format!(
                 "current is {current}, which is not a released snapshot"
             )));
+        }
+        if let Some(removed) = self.removed.iter().find(|removed| ids.contains(&removed.id)) {
+            return Err(broken(format!("snapshot {} is listed, and removed too", removed.id)));
         }
         match self.tags.iter().find(|(_, id)| !ids.contains(id)) {
             Some((tag, id)) => Err(broken(format!("tag '{tag}' names {id}, which is not live"))),
@@ -354,7 +404,13 @@ mod tests {
     }
 
     fn released(seed: u8) -> LiveSnapshot {
-        live(seed, SnapshotState::Released { released: ISSUED })
+        // As masters wrote it before there were `since` and `withdrawn`: the vectors have it so.
+        let state = SnapshotState::Released {
+            released: ISSUED,
+            since: None,
+            withdrawn: false,
+        };
+        live(seed, state)
     }
 
     fn staged(seed: u8) -> LiveSnapshot {
@@ -377,6 +433,8 @@ mod tests {
             tags: BTreeMap::from([("stable".parse().unwrap(), released(1).id)]),
             key_list: 0,
             preseed: vec!["repodata/**".to_owned()],
+            grace_never: Vec::new(),
+            removed: Vec::new(),
         }
     }
 
@@ -401,7 +459,7 @@ mod tests {
 
     #[test]
     fn unusable_heads_are_neither_signed_nor_believed() {
-        let cases: [Broken; 12] = [
+        let cases: [Broken; 13] = [
             (|head| head.sequence = u64::MAX, "milliseconds"),
             (|head| head.sequence = HIGHEST + 1, "milliseconds"),
             (
@@ -416,6 +474,16 @@ mod tests {
             (|head| head.current = Some(staged(2).id), "not a released"),
             (|head| head.current = Some(released(9).id), "not a released"),
             (|head| head.snapshots.clear(), "current"),
+            (
+                |head| {
+                    head.removed.push(RemovedSnapshot {
+                        id: released(1).id,
+                        removed: ISSUED,
+                        reason: String::new(),
+                    });
+                },
+                "removed too",
+            ),
             (
                 |head| {
                     head.tags.insert("gone".parse().unwrap(), released(9).id);

@@ -9,7 +9,7 @@
 //! * What others' torrent clients read: [`bencode`], [`metainfo`].
 //! * Where parts meet: [`traits`], with [`memory`] implementations and (feature `conformance`) suites.
 //! * What is decided: [`scheduler`], [`fill`], [`sources`], [`throttle`], [`readahead`], [`preseed`], [`bundle`],
-//!   [`popularity`], [`expiry`], [`view`], [`grace`], [`retention`], [`appearance`].
+//!   [`popularity`], [`expiry`], [`view`], [`order`], [`grace`], [`companion`], [`retention`], [`appearance`].
 //!
 //! ```
 //! use instantmirror_core::catalog::{Catalog, build_directory};
@@ -40,6 +40,7 @@ pub mod bencode;
 pub mod bundle;
 pub mod catalog;
 pub mod changes;
+pub mod companion;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod entry;
@@ -53,6 +54,7 @@ pub mod keys;
 pub mod memory;
 pub mod metainfo;
 pub mod name;
+pub mod order;
 pub mod outboard;
 pub mod popularity;
 pub mod preseed;
@@ -64,6 +66,7 @@ pub mod rules;
 pub mod scheduler;
 pub mod sign;
 pub mod snapshot;
+pub mod snapshot_ref;
 pub mod sources;
 pub mod spare;
 pub mod swarm;

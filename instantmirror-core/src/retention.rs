@@ -4,6 +4,9 @@
 //! rules say, these never go: the current one, staged ones, tagged ones, and those that were current within the grace
 //! time (somebody may still work with their metadata). A policy without rules keeps everything.
 //!
+//! Which snapshot is newer the [sequence](crate::order) of heads says, and no clock. Rules of age take a date that lies
+//! ahead, of a publish while the clock was wrong, for that of the next snapshot.
+//!
 //! Calendar rules count periods in UTC and keep the newest snapshot of each of the last N periods in which there is
 //! one. So a second run at the same time removes nothing more, and an idle repository never shrinks to nothing.
 
@@ -12,7 +15,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::grace::{GRACE_DEFAULT, replaced_within};
-use crate::head::SnapshotState;
+use crate::head::LiveSnapshot;
+use crate::order::{Turn, newest_first};
 use crate::{Head, SnapshotId, TagName, Timestamp};
 
 /// What an operator wants to be kept of a repository. Counts of 0 and `None` are rules that are not there.
@@ -152,8 +156,10 @@ impl Period {
 pub struct Verdict {
     /// The snapshot.
     pub id: SnapshotId,
-    /// When it was released; `None` while it is staged.
+    /// When it was released, as the rules of age take it; `None` while it is staged.
     pub released: Option<Timestamp>,
+    /// The head dates it ahead of the clock: [`released`](Self::released) is the next snapshot's date, or now.
+    pub is_dated_ahead: bool,
     /// Why it stays; empty: it goes.
     pub reasons: Vec<KeepReason>,
     /// It would stay, had [`RetentionPolicy::max_bytes`] not been reached.
@@ -176,6 +182,8 @@ impl Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetentionPlan {
     verdicts: Vec<Verdict>,
+    /// Indices of the verdicts on released snapshots.
+    newest_first: Vec<usize>,
 }
 
 impl RetentionPolicy {
@@ -199,43 +207,46 @@ impl RetentionPolicy {
     /// [`RetentionPlan::limit_bytes`].
     #[must_use]
     pub fn plan(&self, head: &Head, now: Timestamp) -> RetentionPlan {
+        let order = newest_first(head, now);
+        let absolute = |live: &LiveSnapshot| {
+            let current = (head.current == Some(live.id)).then_some(KeepReason::Current);
+            let staged = (!live.state.is_released()).then_some(KeepReason::Staged);
+            let tags = head.tags.iter().filter(|(_, id)| **id == live.id);
+            let tags = tags.map(|(tag, _)| KeepReason::Tagged(tag.clone()));
+            current.into_iter().chain(staged).chain(tags).collect()
+        };
         let mut verdicts: Vec<Verdict> = head
             .snapshots
             .iter()
-            .map(|live| {
-                let released = match live.state {
-                    SnapshotState::Released { released } => Some(released),
-                    SnapshotState::Staged { .. } => None,
-                };
-                let current = (head.current == Some(live.id)).then_some(KeepReason::Current);
-                let staged = released.is_none().then_some(KeepReason::Staged);
-                let tags = head.tags.iter().filter(|(_, id)| **id == live.id);
-                let tags = tags.map(|(tag, _)| KeepReason::Tagged(tag.clone()));
-                Verdict {
-                    id: live.id,
-                    released,
-                    reasons: current.into_iter().chain(staged).chain(tags).collect(),
-                    over_limit: false,
-                }
+            .map(|live| Verdict {
+                id: live.id,
+                released: None,
+                is_dated_ahead: false,
+                reasons: absolute(live),
+                over_limit: false,
             })
             .collect();
-        for graced in replaced_within(head, self.grace, now) {
-            if let Some(verdict) = verdicts.iter_mut().find(|verdict| verdict.id == graced) {
-                verdict.reasons.push(KeepReason::Grace);
-            }
+        for turn in &order {
+            let verdict = &mut verdicts[turn.position];
+            (verdict.released, verdict.is_dated_ahead) = (Some(turn.released), turn.is_dated_ahead);
         }
-        self.apply_rules(&mut verdicts, now);
-        RetentionPlan { verdicts }
+        for graced in replaced_within(head, self.grace, now) {
+            verdicts[graced.position].reasons.push(KeepReason::Grace);
+        }
+        self.apply_rules(&mut verdicts, &order, now);
+        RetentionPlan {
+            verdicts,
+            newest_first: order.iter().map(|turn| turn.position).collect(),
+        }
     }
 
-    fn apply_rules(&self, verdicts: &mut [Verdict], now: Timestamp) {
-        let newest_first = newest_first(verdicts);
-        for (rank, &(released, at)) in newest_first.iter().enumerate() {
-            let reasons = &mut verdicts[at].reasons;
+    fn apply_rules(&self, verdicts: &mut [Verdict], newest_first: &[Turn], now: Timestamp) {
+        for (rank, turn) in newest_first.iter().enumerate() {
+            let reasons = &mut verdicts[turn.position].reasons;
             if rank < usize::try_from(self.keep_last).unwrap_or(usize::MAX) {
                 reasons.push(KeepReason::Last);
             }
-            if self.keep_within.is_some_and(|within| now.since(released) < within) {
+            if self.keep_within.is_some_and(|within| now.since(turn.released) < within) {
                 reasons.push(KeepReason::Within);
             }
             if !self.has_rules() {
@@ -244,26 +255,16 @@ impl RetentionPolicy {
         }
         for (period, count) in self.counts() {
             let mut seen = BTreeSet::new();
-            for &(released, at) in &newest_first {
+            for turn in newest_first {
                 if seen.len() >= usize::try_from(count).unwrap_or(usize::MAX) {
                     break;
                 }
-                if seen.insert(period.of(released)) {
-                    verdicts[at].reasons.push(KeepReason::Calendar(period));
+                if seen.insert(period.of(turn.released)) {
+                    verdicts[turn.position].reasons.push(KeepReason::Calendar(period));
                 }
             }
         }
     }
-}
-
-/// Released snapshots with their places, newest first; of equal times the one that comes later in the head is newer.
-fn newest_first(verdicts: &[Verdict]) -> Vec<(Timestamp, usize)> {
-    let released = verdicts.iter().enumerate();
-    let mut order: Vec<_> = released
-        .filter_map(|(at, verdict)| Some((verdict.released?, at)))
-        .collect();
-    order.sort_unstable_by(|a, b| b.cmp(a));
-    order
 }
 
 impl RetentionPlan {
@@ -308,7 +309,7 @@ impl RetentionPlan {
         }
         let mut fits = true;
         let mut over = Vec::new();
-        for (_, at) in newest_first(&self.verdicts) {
+        for &at in &self.newest_first {
             let verdict = &self.verdicts[at];
             if !verdict.is_kept() || verdict.is_absolute() {
                 continue;
@@ -341,7 +342,7 @@ mod tests {
 
     use super::*;
     use crate::RecordId;
-    use crate::head::LiveSnapshot;
+    use crate::head::SnapshotState;
 
     const HOUR: Duration = Duration::from_secs(3600);
     const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -361,7 +362,7 @@ mod tests {
         let live = |(number, age): (usize, &Duration)| LiveSnapshot {
             id: id(u8::try_from(number).unwrap()),
             record: RecordId::of(b""),
-            state: SnapshotState::Released { released: before(*age) },
+            state: SnapshotState::released(before(*age), u64::try_from(number).unwrap() + 1),
         };
         Head {
             repository: "r".parse().unwrap(),
@@ -374,6 +375,8 @@ mod tests {
             tags: BTreeMap::new(),
             key_list: 0,
             preseed: Vec::new(),
+            grace_never: Vec::new(),
+            removed: Vec::new(),
         }
     }
 
@@ -460,6 +463,33 @@ mod tests {
         );
         policy.grace = HOUR * 3;
         assert_eq!(reasons(&policy), ["tag gold", "staged", "current", "", "grace", "last"]);
+    }
+
+    #[test]
+    fn a_publish_while_the_clock_was_wrong_takes_no_places_for_years() {
+        let mut policy = no_grace();
+        (policy.keep_last, policy.keep_within, policy.keep_daily) = (1, Some(DAY * 2), 3);
+        // Number 2 was published while the clock was three years ahead, number 4 while it stood in 1970.
+        let mut head = head(&[DAY * 9, DAY * 8, DAY, HOUR * 5, DAY * 19_000, HOUR * 3]);
+        head.snapshots[2].state = SnapshotState::released(NOW.plus(DAY * 1_000), 3);
+        let plan = policy.plan(&head, NOW);
+        let kept = |plan: &RetentionPlan| {
+            let all = plan.verdicts().iter().enumerate();
+            all.filter(|(_, verdict)| verdict.is_kept())
+                .map(|(at, _)| at)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(kept(&plan), [1, 2, 3, 4, 5]);
+        let verdict = &plan.verdicts()[2];
+        assert_eq!(
+            (verdict.released, verdict.is_dated_ahead),
+            (Some(before(HOUR * 5)), true)
+        );
+        // A week later it is as old as its successor, and goes with it.
+        for (at, live) in head.snapshots.iter_mut().enumerate().skip(5) {
+            live.state = SnapshotState::released(NOW.plus(DAY * 7), at as u64 + 1);
+        }
+        assert_eq!(kept(&policy.plan(&head, NOW.plus(DAY * 7))), [3, 4, 5]);
     }
 
     #[test]

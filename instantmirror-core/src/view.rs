@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::head::SignedHead;
-use crate::{RepoName, RepoPath, Snapshot, SnapshotId, TagName};
+use crate::{RepoName, RepoPath, Snapshot, SnapshotId, TagName, Timestamp, order};
 
 /// The names directly below a repository, in the order in which they are listed.
 pub const AREAS: [&str; 3] = ["snap", "master-snap", "local-snap"];
@@ -150,6 +150,20 @@ impl RepositoryState {
         let coming = self.head.as_ref().and_then(|head| head.head().current);
         let is_whole = |id: &SnapshotId| self.snapshots.contains_key(id);
         self.snapshots.is_empty() || coming.is_some_and(|id| !is_whole(&id) && self.id(view) == Some(&id))
+    }
+
+    /// What is visible, the snapshot that became current last first; behind them those that the head does not name any
+    /// more.
+    #[must_use]
+    pub fn newest_first(&self) -> Vec<&Arc<Snapshot>> {
+        // The dates do not matter here.
+        let order = self.head.as_ref().map_or_else(Vec::new, |signed| {
+            order::newest_first(signed.head(), Timestamp::from_millis(0))
+        });
+        let mut rest: BTreeMap<_, _> = self.snapshots.iter().collect();
+        let mut all: Vec<_> = order.iter().filter_map(|turn| rest.remove(&turn.id)).collect();
+        all.extend(rest.into_values());
+        all
     }
 
     /// Tags of the master that can be shown, in order.

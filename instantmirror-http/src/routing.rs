@@ -244,14 +244,11 @@ fn area_rows(state: &RepositoryState, place: &Place) -> Vec<Row> {
     match place {
         Place::Top => AREAS.map(|name| Row::directory(name.to_owned(), None)).into(),
         Place::Snapshots => {
-            let mut newest_first: Vec<_> = state.snapshots.values().collect();
-            newest_first.sort_by_key(|snapshot| std::cmp::Reverse((snapshot.created, snapshot.id)));
             let current = state
                 .snapshot(&View::Current)
                 .map(|snapshot| whole("current".to_owned(), snapshot));
-            let all = newest_first
-                .into_iter()
-                .map(|snapshot| whole(snapshot.id.to_string(), snapshot));
+            let all = state.newest_first().into_iter();
+            let all = all.map(|snapshot| whole(snapshot.id.to_string(), snapshot));
             current.into_iter().chain(all).collect()
         }
         Place::MasterTags => state
@@ -314,7 +311,7 @@ fn route_tree(site: &Site, publication: &dyn Publication, tree: &Tree, request: 
             Route::Directory(origin(snapshot.id, tree.path.clone(), true), directory, Nodes(nodes))
         }
         Ok(Found::Slashless) => Route::Redirect(request.reference_to(&request.path, true), is_fixed),
-        Ok(Found::Nothing) => match find_in_grace(publication, &nodes, tree, request) {
+        Ok(Found::Nothing) => match find_in_grace(publication, &catalog, tree, request) {
             Some((snapshot, path, file, mtime)) => Route::File(origin(snapshot, path, false), file, mtime),
             None => Route::NotFound(format!(
                 "there is no '/{}' in snapshot {} of repository '{repository}'",
@@ -325,18 +322,38 @@ fn route_tree(site: &Site, publication: &dyn Publication, tree: &Tree, request: 
 }
 
 /// A file that `current` lacks, in one of the snapshots that were current a while ago. Files only: a listing tells what
-/// is there now.
+/// is there now. And only those whose absence means nothing beside what is there.
 fn find_in_grace(
     publication: &dyn Publication,
-    nodes: &Arc<dyn NodeSource>,
+    current: &Catalog<Arc<dyn NodeSource>>,
     tree: &Tree,
     request: &RequestPath,
 ) -> Option<(SnapshotId, RepoPath, FileMeta, i64)> {
     if tree.view != View::Current || request.directory {
         return None;
     }
+    let found = find_in_older(publication, tree, request)?;
+    let rule = publication.grace_rule(&tree.repository);
+    let allowed = rule.allows(&tree.path, |path| match current.resolve(path)? {
+        Resolution::Found(..) => Ok::<_, CatalogError>(true),
+        Resolution::NotFound | Resolution::Loop => Ok(false),
+    });
+    match allowed {
+        Ok(allowed) => allowed.then_some(found),
+        Err(error) => {
+            tracing::warn!(repository = %tree.repository, "the current catalog cannot be read: {error}");
+            None
+        }
+    }
+}
+
+fn find_in_older(
+    publication: &dyn Publication,
+    tree: &Tree,
+    request: &RequestPath,
+) -> Option<(SnapshotId, RepoPath, FileMeta, i64)> {
     publication.fallbacks(&tree.repository).iter().find_map(|snapshot| {
-        let catalog = Catalog::new(Arc::clone(nodes), snapshot.root.meta());
+        let catalog = Catalog::new(publication.nodes(), snapshot.root.meta());
         match find(&catalog, tree, request) {
             Ok(Found::File(path, file, mtime)) => Some((snapshot.id, path, file, mtime)),
             Ok(_) => None,

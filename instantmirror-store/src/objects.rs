@@ -116,9 +116,16 @@ impl ObjectStore {
     ///
     /// Errors: [`StoreError::Io`].
     pub fn contains(&self, object: &ObjectId, size: u64) -> Result<bool> {
+        Ok(self.size(object)? == Some(size))
+    }
+
+    /// The size of an object in bytes; `None` if it is not here.
+    ///
+    /// Errors: [`StoreError::Io`].
+    pub fn size(&self, object: &ObjectId) -> Result<Option<u64>> {
         match self.disk.metadata(&object_path(object)) {
-            Ok(meta) => Ok(meta.len == size),
-            Err(error) if error.is_not_found() => Ok(false),
+            Ok(meta) => Ok(Some(meta.len)),
+            Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -137,11 +144,7 @@ impl ObjectStore {
     ///
     /// Errors: [`StoreError::Io`].
     pub fn is_here(&self, object: &ObjectId) -> Result<bool> {
-        match self.disk.metadata(&object_path(object)) {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(error),
-        }
+        Ok(self.size(object)?.is_some())
     }
 
     /// Reads a source file once, hashes it, and keeps it. Not durable before [`commit`](Self::commit).

@@ -119,6 +119,15 @@ impl DiskSnapshotStore {
         self.compact_nodes(&|id| live.contains(id))
     }
 
+    /// Lets a reader forget the catalog nodes that the writer has given up since it last looked. What is new it finds by
+    /// itself.
+    ///
+    /// # Errors
+    /// [`CoreError`] if the catalogs cannot be read; what was seen before is seen on.
+    pub fn refresh(&self) -> Result<(), CoreError> {
+        self.packs.refresh().map(drop).map_err(core_error)
+    }
+
     /// Gives the space of catalog nodes back that `keep` refuses. For a caller that knows what is in use.
     pub fn compact_nodes(&self, keep: &dyn Fn(&NodeId) -> bool) -> Result<Compaction, CoreError> {
         self.packs

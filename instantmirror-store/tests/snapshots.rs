@@ -89,6 +89,8 @@ fn head(key: &SecretKey, sequence: u64) -> SignedHead {
         tags: Default::default(),
         key_list: 0,
         preseed: Vec::new(),
+        grace_never: Vec::new(),
+        removed: Vec::new(),
     };
     head.sign(&[key]).unwrap()
 }

@@ -42,7 +42,7 @@ fn scrub_rate() -> ByteRate {
     ByteRate(20 << 20)
 }
 
-fn globs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathGlobs, D::Error> {
+pub(super) fn globs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathGlobs, D::Error> {
     PathGlobs::new(Vec::<String>::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use instantmirror_core::grace::GRACE_DEFAULT;
 use instantmirror_core::retention::RetentionPolicy;
+use instantmirror_core::rules::PathGlobs;
 use serde::Deserialize;
 
+use super::cache::globs;
 use super::{ByteSize, TimeSpan};
 
 /// `[retention]`: which snapshots of a master stay. Without any rule all do.
@@ -72,12 +74,20 @@ impl RetentionConfig {
 pub struct MasterSnapshotsConfig {
     /// For so long after another one replaced it a snapshot stays, and its files are still found under `current`.
     pub grace: TimeSpan,
+    /// Paths that are never found so, here and on nodes, besides optional files beside what they belong to
+    /// ([`companion`](instantmirror_core::companion)).
+    #[serde(deserialize_with = "globs")]
+    pub grace_never: PathGlobs,
+    /// Optional files are found so too.
+    pub grace_optional: bool,
 }
 
 impl Default for MasterSnapshotsConfig {
     fn default() -> Self {
         Self {
             grace: TimeSpan(GRACE_DEFAULT),
+            grace_never: PathGlobs::none(),
+            grace_optional: false,
         }
     }
 }
@@ -93,6 +103,12 @@ pub struct NodeSnapshotsConfig {
     /// For so long after another one replaced it a snapshot stays, if the master has it, and its files are still found
     /// under `current`.
     pub grace: TimeSpan,
+    /// Paths that are never found so, besides optional files beside what they belong to
+    /// ([`companion`](instantmirror_core::companion)).
+    #[serde(deserialize_with = "globs")]
+    pub grace_never: PathGlobs,
+    /// Optional files are found so too.
+    pub grace_optional: bool,
 }
 
 impl Default for NodeSnapshotsConfig {
@@ -101,6 +117,8 @@ impl Default for NodeSnapshotsConfig {
             keep_last: 0,
             keep_within: None,
             grace: TimeSpan(GRACE_DEFAULT),
+            grace_never: PathGlobs::none(),
+            grace_optional: false,
         }
     }
 }

@@ -6,6 +6,9 @@
 //! go, then, when there are enough of them, digests and catalog nodes; then the note. A crash between any two leaves
 //! lists and note, so the next run finishes the job.
 //!
+//! What the operator [removed](Master::remove_snapshots) does not wait: it is due as soon as it is noted, and its digests and
+//! catalog nodes go however few there are of them.
+//!
 //! Each step holds the store's lock, and so does every publish until its own tree is counted in. What is listed is
 //! looked up once more when its turn comes: what a publish has taken into use again meanwhile stays. The cost is that
 //! of what goes, however much stays.
@@ -15,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
 use instantmirror_core::traits::SnapshotStore as _;
-use instantmirror_core::{Clock as _, ObjectId, RepoName, SnapshotId, Timestamp};
+use instantmirror_core::{Clock as _, Head, ObjectId, RepoName, SnapshotId, Timestamp};
 use instantmirror_store::references::{CountedTree, ReferenceError, References};
 
 use super::publish::counted_tree;
@@ -81,6 +84,7 @@ impl Master {
             std::thread::sleep(WRITER_POLL * 2);
         }
         self.finish(&due, options, &mut done)?;
+        self.snapshots.refresh()?;
         if done.snapshots > 0 || done.objects > 0 {
             tracing::info!(
                 snapshots = done.snapshots,
@@ -176,15 +180,18 @@ impl Master {
             let name = &repository.name;
             let mut noted = expired::read(self.disk.as_ref(), name)?;
             let before = noted.clone();
-            for id in self.unnamed(name)? {
+            let head = block_on(self.head(name))?;
+            let head = head.as_ref().map(instantmirror_core::SignedHead::head);
+            for id in self.unnamed(name, head)? {
                 noted.entry(id).or_insert(now);
             }
+            let is_removed = |id: &SnapshotId| head.is_some_and(|head| head.has_removed(id));
             if noted != before {
                 expired::write(self.disk.as_ref(), name, &noted)?;
             }
             let wait = self.config.retention_of(repository).delete_after.0;
             for (id, since) in noted {
-                if options.now || is_due(since, now, wait) {
+                if options.now || is_due(since, now, wait) || is_removed(&id) {
                     due.insert((name.clone(), id));
                 } else {
                     waiting += 1;
@@ -195,12 +202,21 @@ impl Master {
     }
 
     /// Records of a repository that its head does not name.
-    fn unnamed(&self, name: &RepoName) -> Result<Vec<SnapshotId>, MasterError> {
-        let head = block_on(self.head(name))?;
-        let named = |id: &SnapshotId| head.as_ref().is_some_and(|head| head.head().snapshot(id).is_some());
+    fn unnamed(&self, name: &RepoName, head: Option<&Head>) -> Result<Vec<SnapshotId>, MasterError> {
+        let named = |id: &SnapshotId| head.is_some_and(|head| head.snapshot(id).is_some());
         let mut ids = block_on(self.snapshots.snapshots(name))?;
         ids.retain(|id| !named(id));
         Ok(ids)
+    }
+
+    fn any_removed(&self, due: &BTreeSet<Record>) -> Result<bool, MasterError> {
+        for (repository, id) in due {
+            let head = block_on(self.head(repository))?;
+            if head.is_some_and(|head| head.head().has_removed(id)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn is_named(&self, (repository, id): &Record) -> Result<bool, MasterError> {
@@ -256,8 +272,10 @@ impl Master {
         }
         let writer = Writer::open(self)?;
         let mut references = References::open(&self.config.store.dir)?;
-        forget_digests(&writer, &mut references, SMALL_TABLE)?;
-        forget_nodes(&writer, &mut references, options.orphans)?;
+        // Names and hashes of what was removed must not lie about either.
+        let small = if self.any_removed(due)? { u64::MAX } else { SMALL_TABLE };
+        forget_digests(&writer, &mut references, small)?;
+        forget_nodes(&writer, &mut references, options.orphans, small)?;
         let mut gone: BTreeMap<RepoName, Vec<SnapshotId>> = BTreeMap::new();
         for (repository, id) in due {
             gone.entry(repository.clone()).or_default().push(*id);
@@ -295,9 +313,9 @@ fn forget_digests(writer: &Writer, references: &mut References, small: u64) -> R
 
 /// Gives the space of dead catalog nodes back, when there are enough of them; with `orphans` also of those that nothing
 /// ever referred to.
-fn forget_nodes(writer: &Writer, references: &mut References, orphans: bool) -> Result<(), MasterError> {
+fn forget_nodes(writer: &Writer, references: &mut References, orphans: bool, small: u64) -> Result<(), MasterError> {
     let mut dead: HashSet<_> = references.dead_nodes()?.into_iter().collect();
-    if !orphans && !is_worth_it(dead.len(), writer.snapshots.node_count(), SMALL_TABLE) {
+    if !orphans && !is_worth_it(dead.len(), writer.snapshots.node_count(), small) {
         return Ok(());
     }
     let mut back = HashSet::new();

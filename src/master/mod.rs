@@ -11,6 +11,7 @@ mod embargo;
 mod expired;
 mod gate;
 mod hints;
+mod history;
 mod key;
 mod nodes;
 mod publication;
@@ -27,6 +28,7 @@ mod tags;
 mod tests;
 mod torrents;
 mod watch;
+mod withdrawn;
 mod writer;
 
 use std::io::Write;
@@ -50,9 +52,10 @@ use crate::export::{ExportError, ExportFormat, export};
 
 pub use clean_up::{CleanUpOptions, CleanedUp};
 pub use hints::{HintError, Hints};
+pub use history::{HistoryError, Removal, RemoveOptions, Rollback};
 pub use key::{KeyError, generate_key, load_key, store_key};
 pub use publication::MasterPublication;
-pub(crate) use publication::head_after;
+pub(crate) use publication::{head_after, rule_of};
 pub use publish::{NoProgress, PublishOptions, PublishProgress, Published, PublishedSnapshot, StageRule};
 pub use reload::MasterReloader;
 pub use ring::MasterKey;
@@ -141,6 +144,9 @@ pub enum MasterError {
         /// The one that was probably meant, or those there are.
         hint: String,
     },
+    /// Going back, or removing a snapshot.
+    #[error(transparent)]
+    History(#[from] HistoryError),
     /// A snapshot that everybody may see already.
     #[error(
         "snapshot {snapshot} of '{repository}' is released already; only a staged one can be released or withdrawn"

@@ -51,7 +51,7 @@ impl Master {
         match self.disk.remove(&path(node)) {
             Err(error) if error.is_not_found() => {
                 let known = self.nodes()?.iter().map(ToString::to_string).collect();
-                let hint = super::tags::hint(node.as_str(), known);
+                let hint = instantmirror_core::snapshot_ref::hint(node.as_str(), known);
                 Err(MasterError::UnknownNode {
                     node: node.clone(),
                     hint,

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use async_trait::async_trait;
 use bytes::Bytes;
 use instantmirror_core::catalog::NodeSource;
+use instantmirror_core::companion::GraceRule;
 use instantmirror_core::entry::FileMeta;
 use instantmirror_core::grace::fallbacks;
 use instantmirror_core::reader::{EmptyReader, HandleReader};
@@ -84,6 +85,12 @@ impl MasterPublication {
     pub async fn refresh(&self) -> Result<(), MasterError> {
         let mut embargo = self.embargo.lock().await;
         let (mut news, mut first_error) = (Vec::new(), Ok(()));
+        let has_removed =
+            |state: &RepositoryState| state.head.as_ref().is_some_and(|head| !head.head().removed.is_empty());
+        if self.states.values().any(|state| has_removed(&state.borrow())) {
+            // Whoever removed it deletes catalog nodes too: they must not be read on from files that are open here.
+            first_error = self.master.snapshots.refresh().map_err(MasterError::from);
+        }
         for (name, state) in &self.states {
             let held = Arc::clone(&state.borrow());
             match self.next(name, &held).await {
@@ -220,6 +227,11 @@ impl Publication for MasterPublication {
         state.map_or_else(Vec::new, |state| fallbacks(&state, grace, SystemClock.now()))
     }
 
+    fn grace_rule(&self, _: &RepoName) -> GraceRule {
+        let config = &self.master.config().snapshots;
+        rule_of(config.grace_never.texts(), &[], config.grace_optional)
+    }
+
     fn swarm(&self, repository: &RepoName, is_node: bool) -> Option<Bytes> {
         self.seeding.get()?.offer(repository, is_node)
     }
@@ -252,6 +264,16 @@ impl Publication for MasterPublication {
         // A digest that cannot be read is reported when the object is opened, which needs it.
         self.master.objects.sha256(object).ok().flatten()
     }
+}
+
+/// The rule with the globs of a configuration and of a head. Those of a newer master that cannot be read here count for
+/// nothing.
+pub(crate) fn rule_of(own: &[String], of_head: &[String], serves_optional: bool) -> GraceRule {
+    let all = own.iter().chain(of_head).cloned();
+    GraceRule::new(all, serves_optional).unwrap_or_else(|error| {
+        tracing::debug!("the head's paths that grace leaves out cannot be read: {error}");
+        GraceRule::new(own.iter().cloned(), serves_optional).unwrap_or_default()
+    })
 }
 
 /// Waits for a head with a sequence number above `after`.

@@ -20,7 +20,7 @@ use instantmirror_store::tree::SourceTree;
 use super::hints::Hints;
 use super::key::random;
 use super::writer::{Sink, Writer};
-use super::{Master, MasterError};
+use super::{Master, MasterError, withdrawn};
 use crate::clock::SystemClock;
 use crate::config::{ImportKind, ServerRepository};
 
@@ -68,6 +68,9 @@ pub struct PublishOptions {
     pub wait: bool,
     /// Publish whatever the repository metadata in the tree says.
     pub no_check: bool,
+    /// Publish even a tree that was taken back: by a [rollback](Master::rollback), or with a
+    /// [removed](Master::remove_snapshots) snapshot.
+    pub again: bool,
 }
 
 /// When a staged snapshot is released: when all of this holds. Without any, by hand.
@@ -93,6 +96,9 @@ impl StageRule {
 pub enum Published {
     /// The tree is what the current snapshot shows; nothing was made.
     Unchanged(SnapshotId),
+    /// The tree is that of this snapshot, which was rolled back from or removed; nothing was made. It stays so until the
+    /// tree changes, or until somebody publishes it [`again`](PublishOptions::again).
+    TakenBack(SnapshotId),
     /// A new snapshot is current.
     Snapshot(Box<PublishedSnapshot>),
 }
@@ -150,6 +156,9 @@ impl Master {
             self.renew_if_old(&writer, held)?;
             return Ok(Published::Unchanged(current.id));
         }
+        if let Some(snapshot) = self.taken_back(&writer, name, &scanned.root, options.again)? {
+            return Ok(Published::TakenBack(snapshot));
+        }
         self.check_tree(repository, &writer, options, current.as_ref(), &scanned)?;
         let now = SystemClock.now();
         let snapshot = Snapshot {
@@ -169,7 +178,7 @@ impl Master {
             Some(rule) => rule.state(),
             None => {
                 head.current = Some(snapshot.id);
-                SnapshotState::Released { released: now }
+                SnapshotState::released(now, head.sequence + 1)
             }
         };
         head.snapshots.push(LiveSnapshot {
@@ -186,6 +195,33 @@ impl Master {
             is_full_scan,
             took: started.elapsed(),
         })))
+    }
+
+    /// The snapshot of this tree that was taken back, if any was. What the scan took in for it is given up to the next
+    /// clean-up.
+    fn taken_back(
+        &self,
+        writer: &Writer,
+        name: &RepoName,
+        root: &Root,
+        again: bool,
+    ) -> Result<Option<SnapshotId>, MasterError> {
+        let Some((snapshot, _)) = withdrawn::read(self.disk.as_ref(), name)?.get(&root.node).copied() else {
+            return Ok(None);
+        };
+        if again {
+            withdrawn::change(self.disk.as_ref(), name, |list| _ = list.remove(&root.node))?;
+            return Ok(None);
+        }
+        let tree = CountedTree {
+            repository: name.clone(),
+            snapshot: SnapshotId::from_random(random()?),
+            root: root.node,
+        };
+        let mut references = References::open(&self.config.store.dir)?;
+        references.count_in(writer.snapshots.as_ref(), &tree)?;
+        references.count_out(writer.snapshots.as_ref(), &tree)?;
+        Ok(Some(snapshot))
     }
 
     /// What was scanned is no accident, as far as one can tell.
@@ -250,7 +286,10 @@ impl Master {
 
     /// Whether a head says what is not so any more, or will not be believed for long.
     fn is_due(&self, held: &SignedHead) -> Result<bool, MasterError> {
-        Ok(self.is_old(held)? || held.head().preseed != self.advice(&held.head().repository))
+        let head = held.head();
+        let is_changed = head.preseed != self.advice(&head.repository)
+            || head.grace_never != self.config.snapshots.grace_never.texts();
+        Ok(self.is_old(held)? || is_changed)
     }
 
     fn renew_if_old(&self, writer: &Writer, held: &SignedHead) -> Result<(), MasterError> {
@@ -426,6 +465,8 @@ fn first_head(repository: &ServerRepository, now: Timestamp) -> Head {
         tags: std::collections::BTreeMap::new(),
         key_list: 0,
         preseed: Vec::new(),
+        grace_never: Vec::new(),
+        removed: Vec::new(),
     }
 }
 

@@ -132,11 +132,12 @@ fn publish(master: &Master, name: RepoName, asked: Asked) -> Result<Done, Master
         wait: asked.wait,
         no_check: asked.no_check,
         stage: None,
+        again: false,
     };
     let published = master.publish(&name, &options, &NoProgress)?;
     master.after_publish(&name);
     Ok(match published {
-        Published::Unchanged(id) => Done {
+        Published::Unchanged(id) | Published::TakenBack(id) => Done {
             repository: name,
             published: false,
             snapshot: id.to_string(),

@@ -1,7 +1,7 @@
 //! Releasing and withdrawing staged snapshots. Releasing moves no data: the head says that everybody may see it.
 
 use instantmirror_core::appearance::{Synced, is_due, overtaken_by, staged};
-use instantmirror_core::head::SnapshotState;
+use instantmirror_core::order::go_back_to;
 use instantmirror_core::{Clock as _, Head, RepoName, SnapshotId};
 
 use super::tags::unknown_snapshot;
@@ -25,12 +25,9 @@ impl Master {
                     by,
                 });
             }
-            let released = SystemClock.now();
-            for live in head.snapshots.iter_mut().filter(|live| live.id == snapshot) {
-                live.state = SnapshotState::Released { released };
-            }
-            head.current = Some(snapshot);
-            Ok(())
+            let sequence = head.sequence + 1;
+            let taken_back = go_back_to(head, snapshot, sequence, SystemClock.now());
+            self.note_taken_back(repository, &taken_back, snapshot)
         })
     }
 

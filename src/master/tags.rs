@@ -2,16 +2,12 @@
 
 use std::fmt;
 
+use instantmirror_core::snapshot_ref::hint;
 use instantmirror_core::{Clock as _, Head, RepoName, SnapshotId, TagName};
 
 use super::writer::Writer;
 use super::{Master, MasterError};
 use crate::clock::SystemClock;
-
-/// How many names a message lists before it counts the rest.
-const LISTED_MAX: usize = 5;
-/// How many characters of an id may be mistyped for it to be taken for another.
-const TYPOS_MAX: usize = 8;
 
 /// What tagging did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,41 +97,5 @@ pub(super) fn unknown_snapshot(
         repository: repository.clone(),
         snapshot,
         hint: hint(&snapshot.to_string(), newest_first),
-    }
-}
-
-/// `did you mean X?`, or what there is.
-pub(super) fn hint(asked: &str, known: Vec<String>) -> String {
-    let nearest = known
-        .iter()
-        .map(|name| (strsim::damerau_levenshtein(asked, name), name))
-        .min();
-    match nearest {
-        None => "it has none".to_owned(),
-        Some((typos, name)) if typos <= TYPOS_MAX.min(name.len() / 2) => format!("did you mean {name}?"),
-        Some(_) => {
-            let more = known.len().saturating_sub(LISTED_MAX);
-            let mut text = format!("it has {}", known[..known.len() - more].join(", "));
-            if more > 0 {
-                text += &format!(" and {more} more");
-            }
-            text
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hints_name_the_nearest_or_what_there_is() {
-        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(hint("stabel", names(&["stable", "testing"])), "did you mean stable?");
-        assert_eq!(hint("x", names(&["stable", "testing"])), "it has stable, testing");
-        assert_eq!(hint("x", Vec::new()), "it has none");
-        let many: Vec<String> = (0..9).map(|i| format!("number-{i}")).collect();
-        let said = hint("something else", many);
-        assert!(said.ends_with("number-4 and 4 more"), "{said}");
     }
 }

@@ -85,6 +85,13 @@ impl Master {
     /// Signs and stores the successor of a head.
     pub(super) fn commit(&self, writer: &Writer, mut head: Head, now: Timestamp) -> Result<u64, MasterError> {
         head.preseed = self.advice(&head.repository);
+        head.grace_never = self.config.snapshots.grace_never.texts().to_vec();
+        if head.issued > now {
+            tracing::warn!(
+                repository = %head.repository, "the last head was signed at {}, which lies ahead of {now}: was the clock wrong then, or is it now?",
+                head.issued
+            );
+        }
         head.sequence += 1;
         head.issued = now;
         head.expires = now.plus(HEAD_VALIDITY_MAX);

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use instantmirror_core::{RepoName, SnapshotId, TagName};
+use instantmirror_core::snapshot_ref::SnapshotRef;
+use instantmirror_core::{RepoName, TagName};
 use instantmirror_http::{Extra, ExtraRequest};
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +35,7 @@ pub(crate) struct Prefetched {
 /// What to tag.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct TagRequest {
-    pub(crate) snapshot: SnapshotId,
+    pub(crate) snapshot: SnapshotRef,
     pub(crate) force: bool,
 }
 
@@ -56,7 +57,9 @@ impl NodeControl {
     async fn tag(&self, name: &str, body: &[u8]) -> Result<(), String> {
         let (repository, tag) = names(name)?;
         let asked: TagRequest = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-        let tagged = self.node.tag(&repository, &tag, asked.snapshot, asked.force).await;
+        let snapshot = self.node.resolve(&repository, &asked.snapshot);
+        let snapshot = snapshot.map_err(|error| error.to_string())?;
+        let tagged = self.node.tag(&repository, &tag, snapshot, asked.force).await;
         tagged.map_err(|error| error.to_string())
     }
 
@@ -97,6 +100,8 @@ impl NodeControl {
     async fn prefetch(&self, name: &str, body: &[u8]) -> Result<u64, String> {
         let repository = name.parse().map_err(|error| format!("{error}"))?;
         let PrefetchRequest { paths, snapshot } = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        let snapshot = snapshot.map(|asked| self.node.resolve(&repository, &asked)).transpose();
+        let snapshot = snapshot.map_err(|error| error.to_string())?;
         let prefetched = self.node.prefetch(&repository, snapshot, &paths).await;
         prefetched.map_err(|error| error.to_string())
     }

@@ -10,6 +10,7 @@ mod standings;
 mod status;
 mod swarm;
 mod tags;
+mod takedown;
 mod token;
 mod torrents;
 mod verify;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use instantmirror_core::catalog::NodeSource;
+use instantmirror_core::companion::GraceRule;
 use instantmirror_core::grace::fallbacks;
 use instantmirror_core::traits::{ObjectSource, Publication, TorrentLink};
 use instantmirror_core::view::RepositoryState;
@@ -13,7 +14,7 @@ use instantmirror_core::{Clock as _, RepoName, RepoPath, SignedHead, Snapshot, S
 use super::Node;
 use super::preseed::Watched;
 use crate::clock::SystemClock;
-use crate::master::head_after;
+use crate::master::{head_after, rule_of};
 
 /// The [`Publication`] of a [`Node`].
 #[derive(Debug)]
@@ -42,6 +43,13 @@ impl Publication for NodePublication {
         let grace = self.0.config().snapshots.grace.0;
         let state = self.state(repository);
         state.map_or_else(Vec::new, |state| fallbacks(&state, grace, SystemClock.now()))
+    }
+
+    fn grace_rule(&self, repository: &RepoName) -> GraceRule {
+        let config = &self.0.config().snapshots;
+        let head = self.state(repository).and_then(|state| state.head.clone());
+        let of_head = head.as_ref().map_or(&[][..], |head| &head.head().grace_never);
+        rule_of(config.grace_never.texts(), of_head, config.grace_optional)
     }
 
     async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {

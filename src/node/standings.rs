@@ -1,18 +1,19 @@
 //! What the snapshots say of the objects in the cache: which are garbage, which only an old snapshot refers to.
 //!
 //! One walk of the catalogs each time the set of snapshots has changed, in the background, and no more often than costs
-//! a twentieth of one core.
+//! a twentieth of one core. What a master has removed is looked for at once, and deleted.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use instantmirror_core::catalog::{CatalogError, CatalogNode, Reachable};
 use instantmirror_core::expiry::Standing;
-use instantmirror_core::{Clock as _, Kind, NodeId, ObjectId, grace};
+use instantmirror_core::{Clock as _, Kind, NodeId, ObjectId, SnapshotId, grace};
 use instantmirror_store::cache::DiskCache;
 use instantmirror_store::snapshots::CatalogWalker;
 
 use super::Node;
+use super::takedown::Takedowns;
 use crate::clock::SystemClock;
 
 /// How often the set of snapshots is looked at.
@@ -33,16 +34,16 @@ impl Node {
     /// Keeps the cache told, for ever.
     pub(super) async fn classify_objects(&self) {
         let mut last: Option<(Roots, Instant)> = None;
+        let (mut takedowns, mut not_before) = (Takedowns::default(), Instant::now());
         loop {
             tokio::time::sleep(LOOK).await;
             if !self.cache.is_loaded() {
                 continue;
             }
+            let removed = self.pending_takedowns(&mut takedowns).await;
             let roots = self.roots();
-            if last
-                .as_ref()
-                .is_some_and(|(known, at)| *known == roots && at.elapsed() < INTERVAL)
-            {
+            let is_known = |(known, at): &(Roots, Instant)| *known == roots && at.elapsed() < INTERVAL;
+            if removed.is_empty() && (Instant::now() < not_before || last.as_ref().is_some_and(is_known)) {
                 continue;
             }
             let begun = Instant::now();
@@ -52,6 +53,7 @@ impl Node {
                 Ok(Ok((garbage, old))) => {
                     tracing::debug!(garbage, old, took = ?begun.elapsed(), "what the snapshots say of cached objects");
                     last = Some((roots, Instant::now()));
+                    self.delete_removed(&mut takedowns, removed).await;
                     if garbage > 0 {
                         self.ahead.freed.send_replace(());
                     }
@@ -60,7 +62,7 @@ impl Node {
                 Ok(Err(error)) => tracing::debug!("the catalogs could not be walked to the end: {error}"),
                 Err(error) => tracing::error!("the catalogs could not be walked: {error}"),
             }
-            tokio::time::sleep(begun.elapsed() * REST).await;
+            not_before = Instant::now() + begun.elapsed() * REST;
         }
     }
 
@@ -73,10 +75,12 @@ impl Node {
             let graced = grace::fallbacks(&state, self.config.snapshots.grace.0, now);
             roots.live.extend(current.map(|snapshot| snapshot.root.node));
             roots.live.extend(graced.iter().map(|snapshot| snapshot.root.node));
-            // What is staged will be current.
-            roots
-                .live
-                .extend(follower.staged().borrow().iter().map(|snapshot| snapshot.root.node));
+            // What is staged will be current, unless it was removed.
+            let head = state.head.as_ref().map(|head| head.head());
+            let is_removed = |id: &SnapshotId| head.is_some_and(|head| head.has_removed(id));
+            let staged = follower.staged().borrow().clone();
+            let staged = staged.iter().filter(|snapshot| !is_removed(&snapshot.id));
+            roots.live.extend(staged.map(|snapshot| snapshot.root.node));
             roots
                 .old
                 .extend(state.snapshots.values().map(|snapshot| snapshot.root.node));

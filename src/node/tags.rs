@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use instantmirror_core::catalog::{CatalogError, Reachable};
+use instantmirror_core::snapshot_ref::{ResolveError, SnapshotNames, SnapshotRef};
 use instantmirror_core::traits::SnapshotStore as _;
 use instantmirror_core::{Kind, NodeId, ObjectId, RepoName, SnapshotId, StoreError as CoreError, TagName};
 use instantmirror_store::StoreError;
@@ -40,6 +41,14 @@ pub enum TagError {
         repository: RepoName,
         /// What there is.
         known: String,
+    },
+    /// No snapshot is called so.
+    #[error("'{repository}': {source} (http://…/{repository}/snap/ lists those that are shown here)")]
+    Unresolved {
+        /// The repository.
+        repository: RepoName,
+        /// What is wrong with the name.
+        source: ResolveError,
     },
     /// The snapshot is not shown here.
     #[error(
@@ -140,6 +149,11 @@ impl Tags {
             changed: Notify::new(),
         };
         Ok((tags, list))
+    }
+
+    /// Where the node's lists lie.
+    pub(super) fn disk(&self) -> &dyn Disk {
+        self.disk.as_ref()
     }
 
     pub(super) fn status(&self) -> Vec<TagStatus> {
@@ -256,6 +270,51 @@ impl Node {
             }
         }
         // What is held on until the keeper has walked the other tags' catalogs is only more than need be.
+        drop(list);
+        self.hold_tagged().await;
+        self.tags.changed.notify_one();
+        Ok(())
+    }
+
+    /// The snapshot that a person means. A whole id is taken as it is, whether or not it is shown here.
+    ///
+    /// # Errors
+    /// [`TagError::UnknownRepository`], [`TagError::Unresolved`].
+    pub fn resolve(&self, repository: &RepoName, asked: &SnapshotRef) -> Result<SnapshotId, TagError> {
+        let state = self.follower(repository)?.state();
+        if let Ok(id) = asked.to_string().to_ascii_lowercase().parse() {
+            return Ok(id);
+        }
+        let found = SnapshotNames::of_state(&state).resolve(asked);
+        found.map_err(|source| {
+            let repository = repository.clone();
+            TagError::Unresolved { repository, source }
+        })
+    }
+
+    /// Takes away the tags that name snapshots which their masters removed: the one case in which a master overrules the
+    /// node's operator. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`TagError::Write`]; it is tried again.
+    pub(super) async fn drop_removed_tags(&self) -> Result<(), TagError> {
+        let mut list = self.tags.list.lock().await;
+        let mut next = list.clone();
+        next.retain(|(repository, tag), id| {
+            let head = self.followers.get(repository).and_then(|follower| follower.state().head.clone());
+            let removed = head.as_ref().and_then(|head| head.head().removed.iter().find(|removed| removed.id == *id));
+            if let Some(removed) = removed {
+                let reason = if removed.reason.is_empty() { "none given" } else { &removed.reason };
+                tracing::warn!(%repository, %tag, snapshot = %id, reason, "the master removed the snapshot, so the tag of this node goes");
+            }
+            removed.is_none()
+        });
+        if next == *list {
+            return Ok(());
+        }
+        file::save(self.tags.disk.as_ref(), &next)?;
+        self.tags.lock().retain(|key, _| next.contains_key(key));
+        *list = next;
         drop(list);
         self.hold_tagged().await;
         self.tags.changed.notify_one();

@@ -141,7 +141,7 @@ fn retention_deletes_exactly_what_no_kept_snapshot_needs() {
         assert_eq!(status(&format!("{server}/r/snap/{}/own", ids[2])), 200);
     }
     let said = master.run(&["retention", "r", "--now"]).text();
-    assert!(said.contains("deleted 1 objects (5 B) of 1 expired"), "{said}");
+    assert!(said.contains("deleted 1 object (5 B) of 1 expired"), "{said}");
     let mut left = ["shared", "own 0", "own 2", "own 3"].map(object);
     left.sort();
     assert_eq!(master.objects(), left);
@@ -180,7 +180,7 @@ fn orphans_of_a_killed_publish_go_when_asked_for() {
         master
             .run(&["retention", "r", "--orphans"])
             .text()
-            .contains("deleted 1 objects")
+            .contains("deleted 1 object")
     );
     assert!(!orphan.exists());
     assert_eq!(master.objects().len(), 2);

@@ -28,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("g++", "libFuzzer, which the fuzz targets are linked with"),
     ("gcc", "C parts of zstd and blake3, and the linker"),
     ("git", "list of tracked files for tidy"),
+    ("gnupg", "signatures that clients check"),
     ("haproxy", "proxy that tells whom it asks for, by the PROXY protocol"),
     ("iproute2", "network namespaces and socket states"),
     ("lftp", "client that reads directory listings"),
@@ -40,6 +41,10 @@ const PACKAGES: &[(&str, &str)] = &[
     (
         "opentracker",
         "BitTorrent tracker that our announces are tested with, peer of benches/tracker",
+    ),
+    (
+        "pacman-package-manager",
+        "client that looks for optional signatures of databases",
     ),
     ("procps", "process states"),
     (

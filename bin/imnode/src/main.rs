@@ -10,7 +10,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use instantmirror::config::{ConfigError, LogConfig, NodeConfig};
-use instantmirror::core::{RepoName, SnapshotId, TagName};
+use instantmirror::core::snapshot_ref::SnapshotRef;
+use instantmirror::core::{RepoName, TagName};
 use instantmirror::node::{AdoptMethod, AdoptRequest, AdoptTrust, NodeStatus, VerifyRequest};
 use instantmirror::{Node, NodeServer, control, daemon, upkeep};
 
@@ -70,7 +71,8 @@ enum Command {
     Tag {
         repository: RepoName,
         name: TagName,
-        snapshot: SnapshotId,
+        /// An id or the beginning of it, a tag of the master or of this node, current or current~N.
+        snapshot: SnapshotRef,
         /// Move the tag if it names another snapshot.
         #[arg(long)]
         force: bool,
@@ -116,9 +118,9 @@ enum Command {
         repository: RepoName,
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<String>,
-        /// Of this snapshot instead of the current one.
-        #[arg(long, value_name = "UUID")]
-        snapshot: Option<SnapshotId>,
+        /// Of this snapshot instead of the current one: an id or the beginning of it, a tag, current or current~N.
+        #[arg(long, value_name = "ID")]
+        snapshot: Option<SnapshotRef>,
         /// Do not wait until they are here.
         #[arg(long)]
         no_wait: bool,
@@ -190,10 +192,10 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<ExitCode>
             no_wait,
         } => {
             let socket = config.control_socket();
-            control::tag(&socket, repository, name, *snapshot, *force).await?;
+            control::tag(&socket, repository, name, snapshot.clone(), *force).await?;
             println!("tagged: {repository}/local-snap/{name}/");
             if !no_wait {
-                wait_for_tag(&socket, repository, name, *snapshot).await?;
+                wait_for_tag(&socket, repository, name).await?;
             }
         }
         Command::Untag { repository, name } => {
@@ -207,7 +209,7 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<ExitCode>
             no_wait,
         } => {
             let socket = config.control_socket();
-            let id = control::prefetch(&socket, repository, *snapshot, paths).await?;
+            let id = control::prefetch(&socket, repository, snapshot.clone(), paths).await?;
             prefetch::wait(&socket, id, !no_wait).await?;
         }
         Command::Reload => reload(&config.control_socket()).await?,
@@ -308,17 +310,13 @@ async fn serve(file: &Path, config: NodeConfig) -> anyhow::Result<()> {
 }
 
 /// Says how far a tag is, once a second, until it is complete.
-async fn wait_for_tag(
-    socket: &Path,
-    repository: &RepoName,
-    name: &TagName,
-    snapshot: SnapshotId,
-) -> anyhow::Result<()> {
-    let mut said = String::new();
+async fn wait_for_tag(socket: &Path, repository: &RepoName, name: &TagName) -> anyhow::Result<()> {
+    let (mut said, mut named) = (String::new(), None);
     loop {
         let status: NodeStatus = control::status(socket).await?;
         let mut tags = status.tags.iter();
-        let tag = tags.find(|tag| tag.repository == *repository && tag.tag == *name && tag.snapshot == snapshot);
+        let tag = tags.find(|tag| tag.repository == *repository && tag.tag == *name);
+        let tag = tag.filter(|tag| *named.get_or_insert(tag.snapshot) == tag.snapshot);
         let tag = tag.ok_or_else(|| anyhow::anyhow!("tag '{name}' was moved or taken away meanwhile"))?;
         let text = tag.to_string();
         if text != said {

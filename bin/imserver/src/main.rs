@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use instantmirror::config::{ConfigError, ServerConfig, TimeSpan};
-use instantmirror::core::{NodeName, RepoName, SnapshotId, TagName};
+use instantmirror::core::snapshot_ref::SnapshotRef;
+use instantmirror::core::{NodeName, RepoName};
 use instantmirror::export::ExportFormat;
 use instantmirror::master::{CleanUpOptions, MasterStatus, generate_key, store_key};
 use instantmirror::{Master, MasterServer, control, daemon};
@@ -18,6 +19,7 @@ mod keys;
 mod publish;
 mod retention;
 mod show;
+mod snapshot;
 mod torrent;
 
 const EXAMPLES: &str = "Examples:
@@ -71,9 +73,9 @@ enum Command {
     },
     /// Serve the API and the published trees until SIGTERM.
     Serve,
-    /// Look at snapshots, tag, release and withdraw them.
+    /// Look at snapshots, tag, release and withdraw them, go back to one, remove them.
     #[command(subcommand)]
-    Snapshot(SnapshotCommand),
+    Snapshot(snapshot::SnapshotCommand),
     /// Write a list of a snapshot to standard output, from its catalog: nothing of the source tree is looked at.
     #[command(after_help = EXPORT_EXAMPLES)]
     Export {
@@ -82,9 +84,9 @@ enum Command {
         /// fullfiletimelist (of Fedora's mirrors), trace (of Debian's mirrors) or ls-lR.
         #[arg(long)]
         format: ExportFormat,
-        /// The snapshot; the current one if none is named.
-        #[arg(long, value_name = "UUID")]
-        snapshot: Option<SnapshotId>,
+        /// The snapshot: an id or the beginning of it, a tag, current or current~N; the current one if none is named.
+        #[arg(long, value_name = "ID")]
+        snapshot: Option<SnapshotRef>,
     },
     Torrent(torrent::Arguments),
     /// Let go the snapshots that no rule of the configuration keeps, and say of each why it stays. Also done by every
@@ -139,61 +141,6 @@ enum NodeCommand {
     },
     /// List the registered nodes.
     List,
-}
-
-#[derive(Subcommand)]
-enum SnapshotCommand {
-    /// List the live snapshots of a repository, oldest first.
-    List {
-        /// The repository.
-        repository: RepoName,
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show one snapshot.
-    Show {
-        /// The repository.
-        repository: RepoName,
-        /// The snapshot; the current one if none is named.
-        snapshot: Option<SnapshotId>,
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Name a snapshot: it shows at master-snap/NAME/ and never expires. A name that is taken moves.
-    Tag {
-        /// The repository.
-        repository: RepoName,
-        /// The name: 1 to 64 of a-z, 0-9, '.', '_' and '-'.
-        name: TagName,
-        /// The snapshot; `snapshot list` shows them.
-        snapshot: SnapshotId,
-    },
-    /// Show a staged snapshot to everybody and make it current, whatever its rule says.
-    Release {
-        /// The repository.
-        repository: RepoName,
-        /// The snapshot.
-        snapshot: SnapshotId,
-        /// Even if something was published since it was staged, which this takes back.
-        #[arg(long)]
-        take_back: bool,
-    },
-    /// Drop a staged snapshot.
-    Withdraw {
-        /// The repository.
-        repository: RepoName,
-        /// The snapshot.
-        snapshot: SnapshotId,
-    },
-    /// Take a name away.
-    Untag {
-        /// The repository.
-        repository: RepoName,
-        /// The name.
-        name: TagName,
-    },
 }
 
 fn main() -> ExitCode {
@@ -285,7 +232,10 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             repository,
             format,
             snapshot,
-        } => show::export(&master, &repository, snapshot, format).await,
+        } => {
+            let snapshot = snapshot.map(|asked| snapshot::resolve(&master, &repository, &asked));
+            show::export(&master, &repository, snapshot.transpose()?, format).await
+        }
         Command::Torrent(arguments) => torrent::run(&master, arguments).await,
         Command::Watch { repository, settle } => publish::watch(master, repository, settle.0).await,
         Command::Node(NodeCommand::Add { name }) => {
@@ -298,45 +248,9 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Key(command) => tokio::task::block_in_place(|| keys::run(&master, &command)),
-        Command::Snapshot(command) => on_snapshots(&master, command).await,
+        Command::Snapshot(command) => snapshot::run(&master, command).await,
         Command::Init { .. } | Command::Keygen { .. } | Command::Status { .. } => Ok(()),
     }
-}
-
-async fn on_snapshots(master: &Master, command: SnapshotCommand) -> anyhow::Result<()> {
-    match command {
-        SnapshotCommand::List { repository, json } => show::list(master, &repository, json).await?,
-        SnapshotCommand::Show {
-            repository,
-            snapshot,
-            json,
-        } => show::snapshot(master, &repository, snapshot, json).await?,
-        SnapshotCommand::Tag {
-            repository,
-            name,
-            snapshot,
-        } => {
-            let tagged = tokio::task::block_in_place(|| master.tag(&repository, &name, snapshot))?;
-            println!("{repository}: '{name}' is {snapshot}: {tagged}");
-        }
-        SnapshotCommand::Release {
-            repository,
-            snapshot,
-            take_back,
-        } => {
-            tokio::task::block_in_place(|| master.release(&repository, snapshot, take_back))?;
-            println!("{repository}: {snapshot} is current");
-        }
-        SnapshotCommand::Withdraw { repository, snapshot } => {
-            tokio::task::block_in_place(|| master.withdraw(&repository, snapshot))?;
-            println!("{repository}: {snapshot} is withdrawn");
-        }
-        SnapshotCommand::Untag { repository, name } => {
-            let snapshot = tokio::task::block_in_place(|| master.untag(&repository, &name))?;
-            println!("{repository}: '{name}' is no longer {snapshot}");
-        }
-    }
-    Ok(())
 }
 
 fn named_or_all(master: &Master, named: Vec<RepoName>) -> Vec<RepoName> {

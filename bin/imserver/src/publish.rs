@@ -44,6 +44,10 @@ pub(crate) struct Arguments {
     /// or different. For this once; the next publish is checked again.
     #[arg(long)]
     no_check: bool,
+    /// Publish even a tree that was taken back by `snapshot rollback` or with `snapshot remove`. Without it such a tree is
+    /// told of and left alone, so that no timer and no watch undoes what you did.
+    #[arg(long)]
+    again: bool,
     /// Wait while another process writes to the store, however long; else a publish gives up after 10 seconds.
     #[arg(long)]
     wait: bool,
@@ -72,6 +76,7 @@ pub(crate) fn run(master: &Master, arguments: Arguments) -> anyhow::Result<()> {
         hints,
         wait: arguments.wait,
         no_check: arguments.no_check,
+        again: arguments.again,
     };
     let mut failed = Vec::new();
     for name in &names {

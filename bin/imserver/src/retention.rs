@@ -4,6 +4,7 @@ use instantmirror::config::ByteSize;
 use instantmirror::core::RepoName;
 use instantmirror::core::retention::{RetentionPlan, Verdict};
 use instantmirror::master::{CleanUpOptions, CleanedUp};
+use instantmirror::text::Count;
 use instantmirror::{Master, MasterError, daemon};
 use serde_json::{Value, json};
 
@@ -73,12 +74,17 @@ pub(crate) fn after_publish(master: &Master, names: &[RepoName]) {
 fn show(name: &RepoName, plan: &RetentionPlan, dry_run: bool) {
     let (all, go) = (plan.verdicts().len(), plan.expired().count());
     let verb = if dry_run { "would go" } else { "went" };
-    println!("{name}: {all} snapshots, {go} {verb}");
+    println!("{name}: {}, {go} {verb}", Count::of(all, "snapshot"));
     for verdict in plan.verdicts() {
         let released = verdict
             .released
             .map_or_else(|| "not released".to_owned(), |time| time.to_string());
-        println!("  {}  {released:<24}  {}", verdict.id, fate(verdict));
+        let ahead = if verdict.is_dated_ahead {
+            " (its own date lies ahead of the clock)"
+        } else {
+            ""
+        };
+        println!("  {}  {released:<24}  {}{ahead}", verdict.id, fate(verdict));
     }
 }
 
@@ -97,6 +103,7 @@ fn as_json(name: &RepoName, plan: &RetentionPlan) -> Value {
         json!({
             "snapshot": verdict.id,
             "released": verdict.released,
+            "dated_ahead": verdict.is_dated_ahead,
             "kept": verdict.is_kept(),
             "reasons": reasons,
             "over_limit": verdict.over_limit,
@@ -116,12 +123,11 @@ fn deleted(done: &CleanedUp) -> Value {
 
 fn sentence(done: &CleanedUp) -> String {
     let size = ByteSize(done.bytes);
-    let mut text = format!(
-        "deleted {} objects ({size}) of {} expired snapshots",
-        done.objects, done.snapshots
-    );
+    let (objects, snapshots) = (Count(done.objects, "object"), Count(done.snapshots, "expired snapshot"));
+    let mut text = format!("deleted {objects} ({size}) of {snapshots}");
     if done.waiting > 0 {
-        text += &format!("; {} more wait for delete_after", done.waiting);
+        let verb = if done.waiting == 1 { "waits" } else { "wait" };
+        text += &format!("; {} more {verb} for delete_after", done.waiting);
     }
     text
 }

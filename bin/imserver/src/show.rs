@@ -30,7 +30,11 @@ pub(crate) async fn list(master: &Master, repository: &RepoName, json: bool) -> 
     }
     for (live, snapshot) in rows {
         let current = if head.current == Some(live.id) { "current" } else { "" };
-        let state = if live.state.is_released() { "" } else { "staged" };
+        let state = match live.state {
+            SnapshotState::Staged { .. } => "staged",
+            SnapshotState::Released { withdrawn: true, .. } => "withdrawn",
+            SnapshotState::Released { .. } => "",
+        };
         let (files, size) = (snapshot.root.files, ByteSize(snapshot.root.bytes).to_string());
         let tags: String = tags(head, live.id).iter().map(|tag| format!(" [{tag}]")).collect();
         println!(
@@ -95,7 +99,12 @@ pub(crate) async fn snapshot(
 
 fn state(state: Option<&SnapshotState>) -> String {
     match state {
-        Some(SnapshotState::Released { released }) => format!("released {released}"),
+        Some(SnapshotState::Released {
+            released, withdrawn, ..
+        }) => {
+            let back = if *withdrawn { ", withdrawn by a rollback" } else { "" };
+            format!("released {released}{back}")
+        }
         Some(SnapshotState::Staged {
             release_at,
             when_synced_percent,

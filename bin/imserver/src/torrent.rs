@@ -7,7 +7,8 @@ use anyhow::{Context as _, bail};
 use instantmirror::Master;
 use instantmirror::config::{ByteSize, TorrentsConfig, check_url};
 use instantmirror::core::metainfo::Outside;
-use instantmirror::core::{RepoName, RepoPath, SnapshotId};
+use instantmirror::core::snapshot_ref::SnapshotRef;
+use instantmirror::core::{RepoName, RepoPath};
 use instantmirror::torrent::{TorrentOptions, Torrents};
 
 const EXAMPLES: &str = "Examples:
@@ -21,9 +22,9 @@ const EXAMPLES: &str = "Examples:
 pub(crate) struct Arguments {
     /// The repository.
     repository: RepoName,
-    /// The snapshot; the current one if none is named.
-    #[arg(long, value_name = "UUID")]
-    snapshot: Option<SnapshotId>,
+    /// The snapshot: an id or the beginning of it, a tag, current or current~N; the current one if none is named.
+    #[arg(long, value_name = "ID")]
+    snapshot: Option<SnapshotRef>,
     /// A directory or file of the snapshot; without one, all of it.
     #[arg(long, value_name = "SUBTREE", default_value = "", hide_default_value = true)]
     path: String,
@@ -70,8 +71,10 @@ pub(crate) async fn run(master: &Master, arguments: Arguments) -> anyhow::Result
         shards: arguments.shards,
         beyond_limits: arguments.beyond_limits,
     };
+    let asked = arguments.snapshot.as_ref();
+    let snapshot = asked.map(|asked| crate::snapshot::resolve(master, &arguments.repository, asked));
     let made = master
-        .torrents(&arguments.repository, arguments.snapshot, &options)
+        .torrents(&arguments.repository, snapshot.transpose()?, &options)
         .await?;
     if made.torrents.is_empty() {
         bail!(

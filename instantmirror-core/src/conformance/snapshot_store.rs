@@ -133,6 +133,8 @@ fn head(repository: &RepoName, sequence: u64, keys: &[&SecretKey]) -> SignedHead
         tags: Default::default(),
         key_list: 0,
         preseed: Vec::new(),
+        grace_never: Vec::new(),
+        removed: Vec::new(),
     };
     head.sign(keys).unwrap()
 }
@@ -419,7 +421,7 @@ pub fn a_head_outlives_the_snapshots_it_names<S: SnapshotStore>(make: &dyn Fn() 
     naming.snapshots = vec![LiveSnapshot {
         id: tree.record.id,
         record: tree.record.encode().0,
-        state: SnapshotState::Released { released },
+        state: SnapshotState::released(released, 1),
     }];
     block_on(store.put_head(&naming.sign(&[&key]).unwrap())).unwrap();
     assert_eq!(stored(&*store, tree.record.id), None);

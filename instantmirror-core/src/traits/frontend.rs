@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::FetchError;
 use crate::catalog::NodeSource;
+use crate::companion::GraceRule;
 use crate::entry::FileMeta;
 use crate::head::SignedHead;
 use crate::metainfo::InfoHash;
@@ -130,6 +131,12 @@ pub trait Publication: Debug + Send + Sync + 'static {
     fn fallbacks(&self, repository: &RepoName) -> Vec<Arc<Snapshot>> {
         let _ = repository;
         Vec::new()
+    }
+
+    /// Which paths are not looked for there. Asked when one was found, so it may cost a little.
+    fn grace_rule(&self, repository: &RepoName) -> GraceRule {
+        let _ = repository;
+        GraceRule::default()
     }
 
     /// Waits for a head with a sequence number above `after` and returns it; `None` if there is no such

@@ -204,15 +204,15 @@ impl World {
             tags: BTreeMap::new(),
             key_list: 0,
             preseed: Vec::new(),
+            grace_never: Vec::new(),
+            removed: Vec::new(),
         });
         head.sequence += 1;
         head.snapshots.push(LiveSnapshot {
             id: snapshot.id,
             record: snapshot.encode().0,
             state: if released {
-                SnapshotState::Released {
-                    released: Timestamp::from_millis(0),
-                }
+                SnapshotState::released(Timestamp::from_millis(0), head.sequence)
             } else {
                 SnapshotState::Staged {
                     release_at: None,

@@ -29,7 +29,7 @@ const FOREIGN_TOLD: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Trash {
     path: PathBuf,
-    bytes: u64,
+    pub(super) bytes: u64,
 }
 
 impl Shared {

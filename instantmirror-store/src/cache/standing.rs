@@ -6,7 +6,10 @@ use instantmirror_core::ObjectId;
 use instantmirror_core::expiry::Standing;
 
 use super::DiskCache;
+use crate::Result;
 
+/// Places of the table whose objects are given up under one lock.
+const REMOVED_AT_ONCE: u32 = 256;
 /// Objects whose standing is set under one lock.
 const STEP: usize = 4096;
 
@@ -57,5 +60,39 @@ impl DiskCache {
     #[must_use]
     pub fn standings(&self) -> (usize, usize) {
         self.shared.table().standings()
+    }
+
+    /// Gives up all objects that were garbage by the last [`reclassify`](Self::reclassify), whether or not there is room;
+    /// open handles stay readable. Those that are being filled stay. Returns how many went, and how many bytes that freed:
+    /// those of an open one are free when it is closed.
+    ///
+    /// # Errors
+    /// The disk's; some of them may be gone then.
+    pub fn remove_garbage(&self) -> Result<(u64, u64)> {
+        self.shared.ensure_loaded()?;
+        let (mut count, mut bytes) = (0, 0);
+        let mut next = 0;
+        loop {
+            let (trash, end) = {
+                let mut table = self.shared.table();
+                let end = table.handles_end();
+                let part = next..end.min(next + REMOVED_AT_ONCE);
+                let garbage: Vec<ObjectId> = part.filter_map(|handle| table.garbage_at(handle)).collect();
+                let mut trash = Vec::with_capacity(garbage.len());
+                for object in garbage {
+                    trash.push(self.shared.give_up(&mut table, &object, false)?);
+                }
+                (trash, end)
+            };
+            for trash in trash {
+                count += 1;
+                bytes += trash.bytes;
+                self.shared.empty_trash(&trash);
+            }
+            next += REMOVED_AT_ONCE;
+            if next >= end {
+                return Ok((count, bytes));
+            }
+        }
     }
 }

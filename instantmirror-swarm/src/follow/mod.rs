@@ -16,6 +16,7 @@ use instantmirror_core::appearance;
 use instantmirror_core::catalog::frame::FrameDecoder;
 use instantmirror_core::catalog::{CatalogError, CatalogNode, check_closure};
 use instantmirror_core::head::{LiveSnapshot, Succession};
+use instantmirror_core::order::{Turn, newest_first};
 use instantmirror_core::retention::RetentionPolicy;
 use instantmirror_core::traits::{SnapshotStore, StoreError, TransportError, Upstream};
 use instantmirror_core::view::RepositoryState;
@@ -381,18 +382,24 @@ impl Follower {
     /// Released snapshots of a head that are wanted and not whole here, `current` first, then the newest.
     fn missing(&self, head: &SignedHead) -> Vec<LiveSnapshot> {
         let (state, wanted) = (self.state(), self.wanted(head));
-        let current = head.head().current;
-        let live = head.head().snapshots.iter().rev();
-        let mut missing: Vec<_> = live
+        let head = head.head();
+        let order = newest_first(head, self.clock.now());
+        let mut missing: Vec<_> = order
+            .iter()
+            .map(|turn| &head.snapshots[turn.position])
             .filter(|live| wanted.shows(&live.id) && !state.snapshots.contains_key(&live.id))
             .cloned()
             .collect();
-        missing.sort_by_key(|live| Some(live.id) != current);
+        missing.sort_by_key(|live| Some(live.id) != head.current);
         missing
     }
 
     async fn catch_up(&self, head: Arc<SignedHead>, upstream: &dyn Upstream) -> Result<(), FollowError> {
         self.show(&head, None);
+        // A removal does not wait for what is new to be whole.
+        if !head.head().removed.is_empty() {
+            self.drop_expired(&head).await?;
+        }
         let begun = tokio::time::Instant::now();
         for live in self.missing(&head) {
             // Older ones can wait: there may be something newer by now, and of a burst only the newest is urgent.
@@ -418,6 +425,10 @@ impl Follower {
             if let Some(snapshot) = snapshot {
                 next.snapshots.insert(snapshot.id, snapshot);
             }
+            // What the master removed goes at once, whatever else would keep it: being current, a tag of the operator.
+            let removed: HashSet<SnapshotId> = head.head().removed.iter().map(|removed| removed.id).collect();
+            next.snapshots.retain(|id, _| !removed.contains(id));
+            next.local_tags.retain(|_, id| !removed.contains(id));
             let newest = newest_whole(head, &next.snapshots);
             let whole = |id: &SnapshotId| next.snapshots.contains_key(id);
             // Until its successor is whole, what was current stays so, even if the master has dropped it.
@@ -570,11 +581,9 @@ fn name_children(node: &CatalogNode, named: &mut HashSet<NodeId>) -> Result<(), 
 /// What to show as `current`: the head's, or the newest released one that is whole.
 fn newest_whole(head: &SignedHead, whole: &BTreeMap<SnapshotId, Arc<Snapshot>>) -> Option<SnapshotId> {
     let head = head.head();
-    let newest = head
-        .snapshots
-        .iter()
-        .rev()
-        .map(|live| live.id)
-        .find(|id| whole.contains_key(id));
+    // The dates do not matter here.
+    let order = newest_first(head, Timestamp::from_millis(0));
+    let is_good = |turn: &&Turn| whole.contains_key(&turn.id) && !turn.is_withdrawn;
+    let newest = order.iter().find(is_good).map(|turn| turn.id);
     head.current.filter(|id| whole.contains_key(id)).or(newest)
 }

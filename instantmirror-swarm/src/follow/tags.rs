@@ -1,4 +1,4 @@
-//! Tags of the node's operator: what they name stays, whatever master and policy say.
+//! Tags of the node's operator: what they name stays, whatever master and policy say, until the master removes it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,11 +11,15 @@ use instantmirror_core::{SnapshotId, TagName};
 use super::{FollowError, Follower, whole_here};
 
 impl Follower {
-    /// Takes up the tags of the node's operator: what they name is shown and kept whatever master and policy say.
+    /// Takes up the tags of the node's operator: what they name is shown and kept whatever master and policy say, unless
+    /// the master removed it.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read. A tagged snapshot whose record is not here is only not shown.
-    pub async fn tagged(self, tags: BTreeMap<TagName, SnapshotId>) -> Result<Self, StoreError> {
+    pub async fn tagged(self, mut tags: BTreeMap<TagName, SnapshotId>) -> Result<Self, StoreError> {
+        if let Some(head) = &self.state().head {
+            tags.retain(|_, id| !head.head().has_removed(id));
+        }
         let mut snapshots = Vec::new();
         for id in tags.values() {
             snapshots.extend(whole_here(self.store.as_ref(), &self.repository, *id).await?);

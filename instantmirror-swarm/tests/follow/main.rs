@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use instantmirror_core::catalog::CatalogError;
-use instantmirror_core::head::SnapshotState;
+use instantmirror_core::head::{RemovedSnapshot, SnapshotState};
 use instantmirror_core::memory::MemoryStore;
 use instantmirror_core::retention::RetentionPolicy;
 use instantmirror_core::traits::{SnapshotStore, Upstream};
@@ -443,6 +443,39 @@ async fn a_master_that_does_not_wait_is_not_asked_in_a_tight_loop() {
     );
 }
 
+#[tokio::test]
+async fn what_the_master_removed_goes_at_once_whatever_keeps_it_here() {
+    let (master, store) = (FakeMaster::new(), Arc::new(MemoryStore::new()));
+    let snapshots: Vec<_> = (1..=3).map(|seed| master.snapshot(seed, 10)).collect();
+    let mut published = head(1, &snapshots.iter().collect::<Vec<_>>());
+    master.publish(&published);
+    let upstreams = vec![master.clone() as Arc<dyn Upstream>];
+    let clock = Arc::new(TestClock(Mutex::new(START)));
+    let trust = vec![key(1).public()];
+    let follower = Follower::open(repository(), upstreams, store.clone(), trust, clock)
+        .await
+        .unwrap();
+    follower.poll(master.as_ref(), false).await.unwrap();
+    assert!(follower.tag(&"own".parse().unwrap(), snapshots[0].id));
+
+    published.sequence = 2;
+    published.current = Some(snapshots[1].id);
+    published.snapshots.retain(|live| live.id == snapshots[1].id);
+    for snapshot in [&snapshots[0], &snapshots[2]] {
+        published.removed.push(RemovedSnapshot {
+            id: snapshot.id,
+            removed: START,
+            reason: "a court".to_owned(),
+        });
+    }
+    master.publish(&published);
+    follower.poll(master.as_ref(), false).await.unwrap();
+    let state = follower.state();
+    assert_eq!(state.snapshots.keys().collect::<Vec<_>>(), [&snapshots[1].id]);
+    assert!(state.local_tags.is_empty() && state.current == Some(snapshots[1].id));
+    assert_eq!(store.snapshots(&repository()).await.unwrap(), [snapshots[1].id]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_s_own_policy_keeps_less_than_the_master_has() {
     let (master, store) = (FakeMaster::new(), Arc::new(MemoryStore::new()));
@@ -451,7 +484,7 @@ async fn a_node_s_own_policy_keeps_less_than_the_master_has() {
     let mut published = head(1, &snapshots.iter().collect::<Vec<_>>());
     for (age, live) in published.snapshots.iter_mut().rev().enumerate() {
         let released = START.plus(HOUR * 10 - HOUR * u32::try_from(age).unwrap());
-        live.state = SnapshotState::Released { released };
+        live.state = SnapshotState::released(released, 1);
     }
     published.expires = START.plus(HOUR * 100);
     published.tags.insert("gold".parse().unwrap(), snapshots[0].id);

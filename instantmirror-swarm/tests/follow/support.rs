@@ -146,7 +146,7 @@ pub(crate) fn head(sequence: u64, snapshots: &[&Snapshot]) -> Head {
     let live = |snapshot: &&Snapshot| LiveSnapshot {
         id: snapshot.id,
         record: snapshot.encode().0,
-        state: SnapshotState::Released { released: START },
+        state: SnapshotState::released(START, 1),
     };
     Head {
         repository: repository(),
@@ -159,6 +159,8 @@ pub(crate) fn head(sequence: u64, snapshots: &[&Snapshot]) -> Head {
         tags: BTreeMap::new(),
         key_list: 0,
         preseed: Vec::new(),
+        grace_never: Vec::new(),
+        removed: Vec::new(),
     }
 }
 

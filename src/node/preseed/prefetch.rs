@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use instantmirror_core::catalog::CatalogError;
 use instantmirror_core::preseed::Step;
 use instantmirror_core::rules::{GlobError, PathGlobs};
+use instantmirror_core::snapshot_ref::SnapshotRef;
 use instantmirror_core::traits::Class;
 use instantmirror_core::{NodeId, RepoName, RepoPath, SnapshotId};
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,7 @@ pub(crate) struct PrefetchRequest {
     /// Paths and globs.
     pub(crate) paths: Vec<String>,
     /// Of this snapshot instead of the current one.
-    pub(crate) snapshot: Option<SnapshotId>,
+    pub(crate) snapshot: Option<SnapshotRef>,
 }
 
 /// Why nothing is prefetched.

@@ -137,6 +137,13 @@ impl Table {
         }
     }
 
+    /// The object in a place of the table, if it is garbage and nobody fills it.
+    pub(in crate::cache) fn garbage_at(&self, handle: Handle) -> Option<ObjectId> {
+        let slot = self.slots.get(at(handle)).filter(|slot| slot.is_here)?;
+        let filling = self.active.get(&handle).is_some_and(|active| active.filling);
+        (self.order.standing(handle) == Some(Standing::Garbage) && !filling).then_some(slot.object)
+    }
+
     /// The object that goes next.
     pub(in crate::cache) fn victim(&mut self) -> Option<ObjectId> {
         self.held.as_ref()?;

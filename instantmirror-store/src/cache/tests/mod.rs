@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use instantmirror_core::expiry::PolicyKind;
+use instantmirror_core::expiry::{PolicyKind, Standing};
 use instantmirror_core::outboard::{GROUP_BYTES, ObjectHasher, Outboard};
 use instantmirror_core::traits::{ObjectCache, ObjectFill};
 use instantmirror_core::{CacheError, ObjectId};
@@ -420,6 +420,26 @@ fn room_is_what_every_limit_leaves() {
     assert!(!cache.has_room(one).unwrap());
     cache.reclassify().finish();
     assert!(cache.has_room(one).unwrap());
+}
+
+#[test]
+fn garbage_is_given_up_when_asked_for_and_open_handles_stay_readable() {
+    let cache = open(&SimDisk::new(), None);
+    let data: Vec<_> = (0..4).map(|number| content(number, GROUP)).collect();
+    data.iter().for_each(|data| put(&cache, data).unwrap());
+    let id = |number: usize| ObjectId::of(&data[number]);
+    let reading = now(cache.open(&id(1))).unwrap().unwrap();
+    cache.pin(&id(2));
+    let marks = cache.reclassify();
+    marks.mark(&[id(0)], Standing::Live);
+    marks.finish();
+    assert_eq!(cache.remove_garbage().unwrap(), (2, GROUP_BYTES), "one is open still");
+    assert_eq!(reading.read(0..GROUP_BYTES).unwrap(), data[1]);
+    drop(reading);
+    let here: Vec<_> = data.iter().map(|data| read(&cache, data).unwrap().is_some()).collect();
+    assert_eq!(here, [true, false, true, false]);
+    assert_eq!(cache.remove_garbage().unwrap(), (0, 0));
+    audit(&cache);
 }
 
 #[test]

@@ -1,0 +1,548 @@
+//! Going back to a kept snapshot, and taking snapshots away for good. Both are changes of the head; neither needs the
+//! source tree.
+//!
+//! Invariant: a repository that has a current snapshot keeps one. What was taken back is noted ([`withdrawn`]) before the
+//! head says so, and stays away until the source tree is another one or the operator asks for it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_executor::block_on;
+use instantmirror_core::head::{LiveSnapshot, REASON_BYTES_MAX, REMOVED_MAX, RemovedSnapshot};
+use instantmirror_core::order::go_back_to;
+use instantmirror_core::snapshot_ref::{ResolveError, SnapshotNames, SnapshotRef};
+use instantmirror_core::traits::SnapshotStore as _;
+use instantmirror_core::{Clock as _, Head, NodeId, RepoName, Root, SnapshotId, TagName};
+use instantmirror_store::garbage::Garbage;
+
+use super::tags::unknown_snapshot;
+use super::writer::Writer;
+use super::{CleanUpOptions, CleanedUp, Master, MasterError, withdrawn};
+use crate::clock::SystemClock;
+
+/// Why a repository did not go back, or a snapshot was not removed. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HistoryError {
+    /// No snapshot is called so.
+    #[error("'{repository}': {source} (`imserver snapshot list {repository}` shows all)")]
+    Unresolved {
+        /// The repository.
+        repository: RepoName,
+        /// What is wrong with the name.
+        source: ResolveError,
+    },
+    /// It was never released, so nobody can go back to it.
+    #[error("snapshot {snapshot} of '{repository}' is staged; `imserver snapshot release` makes it current")]
+    Staged {
+        /// The repository.
+        repository: RepoName,
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
+    /// It is what everybody sees.
+    #[error(
+        "snapshot {snapshot} of '{repository}' is the current one, and without it there would be none; go back first \
+         (`imserver snapshot rollback {repository} current~1`) or publish a tree without what has to go"
+    )]
+    RemovesCurrent {
+        /// The repository.
+        repository: RepoName,
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
+    /// It has tags, which would go with it.
+    #[error(
+        "snapshot {snapshot} of '{repository}' has the tags {}, which would go with it; --tags removes both",
+        tags.iter().map(TagName::as_str).collect::<Vec<_>>().join(", ")
+    )]
+    RemovesTagged {
+        /// The repository.
+        repository: RepoName,
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// Its tags.
+        tags: Vec<TagName>,
+    },
+    /// The reason of a removal is too long for a head.
+    #[error("the reason has {bytes} bytes; at most {REASON_BYTES_MAX} travel with a head")]
+    LongReason {
+        /// Its length.
+        bytes: usize,
+    },
+}
+
+/// What going back does, or would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rollback {
+    /// What was current.
+    pub from: Option<SnapshotId>,
+    /// What is current now. The same as `from`: nothing was done.
+    pub to: SnapshotId,
+    /// Its tree.
+    pub root: Root,
+    /// Snapshots that are withdrawn by it: they are kept, and their files are found under their own names alone.
+    pub withdrawn: Vec<SnapshotId>,
+    /// The head that says so; `None` if nothing was signed.
+    pub sequence: Option<u64>,
+}
+
+/// How to remove.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RemoveOptions {
+    /// Why, for the head and the logs of nodes: everybody can read it.
+    pub reason: String,
+    /// Also tagged ones, with their tags.
+    pub tags: bool,
+    /// Also ones that are not kept here any more: nodes may have kept them for tags of their own.
+    pub expired: bool,
+}
+
+/// What a removal does, or would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// The repository.
+    pub repository: RepoName,
+    /// The snapshots.
+    pub snapshots: Vec<SnapshotId>,
+    /// Those of them that had left the head before: nodes may have kept them for tags of their own.
+    pub expired: Vec<SnapshotId>,
+    /// Tags that go with them.
+    pub tags: Vec<TagName>,
+    /// Objects that nothing else refers to, and their bytes.
+    pub deleted: CleanedUp,
+    /// The head that says so; `None` if nothing was signed.
+    pub sequence: Option<u64>,
+}
+
+impl Master {
+    /// The snapshot that a person means. A whole id is taken as it is, whether or not there is such a snapshot.
+    ///
+    /// # Errors
+    /// [`MasterError::UnknownRepository`], [`MasterError::NeverPublished`], [`HistoryError::Unresolved`].
+    pub fn resolve(&self, repository: &RepoName, asked: &SnapshotRef) -> Result<SnapshotId, MasterError> {
+        let head = self.published_head(repository)?;
+        if let Ok(id) = asked.to_string().to_ascii_lowercase().parse() {
+            return Ok(id);
+        }
+        let found = SnapshotNames::of_head(&head).resolve(asked);
+        found.map_err(|source| {
+            let repository = repository.clone();
+            HistoryError::Unresolved { repository, source }.into()
+        })
+    }
+
+    /// What [`rollback`](Self::rollback) would do now. Changes nothing, takes no lock.
+    ///
+    /// # Errors
+    /// As [`rollback`](Self::rollback).
+    pub fn plan_rollback(&self, repository: &RepoName, snapshot: SnapshotId) -> Result<Rollback, MasterError> {
+        let mut head = self.published_head(repository)?;
+        self.go_back(&mut head, snapshot)
+    }
+
+    /// Makes a kept snapshot current again, from the store alone. What was published after it is withdrawn. Blocks until
+    /// the new head is durable.
+    ///
+    /// # Errors
+    /// [`MasterError::UnknownSnapshot`], [`HistoryError::Staged`]; [`MasterError::Store`] with
+    /// [`Locked`](instantmirror_store::StoreError::Locked) while somebody publishes. Nothing has changed then.
+    pub fn rollback(&self, repository: &RepoName, snapshot: SnapshotId) -> Result<Rollback, MasterError> {
+        self.plan_rollback(repository, snapshot)?;
+        let writer = Writer::open(self)?;
+        let mut head = self.published_head(repository)?;
+        let mut done = self.go_back(&mut head, snapshot)?;
+        if done.from == Some(done.to) {
+            return Ok(done);
+        }
+        let now = SystemClock.now();
+        self.note_taken_back(repository, &done.withdrawn, done.to)?;
+        self.prune(self.repository(repository)?, &mut head, now);
+        done.sequence = Some(self.commit(&writer, head, now)?);
+        Ok(done)
+    }
+
+    /// Remembers the trees of snapshots that are withdrawn, and that the one which `came_back` is wanted.
+    pub(super) fn note_taken_back(
+        &self,
+        repository: &RepoName,
+        taken_back: &[SnapshotId],
+        came_back: SnapshotId,
+    ) -> Result<(), MasterError> {
+        let (now, mut trees) = (SystemClock.now(), Vec::new());
+        for id in taken_back {
+            let lost = block_on(self.kept_snapshot(repository, *id))?;
+            trees.extend(lost.map(|snapshot| (snapshot.root.node, (*id, now))));
+        }
+        let wanted = block_on(self.kept_snapshot(repository, came_back))?;
+        let changed = withdrawn::change(self.disk.as_ref(), repository, |list| {
+            list.extend(trees);
+            wanted.map(|snapshot| list.remove(&snapshot.root.node));
+        });
+        Ok(changed?)
+    }
+
+    fn go_back(&self, head: &mut Head, to: SnapshotId) -> Result<Rollback, MasterError> {
+        let repository = head.repository.clone();
+        match head.snapshot(&to) {
+            None => {
+                let live = head.snapshots.iter().map(|live| live.id);
+                return Err(unknown_snapshot(&repository, to, live));
+            }
+            Some(live) if !live.state.is_released() => {
+                let snapshot = to;
+                return Err(HistoryError::Staged { repository, snapshot }.into());
+            }
+            Some(_) => {}
+        }
+        let root = block_on(self.snapshot(&repository, to))?.root;
+        let (from, sequence) = (head.current, head.sequence + 1);
+        let withdrawn = match from == Some(to) {
+            true => Vec::new(),
+            false => go_back_to(head, to, sequence, SystemClock.now()),
+        };
+        Ok(Rollback {
+            from,
+            to,
+            root,
+            withdrawn,
+            sequence: None,
+        })
+    }
+
+    /// What [`remove_snapshots`](Self::remove_snapshots) would do now. Changes nothing, takes no lock; walks the catalogs
+    /// of all snapshots to see which objects would go.
+    ///
+    /// # Errors
+    /// As [`remove_snapshots`](Self::remove_snapshots).
+    pub fn plan_removal(
+        &self,
+        repository: &RepoName,
+        snapshots: &[SnapshotId],
+        options: &RemoveOptions,
+    ) -> Result<Removal, MasterError> {
+        let mut head = self.published_head(repository)?;
+        let mut removal = self.take_out(&mut head, snapshots, options)?;
+        let gone: BTreeSet<SnapshotId> = removal.snapshots.iter().copied().collect();
+        let (mut live, mut dead) = (Vec::new(), Vec::new());
+        for (of, id) in self.snapshots.records()? {
+            let is_dead = of == *repository && gone.contains(&id);
+            if let Some(record) = block_on(self.kept_snapshot(&of, id))? {
+                if is_dead { &mut dead } else { &mut live }.push(record.root.node);
+            }
+        }
+        let mut garbage = Garbage::mark(Arc::clone(&self.snapshots), live).map_err(MasterError::Catalog)?;
+        garbage.condemn(dead.iter().copied());
+        for shard in 0..garbage.shards() {
+            for object in garbage.objects(shard).map_err(MasterError::Catalog)? {
+                if let Some(bytes) = self.objects.size(&object)? {
+                    removal.deleted.objects += 1;
+                    removal.deleted.bytes += bytes;
+                }
+            }
+        }
+        removal.deleted.snapshots = dead.len() as u64;
+        Ok(removal)
+    }
+
+    /// Takes snapshots away for good: out of every view of master and nodes, grace and the nodes' own tags included. Their
+    /// objects are deleted at once where nothing else refers to them, without the time that an expired snapshot waits for
+    /// its readers: those who have a file open read it to its end, others get an error. Blocks until that is done; what a
+    /// crash leaves the next [`clean_up`](Self::clean_up) finishes.
+    ///
+    /// # Errors
+    /// [`MasterError::UnknownSnapshot`], [`HistoryError::RemovesCurrent`], [`HistoryError::RemovesTagged`],
+    /// [`HistoryError::LongReason`]; [`MasterError::Store`] with [`Locked`](instantmirror_store::StoreError::Locked) while
+    /// somebody publishes. Nothing has changed then.
+    pub fn remove_snapshots(
+        &self,
+        repository: &RepoName,
+        snapshots: &[SnapshotId],
+        options: &RemoveOptions,
+    ) -> Result<Removal, MasterError> {
+        self.take_out(&mut self.published_head(repository)?, snapshots, options)?;
+        let mut removal = {
+            let writer = Writer::open(self)?;
+            let mut head = self.published_head(repository)?;
+            let mut removal = self.take_out(&mut head, snapshots, options)?;
+            let (now, trees) = (SystemClock.now(), self.trees_of(&removal)?);
+            withdrawn::change(self.disk.as_ref(), repository, |list| {
+                list.extend(trees.into_iter().map(|(node, id)| (node, (id, now))));
+            })?;
+            removal.sequence = Some(self.commit(&writer, head, now)?);
+            removal
+        };
+        removal.deleted = self.clean_up(CleanUpOptions::default())?;
+        Ok(removal)
+    }
+
+    /// The trees of removed snapshots that no snapshot has which stays: a source tree like that of a kept one is nothing
+    /// that was taken back.
+    fn trees_of(&self, removal: &Removal) -> Result<Vec<(NodeId, SnapshotId)>, MasterError> {
+        let (mut gone, mut kept) = (Vec::new(), BTreeSet::new());
+        for id in block_on(self.snapshots.snapshots(&removal.repository))? {
+            let Some(record) = block_on(self.kept_snapshot(&removal.repository, id))? else {
+                continue;
+            };
+            if removal.snapshots.contains(&id) {
+                gone.push((record.root.node, id));
+            } else {
+                kept.insert(record.root.node);
+            }
+        }
+        gone.retain(|(node, _)| !kept.contains(node));
+        Ok(gone)
+    }
+
+    /// Takes snapshots out of a head and notes that they are removed.
+    fn take_out(
+        &self,
+        head: &mut Head,
+        snapshots: &[SnapshotId],
+        options: &RemoveOptions,
+    ) -> Result<Removal, MasterError> {
+        let repository = head.repository.clone();
+        if options.reason.len() > REASON_BYTES_MAX {
+            let bytes = options.reason.len();
+            return Err(HistoryError::LongReason { bytes }.into());
+        }
+        let mut removal = Removal {
+            repository: repository.clone(),
+            snapshots: Vec::new(),
+            expired: Vec::new(),
+            tags: Vec::new(),
+            deleted: CleanedUp::default(),
+            sequence: None,
+        };
+        let now = SystemClock.now();
+        let ids: BTreeSet<SnapshotId> = snapshots.iter().copied().collect();
+        for snapshot in ids {
+            if head.current == Some(snapshot) {
+                return Err(HistoryError::RemovesCurrent { repository, snapshot }.into());
+            }
+            let tags: Vec<TagName> = head
+                .tags
+                .iter()
+                .filter(|(_, id)| **id == snapshot)
+                .map(|(tag, _)| tag.clone())
+                .collect();
+            if !tags.is_empty() && !options.tags {
+                return Err(HistoryError::RemovesTagged {
+                    repository,
+                    snapshot,
+                    tags,
+                }
+                .into());
+            }
+            if head.snapshot(&snapshot).is_none() {
+                let has_record = block_on(self.snapshots.snapshots(&repository))?.contains(&snapshot);
+                if !has_record && !options.expired {
+                    return Err(unknown_snapshot(
+                        &repository,
+                        snapshot,
+                        head.snapshots.iter().map(|live| live.id),
+                    ));
+                }
+                removal.expired.push(snapshot);
+            }
+            removal.tags.extend(tags);
+            removal.snapshots.push(snapshot);
+            head.removed.retain(|removed| removed.id != snapshot);
+            head.removed.push(RemovedSnapshot {
+                id: snapshot,
+                removed: now,
+                reason: options.reason.clone(),
+            });
+        }
+        let is_gone = |id: &SnapshotId| removal.snapshots.contains(id);
+        head.snapshots.retain(|live: &LiveSnapshot| !is_gone(&live.id));
+        head.tags.retain(|_, id| !is_gone(id));
+        let too_many = head.removed.len().saturating_sub(REMOVED_MAX);
+        head.removed.drain(..too_many);
+        Ok(removal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use instantmirror_core::ObjectId;
+    use instantmirror_core::traits::Publication as _;
+
+    use super::super::tests::{World, name};
+    use super::super::{MasterPublication, NoProgress, PublishOptions, Published};
+    use super::*;
+
+    fn again(world: &World, again: bool) -> Published {
+        let options = PublishOptions {
+            again,
+            ..PublishOptions::default()
+        };
+        world.master.publish(&name("a"), &options, &NoProgress).unwrap()
+    }
+
+    fn here(world: &World, content: &str) -> bool {
+        world.master.objects.is_here(&ObjectId::of(content.as_bytes())).unwrap()
+    }
+
+    #[tokio::test]
+    async fn going_back_needs_no_source_and_no_publish_undoes_it() {
+        let world = World::new();
+        let (good, bad) = (world.publish("a", "good").snapshot, world.publish("a", "bad").snapshot);
+        let (master, repository) = (&world.master, name("a"));
+        let planned = master.plan_rollback(&repository, good.id).unwrap();
+        assert_eq!(
+            (planned.from, planned.withdrawn.as_slice()),
+            (Some(bad.id), &[bad.id][..])
+        );
+        assert_eq!(
+            master.published_head(&repository).unwrap().current,
+            Some(bad.id),
+            "that was a plan"
+        );
+        let done = master.rollback(&repository, good.id).unwrap();
+        assert_eq!((done.to, done.sequence), (good.id, Some(3)));
+        let shown = MasterPublication::new(master.clone()).await;
+        let state = shown.state(&repository).unwrap();
+        assert_eq!((state.current, state.snapshots.len()), (Some(good.id), 2));
+        assert_eq!(
+            shown.fallbacks(&repository),
+            [],
+            "what was rolled back from is no source of grace"
+        );
+
+        // The source tree still is the bad one: neither a timer nor a watch brings it back.
+        assert_eq!(again(&world, false), Published::TakenBack(bad.id));
+        assert_eq!(again(&world, false), Published::TakenBack(bad.id));
+        let next = world.publish("a", "mended").snapshot;
+        let names = SnapshotNames::of_head(&master.published_head(&repository).unwrap());
+        assert_eq!(names.resolve(&"current~1".parse().unwrap()), Ok(good.id));
+        shown.refresh().await.unwrap();
+        let graced: Vec<_> = shown
+            .fallbacks(&repository)
+            .iter()
+            .map(|snapshot| snapshot.id)
+            .collect();
+        assert_eq!(graced, [good.id], "what came back is one");
+
+        // Who wants it, gets it: forward again, or by a publish.
+        assert_eq!(master.rollback(&repository, bad.id).unwrap().withdrawn, [next.id]);
+        std::fs::write(world.in_store("../a/file"), "mended").unwrap();
+        assert_eq!(again(&world, false), Published::TakenBack(next.id));
+        assert!(matches!(again(&world, true), Published::Snapshot(_)));
+        assert!(matches!(again(&world, false), Published::Unchanged(_)));
+    }
+
+    #[test]
+    fn what_cannot_be_gone_back_to_says_why() {
+        let world = World::new();
+        let (first, second) = (world.publish("a", "one").snapshot, world.publish("a", "two").snapshot);
+        let (master, repository) = (&world.master, name("a"));
+        let none = SnapshotId::from_random([9; 16]);
+        let refused = master.rollback(&repository, none).unwrap_err().to_string();
+        assert!(
+            refused.contains(&first.id.to_string()) || refused.contains(&second.id.to_string()),
+            "{refused}"
+        );
+        let unchanged = master.rollback(&repository, second.id).unwrap();
+        assert_eq!((unchanged.from, unchanged.sequence), (Some(second.id), None));
+        let options = PublishOptions {
+            stage: Some(super::super::StageRule::default()),
+            ..PublishOptions::default()
+        };
+        std::fs::write(world.in_store("../a/file"), "staged").unwrap();
+        master.publish(&repository, &options, &NoProgress).unwrap();
+        let staged = master.published_head(&repository).unwrap().snapshots[2].id;
+        let refused = master.rollback(&repository, staged).unwrap_err();
+        assert!(
+            matches!(refused, MasterError::History(HistoryError::Staged { .. })),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn what_is_removed_is_deleted_at_once_and_nothing_else() {
+        let world = World::new();
+        let first = world.publish("a", "secret").snapshot;
+        std::fs::write(world.in_store("../a/shared"), "of both").unwrap();
+        let second = world.publish("a", "also secret").snapshot;
+        let third = world.publish("a", "public").snapshot;
+        let (master, repository) = (&world.master, name("a"));
+        master.tag(&repository, &"gold".parse().unwrap(), first.id).unwrap();
+        let options = RemoveOptions::default();
+        let both = [first.id, second.id];
+
+        let refused = |ids: &[SnapshotId], options: &RemoveOptions| {
+            let refused = master
+                .remove_snapshots(&repository, ids, options)
+                .unwrap_err()
+                .to_string();
+            assert_eq!(master.published_head(&repository).unwrap().sequence, 4, "{refused}");
+            refused
+        };
+        assert!(refused(&[third.id], &options).contains("rollback a current~1"));
+        assert!(refused(&both, &options).contains("the tags gold"));
+        assert!(refused(&[SnapshotId::from_random([9; 16])], &options).contains("no snapshot"));
+        let long = RemoveOptions {
+            reason: "x".repeat(501),
+            ..RemoveOptions::default()
+        };
+        assert!(refused(&both, &long).contains("501 bytes"));
+
+        let options = RemoveOptions {
+            reason: "a court".to_owned(),
+            tags: true,
+            expired: false,
+        };
+        let planned = master.plan_removal(&repository, &both, &options).unwrap();
+        assert!(here(&world, "secret"), "that was a plan");
+        let done = master.remove_snapshots(&repository, &both, &options).unwrap();
+        for removal in [&planned, &done] {
+            assert_eq!((removal.deleted.objects, removal.deleted.bytes), (2, 17));
+            assert_eq!(removal.tags, ["gold".parse().unwrap()]);
+        }
+        assert!(!here(&world, "secret") && !here(&world, "also secret"));
+        assert!(here(&world, "public") && here(&world, "of both"));
+        let head = master.published_head(&repository).unwrap();
+        assert_eq!((head.snapshots.len(), head.tags.len(), head.removed.len()), (1, 0, 2));
+        assert!(head.has_removed(&first.id) && head.removed[0].reason == "a court");
+        let known = master.snapshots.walker();
+        let gone = |root: NodeId| {
+            instantmirror_core::catalog::NodeSource::node(&known, &root)
+                .unwrap()
+                .is_none()
+        };
+        assert!(
+            gone(first.root.node) && gone(second.root.node) && !gone(third.root.node),
+            "names may be secret too"
+        );
+
+        // The removed tree in the source is not published again, and what a look at it took in goes again.
+        std::fs::write(world.in_store("../a/file"), "also secret").unwrap();
+        assert_eq!(again(&world, false), Published::TakenBack(second.id));
+        master.clean_up(CleanUpOptions::default()).unwrap();
+        assert!(!here(&world, "also secret") && here(&world, "public"));
+    }
+
+    #[test]
+    fn a_removal_that_was_cut_off_is_finished_by_the_next_clean_up() {
+        let world = World::new();
+        let first = world.publish("a", "secret").snapshot;
+        world.publish("a", "public");
+        let (master, repository) = (&world.master, name("a"));
+        let mut head = master.published_head(&repository).unwrap();
+        master
+            .take_out(&mut head, &[first.id], &RemoveOptions::default())
+            .unwrap();
+        let writer = Writer::open(master).unwrap();
+        master.commit(&writer, head, SystemClock.now()).unwrap();
+        drop(writer);
+        assert!(here(&world, "secret"));
+        let done = master.clean_up(CleanUpOptions::default()).unwrap();
+        assert_eq!(
+            (done.objects, done.waiting),
+            (1, 0),
+            "it does not wait for delete_after"
+        );
+        assert!(!here(&world, "secret"));
+    }
+}
