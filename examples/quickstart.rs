@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use instantmirror::config::{NodeConfig, ServerConfig, TrackerConfig};
+use instantmirror::config::{LogConfig, NodeConfig, ServerConfig, TrackerConfig};
 use instantmirror::core::RepoName;
 use instantmirror::core::changes::ChangeSet;
 use instantmirror::core::rules::PathGlobs;
@@ -34,7 +34,7 @@ async fn main() -> anyhow::Result<()> {
     let source = source
         .canonicalize()
         .with_context(|| format!("cannot publish {}", source.display()))?;
-    daemon::start_logging("warn").map_err(anyhow::Error::msg)?;
+    daemon::start_logging(&LogConfig::at("warn")).map_err(anyhow::Error::msg)?;
     let storage = tempfile::tempdir()?;
     // From the first moment: a first publish may be long, and what it has stored is removed as well.
     tokio::select! {

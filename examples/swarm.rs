@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use instantmirror::config::{ByteRate, ByteSize, NodeConfig, ServerConfig};
+use instantmirror::config::{ByteRate, ByteSize, LogConfig, NodeConfig, ServerConfig};
 use instantmirror::core::RepoName;
 use instantmirror::httpd::Stats;
 use instantmirror::{Master, MasterServer, NoProgress, Node, NodeServer, PublishOptions, Published, daemon};
@@ -32,7 +32,7 @@ async fn main() -> anyhow::Result<()> {
     let source = source
         .canonicalize()
         .with_context(|| format!("cannot publish {}", source.display()))?;
-    daemon::start_logging("warn").map_err(anyhow::Error::msg)?;
+    daemon::start_logging(&LogConfig::at("warn")).map_err(anyhow::Error::msg)?;
     let storage = tempfile::tempdir()?;
     tokio::select! {
         result = run(storage.path(), &source) => result,

@@ -5,23 +5,31 @@ use std::io::IsTerminal as _;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{ConfigError, log_filter};
+use crate::config::{ConfigError, LogConfig, LogFormat, log_filter};
+use crate::logging::{for_journal, goes_to_journal};
 use crate::serve::Frontend;
 
-/// Logs to standard error from now on. `level` as in `[log]`; the environment variable `RUST_LOG` overrides it.
+/// Logs to standard error from now on. The environment variable `RUST_LOG` overrides the level of the configuration. Where
+/// standard error goes to the journal, lines have priorities and no time of their own.
 ///
 /// # Errors
-/// A text that says what is wrong with `level`.
-pub fn start_logging(level: &str) -> Result<(), String> {
-    let level = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
+/// A text that says what is wrong with the level.
+pub fn start_logging(config: &LogConfig) -> Result<(), String> {
+    let level = std::env::var("RUST_LOG").unwrap_or_else(|_| config.level.clone());
     let filter = log_filter(&level).map_err(|error| format!("log level: {error}"))?;
-    tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .try_init()
-        .map_err(|error| error.to_string())
+        .with_writer(std::io::stderr);
+    let is_journal = goes_to_journal(std::env::var("JOURNAL_STREAM").ok().as_deref());
+    let begun = match config.format {
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Text if is_journal => lines.event_format(for_journal()).try_init(),
+        LogFormat::Text => {
+            let is_terminal = std::io::stderr().is_terminal();
+            lines.with_ansi(is_terminal).with_target(false).try_init()
+        }
+    };
+    begun.map_err(|error| error.to_string())
 }
 
 /// Ends the program with exit code 1 and without a word when whoever reads its standard output has gone, as `head` goes: printing

@@ -31,6 +31,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod export;
+mod logging;
 pub mod master;
 pub mod node;
 pub mod peering;

@@ -10,13 +10,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use instantmirror_core::RepoName;
 use instantmirror_http::{
-    AccessLog, AccessLogError, Extra, ExtraRequest, Limits, Mounts, ServeError, Server, Service, Stats, Tls, TlsError,
+    AccessLog, AccessLogError, Extra, ExtraRequest, Limits, Mounts, OwnFiles, ServeError, Server, Service, Stats, Tls,
+    TlsError,
 };
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::config::{ByteSize, ConfigError, HttpConfig, MountConfig};
+use crate::config::{ByteSize, ConfigError, HttpConfig, MountConfig, TlsConfig};
 
 /// Path of the status page on the control socket.
 pub(crate) const STATUS_PATH: &str = ".im/status";
@@ -75,15 +76,23 @@ impl Sockets {
         for address in &config.listen {
             http.listen(*address).await?;
         }
+        for address in &config.listen_proxy {
+            http.listen_proxied(*address, None).await?;
+        }
         let mut tls = None;
         if let Some(config) = &config.tls {
             let loaded = Tls::load(&config.certificate, &config.key)?;
             for address in &config.listen {
                 http.listen_tls(*address, Arc::clone(&loaded)).await?;
             }
+            for address in &config.listen_proxy {
+                http.listen_proxied(*address, Some(Arc::clone(&loaded))).await?;
+            }
             tls = Some(loaded);
         }
-        let access_log = config.access_log.as_deref().map(AccessLog::open).transpose()?;
+        let format = config.access_log_format.format();
+        let open = |path| AccessLog::open(path, format);
+        let access_log = config.access_log.as_deref().map(open).transpose()?;
         let mut control = Server::new(Limits::default());
         control.listen_unix(socket).await?;
         let files = Files { tls, access_log };
@@ -107,13 +116,24 @@ impl Sockets {
     ) -> Frontend {
         let make = {
             let log = self.files.access_log.clone();
-            move |mounts| match log.clone() {
-                Some(log) => make().with_mounts(mounts).with_access_log(log),
-                None => make().with_mounts(mounts),
+            move |config: &HttpConfig, mounts| {
+                let mut service = make().with_mounts(mounts).with_proxies(config.proxies());
+                // The configuration was checked by the same rules.
+                match config.header_rules() {
+                    Ok(rules) => service = service.with_header_rules(rules),
+                    Err(error) => tracing::error!("no rules about header fields: {error}"),
+                }
+                if let Some(root) = &config.root {
+                    service = service.with_own_files(OwnFiles::new(root));
+                }
+                match log.clone() {
+                    Some(log) => service.with_access_log(log),
+                    None => service,
+                }
             }
         };
         Frontend(Arc::new(Shown {
-            services: watch::Sender::new(Arc::new(make(mounts))),
+            services: watch::Sender::new(Arc::new(make(config, mounts))),
             make: Box::new(make),
             files: self.files.clone(),
             config: config.clone(),
@@ -168,9 +188,12 @@ pub enum OpenError {
 #[derive(Debug, Clone)]
 pub struct Frontend(Arc<Shown>);
 
+/// Makes the service that is shown with a configuration.
+type MakeService = Box<dyn Fn(&HttpConfig, Mounts) -> Service + Send + Sync>;
+
 struct Shown {
     services: watch::Sender<Arc<Service>>,
-    make: Box<dyn Fn(Mounts) -> Service + Send + Sync>,
+    make: MakeService,
     files: Files,
     /// What the sockets were opened with.
     config: HttpConfig,
@@ -206,7 +229,15 @@ impl Frontend {
             ("[http] listen", held.listen == config.listen),
             ("[http] max_connections", held.max_connections == config.max_connections),
             ("[http] access_log", held.access_log == config.access_log),
-            ("[http.tls]", held.tls == config.tls),
+            (
+                "[http] access_log_format",
+                held.access_log_format == config.access_log_format,
+            ),
+            ("[http] listen_proxy", held.listen_proxy == config.listen_proxy),
+            (
+                "[http.tls]",
+                held.tls.as_ref().map(fixed_of) == config.tls.as_ref().map(fixed_of),
+            ),
             ("[http.limits]", held.limits == config.limits),
         ];
         let refused = fixed
@@ -219,10 +250,15 @@ impl Frontend {
             Some(Ok(())) => tracing::info!("the certificate was read again"),
             Some(Err(error)) => tracing::error!("{error}; the old certificate stays in use"),
         }
-        let next = (self.0.make)(mounts).continuing(&self.0.services.borrow());
+        let next = (self.0.make)(config, mounts).continuing(&self.0.services.borrow());
         self.0.services.send_replace(Arc::new(next));
         refused.collect()
     }
+}
+
+/// What of `[http.tls]` cannot change while serving.
+fn fixed_of(tls: &TlsConfig) -> (&[SocketAddr], &[SocketAddr], &Path, &Path) {
+    (&tls.listen, &tls.listen_proxy, &tls.certificate, &tls.key)
 }
 
 /// What an HTTP server has answered since its start.

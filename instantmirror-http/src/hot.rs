@@ -19,10 +19,12 @@ use http::{Method, StatusCode};
 use instantmirror_core::traits::{ObjectReader, Publication};
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{FileMeta, RepoName};
+use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
 
 use crate::body;
 use crate::engine::wire;
+use crate::header_rules::HeaderRules;
 use crate::request::{Fields, Validators, http_seconds};
 use crate::respond::{Decision, Facts, decide, respond_file_decided, validators};
 use crate::routing::Origin;
@@ -57,13 +59,27 @@ impl Default for HotLimits {
     }
 }
 
-/// Kept answers, by the encoded path of their request.
+/// Kept answers, by the site and the encoded path of their request.
 #[derive(Debug)]
 pub(crate) struct HotAnswers {
-    cache: Cache<Box<str>, Arc<HotAnswer>>,
+    cache: Cache<Key, Arc<HotAnswer>>,
     lifetime: Duration,
     memory: Budget,
     files: Budget,
+}
+
+/// The number of a [site](crate::Site), and a path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key(usize, Box<str>);
+
+/// A [`Key`] that is looked for. It has the same hash.
+#[derive(Hash)]
+struct Sought<'a>(usize, &'a str);
+
+impl Equivalent<Key> for Sought<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        self.0 == key.0 && *self.1 == *key.1
+    }
 }
 
 /// Bytes that may be taken, and how many are.
@@ -167,20 +183,27 @@ impl HotAnswers {
         Some(share.map_or(HotBody::Elsewhere, |share| HotBody::File { reader, _share: share }))
     }
 
-    /// The answer kept for a path, if it still fits what is published.
-    pub(crate) fn get(&self, path: &str, publication: &dyn Publication, now: Instant) -> Option<Arc<HotAnswer>> {
-        let answer = self.cache.get(path)?;
+    /// The answer kept for a path of a site, if it still fits what is published.
+    pub(crate) fn get(
+        &self,
+        site: usize,
+        path: &str,
+        publication: &dyn Publication,
+        now: Instant,
+    ) -> Option<Arc<HotAnswer>> {
+        let sought = Sought(site, path);
+        let answer = self.cache.get(&sought)?;
         let state = publication.state(&answer.repository);
         let fits = state.is_some_and(|state| Arc::ptr_eq(&state, &answer.state));
         if fits && now.saturating_duration_since(answer.made) < self.lifetime {
             return Some(answer);
         }
-        self.cache.remove(path);
+        self.cache.remove(&sought);
         None
     }
 
-    pub(crate) fn keep(&self, path: &str, answer: HotAnswer) {
-        self.cache.insert(path.into(), Arc::new(answer));
+    pub(crate) fn keep(&self, site: usize, path: &str, answer: HotAnswer) {
+        self.cache.insert(Key(site, path.into()), Arc::new(answer));
     }
 
     /// Lets go of what is too old, so that a path that nobody asks for any more holds nothing.
@@ -191,9 +214,17 @@ impl HotAnswers {
 }
 
 impl HotAnswer {
-    pub(crate) fn new(origin: &Origin, facts: &Facts, file: FileMeta, mtime: i64, body: HotBody) -> Self {
+    pub(crate) fn new(
+        origin: &Origin,
+        facts: &Facts,
+        rules: &HeaderRules,
+        (file, mtime): (FileMeta, i64),
+        body: HotBody,
+    ) -> Self {
         let head = |decision: &Decision, spliced: bool| {
             let mut response = respond_file_decided(decision, origin, facts, file, mtime);
+            rules.dress_tree(&mut response.headers);
+            rules.dress(&mut response.headers);
             if spliced {
                 response.headers.remove(http::header::CONTENT_LENGTH);
                 response.headers.remove(http::header::CONTENT_RANGE);
@@ -216,13 +247,14 @@ impl HotAnswer {
         }
     }
 
-    /// Writes the answer to a GET or HEAD, all of it or up to the body in a file; `None` if it has to be made in
-    /// the common way.
+    /// Writes the answer to a GET or HEAD, with the lines of `more`, all of it or up to the body in a file; `None` if it
+    /// has to be made in the common way.
     pub(crate) fn write(
         &self,
         method: &Method,
         fields: &Fields<'_>,
         behind: wire::Behind,
+        more: &[u8],
         out: &mut Vec<u8>,
     ) -> Option<Written> {
         let decision = if fields.is_plain() {
@@ -252,6 +284,7 @@ impl HotAnswer {
         if status == StatusCode::PARTIAL_CONTENT {
             wire::content_range(out, &range, self.size);
         }
+        out.extend_from_slice(more);
         wire::end(out, behind);
         let mut written = Written {
             status,

@@ -12,11 +12,11 @@ use instantmirror_core::view::{AREAS, Place, RepositoryState, View};
 use instantmirror_core::{Directory, FileMeta, Kind, Name, RepoName, RepoPath, Snapshot, SnapshotId};
 
 use crate::listing::{Row, RowKind};
-use crate::mounts::{Mount, Mounts, depth, is_reserved};
+use crate::mounts::{Mount, Site, depth, is_reserved};
 use crate::request::RequestPath;
 
 /// The document that stands for a directory where a [`Mount`] says so.
-const INDEX: &str = "index.html";
+pub(crate) const INDEX: &str = "index.html";
 /// In larger directories no file is looked for that a torrent client has renamed.
 const RENAMED_AMONG_MAX: usize = 20_000;
 
@@ -72,17 +72,17 @@ impl std::fmt::Debug for Nodes {
     }
 }
 
-/// Finds where `request` leads now.
+/// Finds where `request` leads now on this site.
 #[must_use]
-pub fn route(mounts: &Mounts, publication: &dyn Publication, request: &RequestPath) -> Route {
+pub fn route(site: &Site, publication: &dyn Publication, request: &RequestPath) -> Route {
     if is_reserved(&request.path) {
         return match WebSeedPlace::route(&request.path) {
-            Some(place) => route_web_seed(mounts, publication, place, request),
+            Some(place) => route_web_seed(site, publication, place, request),
             None => Route::Elsewhere,
         };
     }
-    match place(mounts, publication, &request.path) {
-        Spot::Tree(tree) => route_tree(mounts, publication, &tree, request),
+    match place(site, publication, &request.path) {
+        Spot::Tree(tree) => route_tree(site, publication, &tree, request),
         // Whoever copies by listings would take an empty one for the truth.
         Spot::Area(state, _) if state.snapshots.is_empty() => not_yet(&state.name),
         Spot::Area(state, place) => slashed(request, || Route::Virtual(area_rows(&state, &place))),
@@ -99,7 +99,7 @@ fn not_yet(repository: &RepoName) -> Route {
 }
 
 /// What a torrent client asks for that uses this server as a web seed.
-fn route_web_seed(mounts: &Mounts, publication: &dyn Publication, place: WebSeedPlace, request: &RequestPath) -> Route {
+fn route_web_seed(site: &Site, publication: &dyn Publication, place: WebSeedPlace, request: &RequestPath) -> Route {
     let tree = Tree {
         repository: place.repository,
         view: View::Snapshot(place.snapshot),
@@ -109,10 +109,10 @@ fn route_web_seed(mounts: &Mounts, publication: &dyn Publication, place: WebSeed
     };
     let state = publication.state(&tree.repository);
     let is_visible = state.is_some_and(|state| state.snapshot(&tree.view).is_some());
-    match (route_tree(mounts, publication, &tree, request), place.pad_bytes) {
+    match (route_tree(site, publication, &tree, request), place.pad_bytes) {
         (Route::NotFound(_), Some(bytes)) if is_visible && !request.directory => Route::Zeros(bytes),
         (Route::NotFound(text), None) if is_visible && !request.directory => match renamed(publication, &tree) {
-            Some(path) => route_tree(mounts, publication, &Tree { path, ..tree }, request),
+            Some(path) => route_tree(site, publication, &Tree { path, ..tree }, request),
             None => Route::NotFound(text),
         },
         (route, _) => route,
@@ -144,6 +144,23 @@ fn renamed(publication: &dyn Publication, tree: &Tree) -> Option<RepoPath> {
     meta.as_file().is_some().then_some(path)
 }
 
+/// Whether a route leaves its path to files of the operator's own: nothing is there, and it is at no repository's place and
+/// inside no mount but one at the root. The front page is theirs too where nothing is mounted at the root.
+pub(crate) fn is_free(publication: &dyn Publication, site: &Site, request: &RequestPath, route: &Route) -> bool {
+    if request.path.is_root() {
+        return matches!(route, Route::Virtual(_));
+    }
+    let is_elsewhere = || default_place(site, publication, &request.path).is_none();
+    match route {
+        Route::Elsewhere => !is_reserved(&request.path),
+        Route::NotFound(_) | Route::NotYet(_) => {
+            let mount = site.find(&request.path);
+            mount.is_some_and(|(mount, _)| mount.path.is_root()) && is_elsewhere()
+        }
+        _ => false,
+    }
+}
+
 /// A place of the name space, before any catalog is read.
 enum Spot {
     Tree(Tree),
@@ -162,9 +179,9 @@ struct Tree {
     by_default: bool,
 }
 
-fn place(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> Spot {
-    let found = mounts.find(path);
-    match default_place(publication, path) {
+fn place(site: &Site, publication: &dyn Publication, path: &RepoPath) -> Spot {
+    let found = site.find(path);
+    match default_place(site, publication, path) {
         Some(spot) if !found.as_ref().is_some_and(|found| wins(publication, found, path)) => spot,
         default => match found {
             Some((mount, path)) => Spot::Tree(Tree {
@@ -174,7 +191,7 @@ fn place(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> Spo
                 path,
                 by_default: false,
             }),
-            None => default.unwrap_or_else(|| between(mounts, publication, path)),
+            None => default.unwrap_or_else(|| between(site, publication, path)),
         },
     }
 }
@@ -205,8 +222,8 @@ fn has_entry(publication: &dyn Publication, mount: &Mount, path: &RepoPath) -> b
     !matches!(catalog.resolve(path), Ok(Resolution::NotFound) | Err(_))
 }
 
-fn between(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> Spot {
-    let rows = rows_between(mounts, publication, path);
+fn between(site: &Site, publication: &dyn Publication, path: &RepoPath) -> Spot {
+    let rows = rows_between(site, publication, path);
     if rows.is_empty() && !path.is_root() {
         Spot::Nowhere
     } else {
@@ -214,15 +231,15 @@ fn between(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> S
     }
 }
 
-fn default_place(publication: &dyn Publication, path: &RepoPath) -> Option<Spot> {
+fn default_place(site: &Site, publication: &dyn Publication, path: &RepoPath) -> Option<Spot> {
     let name: RepoName = path.components().next()?.parse().ok()?;
     let state = publication.state(&name)?;
     let rest = RepoPath::new(path.as_str().strip_prefix(name.as_str())?.trim_start_matches('/')).ok()?;
     Some(match Place::route(&rest) {
         Some(Place::Tree(view, path)) => Spot::Tree(Tree {
+            index: site.shows_index(&name),
             repository: name,
             view,
-            index: false,
             path,
             by_default: true,
         }),
@@ -234,8 +251,8 @@ fn default_place(publication: &dyn Publication, path: &RepoPath) -> Option<Spot>
 }
 
 /// What lies directly below `path` on the way to mounts and repositories.
-fn rows_between(mounts: &Mounts, publication: &dyn Publication, path: &RepoPath) -> Vec<Row> {
-    let mut names: Vec<String> = mounts.names_below(path).collect();
+fn rows_between(site: &Site, publication: &dyn Publication, path: &RepoPath) -> Vec<Row> {
+    let mut names: Vec<String> = site.names_below(path).collect();
     if path.is_root() {
         names.extend(publication.repositories().iter().map(ToString::to_string));
     }
@@ -292,7 +309,7 @@ fn is_spelled_as_one(request: &RequestPath) -> bool {
     request.directory && !request.encodes_slash()
 }
 
-fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, request: &RequestPath) -> Route {
+fn route_tree(site: &Site, publication: &dyn Publication, tree: &Tree, request: &RequestPath) -> Route {
     let (repository, view) = (&tree.repository, &tree.view);
     let state = publication.state(repository);
     let Some((state, snapshot)) = state.as_ref().and_then(|state| Some((state, state.snapshot(view)?))) else {
@@ -303,9 +320,11 @@ fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, reque
     };
     let nodes = publication.nodes();
     let catalog = Catalog::new(Arc::clone(&nodes), snapshot.root.meta());
-    let fixed = tree.by_default && matches!(view, View::Snapshot(_));
+    let is_fixed = tree.by_default && matches!(view, View::Snapshot(_));
     let origin = |snapshot: SnapshotId, path: RepoPath, directory: bool| {
-        let permanent = (!fixed).then(|| permanent_path(mounts, publication, repository, snapshot, &path));
+        // Whether a directory is shown by its index is for the operator to change.
+        let fixed = is_fixed && (directory || !request.directory);
+        let permanent = (!fixed).then(|| permanent_path(site, publication, repository, snapshot, &path));
         let permanent = permanent.flatten().map(|path| request.reference_to(&path, directory));
         Origin {
             repository: repository.clone(),
@@ -322,7 +341,7 @@ fn route_tree(mounts: &Mounts, publication: &dyn Publication, tree: &Tree, reque
         Ok(Found::Directory(directory)) => {
             Route::Directory(origin(snapshot.id, tree.path.clone(), true), directory, Nodes(nodes))
         }
-        Ok(Found::Slashless) => Route::Redirect(request.reference_to(&request.path, true), fixed),
+        Ok(Found::Slashless) => Route::Redirect(request.reference_to(&request.path, true), is_fixed),
         Ok(Found::Nothing) => match find_in_grace(publication, &catalog, tree, request) {
             Some((snapshot, path, file, mtime)) => Route::File(origin(snapshot, path, false), file, mtime),
             None => Route::NotFound(format!(
@@ -417,7 +436,7 @@ fn find(catalog: &Catalog<Arc<dyn NodeSource>>, tree: &Tree, request: &RequestPa
 
 /// `<repository>/snap/<uuid>/<path>`, unless a mount hides that place.
 fn permanent_path(
-    mounts: &Mounts,
+    site: &Site,
     publication: &dyn Publication,
     repository: &RepoName,
     snapshot: SnapshotId,
@@ -429,6 +448,6 @@ fn permanent_path(
         full.push_str(path.as_str());
     }
     let full = RepoPath::new(&full).ok()?;
-    let is_hidden = mounts.find(&full).is_some_and(|found| wins(publication, &found, &full));
+    let is_hidden = site.find(&full).is_some_and(|found| wins(publication, &found, &full));
     (!is_hidden).then_some(full)
 }

@@ -19,6 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::engine::{Connection, Shared, Socket};
 use crate::limits::{Limits, Stopping};
+use crate::proxies::read_proxy_header;
 use crate::service::Service;
 use crate::tls::{self, Tls};
 
@@ -64,6 +65,8 @@ pub struct Server {
 enum Listener {
     Tcp(TcpListener),
     Tls(TcpListener, Arc<Tls>),
+    /// Proxies connect there, and say first whom they ask for.
+    Proxied(TcpListener, Option<Arc<Tls>>),
     Unix {
         listener: UnixListener,
         /// Held for its drop.
@@ -85,6 +88,7 @@ impl Drop for SocketFile {
 enum Accepted {
     Plain(Socket, Option<IpAddr>),
     Encrypted(TcpStream, Arc<Tls>, IpAddr),
+    Proxied(TcpStream, Option<Arc<Tls>>, IpAddr),
 }
 
 impl Server {
@@ -136,6 +140,21 @@ impl Server {
         Ok(bound)
     }
 
+    /// Listens on one more TCP address for trusted proxies that speak the PROXY protocol, version 1 or 2. Everybody else
+    /// is turned away there.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub async fn listen_proxied(
+        &mut self,
+        address: SocketAddr,
+        tls: Option<Arc<Tls>>,
+    ) -> Result<SocketAddr, ServeError> {
+        let (listener, bound) = open(address).map_err(|source| bind_error(address.to_string(), source))?;
+        self.listeners.push(Listener::Proxied(listener, tls));
+        Ok(bound)
+    }
+
     /// Listens on a Unix socket that only this user may open. One that a killed process left is replaced;
     /// the file is removed at the end.
     ///
@@ -161,7 +180,9 @@ impl Server {
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let tcp = self.listeners.iter().filter_map(|listener| match listener {
-            Listener::Tcp(listener) | Listener::Tls(listener, _) => listener.local_addr().ok(),
+            Listener::Tcp(listener) | Listener::Tls(listener, _) | Listener::Proxied(listener, _) => {
+                listener.local_addr().ok()
+            }
             Listener::Unix { .. } => None,
         });
         tcp.collect()
@@ -174,7 +195,8 @@ impl Server {
             let (scheme, listener) = match listener {
                 Listener::Tcp(listener) => ("http", listener),
                 Listener::Tls(listener, _) => ("https", listener),
-                Listener::Unix { .. } => return None,
+                // Clients cannot use those.
+                Listener::Proxied(..) | Listener::Unix { .. } => return None,
             };
             Some(format!("{scheme}://{}/", listener.local_addr().ok()?))
         };
@@ -268,6 +290,10 @@ impl Listener {
                 let (stream, address) = listener.accept().await?;
                 Accepted::Encrypted(stream, Arc::clone(tls), address.ip().to_canonical())
             }
+            Self::Proxied(listener, tls) => {
+                let (stream, address) = listener.accept().await?;
+                Accepted::Proxied(stream, tls.clone(), address.ip().to_canonical())
+            }
             Self::Unix { listener, .. } => Accepted::Plain(Socket::Unix(listener.accept().await?.0), None),
         };
         Ok((accepted, permit))
@@ -316,6 +342,30 @@ async fn carry(accepted: Accepted, _permit: OwnedSemaphorePermit, shared: Arc<Sh
         Accepted::Plain(socket, address) => Connection::new(socket, address, shared).carry().await,
         // Boxed, or every plain connection would have the size of an encrypted one.
         Accepted::Encrypted(stream, tls, address) => Box::pin(tls::carry(stream, &tls, address, shared)).await,
+        Accepted::Proxied(stream, tls, peer) => Box::pin(carry_proxied(stream, tls, peer, shared)).await,
+    }
+}
+
+/// Carries a connection of a trusted proxy for the client that it names; one of anybody else ends at once.
+async fn carry_proxied(mut stream: TcpStream, tls: Option<Arc<Tls>>, peer: IpAddr, shared: Arc<Shared>) {
+    let service = Arc::clone(&shared.services.borrow());
+    if !service.proxies().contains(peer) {
+        tracing::debug!(%peer, "a connection to an address for proxies came from somebody else");
+        return;
+    }
+    let address = match read_proxy_header(&mut stream, peer, shared.limits.header_timeout).await {
+        Ok(address) => address,
+        Err(error) => {
+            tracing::debug!(%peer, %error, "a proxy did not say whom it asks for");
+            return;
+        }
+    };
+    match tls {
+        Some(tls) => tls::carry(stream, &tls, address, shared).await,
+        None => {
+            let connection = Connection::new(Socket::Tcp(stream), Some(address), shared);
+            connection.carry().await;
+        }
     }
 }
 

@@ -15,12 +15,15 @@ use crate::access_log::AccessLog;
 use crate::api::{self, Answer, Api};
 use crate::body::{self, ServeBody};
 use crate::gate::Framing;
+use crate::header_rules::HeaderRules;
 use crate::hot::{HotAnswer, HotAnswers, HotLimits};
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT, Stopping};
-use crate::mounts::{Mounts, is_reserved};
+use crate::mounts::{Mounts, Site, is_reserved};
+use crate::own_files::OwnFiles;
+use crate::proxies::TrustedProxies;
 use crate::request::{Client, Request, RequestPath, canonical_path, decode_path, encode_path_into};
-use crate::respond::{Body, Facts, Response, respond, respond_file, respond_redirect, respond_to_method};
-use crate::routing::{Route, route};
+use crate::respond::{ALLOW, Body, Facts, Response, respond, respond_file, respond_redirect, respond_to_method};
+use crate::routing::{Route, is_free, route};
 use crate::stats::{Counters, Stats};
 
 /// Routes of the embedder: status, metrics, control. Asked for what belongs neither to the API nor to a
@@ -56,6 +59,9 @@ pub struct ExtraRequest<'a> {
 pub struct Service {
     publication: Arc<dyn Publication>,
     mounts: Mounts,
+    own_files: Option<OwnFiles>,
+    rules: HeaderRules,
+    proxies: TrustedProxies,
     api: Option<Api>,
     extra: Option<Arc<dyn Extra>>,
     hot: HotAnswers,
@@ -70,6 +76,9 @@ impl Service {
         Self {
             publication,
             mounts: Mounts::default(),
+            own_files: None,
+            rules: HeaderRules::default(),
+            proxies: TrustedProxies::default(),
             api: None,
             extra: None,
             hot: HotAnswers::new(&HotLimits::default()),
@@ -82,6 +91,27 @@ impl Service {
     #[must_use]
     pub fn with_mounts(mut self, mounts: Mounts) -> Self {
         self.mounts = mounts;
+        self
+    }
+
+    /// Serves files of one's own where there is nothing else.
+    #[must_use]
+    pub fn with_own_files(mut self, files: OwnFiles) -> Self {
+        self.own_files = Some(files);
+        self
+    }
+
+    /// Says this about header fields.
+    #[must_use]
+    pub fn with_header_rules(mut self, rules: HeaderRules) -> Self {
+        self.rules = rules;
+        self
+    }
+
+    /// Believes these proxies whom they ask for.
+    #[must_use]
+    pub fn with_proxies(mut self, proxies: TrustedProxies) -> Self {
+        self.proxies = proxies;
         self
     }
 
@@ -126,6 +156,10 @@ impl Service {
         self.counters.read()
     }
 
+    pub(crate) fn proxies(&self) -> &TrustedProxies {
+        &self.proxies
+    }
+
     pub(crate) fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
@@ -134,9 +168,15 @@ impl Service {
         self.access_log.as_ref()
     }
 
-    /// The answer that is kept ready for this path, if there is one.
-    pub(crate) fn hot_answer(&self, path: &str, now: Instant) -> Option<Arc<HotAnswer>> {
-        self.hot.get(path, self.publication.as_ref(), now)
+    /// The answer that is kept ready for this request, if there is one.
+    pub(crate) fn hot_answer(&self, request: &Request<'_>, now: Instant) -> Option<Arc<HotAnswer>> {
+        let site = self.mounts.site(request.host).number();
+        self.hot.get(site, request.path, self.publication.as_ref(), now)
+    }
+
+    /// The lines of a header that encrypted connections have besides.
+    pub(crate) fn private_lines(&self) -> &[u8] {
+        self.rules.private_lines()
     }
 
     /// Lets go of kept answers that nobody asked for lately. Called every few seconds by servers.
@@ -177,8 +217,12 @@ impl Service {
     where
         B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
-        let answer = self.dispatch(request, body, stopping).await;
+        let mut answer = self.dispatch(request, body, stopping).await;
         self.counters.count_answer(answer.status());
+        self.rules.dress(answer.headers_mut());
+        if request.client.is_private {
+            self.rules.dress_private(answer.headers_mut());
+        }
         common(answer)
     }
 
@@ -234,7 +278,8 @@ impl Service {
                 Err((status, text)) => closing(api::error(status, text)),
             };
         }
-        let route = route(&self.mounts, self.publication.as_ref(), &path);
+        let site = self.mounts.site(request.host);
+        let route = route(site, self.publication.as_ref(), &path);
         let is_for = |extra: &&Arc<dyn Extra>| request.method != Method::POST || extra.takes_posts();
         if let Some(extra) = self.extra.as_ref().filter(is_for)
             && matches!(route, Route::Elsewhere)
@@ -246,9 +291,13 @@ impl Service {
             if let Some(answer) = answer_extra(extra, request, &path, body).await {
                 return answer;
             }
-            return self.answer_tree(request, &path, route).await;
+            return self.answer_tree(request, site, &path, route).await;
         }
-        let answer = self.answer_tree(request, &path, route).await;
+        let mut answer = self.answer_tree(request, site, &path, route).await;
+        self.rules.dress_tree(answer.headers_mut());
+        if request.method == Method::OPTIONS {
+            self.rules.dress_preflight(answer.headers_mut(), ALLOW);
+        }
         // The body of a POST was not read: what follows on the connection is not a request.
         if request.method == Method::POST {
             closing(answer)
@@ -257,8 +306,16 @@ impl Service {
         }
     }
 
-    async fn answer_tree(&self, request: &Request<'_>, path: &RequestPath, route: Route) -> Answer {
+    async fn answer_tree(&self, request: &Request<'_>, site: &Site, path: &RequestPath, route: Route) -> Answer {
         if let Some(response) = respond_to_method(&request.method) {
+            return self.finish(request, response).await;
+        }
+        if let Some(files) = self
+            .own_files
+            .as_ref()
+            .filter(|_| is_free(self.publication.as_ref(), site, path, &route))
+            && let Some(response) = files.answer(request, path).await
+        {
             return self.finish(request, response).await;
         }
         let Route::File(origin, file, mtime) = route else {
@@ -273,6 +330,7 @@ impl Service {
         };
         let facts = Facts {
             sha256: self.publication.sha256(&file.object),
+            said: self.rules.about(&origin.repository, &origin.path),
             duplicates: self.publication.duplicates(&origin.repository, &origin.path),
         };
         let response = respond_file(request, &origin, &facts, file, mtime);
@@ -281,8 +339,9 @@ impl Service {
         if request.query.is_empty() && is_answered {
             let reader = answer.body().settled_reader().cloned();
             let body = self.hot.body(file.size, reader).await;
-            let kept = body.map(|body| HotAnswer::new(&origin, &facts, file, mtime, body));
-            kept.into_iter().for_each(|kept| self.hot.keep(request.path, kept));
+            let kept = body.map(|body| HotAnswer::new(&origin, &facts, &self.rules, (file, mtime), body));
+            kept.into_iter()
+                .for_each(|kept| self.hot.keep(site.number(), request.path, kept));
         }
         answer
     }

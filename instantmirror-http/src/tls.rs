@@ -25,7 +25,7 @@ use tokio_rustls::server::TlsStream;
 use crate::access_log::{Visit, Visitor};
 use crate::body::ServeBody;
 use crate::engine::{Connection, Shared, Socket};
-use crate::request::Client;
+use crate::request::{Client, Fields};
 use crate::stream::Watched;
 
 const HTTP_2: &[u8] = b"h2";
@@ -245,15 +245,19 @@ async fn answer_http2(
     shared: &Shared,
     running: Running,
 ) -> http::Response<ServeBody> {
+    let begun = std::time::Instant::now();
     let service = Arc::clone(&shared.services.borrow());
+    let address = service.proxies().client(address, &Fields::new(request.headers()));
     let visit = service.access_log().map(|log| {
         let field = |name| request.headers().get(name).map(http::HeaderValue::as_bytes);
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         let visitor = Visitor {
             address: Some(address),
             request: &[request.method().as_str(), target, "HTTP/2.0"].map(str::as_bytes),
+            host: request.uri().host(),
             referer: field(http::header::REFERER),
             agent: field(http::header::USER_AGENT),
+            begun,
         };
         Visit::new(log, &visitor)
     });
@@ -268,6 +272,7 @@ async fn answer_http2(
         match visit {
             Some(mut visit) => {
                 visit.answered(status);
+                body.reader().into_iter().for_each(|reader| visit.reads(reader));
                 body.logged(visit)
             }
             None => body,

@@ -1,9 +1,14 @@
 //! `[http]`: the HTTP server of master and node.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use instantmirror_http::Limits;
+use instantmirror_core::RepoName;
+use instantmirror_core::address::AddressBlock;
+use instantmirror_http::{
+    AccessLogFormat, ForwardedBy, HeaderRule, HeaderRuleError, HeaderRules, Limits, TrustedProxies, header_field,
+};
 use serde::Deserialize;
 
 use super::{Report, TimeSpan};
@@ -21,6 +26,23 @@ pub struct HttpConfig {
     pub max_connections: usize,
     /// A file for a line per request, in the combined format.
     pub access_log: Option<PathBuf>,
+    /// What its lines look like.
+    pub access_log_format: LogLineFormat,
+    /// Proxies that are believed whom they ask for.
+    pub trusted_proxies: Vec<AddressBlock>,
+    /// The header in which they say it.
+    pub proxy_header: ProxyHeaderKind,
+    /// Addresses with ports at which they say it by the PROXY protocol instead.
+    pub listen_proxy: Vec<SocketAddr>,
+    /// Whether pages of other origins may read published trees.
+    pub cors: bool,
+    /// Header fields of every answer.
+    pub headers: BTreeMap<String, String>,
+    /// `[[http.rule]]`: header fields of some files.
+    #[serde(rename = "rule")]
+    pub rules: Vec<HeaderRuleConfig>,
+    /// A directory of files of one's own, shown at the root where there is nothing else.
+    pub root: Option<PathBuf>,
     /// `[http.tls]`: encrypted connections, HTTP/1.1 and HTTP/2.
     pub tls: Option<TlsConfig>,
     /// `[http.limits]`: what is allowed to clients.
@@ -32,11 +54,92 @@ pub struct HttpConfig {
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
     /// Addresses with ports.
+    #[serde(default)]
     pub listen: Vec<SocketAddr>,
+    /// Addresses with ports at which trusted proxies pass encrypted connections on, with the PROXY protocol before them.
+    #[serde(default)]
+    pub listen_proxy: Vec<SocketAddr>,
     /// The certificate with its chain, PEM.
     pub certificate: PathBuf,
     /// Its private key, PEM.
     pub key: PathBuf,
+    /// Browsers are told not to come otherwise for so long (HSTS).
+    #[serde(default)]
+    pub hsts: Option<TimeSpan>,
+}
+
+/// The form of an access log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLineFormat {
+    /// As analysers read it.
+    #[default]
+    Combined,
+    /// The same, with cache, duration and bytes that were fetched.
+    Extended,
+    /// Objects of JSON.
+    Json,
+}
+
+impl LogLineFormat {
+    pub(crate) fn format(self) -> AccessLogFormat {
+        match self {
+            Self::Combined => AccessLogFormat::Combined,
+            Self::Extended => AccessLogFormat::Extended,
+            Self::Json => AccessLogFormat::Json,
+        }
+    }
+}
+
+/// The header in which proxies say whom they ask for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeaderKind {
+    /// X-Forwarded-For.
+    #[default]
+    XForwardedFor,
+    /// Forwarded (RFC 7239).
+    Forwarded,
+}
+
+/// `[[http.rule]]`: header fields of the files whose paths match.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderRuleConfig {
+    /// Globs of paths in repositories.
+    #[serde(deserialize_with = "super::fetch::globs")]
+    pub paths: Vec<String>,
+    /// The repository, if not all are meant.
+    #[serde(default)]
+    pub repository: Option<RepoName>,
+    /// Content-Type.
+    #[serde(default, rename = "type")]
+    pub media: Option<String>,
+    /// Cache-Control, but for the URLs of snapshots.
+    #[serde(default)]
+    pub cache: Option<String>,
+    /// Other fields.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+impl HeaderRuleConfig {
+    fn rule(&self) -> Result<HeaderRule, HeaderRuleError> {
+        let mut rule = HeaderRule::new(&self.paths)?;
+        if let Some(repository) = &self.repository {
+            rule = rule.of(repository.clone());
+        }
+        if let Some(media) = &self.media {
+            rule = rule.with_media(media)?;
+        }
+        if let Some(cache) = &self.cache {
+            rule = rule.with_cache(cache)?;
+        }
+        for (name, value) in &self.headers {
+            rule = rule.with_field(name, value)?;
+        }
+        Ok(rule)
+    }
 }
 
 /// `[http.limits]`: what is allowed to clients, by the names of [`Limits`].
@@ -61,6 +164,14 @@ impl Default for HttpConfig {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
             max_connections: 10_000,
             access_log: None,
+            access_log_format: LogLineFormat::default(),
+            trusted_proxies: Vec::new(),
+            proxy_header: ProxyHeaderKind::default(),
+            listen_proxy: Vec::new(),
+            cors: true,
+            headers: BTreeMap::new(),
+            rules: Vec::new(),
+            root: None,
             tls: None,
             limits: LimitsConfig::default(),
         }
@@ -95,12 +206,42 @@ impl HttpConfig {
         }
     }
 
+    /// The proxies that are believed.
+    #[must_use]
+    pub fn proxies(&self) -> TrustedProxies {
+        let header = match self.proxy_header {
+            ProxyHeaderKind::XForwardedFor => ForwardedBy::XForwardedFor,
+            ProxyHeaderKind::Forwarded => ForwardedBy::Forwarded,
+        };
+        TrustedProxies::new(self.trusted_proxies.clone(), header)
+    }
+
+    /// What is said about header fields.
+    ///
+    /// # Errors
+    /// [`HeaderRuleError`], which cannot be where the configuration was read from a file.
+    pub fn header_rules(&self) -> Result<HeaderRules, HeaderRuleError> {
+        let mut rules = HeaderRules::default().with_cors(self.cors);
+        for (name, value) in &self.headers {
+            rules = rules.with_field(name, value)?;
+        }
+        for rule in &self.rules {
+            rules = rules.with_rule(rule.rule()?);
+        }
+        let hsts = self.tls.as_ref().and_then(|tls| tls.hsts);
+        Ok(match hsts {
+            Some(hsts) => rules.with_hsts(hsts.0.as_secs()),
+            None => rules,
+        })
+    }
+
     pub(super) fn paths(&mut self) -> Vec<(String, &mut PathBuf)> {
         let log = self
             .access_log
             .iter_mut()
             .map(|path| ("http.access_log".to_owned(), path));
-        let mut paths: Vec<_> = log.collect();
+        let root = self.root.iter_mut().map(|path| ("http.root".to_owned(), path));
+        let mut paths: Vec<_> = log.chain(root).collect();
         if let Some(tls) = &mut self.tls {
             paths.push(("http.tls.certificate".to_owned(), &mut tls.certificate));
             paths.push(("http.tls.key".to_owned(), &mut tls.key));
@@ -114,7 +255,11 @@ impl HttpConfig {
         let tls = tls.map(|(at, address)| (format!("http.tls.listen.{at}"), *address));
         let plain = self.listen.iter().enumerate();
         let plain = plain.map(|(at, address)| (format!("http.listen.{at}"), *address));
-        plain.chain(tls).collect()
+        let proxied = self.listen_proxy.iter().enumerate();
+        let proxied = proxied.map(|(at, address)| (format!("http.listen_proxy.{at}"), *address));
+        let both = self.tls.iter().flat_map(|tls| &tls.listen_proxy).enumerate();
+        let both = both.map(|(at, address)| (format!("http.tls.listen_proxy.{at}"), *address));
+        plain.chain(tls).chain(proxied).chain(both).collect()
     }
 
     pub(super) fn check(&self, report: &mut Report<'_>) {
@@ -132,7 +277,30 @@ impl HttpConfig {
             let text = format!("[http.limits] {name} = 0: every connection would be cut at once");
             report.refuse(&format!("http.limits.{name}"), text);
         }
-        if self.tls.as_ref().is_some_and(|tls| tls.listen.is_empty()) {
+        for (name, value) in &self.headers {
+            if let Err(error) = header_field(name, value) {
+                report.refuse(&format!("http.headers.{name}"), format!("[http] headers: {error}"));
+            }
+        }
+        for (at, rule) in self.rules.iter().enumerate() {
+            let place = format!("http.rule.{at}");
+            if let Err(error) = rule.rule() {
+                report.refuse(&place, format!("[[http.rule]]: {error}"));
+            }
+            if rule.media.is_none() && rule.cache.is_none() && rule.headers.is_empty() {
+                report.refuse(&place, "[[http.rule]] says nothing: give it type, cache or headers");
+            }
+        }
+        let has_proxied = !self.listen_proxy.is_empty() || self.tls.iter().any(|tls| !tls.listen_proxy.is_empty());
+        if has_proxied && self.trusted_proxies.is_empty() {
+            let text = "[http] listen_proxy takes connections of trusted_proxies alone, and there are none";
+            report.refuse("http.listen_proxy", text);
+        }
+        if self
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.listen.is_empty() && tls.listen_proxy.is_empty())
+        {
             let text = "[http.tls] listen is empty: name an address, or leave the section out";
             report.refuse("http.tls.listen", text);
         }

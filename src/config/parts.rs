@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use instantmirror_core::view::View;
 use instantmirror_core::{RepoName, RepoPath};
-use instantmirror_http::{Mount, Mounts};
+use instantmirror_http::{HostName, Mount, Mounts};
 use serde::{Deserialize, Deserializer};
 
 use super::Report;
@@ -19,18 +19,32 @@ pub struct ControlConfig {
     pub socket: Option<PathBuf>,
 }
 
-/// `[log]`: what is logged, on standard error.
+/// `[log]`: what is logged on standard error, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// `error`, `warn`, `info`, `debug`, `trace` or `off`, or directives like `info,instantmirror_swarm=debug`.
     pub level: String,
+    /// What lines look like.
+    pub format: LogFormat,
+}
+
+/// The form of the daemon's own log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people; with priorities where the journal reads it.
+    #[default]
+    Text,
+    /// An object of JSON a line.
+    Json,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
         Self {
             level: "info".to_owned(),
+            format: LogFormat::default(),
         }
     }
 }
@@ -39,8 +53,11 @@ impl Default for LogConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MountConfig {
-    /// URL path, beginning with `/`.
+    /// URL path, beginning with `/`; `/` alone is the root.
     pub path: String,
+    /// The host on which it is shown; on every one if there is none.
+    #[serde(default, deserialize_with = "host")]
+    pub host: Option<HostName>,
     /// `current`, `snap/<uuid>`, `master-snap/<tag>` or `local-snap/<tag>`.
     #[serde(default = "current", deserialize_with = "view")]
     pub view: View,
@@ -54,16 +71,20 @@ impl MountConfig {
     pub(crate) fn mount(&self, repository: &RepoName) -> Result<Mount, String> {
         let path = &self.path;
         let below = path.strip_prefix('/').map(|rest| rest.trim_end_matches('/'));
-        let Some(below) = below.filter(|below| !below.is_empty()) else {
-            return Err(format!("mount path '{path}' must begin with '/' and name a directory"));
-        };
+        let below = below.ok_or_else(|| format!("mount path '{path}' must begin with '/', as URLs do"))?;
         Ok(Mount {
+            host: self.host.clone(),
             path: RepoPath::new(below).map_err(|error| format!("mount path '{path}' has {error}"))?,
             repository: repository.clone(),
             view: self.view.clone(),
             index: self.index,
         })
     }
+}
+
+fn host<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<HostName>, D::Error> {
+    let name = String::deserialize(deserializer)?.parse();
+    name.map(Some).map_err(serde::de::Error::custom)
 }
 
 fn current() -> View {
@@ -77,6 +98,15 @@ fn view<'de, D: Deserializer<'de>>(deserializer: D) -> Result<View, D::Error> {
 }
 
 impl LogConfig {
+    /// Everything of this level and above, for people.
+    #[must_use]
+    pub fn at(level: &str) -> Self {
+        Self {
+            level: level.to_owned(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn check(&self, report: &mut Report<'_>) {
         let filter = super::log_filter(&self.level).map(drop);
         report.check("log.level", filter.map_err(|error| format!("[log] level: {error}")));
@@ -98,8 +128,10 @@ pub(super) fn check_mounts<'a>(all: impl Iterator<Item = (&'a RepoName, &'a [Mou
                     continue;
                 }
             };
-            if places.insert(mount.path.clone(), place.clone()).is_some() {
-                report.refuse(&place, format!("mount path '{}' is used twice", config.path));
+            let key = (mount.path.clone(), mount.host.clone());
+            if places.insert(key, place.clone()).is_some() {
+                let host = mount.host.map(|host| format!(" on host '{host}'")).unwrap_or_default();
+                report.refuse(&place, format!("mount path '{}' is used twice{host}", config.path));
             } else {
                 mounts.push(mount);
             }
@@ -108,7 +140,8 @@ pub(super) fn check_mounts<'a>(all: impl Iterator<Item = (&'a RepoName, &'a [Mou
     match Mounts::new(mounts) {
         Ok(mounts) => {
             for overlap in mounts.overlaps(&repositories) {
-                let place = places.get(overlap.path()).map_or("repository", String::as_str);
+                let mut at = places.iter().filter(|((path, _), _)| path == overlap.path());
+                let place = at.next().map_or("repository", |(_, place)| place.as_str());
                 report.note(place, overlap.to_string());
             }
         }

@@ -21,6 +21,9 @@ pub(super) fn check_http(config: &HttpConfig, report: &mut Report<'_>) {
     {
         report.refuse("http.tls.certificate", error.to_string());
     }
+    if let Some(root) = &config.root {
+        check_directory("http.root", root, report);
+    }
     if let Some(log) = &config.access_log {
         check_log(log, report);
     }

@@ -120,6 +120,17 @@ fn contradictions_are_refused() {
             repo("a", "mounts = [{ path = \"/x\" }, { path = \"/x/\" }]"),
             "used twice",
         ),
+        (
+            repo(
+                "a",
+                "mounts = [{ path = \"/\", host = \"h\" }, { path = \"/\", host = \"H.\" }]",
+            ),
+            "used twice on host 'h'",
+        ),
+        (
+            repo("a", "mounts = [{ path = \"/\", host = \"h:80\" }]"),
+            "without port",
+        ),
         (repo("a", "mounts = [{ path = \"/a/../b\" }]"), "'.' or '..'"),
         (repo("a", "mounts = [{ path = \"/.im/v1\" }]"), "server's own"),
         (

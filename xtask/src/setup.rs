@@ -29,6 +29,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("gcc", "C parts of zstd and blake3, and the linker"),
     ("git", "list of tracked files for tidy"),
     ("gnupg", "signatures that clients check"),
+    ("haproxy", "proxy that tells whom it asks for, by the PROXY protocol"),
     ("iproute2", "network namespaces and socket states"),
     ("lftp", "client that reads directory listings"),
     ("libc6-dev", "C parts of zstd and blake3"),
@@ -59,11 +60,18 @@ const PACKAGES: &[(&str, &str)] = &[
     ("rpm", "rpmbuild makes real RPMs"),
     ("rsync", "peer for comparisons of trees and speed"),
     ("rtorrent", "torrent client that makes files of pads"),
+    (
+        "skopeo",
+        "client of a static OCI registry, whose types the operator sets",
+    ),
     ("squid", "caching proxy that benches/http compares with"),
     ("strace", "faults at chosen system calls"),
     ("transmission-cli", "torrent client"),
     ("util-linux", "setpriv runs programs as another user"),
-    ("varnish", "caching proxy that benches/http compares with"),
+    (
+        "varnish",
+        "caching proxy in front of a node, and that benches/http compares with",
+    ),
     ("wget", "recursive download client"),
     ("wrk", "load of benches/http"),
     ("xz-utils", "Packages.xz"),
@@ -75,7 +83,7 @@ const PACKAGES: &[(&str, &str)] = &[
 pub(crate) const INSTALL: &[&str] = &["install", "--yes", "--no-remove", "--no-install-recommends"];
 
 /// Packages that start a service when they are installed; tests and benches only want the programs.
-const SERVICES: &[&str] = &["nginx", "opentracker", "squid", "varnish"];
+const SERVICES: &[&str] = &["haproxy", "nginx", "opentracker", "squid", "varnish"];
 
 /// Installs what is missing.
 pub(crate) fn run() -> Result<()> {

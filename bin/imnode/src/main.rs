@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use instantmirror::config::{ConfigError, NodeConfig};
+use instantmirror::config::{ConfigError, LogConfig, NodeConfig};
 use instantmirror::core::snapshot_ref::SnapshotRef;
 use instantmirror::core::{RepoName, TagName};
 use instantmirror::node::{AdoptMethod, AdoptRequest, AdoptTrust, NodeStatus, VerifyRequest};
@@ -264,7 +264,7 @@ async fn reload(socket: &Path) -> anyhow::Result<()> {
 }
 
 async fn verify(config: NodeConfig, request: VerifyRequest) -> anyhow::Result<ExitCode> {
-    daemon::start_logging("error").map_err(anyhow::Error::msg)?;
+    daemon::start_logging(&LogConfig::at("error")).map_err(anyhow::Error::msg)?;
     let status = upkeep::verify(config, request).await?;
     status.findings.iter().for_each(|finding| println!("{finding}"));
     println!("{status}");
@@ -272,7 +272,7 @@ async fn verify(config: NodeConfig, request: VerifyRequest) -> anyhow::Result<Ex
 }
 
 async fn adopt(config: NodeConfig, request: AdoptRequest) -> anyhow::Result<ExitCode> {
-    daemon::start_logging("error").map_err(anyhow::Error::msg)?;
+    daemon::start_logging(&LogConfig::at("error")).map_err(anyhow::Error::msg)?;
     let status = upkeep::adopt(config, request).await?;
     println!("{status}");
     Ok(code(!status.full))
@@ -288,7 +288,7 @@ fn code(is_whole: bool) -> ExitCode {
 
 /// Follows and serves until the process is told to stop.
 async fn serve(file: &Path, config: NodeConfig) -> anyhow::Result<()> {
-    daemon::start_logging(&config.log.level).map_err(anyhow::Error::msg)?;
+    daemon::start_logging(&config.log).map_err(anyhow::Error::msg)?;
     daemon::raise_descriptor_limit(config.http.max_connections);
     let read_again = file.to_path_buf();
     let server = NodeServer::bind(Node::open(config).await?).await?;

@@ -191,7 +191,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
     let config = ServerConfig::load(file)?;
-    daemon::start_logging(&config.log.level).map_err(anyhow::Error::msg)?;
+    daemon::start_logging(&config.log).map_err(anyhow::Error::msg)?;
     if let Command::Status { json } = command {
         let status: MasterStatus = control::status(&config.control_socket()).await?;
         return show::status(&status, json);

@@ -112,7 +112,7 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<()> {
 
 /// Answers until the process is told to stop.
 async fn serve(file: &Path, config: TrackerConfig) -> anyhow::Result<()> {
-    daemon::start_logging(&config.log.level).map_err(anyhow::Error::msg)?;
+    daemon::start_logging(&config.log).map_err(anyhow::Error::msg)?;
     daemon::raise_descriptor_limit(config.http.max_connections);
     let read_again = file.to_path_buf();
     let server = TrackerServer::bind(Tracker::open(config)?).await?;

@@ -52,6 +52,24 @@ pub trait ObjectSource: Debug + Send + Sync + 'static {
     ) -> Result<Arc<dyn ObjectReader>, FetchError>;
 }
 
+/// Where the bytes of a reader come from, for an access log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Provenance {
+    /// They were here when it was opened.
+    #[default]
+    Kept,
+    /// They are fetched, and kept.
+    Fetched {
+        /// Bytes of the object that came from masters so far, for all of its readers.
+        masters: u64,
+        /// The same from other peers.
+        peers: u64,
+    },
+    /// They are fetched, and not kept.
+    Streamed,
+}
+
 /// One reader of one object, complete or being filled.
 #[async_trait]
 pub trait ObjectReader: Debug + Send + Sync {
@@ -84,6 +102,11 @@ pub trait ObjectReader: Debug + Send + Sync {
     /// [`ObjectHandle::descriptor`](super::ObjectHandle::descriptor), but for what is [`held`](Self::held).
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    /// Where its bytes come from.
+    fn provenance(&self) -> Provenance {
+        Provenance::Kept
     }
 
     /// Whether the whole object is here to stay: [`ready`](Self::ready) will wait for nothing, and the reader

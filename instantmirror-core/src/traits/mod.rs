@@ -22,7 +22,7 @@ mod transport;
 
 pub use cache::{CacheEvent, CacheObserver, CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
 pub use error::{CacheError, Cause, FetchError, StoreError, TransportError};
-pub use frontend::{Duplicate, ObjectReader, ObjectSource, Publication, ReadIntent, TorrentLink};
+pub use frontend::{Duplicate, ObjectReader, ObjectSource, Provenance, Publication, ReadIntent, TorrentLink};
 pub use scheduler::{Class, Next, Outcome, QueueStatus, Request, Scheduler, Ticket};
 pub use store::SnapshotStore;
 pub use transport::{

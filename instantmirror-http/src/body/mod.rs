@@ -127,8 +127,13 @@ impl ServeBody {
 
     /// The reader of an object's body, if it may be kept.
     pub(crate) fn settled_reader(&self) -> Option<&Arc<dyn ObjectReader>> {
+        self.reader().filter(|reader| reader.is_settled())
+    }
+
+    /// The reader of an object's body.
+    pub(crate) fn reader(&self) -> Option<&Arc<dyn ObjectReader>> {
         match &self.inner {
-            Inner::Object(body) => body.reader().filter(|reader| reader.is_settled()),
+            Inner::Object(body) => body.reader(),
             _ => None,
         }
     }
@@ -190,6 +195,15 @@ pub(crate) async fn open(body: Body, objects: &Arc<dyn ObjectSource>) -> Result<
         Body::Bytes(bytes) => Ok(ServeBody::whole(bytes)),
         Body::Object(content, range) => Ok(ServeBody::object(ObjectBody::one(content, range, objects).await?)),
         Body::Multipart(content, parts) => Ok(ServeBody::object(ObjectBody::several(content, parts, objects).await?)),
+        Body::Own(file, range) => {
+            let bytes = range.end - range.start;
+            first_then_rest(file.read(range), Some(bytes))
+                .await
+                .map_err(|error| Refusal {
+                    status: StatusCode::INTERNAL_SERVER_ERROR,
+                    text: error.to_string(),
+                })
+        }
         Body::Zeros(bytes) => Ok(ServeBody::pieces(zeros(bytes), Some(bytes))),
         Body::Listing(listing, coding) => {
             let pieces = stream::try_unfold(Some((listing, Packer::new(coding))), |page| async move {

@@ -50,6 +50,7 @@ enum Marked {
 impl Connection {
     /// Answers the request at the beginning of what was read.
     pub(super) async fn answer(&mut self) -> io::Result<Behind> {
+        let begun = std::time::Instant::now();
         let input = std::mem::take(&mut self.input);
         let unread = input.get(self.consumed..).unwrap_or_default();
         self.consumed = 0;
@@ -60,7 +61,7 @@ impl Connection {
         let Parsed::Head(mut head) = parse(unread, &self.shared.limits) else {
             return Err(io::Error::other("a request has changed while it was read"));
         };
-        head.request.client = self.client();
+        head.request.client = self.client(&head);
         let rest = unread.get(head.bytes..).unwrap_or_default();
         let Some(body) = self.request_body(&head, rest).await? else {
             self.refuse(StatusCode::REQUEST_TIMEOUT, "the request's body took too long")
@@ -71,7 +72,7 @@ impl Connection {
         let is_unread = matches!(body, RequestBody::Unread(_));
         let answer = self.unless_gone(service.answer(&head.request, body, &shared.stopping));
         let answer = answer.await?;
-        let mut visit = self.visit(&head);
+        let mut visit = self.visit(&head, begun);
         visit.iter_mut().for_each(|visit| visit.answered(answer.status()));
         let behind = if self.is_stopping() || is_unread || says_close(&answer) {
             Behind::Close
@@ -224,6 +225,10 @@ impl Connection {
 
     async fn send_object(&mut self, mut body: Box<ObjectBody>, visit: &mut Option<Visit>) -> io::Result<()> {
         let files = self.socket.sends_files();
+        visit
+            .iter_mut()
+            .zip(body.reader())
+            .for_each(|(visit, reader)| visit.reads(reader));
         loop {
             let next = {
                 let mut next = pin!(body.next(files));

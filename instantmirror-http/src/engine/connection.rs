@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use instantmirror_core::traits::ObjectReader;
+use instantmirror_core::traits::{ObjectReader, Provenance};
 use tokio::io::ReadBuf;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -268,7 +268,8 @@ impl Connection {
         if !is_read || !head.request.query.is_empty() {
             return Step::Answer;
         }
-        let Some(hot) = self.service.hot_answer(head.request.path, std::time::Instant::now()) else {
+        let now = std::time::Instant::now();
+        let Some(hot) = self.service.hot_answer(&head.request, now) else {
             return Step::Answer;
         };
         let behind = if self.is_stopping() {
@@ -277,14 +278,21 @@ impl Connection {
             head.behind()
         };
         let request = &head.request;
-        let Some(written) = hot.write(&request.method, &request.fields, behind, &mut self.output) else {
+        let more = match self.socket {
+            Socket::Tls(_) => self.service.private_lines(),
+            Socket::Tcp(_) | Socket::Unix(_) => &[],
+        };
+        let Some(written) = hot.write(&request.method, &request.fields, behind, more, &mut self.output) else {
             return Step::Answer;
         };
         let counters = self.service.counters();
         counters.count_answer(written.status);
         counters.count_hot();
-        let mut visit = visit(&self.service, self.address, &head);
-        visit.iter_mut().for_each(|visit| visit.answered(written.status));
+        let mut visit = visit(&self.service, self.address, &head, now);
+        visit.iter_mut().for_each(|visit| {
+            visit.answered(written.status);
+            visit.comes_from(Provenance::Kept);
+        });
         self.consumed += head.bytes;
         self.is_new = false;
         match written.file {
@@ -301,10 +309,10 @@ impl Connection {
         }
     }
 
-    /// Who is at the other end.
-    pub(super) fn client(&self) -> Client {
+    /// Who asks: whoever is at the other end, or whom a trusted proxy there asks for.
+    pub(super) fn client(&self, head: &Head<'_>) -> Client {
         Client {
-            address: self.address,
+            address: client_address(&self.service, self.address, head),
             is_private: matches!(self.socket, Socket::Tls(_)),
         }
     }
@@ -320,15 +328,17 @@ impl Connection {
             request: &[first_line
                 .get(..first_line.len().min(LOGGED_BYTES_MAX))
                 .unwrap_or_default()],
+            host: None,
             referer: None,
             agent: None,
+            begun: std::time::Instant::now(),
         };
         Some(Visit::new(self.service.access_log()?, &visitor))
     }
 
     /// The line for the access log, if there is one.
-    pub(super) fn visit(&self, head: &Head<'_>) -> Option<Visit> {
-        visit(&self.service, self.address, head)
+    pub(super) fn visit(&self, head: &Head<'_>, begun: std::time::Instant) -> Option<Visit> {
+        visit(&self.service, self.address, head, begun)
     }
 
     /// Waits for the next bytes of a request, or for a reason to end.
@@ -463,14 +473,21 @@ impl Connection {
     }
 }
 
-fn visit(service: &Service, address: Option<IpAddr>, head: &Head<'_>) -> Option<Visit> {
+fn client_address(service: &Service, address: Option<IpAddr>, head: &Head<'_>) -> Option<IpAddr> {
+    address.map(|peer| service.proxies().client(peer, &head.request.fields))
+}
+
+fn visit(service: &Service, address: Option<IpAddr>, head: &Head<'_>, begun: std::time::Instant) -> Option<Visit> {
+    let log = service.access_log()?;
     let visitor = Visitor {
-        address,
+        address: client_address(service, address, head),
         request: &[head.request.method.as_str(), head.target, head.version_text()].map(str::as_bytes),
+        host: head.request.host,
         referer: head.referer,
         agent: head.agent,
+        begun,
     };
-    Some(Visit::new(service.access_log()?, &visitor))
+    Some(Visit::new(log, &visitor))
 }
 
 #[cfg(test)]

@@ -98,8 +98,12 @@ pub(crate) fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Parsed<'a> {
     };
     let (mut fields, mut framing) = (Fields::default(), Framing::default());
     let (mut referer, mut agent) = (None, None);
+    let mut host = None;
     for field in raw.headers.iter() {
         if framing.note(field.name, field.value) {
+            if field.name.len() == 4 {
+                host = std::str::from_utf8(field.value).ok();
+            }
             continue;
         }
         match field.name.len() {
@@ -116,6 +120,7 @@ pub(crate) fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Parsed<'a> {
             method,
             path,
             query,
+            host: authority(target).or(host),
             fields,
             client: Client::default(),
         },
@@ -200,6 +205,14 @@ fn take_apart<'a>(target: &'a str, method: &Method) -> Option<(&'a str, &'a str)
     Some((if path.is_empty() { "/" } else { path }, query))
 }
 
+/// The authority of a target that is a URL: that is the host, whatever the Host field says (RFC 9112, 3.2.2).
+fn authority(target: &str) -> Option<&str> {
+    if target.starts_with('/') {
+        return None;
+    }
+    target.split_once("://")?.1.split(['/', '?']).next()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,6 +234,11 @@ mod tests {
             panic!("refused")
         };
         assert_eq!((head.request.path, head.request.query), ("/a%20b", "x=y"));
+        assert_eq!(head.request.host, Some("h"));
+        let Parsed::Head(other) = parse(b"GET http://o:1/x HTTP/1.1\r\nHost: h\r\n\r\n", &Limits::default()) else {
+            panic!("refused")
+        };
+        assert_eq!(other.request.host, Some("o:1"));
         assert_eq!(head.request.fields.range.as_deref(), Some("bytes=0-1"));
         assert_eq!(head.request.fields.if_none_match.as_deref(), Some("\"a\", \"b\""));
         assert_eq!(head.agent, Some(b"u".as_slice()));

@@ -27,6 +27,8 @@ pub struct Request<'a> {
     pub path: &'a str,
     /// The query of its target without the question mark, `""` if there is none.
     pub query: &'a str,
+    /// The host that it is for, as it was written: of the target if that is a URL, of the Host field otherwise.
+    pub host: Option<&'a str>,
     /// The header fields that decide something.
     pub fields: Fields<'a>,
     /// Who asks.
@@ -74,6 +76,10 @@ pub struct Fields<'a> {
     pub authorization: Option<Cow<'a, str>>,
     /// Priority (RFC 9218).
     pub priority: Option<Cow<'a, str>>,
+    /// Forwarded (RFC 7239).
+    pub forwarded: Option<Cow<'a, str>>,
+    /// X-Forwarded-For.
+    pub x_forwarded_for: Option<Cow<'a, str>>,
 }
 
 impl<'a> Request<'a> {
@@ -84,6 +90,7 @@ impl<'a> Request<'a> {
             method: method.clone(),
             path: uri.path(),
             query: uri.query().unwrap_or_default(),
+            host: uri.host().or_else(|| headers.get(http::header::HOST)?.to_str().ok()),
             fields: Fields::new(headers),
             client: Client::default(),
         }
@@ -112,6 +119,8 @@ impl<'a> Fields<'a> {
             8 if is("priority") => &mut self.priority,
             13 if is("if-none-match") => &mut self.if_none_match,
             13 if is("authorization") => &mut self.authorization,
+            9 if is("forwarded") => &mut self.forwarded,
+            15 if is("x-forwarded-for") => &mut self.x_forwarded_for,
             15 if is("accept-encoding") => &mut self.accept_encoding,
             17 if is("if-modified-since") => &mut self.if_modified_since,
             19 if is("if-unmodified-since") => &mut self.if_unmodified_since,
@@ -141,6 +150,8 @@ impl<'a> Fields<'a> {
             accept_encoding: _,
             authorization: _,
             priority: _,
+            forwarded: _,
+            x_forwarded_for: _,
             range,
             if_range,
             if_match,

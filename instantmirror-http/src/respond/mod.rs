@@ -14,8 +14,11 @@ use instantmirror_core::traits::{Duplicate, TorrentLink};
 use instantmirror_core::{FileMeta, RepoName, RepoPath};
 
 use crate::coding::Coding;
+use crate::header_rules::Said;
+use crate::lifetime::cache_control;
 use crate::listing::Listing;
 use crate::mime::media_type;
+use crate::own_files::OwnFile;
 use crate::request::{
     Fields, Request, RequestPath, Selection, Validators, Verdict, evaluate, http_date, http_seconds, is_worth_parting,
     range_counts, select_ranges,
@@ -41,7 +44,7 @@ const RETRY_AFTER_SECONDS: &str = "10";
 /// For pages about what never changes: we may come to write them more beautifully.
 const CACHE_HOUR: &str = "public, max-age=3600";
 /// The methods of published trees.
-const ALLOW: &str = "GET, HEAD, OPTIONS";
+pub(crate) const ALLOW: &str = "GET, HEAD, OPTIONS";
 
 /// A whole answer, its body not yet opened.
 #[derive(Debug)]
@@ -70,6 +73,8 @@ pub enum Body {
     Listing(Box<Listing>, Coding),
     /// So many zeros.
     Zeros(u64),
+    /// A range of a file of the operator's own.
+    Own(OwnFile, Range<u64>),
 }
 
 /// Content of a published file, and for the log what it was asked for as.
@@ -127,6 +132,13 @@ impl Response {
         response
     }
 
+    /// An answer with one range of a whole of `size` bytes.
+    pub(crate) fn part(range: &Range<u64>, size: u64) -> Self {
+        let mut response = Self::empty(StatusCode::PARTIAL_CONTENT);
+        response.set(header::CONTENT_RANGE, &content_range(range, size));
+        response
+    }
+
     /// The answer to a method that is not there.
     #[must_use]
     pub fn method_not_allowed(allow: &'static str) -> Self {
@@ -165,6 +177,8 @@ pub fn respond_to_method(method: &Method) -> Option<Response> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Facts {
     pub(crate) sha256: Option<[u8; 32]>,
+    /// The operator's say about its fields.
+    pub(crate) said: Said,
     pub(crate) duplicates: Vec<Duplicate>,
 }
 
@@ -232,7 +246,7 @@ pub(crate) fn respond_file(
     mtime: i64,
 ) -> Response {
     let content = content(origin, file);
-    let media = media_type(name_of(origin));
+    let media = media_of(origin, facts);
     let mut response = respond_object(request, content, http_seconds(mtime), media, true);
     describe_file(&mut response, origin, facts);
     response
@@ -247,7 +261,7 @@ pub(crate) fn respond_file_decided(
     mtime: i64,
 ) -> Response {
     let validators = validators(&file, http_seconds(mtime));
-    let media = media_type(name_of(origin));
+    let media = media_of(origin, facts);
     let mut response = respond_decided(decision, content(origin, file), &validators, media, true);
     describe_file(&mut response, origin, facts);
     response
@@ -265,16 +279,24 @@ fn name_of(origin: &Origin) -> &str {
     origin.path.split_last().map_or("", |(_, name)| name)
 }
 
+/// What the operator says it is, or what its name does.
+fn media_of<'a>(origin: &Origin, facts: &'a Facts) -> &'a str {
+    let said = facts.said.media.as_ref().and_then(|media| media.to_str().ok());
+    said.unwrap_or_else(|| media_type(name_of(origin)))
+}
+
 fn describe_file(response: &mut Response, origin: &Origin, facts: &Facts) {
     describe(response, origin);
     // What one client's conditions came to is nothing that a cache may keep for others.
     if response.status.is_client_error() {
         return;
     }
-    let cache = if origin.fixed { CACHE_FOREVER } else { CACHE_ASK };
-    response.set(header::CACHE_CONTROL, cache);
+    describe_lifetime(response, origin, facts);
     if !response.status.is_success() {
         return;
+    }
+    for (name, value) in &facts.said.fields {
+        response.headers.insert(name.clone(), value.clone());
     }
     if let Some(sha256) = &facts.sha256 {
         let encoded = base64::engine::general_purpose::STANDARD.encode(sha256);
@@ -286,6 +308,16 @@ fn describe_file(response: &mut Response, origin: &Origin, facts: &Facts) {
             response.headers.append(header::LINK, value);
         }
     }
+}
+
+/// What a snapshot shows never changes; elsewhere the operator has a say.
+fn describe_lifetime(response: &mut Response, origin: &Origin, facts: &Facts) {
+    let cache = match &facts.said.cache {
+        _ if origin.fixed => HeaderValue::from_static(CACHE_FOREVER),
+        Some(cache) => cache.clone(),
+        None => HeaderValue::from_static(cache_control(&origin.path, facts.sha256.as_ref())),
+    };
+    response.headers.insert(header::CACHE_CONTROL, cache);
 }
 
 /// `<url>; rel=duplicate; pri=1; geo=de` (RFC 6249). What cannot stand in it is encoded in the URL, or left out.
@@ -350,7 +382,7 @@ pub(crate) fn respond_object(
     request: &Request<'_>,
     content: Content,
     modified: Option<u64>,
-    media: &'static str,
+    media: &str,
     several: bool,
 ) -> Response {
     let validators = validators(&content.file, modified);
@@ -366,7 +398,7 @@ fn respond_decided(
     decision: &Decision,
     content: Content,
     validators: &Validators,
-    media: &'static str,
+    media: &str,
     several: bool,
 ) -> Response {
     let size = content.file.size;
@@ -378,12 +410,7 @@ fn respond_decided(
         ),
         Decision::Parts(parts) => respond_parts(content, parts, media, several),
         Decision::Whole => respond_whole(content, media),
-        Decision::Unsatisfiable => {
-            let text = format!("the file has {size} bytes; none of them was asked for");
-            let mut response = Response::text(StatusCode::RANGE_NOT_SATISFIABLE, &text);
-            response.set(header::CONTENT_RANGE, &format!("bytes */{size}"));
-            response
-        }
+        Decision::Unsatisfiable => unsatisfiable(size),
     };
     response.set(header::ACCEPT_RANGES, "bytes");
     if !matches!(decision, Decision::Failed | Decision::Unsatisfiable) {
@@ -397,6 +424,23 @@ fn respond_decided(
     response
 }
 
+/// The answer to a range that begins behind the end.
+pub(crate) fn unsatisfiable(size: u64) -> Response {
+    let text = format!("the file has {size} bytes; none of them was asked for");
+    let mut response = Response::text(StatusCode::RANGE_NOT_SATISFIABLE, &text);
+    response.set(header::CONTENT_RANGE, &format!("bytes */{size}"));
+    response
+}
+
+/// The fields that say what a file is known by, and that ranges of it can be had.
+pub(crate) fn set_validators(response: &mut Response, validators: &Validators) {
+    response.set(header::ACCEPT_RANGES, "bytes");
+    response.set(header::ETAG, &validators.etag);
+    if let Some(modified) = validators.modified {
+        response.set(header::LAST_MODIFIED, &http_date(modified));
+    }
+}
+
 /// Answers a GET or HEAD of a pad file. One range is sent; of several, which nobody asks of zeros, all.
 fn respond_zeros(request: &Request<'_>, size: u64) -> Response {
     let validators = Validators {
@@ -406,16 +450,10 @@ fn respond_zeros(request: &Request<'_>, size: u64) -> Response {
     let (mut response, bytes) = match decide(&request.method, &request.fields, &validators, size) {
         Decision::NotModified => (Response::empty(StatusCode::NOT_MODIFIED), 0),
         Decision::Failed => return Response::text(StatusCode::PRECONDITION_FAILED, "zeros have no other tag"),
-        Decision::Unsatisfiable => {
-            let mut response = Response::text(StatusCode::RANGE_NOT_SATISFIABLE, &format!("there are {size} zeros"));
-            response.set(header::CONTENT_RANGE, &format!("bytes */{size}"));
-            return response;
-        }
+        Decision::Unsatisfiable => return unsatisfiable(size),
         Decision::Parts(parts) if parts.len() == 1 => {
-            let mut response = Response::empty(StatusCode::PARTIAL_CONTENT);
             let range = parts.into_iter().next().unwrap_or(0..size);
-            response.set(header::CONTENT_RANGE, &content_range(&range, size));
-            (response, range.end - range.start)
+            (Response::part(&range, size), range.end - range.start)
         }
         Decision::Parts(_) | Decision::Whole => (Response::empty(StatusCode::OK), size),
     };

@@ -62,6 +62,12 @@ pub(crate) async fn get(address: SocketAddr, target: &str) -> Reply {
     send(address, "GET", target, "", b"").await
 }
 
+/// The same for another host.
+pub(crate) async fn on_host(address: SocketAddr, host: &str, target: &str) -> Reply {
+    let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    parse(&raw(address, request.as_bytes()).await, false)
+}
+
 #[track_caller]
 pub(crate) fn parse(answer: &[u8], head_only: bool) -> Reply {
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n");

@@ -55,6 +55,7 @@ async fn service() -> Service {
     let world = World::new();
     world.publish(1, vec![("pool/a", Item::File("a".into()))], true).await;
     let mount = Mount {
+        host: None,
         path: RepoPath::new("pub/debian").unwrap(),
         repository: name(),
         view: View::Current,

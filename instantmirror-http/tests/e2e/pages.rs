@@ -43,6 +43,7 @@ async fn world() -> Running {
     );
     world.publish(1, items, true).await;
     let mount = Mount {
+        host: None,
         path: RepoPath::new("pub").unwrap(),
         repository: name(),
         view: View::Current,

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use instantmirror_core::view::View;
 use instantmirror_core::{ObjectId, RepoPath, Snapshot};
-use instantmirror_http::{Mount, Mounts, Service};
+use instantmirror_http::{Mount, Mounts, OwnFiles, Service};
+use std::io::Write as _;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-use crate::client::{get, parse, raw, resolve, send};
+use crate::client::{get, on_host, parse, raw, resolve, send};
 use crate::world::{Fault, Item, KNOWN, MTIME, Running, Shown, World, name, start};
 
 const DATE: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
@@ -22,6 +23,7 @@ fn numbers() -> Bytes {
 
 fn mount(path: &str, view: View, index: bool) -> Mount {
     Mount {
+        host: None,
         path: RepoPath::new(path).unwrap(),
         repository: name(),
         view,
@@ -82,7 +84,11 @@ async fn a_file_is_described_and_sent() {
     ] {
         let reply = get(server.address, target).await;
         assert_eq!((reply.status, reply.text()), (200, "hello"), "{target}");
-        assert_eq!(reply.header("cache-control"), "no-cache", "{target}");
+        assert_eq!(
+            reply.header("cache-control"),
+            "public, max-age=5, must-revalidate",
+            "{target}"
+        );
         let permanent = resolve(target, reply.header("content-location"));
         assert_eq!(permanent.replace("%64", "d"), format!("/debian/snap/{id}/{rest}"));
         assert!(!reply.header("content-location").starts_with('/'));
@@ -290,6 +296,150 @@ async fn a_mount_at_a_repository_s_place_hides_no_snapshot() {
         );
         server.stop().await;
     }
+}
+
+#[tokio::test]
+async fn each_host_shows_its_own_mounts_and_every_host_the_repositories() {
+    let world = World::new();
+    let snapshot = world.publish(1, vec![("pool/a.deb", file(b"a"))], true).await;
+    let of = |host: &str, path: &str, view: View| Mount {
+        host: Some(host.parse().unwrap()),
+        ..mount(path, view, false)
+    };
+    let mounts = vec![
+        mount("pub", View::Current, false),
+        of("deb.example.org", "", View::Current),
+        of("old.example.org", "", View::Snapshot(snapshot.id)),
+    ];
+    let service = Service::new(Arc::new(Shown(Arc::clone(&world)))).with_mounts(Mounts::new(mounts).unwrap());
+    let server = start(service).await;
+    world.publish(2, vec![("pool/a.deb", file(b"new"))], true).await;
+    // Twice, so that the second answer is one that was kept ready, as those of files on a disk are.
+    for content in [&b"a"[..], b"new"] {
+        let mut kept = tempfile::tempfile().unwrap();
+        kept.write_all(content).unwrap();
+        world.fault(content, Fault::Described(Arc::new(kept)));
+    }
+    for _ in 0..2 {
+        for (host, target, content) in [
+            ("deb.example.org", "/pool/a.deb", Some("new")),
+            ("DEB.example.org.:8080", "/pool/a.deb", Some("new")),
+            ("old.example.org", "/pool/a.deb", Some("a")),
+            ("other.example.org", "/pool/a.deb", None),
+            ("other.example.org", "http://old.example.org/pool/a.deb", Some("a")),
+            ("old.example.org", "/pub/pool/a.deb", Some("new")),
+            ("old.example.org", "/debian/snap/current/pool/a.deb", Some("new")),
+            ("other.example.org", "/pub/pool/a.deb", Some("new")),
+        ] {
+            let reply = on_host(server.address, host, target).await;
+            let found = (reply.status == 200).then(|| reply.text());
+            assert_eq!(found, content, "{host} {target}");
+        }
+    }
+    assert!(server.service.stats().answers_hot >= 5);
+    server.stop().await;
+}
+
+/// A directory as an operator may have it, with what must not get out.
+fn own_files(dir: &std::path::Path) -> std::path::PathBuf {
+    let root = dir.join("root");
+    for (name, content) in [
+        ("robots.txt", "ours"),
+        ("index.html", "<h1>front"),
+        ("about/index.html", "<h1>about"),
+        (".htpasswd", "secret"),
+        ("about/.well-known", "secret"),
+        (".well-known/acme-challenge/token", "proof"),
+        ("debian/snap/current/nothing", "forged"),
+        ("pub/nothing", "forged"),
+    ] {
+        let file = root.join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, content).unwrap();
+    }
+    std::fs::write(dir.join("outside"), "secret").unwrap();
+    for (name, target) in [
+        ("leaves", "../outside"),
+        ("absolute", "/etc/passwd"),
+        ("stays", "robots.txt"),
+    ] {
+        std::os::unix::fs::symlink(target, root.join(name)).unwrap();
+    }
+    let mode = rustix::fs::Mode::RWXU;
+    rustix::fs::mknodat(rustix::fs::CWD, root.join("fifo"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    root
+}
+
+#[tokio::test]
+async fn files_of_one_s_own_are_there_where_nothing_else_is() {
+    let world = World::new();
+    world
+        .publish(
+            1,
+            vec![("pool/a.deb", file(b"a")), ("robots.txt", file(b"theirs"))],
+            true,
+        )
+        .await;
+    let dir = tempfile::tempdir().unwrap();
+    let root = own_files(dir.path());
+    let big: Vec<u8> = (0..200_000_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    std::fs::write(root.join("big.bin"), &big).unwrap();
+    let serve = |path: &str| {
+        let mounts = Mounts::new(vec![mount(path, View::Current, false)]).unwrap();
+        let service = Service::new(Arc::new(Shown(Arc::clone(&world)))).with_mounts(mounts);
+        start(service.with_own_files(OwnFiles::new(&root)))
+    };
+    let server = serve("pub").await;
+    for (target, content) in [
+        ("/", Some("<h1>front")),
+        ("/robots.txt", Some("ours")),
+        ("/about/", Some("<h1>about")),
+        ("/stays", Some("ours")),
+        ("/.well-known/acme-challenge/token", Some("proof")),
+        ("/.htpasswd", None),
+        ("/about/.well-known", None),
+        ("/leaves", None),
+        ("/absolute", None),
+        ("/fifo", None),
+        ("/robots.txt/", None),
+        ("/pub/nothing", None),
+        ("/debian/snap/current/nothing", None),
+        ("/pub/robots.txt", Some("theirs")),
+    ] {
+        let reply = get(server.address, target).await;
+        let found = (reply.status == 200).then(|| reply.text());
+        assert_eq!(found, content, "{target}");
+    }
+    let reply = get(server.address, "/about").await;
+    let location = resolve("/about", reply.header("location"));
+    assert_eq!((reply.status, location.as_str()), (301, "/about/"));
+    let reply = get(server.address, "/robots.txt").await;
+    assert_eq!(
+        (reply.header("content-type"), reply.header("content-length")),
+        ("text/plain; charset=utf-8", "4")
+    );
+    assert!(reply.header("cache-control").contains("max-age=300"));
+    let condition = format!("If-None-Match: {}\r\n", reply.header("etag"));
+    assert_eq!(
+        send(server.address, "GET", "/robots.txt", &condition, b"").await.status,
+        304
+    );
+    assert_eq!(get(server.address, "/big.bin").await.body, big);
+    let part = send(server.address, "GET", "/big.bin", "Range: bytes=100000-100009\r\n", b"").await;
+    assert_eq!((part.status, &part.body[..]), (206, &big[100_000..100_010]));
+    assert_eq!(send(server.address, "POST", "/robots.txt", "", b"").await.status, 405);
+    server.stop().await;
+
+    // Where the root is mounted, the tree wins there too.
+    let server = serve("").await;
+    assert_eq!(get(server.address, "/robots.txt").await.text(), "theirs");
+    assert_eq!(
+        get(server.address, "/.well-known/acme-challenge/token").await.text(),
+        "proof"
+    );
+    assert!(get(server.address, "/").await.text().contains("pool/"));
+    assert_eq!(get(server.address, "/debian/snap/current/nothing").await.status, 404);
+    server.stop().await;
 }
 
 #[tokio::test]

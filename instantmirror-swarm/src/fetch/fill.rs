@@ -1,6 +1,7 @@
 //! One object being fetched: what its readers share, and the task that drives it to its end.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
@@ -36,6 +37,8 @@ pub(super) struct Fill {
     cuts: watch::Sender<u64>,
     /// A client waits for it, whatever it was begun for.
     demanded: watch::Sender<bool>,
+    /// Bytes that came from masters, and from other peers.
+    came: [AtomicU64; 2],
 }
 
 /// Somebody to ask, and for which repository.
@@ -93,7 +96,21 @@ impl Fill {
             wants_changed,
             cuts,
             demanded: watch::Sender::new(class == Class::Demand),
+            came: Default::default(),
         }
+    }
+
+    /// So many more bytes came from a source.
+    pub(super) fn count(&self, source: &Source, bytes: u64) {
+        let side = usize::from(source.transport.swarm().is_some());
+        if let Some(came) = self.came.get(side) {
+            came.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that came from masters, and from other peers.
+    pub(super) fn came(&self) -> [u64; 2] {
+        self.came.each_ref().map(|came| came.load(Ordering::Relaxed))
     }
 
     /// A client waits for it from now on: it need not wait its turn behind others any more.

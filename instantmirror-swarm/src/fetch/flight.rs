@@ -308,6 +308,7 @@ impl Job {
             let label = source.transport.label();
             self.engine.stats.received(label, self.fill.class(), take);
             running.received(take);
+            self.fill.count(source, take);
             self.fill.arrived(flight, position..position + take);
             position += take;
             self.unless_cut(flight, self.pace(label, take)).await;

@@ -96,6 +96,7 @@ impl Job {
             }
             self.engine.stats.received(label, self.fill.class(), bytes);
             running.received(bytes);
+            self.fill.count(source, bytes);
             self.fill.arrived(flight, offset..offset + bytes);
             total += bytes;
         }

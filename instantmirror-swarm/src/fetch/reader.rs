@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use instantmirror_core::CacheError;
 use instantmirror_core::fill::WantId;
-use instantmirror_core::traits::{FetchError, ObjectReader, ReadIntent};
+use instantmirror_core::traits::{FetchError, ObjectReader, Provenance, ReadIntent};
 
 use super::Engine;
 use super::fill::Fill;
@@ -103,6 +103,14 @@ impl ObjectReader for FillReader {
                 range,
             })),
         }
+    }
+
+    fn provenance(&self) -> Provenance {
+        if self.passing.get().is_some() {
+            return Provenance::Streamed;
+        }
+        let [masters, peers] = self.fill.came();
+        Provenance::Fetched { masters, peers }
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
