@@ -15,7 +15,8 @@ const NOBODY: &str = "65534";
 /// A program that another user can run, wherever the build directory is.
 fn program(dir: &TestDir, name: &str) -> std::path::PathBuf {
     let program = dir.path().join(name);
-    std::fs::copy(binary(name).unwrap(), &program).unwrap();
+    // By another process: a file that this one has open for writing, and with it whoever it forks just then, cannot be run.
+    run(clean_command("cp").args([&binary(name).unwrap(), &program]), LIMIT).unwrap();
     program
 }
 
