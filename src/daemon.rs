@@ -17,7 +17,7 @@ pub fn start_logging(level: &str) -> Result<(), String> {
     let filter = log_filter(&level).map_err(|error| format!("log level: {error}"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| crate::bars::LogWriter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .try_init()
