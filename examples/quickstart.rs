@@ -122,7 +122,7 @@ async fn start_node(
 async fn publish(master: &Master, name: &RepoName, node: &Node) -> anyhow::Result<()> {
     let (publisher, repository) = (master.clone(), name.clone());
     let published = tokio::task::spawn_blocking(move || {
-        let bar = PublishBar::new();
+        let bar = PublishBar::new(&repository, None);
         // A newcomer may well delete the only file.
         let options = PublishOptions {
             allow_empty: true,

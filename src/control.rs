@@ -33,6 +33,17 @@ pub enum ControlError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The system lets only some ask.
+    #[error(
+        "you may not ask the daemon at {}: that is for {allowed} (run the command as such a user, with `sudo -u`, say)",
+        socket.display()
+    )]
+    NotAllowed {
+        /// The socket.
+        socket: PathBuf,
+        /// Who may.
+        allowed: String,
+    },
     /// It refuses, and says why.
     #[error("{0}")]
     Refused(String),
@@ -145,11 +156,44 @@ async fn post_for(socket: &Path, path: &str, body: &str) -> Result<Vec<u8>, Cont
     exchange(socket, request, CHANGE_TIMEOUT).await
 }
 
+/// Who may use a socket: the owner of what stands in the way, and its group if that may.
+fn allowed(socket: &Path) -> String {
+    use std::os::unix::fs::MetadataExt as _;
+    // The socket itself if it can be seen, else the nearest directory above it that can.
+    let meta = socket.ancestors().find_map(|path| std::fs::metadata(path).ok());
+    let Some(meta) = meta else {
+        return "the user it runs as".to_owned();
+    };
+    let user = name_of("/etc/passwd", meta.uid());
+    let group = name_of("/etc/group", meta.gid());
+    match meta.mode() & 0o020 {
+        0 => format!("user {user} and root"),
+        _ => format!("user {user}, members of group {group}, and root"),
+    }
+}
+
+/// The name of a number in a file as `/etc/passwd` and `/etc/group` are; the number where it has none there.
+fn name_of(file: &str, number: u32) -> String {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let named = text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(number)).then(|| name.to_owned())
+    });
+    named.unwrap_or_else(|| number.to_string())
+}
+
 /// Sends a request and returns the body of the answer.
 async fn exchange(socket: &Path, request: String, timeout: Duration) -> Result<Vec<u8>, ControlError> {
-    let not_running = |source| ControlError::NotRunning {
-        socket: socket.to_path_buf(),
-        source,
+    let not_running = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::PermissionDenied => ControlError::NotAllowed {
+            socket: socket.to_path_buf(),
+            allowed: allowed(socket),
+        },
+        _ => ControlError::NotRunning {
+            socket: socket.to_path_buf(),
+            source,
+        },
     };
     let answer = |reason: String| ControlError::Answer {
         socket: socket.to_path_buf(),

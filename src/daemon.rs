@@ -19,7 +19,7 @@ pub fn start_logging(config: &LogConfig) -> Result<(), String> {
     let filter = log_filter(&level).map_err(|error| format!("log level: {error}"))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(|| crate::bars::LogWriter);
     let is_journal = goes_to_journal(std::env::var("JOURNAL_STREAM").ok().as_deref());
     let begun = match config.format {
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod background;
+pub mod bars;
 pub mod clock;
 pub mod config;
 pub mod control;

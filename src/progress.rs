@@ -2,60 +2,56 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use instantmirror_core::RepoName;
 use instantmirror_store::scan::{LeftOutWhy, Noted};
 
+use crate::bars::{Bar, Unit};
 use crate::config::ByteSize;
 use crate::master::{PublishProgress, Published, PublishedSnapshot};
+use crate::text::Count;
 
-/// Shows how a publish goes, on standard error; nothing where that is no terminal.
+/// Shows how a publish goes, on standard error.
 #[derive(Debug)]
 pub struct PublishBar {
-    bar: ProgressBar,
+    bar: Bar,
+    /// Files of the current snapshot: there will be about so many.
+    expected: Option<u64>,
     listed: AtomicU64,
     imported: AtomicU64,
     read: AtomicU64,
+    begun: Instant,
 }
 
 impl PublishBar {
-    /// A bar for one publish.
+    /// A bar for a publish of a repository, whose current snapshot has `expected` files.
     #[must_use]
-    pub fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
-        bar.enable_steady_tick(Duration::from_millis(100));
+    pub fn new(repository: &RepoName, expected: Option<u64>) -> Self {
         Self {
-            bar,
+            bar: Bar::new(format!("publish {repository}"), Unit::Files),
+            expected,
             listed: AtomicU64::new(0),
             imported: AtomicU64::new(0),
             read: AtomicU64::new(0),
+            begun: Instant::now(),
         }
     }
 
     fn show(&self) {
-        if self.bar.is_hidden() {
-            return;
-        }
-        let (listed, imported) = (
-            self.listed.load(Ordering::Relaxed),
-            self.imported.load(Ordering::Relaxed),
-        );
-        let read = ByteSize(self.read.load(Ordering::Relaxed));
-        self.bar.set_message(format!(
-            "{listed} files listed, {imported} new or changed ones taken in, {read} read"
-        ));
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (listed, imported, read) = (of(&self.listed), of(&self.imported), of(&self.read));
+        let rate = ByteSize(read / self.begun.elapsed().as_secs().max(1));
+        let note = match read {
+            0 => String::new(),
+            _ => format!("; {imported} new or changed, {} read, {rate}/s", ByteSize(read)),
+        };
+        self.bar.set(listed, self.expected, &note);
     }
 
     /// Takes the bar away.
     pub fn finish(&self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-impl Default for PublishBar {
-    fn default() -> Self {
-        Self::new()
+        self.bar.finish();
     }
 }
 
@@ -102,9 +98,14 @@ impl fmt::Display for PublishedSnapshot {
         } = self;
         let counts = &scanned.counts;
         let (size, read) = (ByteSize(snapshot.root.bytes), ByteSize(counts.read_bytes));
-        write!(f, "snapshot {}: {} files, ", snapshot.id, counts.files)?;
+        write!(f, "snapshot {}: {}, ", snapshot.id, Count(counts.files, "file"))?;
         if *is_full_scan {
-            write!(f, "{} directories, {} symlinks, ", counts.directories, counts.symlinks)?;
+            write!(
+                f,
+                "{}, {}, ",
+                Count(counts.directories, "directory"),
+                Count(counts.symlinks, "symlink")
+            )?;
         }
         write!(
             f,

@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
+use crate::bars::{Bar, Unit};
 use crate::config::NodeConfig;
 use crate::control::{self, ControlError};
 use crate::node::{
@@ -41,7 +40,7 @@ pub enum UpkeepError {
 /// [`UpkeepError`].
 pub async fn verify(config: NodeConfig, request: VerifyRequest) -> Result<VerifyStatus, UpkeepError> {
     let socket = config.control_socket();
-    let bar = bar(true);
+    let bar = Bar::new("verify", Unit::Bytes);
     let status = match control::verify(&socket, &request).await {
         Err(ControlError::NotRunning { .. }) => {
             let node = Node::open(config).await?;
@@ -67,7 +66,7 @@ pub async fn verify(config: NodeConfig, request: VerifyRequest) -> Result<Verify
             }
         }
     };
-    bar.finish_and_clear();
+    bar.finish();
     match status.error {
         Some(error) => Err(UpkeepError::Ended(error)),
         None => Ok(status),
@@ -80,7 +79,7 @@ pub async fn verify(config: NodeConfig, request: VerifyRequest) -> Result<Verify
 /// [`UpkeepError`].
 pub async fn adopt(config: NodeConfig, request: AdoptRequest) -> Result<AdoptStatus, UpkeepError> {
     let socket = config.control_socket();
-    let bar = bar(false);
+    let bar = Bar::new("adopt", Unit::Files);
     let status = match control::adopt(&socket, &request).await {
         Err(ControlError::NotRunning { .. }) => {
             let node = Node::open(config).await?;
@@ -102,7 +101,7 @@ pub async fn adopt(config: NodeConfig, request: AdoptRequest) -> Result<AdoptSta
             }
         }
     };
-    bar.finish_and_clear();
+    bar.finish();
     match status.error {
         Some(error) => Err(UpkeepError::Ended(error)),
         None => Ok(status),
@@ -116,32 +115,16 @@ async fn every<T>(show: impl Fn()) -> T {
     }
 }
 
-fn bar(in_bytes: bool) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
-    let template = if in_bytes {
-        "{wide_bar} {bytes} of {total_bytes}, {eta} left{msg}"
-    } else {
-        "{wide_bar} {pos} of {len} files, {eta} left{msg}"
-    };
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
-}
-
-fn show_verify(bar: &ProgressBar, status: &VerifyStatus) {
-    bar.set_length(status.bytes.max(status.bytes_done));
-    bar.set_position(status.bytes_done);
+fn show_verify(bar: &Bar, status: &VerifyStatus) {
     let wrong = status.damaged + status.missing + status.foreign;
-    bar.set_message(if wrong > 0 {
-        format!("; {wrong} wrong")
-    } else {
-        String::new()
-    });
+    let note = match wrong {
+        0 => String::new(),
+        wrong => format!("; {wrong} wrong"),
+    };
+    bar.set(status.bytes_done, Some(status.bytes), &note);
 }
 
-fn show_adopt(bar: &ProgressBar, status: &AdoptStatus) {
-    bar.set_length(status.files);
-    bar.set_position(status.files_done);
-    bar.set_message(format!("; {} adopted, {} missing", status.adopted, status.missing));
+fn show_adopt(bar: &Bar, status: &AdoptStatus) {
+    let note = format!("; {} adopted, {} missing", status.adopted, status.missing);
+    bar.set(status.files_done, Some(status.files), &note);
 }

@@ -35,6 +35,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use instantmirror_core::catalog::Differences;
 use instantmirror_core::traits::SnapshotStore as _;
 use instantmirror_core::{
     CacheError, HeadError, KeysError, NodeName, ObjectId, PublicKey, RepoName, SignedHead, Snapshot, SnapshotId,
@@ -44,7 +45,7 @@ use instantmirror_store::digest::DigestTable;
 use instantmirror_store::disk::{Disk, RealDisk};
 use instantmirror_store::metadata::{MetadataError, Problems};
 use instantmirror_store::objects::ObjectStore;
-use instantmirror_store::snapshots::DiskSnapshotStore;
+use instantmirror_store::snapshots::{CatalogWalker, DiskSnapshotStore};
 use instantmirror_store::{StoreError, objects};
 
 use crate::config::{ServerConfig, ServerRepository};
@@ -411,6 +412,30 @@ impl Master {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// How many files the current snapshot has, if that can be told: for those who want to know how long a publish takes.
+    #[must_use]
+    pub fn current_files(&self, repository: &RepoName) -> Option<u64> {
+        let head = futures_executor::block_on(self.head(repository)).ok().flatten()?;
+        let current = futures_executor::block_on(self.snapshots.snapshot(repository, head.head().current?));
+        Some(current.ok().flatten()?.root.files)
+    }
+
+    /// What differs between two snapshots, path by path, from their catalogs alone: what is equal is not read.
+    ///
+    /// # Errors
+    /// [`MasterError::UnknownRepository`], [`MasterError::UnknownSnapshot`].
+    pub fn differences(
+        &self,
+        repository: &RepoName,
+        before: SnapshotId,
+        after: SnapshotId,
+    ) -> Result<Differences<CatalogWalker>, MasterError> {
+        self.repository(repository)?;
+        let root = |id| futures_executor::block_on(self.snapshot(repository, id)).map(|snapshot| snapshot.root.node);
+        let (before, after) = (root(before)?, root(after)?);
+        Ok(Differences::new(self.snapshots.walker(), Some(before), after))
     }
 
     /// Writes a list of a snapshot, of the current one if none is named, to `out`. Reads the catalog only.

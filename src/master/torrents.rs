@@ -142,6 +142,9 @@ impl Maker {
             self.master.config().snapshots.grace.0,
             SystemClock.now(),
         );
+        // A rollback took the withdrawn ones back: they are seeded only while somebody downloads them.
+        let graced = graced.iter().filter(|turn| !turn.is_withdrawn).map(|turn| turn.id);
+        let graced: Vec<SnapshotId> = graced.collect();
         let earlier: Vec<Arc<Offer>> = match &before {
             Some(before) => before.offers().cloned().collect(),
             // After a start: as it was before.

@@ -116,10 +116,35 @@ fn from_nothing_to_a_listed_snapshot() {
     };
     let said = run(&["init", "--repository", &format!("mine={}", source.display())]);
     assert!(said.contains("trust = [\"ed25519:"), "{said}");
-    assert!(run(&["publish"]).contains("1 files"));
+    assert!(run(&["publish"]).contains("1 file,"));
     assert!(run(&["publish"]).contains("nothing has changed"));
     std::fs::write(source.join("second"), "more").unwrap();
-    run(&["publish", "mine", "--note", "the second one"]);
+    // On a terminal a bar says how far it is, and what is no terminal gets no control characters.
+    let publish = format!(
+        "{} publish mine --note 'the second one'",
+        binary("imserver").unwrap().display()
+    );
+    let mut terminal = clean_command("script");
+    terminal
+        .args(["--quiet", "--return", "--command", &publish, "/dev/null"])
+        .env("TERM", "xterm");
+    let drawn = run_any(terminal.current_dir(&here), LIMIT).unwrap().transcript();
+    assert!(drawn.contains("publish mine") && drawn.contains("files"), "{drawn}");
+    assert!(!drawn.contains("0/0") && drawn.contains('\u{1b}'), "{drawn}");
+    assert!(!run(&["publish"]).contains('\u{1b}'));
+    let differs = run(&["snapshot", "diff", "mine", "current~1"]);
+    assert!(
+        differs.contains("+ second  (4 B)") && differs.contains("1 entry added (4 B)"),
+        "{differs}"
+    );
+    let differs = run(&["snapshot", "diff", "mine", "current", "current~1", "--json"]);
+    let text = &differs[differs.find("{\"repository\"").unwrap()..=differs.rfind('}').unwrap()];
+    let shown: serde_json::Value = serde_json::from_str(text).unwrap();
+    assert_eq!(
+        (&shown["differences"][0]["path"], &shown["differences"][0]["kind"]),
+        (&"second".into(), &"removed".into())
+    );
+    assert_eq!(shown["summary"]["removed"]["bytes"], 4);
     let list = run(&["snapshot", "list", "mine"]);
     assert_eq!(list.lines().count(), 2, "{list}");
     assert!(

@@ -142,7 +142,7 @@ fn a_second_publish_is_refused_or_waits() {
         assert!(code == 1 && said.contains(&us) && said.contains("--wait"), "{said}");
         assert!(!waiting.is_finished());
         drop(held);
-        assert!(waiting.join().unwrap().contains("1 files"));
+        assert!(waiting.join().unwrap().contains("1 file,"));
     });
 }
 

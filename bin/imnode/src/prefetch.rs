@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use instantmirror::bars::{Bar, Unit};
 use instantmirror::control;
 use instantmirror::node::{NodeStatus, PrefetchStatus};
+use instantmirror::text::Count;
 
 /// How often the node is asked.
 const LOOK: Duration = Duration::from_millis(200);
@@ -19,16 +20,16 @@ pub(crate) async fn wait(socket: &Path, id: u64, wait: bool) -> anyhow::Result<(
             println!("{status}");
             return Ok(());
         }
-        let bar = bar.get_or_insert_with(|| new_bar(status.bytes));
-        bar.set_position(status.bytes_done);
-        bar.set_message(format!("{} of {} files", status.files_done, status.files));
+        let bar = bar.get_or_insert_with(|| Bar::new(format!("prefetch {}", status.repository), Unit::Bytes));
+        let note = format!("; {} of {}", status.files_done, Count(status.files, "file"));
+        bar.set(status.bytes_done, Some(status.bytes), &note);
         if status.is_over {
-            bar.finish_and_clear();
+            bar.finish();
             println!("{status}");
             anyhow::ensure!(
                 status.failed == 0,
-                "{} files could not be had; the log of the node says why",
-                status.failed
+                "{} could not be had; the log of the node says why",
+                Count(status.failed, "file")
             );
             return Ok(());
         }
@@ -40,9 +41,4 @@ async fn find(socket: &Path, id: u64) -> anyhow::Result<PrefetchStatus> {
     let status: NodeStatus = control::status(socket).await?;
     let found = status.prefetches.into_iter().find(|prefetch| prefetch.id == id);
     found.ok_or_else(|| anyhow::anyhow!("the node knows nothing of prefetch {id}: was it restarted?"))
-}
-
-fn new_bar(bytes: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}  {msg}");
-    ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

@@ -14,6 +14,7 @@ use instantmirror::export::ExportFormat;
 use instantmirror::master::{CleanUpOptions, MasterStatus, generate_key, store_key};
 use instantmirror::{Master, MasterServer, control, daemon};
 
+mod diff;
 mod init;
 mod keys;
 mod publish;

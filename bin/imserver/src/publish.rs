@@ -80,7 +80,7 @@ pub(crate) fn run(master: &Master, arguments: Arguments) -> anyhow::Result<()> {
     };
     let mut failed = Vec::new();
     for name in &names {
-        let bar = PublishBar::new();
+        let bar = PublishBar::new(name, tokio::task::block_in_place(|| master.current_files(name)));
         let published = tokio::task::block_in_place(|| master.publish(name, &options, &bar));
         bar.finish();
         match published {

@@ -7,6 +7,7 @@ use instantmirror::core::head::SnapshotState;
 use instantmirror::core::{Head, RepoName, SignedHead, Snapshot, SnapshotId};
 use instantmirror::export::{ExportError, ExportFormat};
 use instantmirror::master::MasterStatus;
+use instantmirror::text::Count;
 use instantmirror::{Master, MasterError};
 
 /// The live snapshots, oldest first.
@@ -142,11 +143,11 @@ pub(crate) fn status(status: &MasterStatus, json: bool) -> anyhow::Result<()> {
     for repository in &status.repositories {
         match (&repository.current, repository.head_issued) {
             (Some(current), Some(issued)) => println!(
-                "{}  current {current} ({} files, {}; {} snapshots), head {} signed {issued}",
+                "{}  current {current} ({}, {}; {}), head {} signed {issued}",
                 repository.name,
-                repository.files,
+                Count(repository.files, "file"),
                 ByteSize(repository.bytes),
-                repository.snapshots,
+                Count::of(repository.snapshots, "snapshot"),
                 repository.sequence.unwrap_or(0),
             ),
             _ => println!("{}  never published", repository.name),

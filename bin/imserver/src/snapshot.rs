@@ -47,6 +47,19 @@ pub(crate) enum SnapshotCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Say what differs between two snapshots: + added, - removed, * other content, . other time or mode alone.
+    Diff {
+        /// The repository.
+        repository: RepoName,
+        /// The older one: an id or the beginning of it, a tag, current or current~N.
+        before: SnapshotRef,
+        /// The newer one.
+        #[arg(default_value = "current")]
+        after: SnapshotRef,
+        /// As JSON, written as it is found.
+        #[arg(long)]
+        json: bool,
+    },
     /// Name a snapshot: it shows at master-snap/NAME/ and never expires. A name that is taken moves.
     Tag {
         /// The repository.
@@ -142,10 +155,22 @@ pub(crate) fn resolve(master: &Master, repository: &RepoName, asked: &SnapshotRe
     Ok(tokio::task::block_in_place(|| master.resolve(repository, asked))?)
 }
 
-/// What signs a head. Blocks.
+/// What reads much or signs a head. Blocks.
 fn change(master: &Master, command: SnapshotCommand) -> anyhow::Result<()> {
     match command {
         SnapshotCommand::List { .. } | SnapshotCommand::Show { .. } => {}
+        SnapshotCommand::Diff {
+            repository,
+            before,
+            after,
+            json,
+        } => {
+            let pair = (
+                master.resolve(&repository, &before)?,
+                master.resolve(&repository, &after)?,
+            );
+            crate::diff::run(master, &repository, pair, json)?;
+        }
         SnapshotCommand::Tag {
             repository,
             name,

@@ -9,6 +9,7 @@ use instantmirror::config::{ByteSize, TorrentsConfig, check_url};
 use instantmirror::core::metainfo::Outside;
 use instantmirror::core::snapshot_ref::SnapshotRef;
 use instantmirror::core::{RepoName, RepoPath};
+use instantmirror::text::Count;
 use instantmirror::torrent::{TorrentOptions, Torrents};
 
 const EXAMPLES: &str = "Examples:
@@ -105,8 +106,8 @@ pub(crate) async fn run(master: &Master, arguments: Arguments) -> anyhow::Result
     }
     if made.empty_files > 0 {
         eprintln!(
-            "imserver: warning: {} empty files are in none of the torrents",
-            made.empty_files
+            "imserver: warning: {} left out: torrents hold no empty ones",
+            Count(made.empty_files, "empty file")
         );
     }
     warn_of_renamed(&made);
@@ -148,9 +149,9 @@ fn write(made: &Torrents, outside: &Outside, out: Option<&Path>, may_be_several:
         };
         write_file(&file, &outside.around(&torrent.info))?;
         println!(
-            "{}  {} files, {}",
+            "{}  {}, {}",
             file.display(),
-            torrent.files,
+            Count(torrent.files, "file"),
             ByteSize(torrent.bytes)
         );
         println!("    info-hash {}", torrent.hash);

@@ -281,7 +281,12 @@ impl Follower {
             tracing::warn!(repository = %self.repository, master, "{error}; {age}; what is here is served on");
         } else {
             self.note(|status| status.refused += 1);
-            tracing::error!(repository = %self.repository, master, "REFUSED: {error}; {age}; it stays in force");
+            let stays = if self.state().head.is_some() {
+                "; it stays in force"
+            } else {
+                "; nothing is shown"
+            };
+            tracing::error!(repository = %self.repository, master, "REFUSED: {error}; {age}{stays}");
         }
     }
 
