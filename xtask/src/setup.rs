@@ -34,7 +34,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("media-types", "the types of files that ours are compared with"),
     ("mktorrent", "peer of benches/torrent.py"),
     ("mount", "file systems of the tests are mounted, full and mounted over"),
-    ("nginx", "oracle of the HTTP server's tests, peer of benches/http"),
+    (
+        "nginx",
+        "oracle of the HTTP server's tests, gate between nodes and masters, peer of benches/http",
+    ),
     ("openssl", "certificates of the TLS tests"),
     (
         "opentracker",
@@ -52,7 +55,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("rclone", "client that reads directory listings"),
     ("rpm", "rpmbuild makes real RPMs"),
     ("rsync", "peer for comparisons of trees and speed"),
-    ("squid", "caching proxy that benches/http compares with"),
+    (
+        "squid",
+        "proxy between nodes and masters, caching proxy that benches/http compares with",
+    ),
     ("strace", "faults at chosen system calls"),
     ("transmission-cli", "torrent client"),
     ("util-linux", "setpriv runs programs as another user"),
