@@ -8,6 +8,7 @@ mod http;
 mod level;
 mod lifecycle;
 mod node;
+mod outgoing;
 mod parts;
 mod peers;
 mod report;
@@ -28,6 +29,7 @@ pub use http::{HeaderRuleConfig, HttpConfig, LimitsConfig, LogLineFormat, ProxyH
 pub use level::log_filter;
 pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig};
 pub use node::{NodeConfig, NodeRepository};
+pub use outgoing::OutgoingConfig;
 pub use parts::{ControlConfig, LogConfig, LogFormat, MountConfig};
 pub use peers::{PeersConfig, Preferred};
 pub use report::Finding;

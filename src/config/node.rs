@@ -13,8 +13,8 @@ use super::cache::CacheConfig;
 use super::lifecycle::NodeSnapshotsConfig;
 use super::parts::{check_addresses, check_mounts};
 use super::{
-    Checked, ConfigError, ControlConfig, FetchConfig, Finding, HttpConfig, LogConfig, MountConfig, PeersConfig,
-    PreseedConfig, Report, RulesConfig, surroundings,
+    Checked, ConfigError, ControlConfig, FetchConfig, Finding, HttpConfig, LogConfig, MountConfig, OutgoingConfig,
+    PeersConfig, PreseedConfig, Report, RulesConfig, surroundings,
 };
 
 /// The configuration of a node.
@@ -38,6 +38,9 @@ pub struct NodeConfig {
     /// `[peers]`.
     #[serde(default)]
     pub peers: PeersConfig,
+    /// `[outgoing]`, for repositories and trackers that have none of their own.
+    #[serde(default)]
+    pub outgoing: OutgoingConfig,
     /// `[http]`.
     #[serde(default)]
     pub http: HttpConfig,
@@ -63,6 +66,9 @@ pub struct NodeRepository {
     /// The file with the token that `imserver node add` printed; with it the master gives us what is staged.
     #[serde(default)]
     pub token_file: Option<PathBuf>,
+    /// How its masters are connected to; instead of `[outgoing]`, not in addition to it.
+    #[serde(default)]
+    pub outgoing: Option<OutgoingConfig>,
     /// Extra places at which it appears.
     #[serde(default)]
     pub mounts: Vec<MountConfig>,
@@ -151,7 +157,12 @@ impl Checked for NodeConfig {
                 .iter_mut()
                 .map(|path| ("control.socket".to_owned(), path)),
         );
+        paths.extend(self.outgoing.paths("outgoing"));
+        let trackers = self.peers.outgoing.iter_mut();
+        paths.extend(trackers.flat_map(|outgoing| outgoing.paths("peers.outgoing")));
         for (at, repository) in self.repositories.iter_mut().enumerate() {
+            let outgoing = repository.outgoing.iter_mut();
+            paths.extend(outgoing.flat_map(|outgoing| outgoing.paths(&format!("repository.{at}.outgoing"))));
             let token = repository.token_file.iter_mut();
             paths.extend(token.map(|path| (format!("repository.{at}.token_file"), path)));
         }
@@ -171,6 +182,7 @@ impl Checked for NodeConfig {
                 "neither [http] nor [peers] listens anywhere: nobody could reach it",
             );
         }
+        report.check_section("outgoing", self.outgoing.check());
         let mut names = BTreeSet::new();
         for (at, repository) in self.repositories.iter().enumerate() {
             let name = &repository.name;
@@ -179,6 +191,9 @@ impl Checked for NodeConfig {
                     &format!("repository.{at}.name"),
                     format!("repository '{name}' is there twice"),
                 );
+            }
+            if let Some(outgoing) = &repository.outgoing {
+                report.check(&format!("repository.{at}.outgoing"), outgoing.check());
             }
             self.check_masters(at, repository, report);
             if repository.trust.is_empty() {
@@ -197,7 +212,12 @@ impl Checked for NodeConfig {
         surroundings::check_addresses(&self.addresses(), report);
         surroundings::check_writable("cache.dir", &self.cache.dir, report);
         surroundings::check_socket(&self.control_socket(), report);
+        report.check("outgoing", self.outgoing.load(&self.peers.policy()).map(drop));
         for (at, repository) in self.repositories.iter().enumerate() {
+            if let Some(outgoing) = &repository.outgoing {
+                let loaded = outgoing.load(&self.peers.policy()).map(drop);
+                report.check(&format!("repository.{at}.outgoing"), loaded);
+            }
             let Some(file) = &repository.token_file else { continue };
             let token = crate::node::check_token(file).map_err(|error| crate::daemon::explain(&error));
             report.check(&format!("repository.{at}.token_file"), token);

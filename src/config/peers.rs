@@ -8,7 +8,7 @@ use instantmirror_swarm::peer::PeerLimits;
 use serde::{Deserialize, Deserializer};
 
 use super::torrents::check_url;
-use super::{ByteRate, TorrentsConfig};
+use super::{ByteRate, OutgoingConfig, TorrentsConfig};
 
 /// `[peers]`: with whom bytes are exchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -26,6 +26,8 @@ pub struct PeersConfig {
     pub connect: Vec<SocketAddr>,
     /// Trackers that are told of us and tell us of others.
     pub trackers: Vec<SecretUrl>,
+    /// How trackers are asked by HTTP; instead of `[outgoing]`, not in addition to it.
+    pub outgoing: Option<OutgoingConfig>,
     /// Connections at a time.
     pub max_connections: usize,
     /// Peers that are served at a time.
@@ -50,6 +52,7 @@ impl Default for PeersConfig {
             listen: Vec::new(),
             connect: Vec::new(),
             trackers: Vec::new(),
+            outgoing: None,
             max_connections: limits.connections_max,
             slots: limits.slots,
             upload: None,
@@ -87,11 +90,12 @@ impl<'de> Deserialize<'de> for Preferred {
 
 impl PeersConfig {
     /// What cannot change while a daemon runs, by name, and whether it is the same in both.
-    pub(crate) fn fixed(&self, new: &Self) -> [(&'static str, bool); 5] {
+    pub(crate) fn fixed(&self, new: &Self) -> [(&'static str, bool); 6] {
         [
             ("[peers] listen", self.listen == new.listen),
             ("[peers] connect", self.connect == new.connect),
             ("[peers] trackers", self.trackers == new.trackers),
+            ("[peers] outgoing", self.outgoing == new.outgoing),
             ("[peers] private", self.private == new.private),
             ("[peers] torrents", self.torrents == new.torrents),
         ]
@@ -146,6 +150,9 @@ impl PeersConfig {
         }
         if self.listen.is_empty() && !(self.connect.is_empty() && self.trackers.is_empty()) {
             return Err("[peers] names peers or trackers, but there is no swarm without listen".to_owned());
+        }
+        if let Some(outgoing) = &self.outgoing {
+            outgoing.check().map_err(|error| format!("[peers] outgoing: {error}"))?;
         }
         for url in &self.trackers {
             check_url(url.exposed(), TorrentsConfig::TRACKER_SCHEMES)

@@ -16,8 +16,8 @@ use super::lifecycle::{MasterSnapshotsConfig, RetentionConfig};
 use super::parts::{check_addresses, check_mounts};
 use super::torrents::{TorrentConfig, TorrentsConfig};
 use super::{
-    ByteSize, Checked, ConfigError, ControlConfig, Finding, HttpConfig, LogConfig, MountConfig, PeersConfig, Report,
-    surroundings,
+    ByteSize, Checked, ConfigError, ControlConfig, Finding, HttpConfig, LogConfig, MountConfig, OutgoingConfig,
+    PeersConfig, Report, surroundings,
 };
 
 /// The configuration of a master.
@@ -44,6 +44,9 @@ pub struct ServerConfig {
     /// `[peers]`.
     #[serde(default)]
     pub peers: PeersConfig,
+    /// `[outgoing]`, for trackers.
+    #[serde(default)]
+    pub outgoing: OutgoingConfig,
     /// `[http]`.
     #[serde(default)]
     pub http: HttpConfig,
@@ -295,6 +298,9 @@ impl Checked for ServerConfig {
                 .iter_mut()
                 .map(|path| ("control.socket".to_owned(), path)),
         );
+        paths.extend(self.outgoing.paths("outgoing"));
+        let trackers = self.peers.outgoing.iter_mut();
+        paths.extend(trackers.flat_map(|outgoing| outgoing.paths("peers.outgoing")));
         let sources = self.repositories.iter_mut().enumerate();
         paths.extend(sources.map(|(at, one)| (format!("repository.{at}.source"), &mut one.source)));
         paths
@@ -305,6 +311,7 @@ impl Checked for ServerConfig {
         self.log.check(report);
         report.check_section("torrents", self.torrents.check());
         report.check_section("peers", self.peers.check());
+        report.check_section("outgoing", self.outgoing.check());
         check_addresses(&self.addresses(), report);
         if self.addresses().is_empty() {
             report.refuse(
@@ -340,6 +347,7 @@ impl Checked for ServerConfig {
         surroundings::check_http(&self.http, report);
         surroundings::check_addresses(&self.addresses(), report);
         surroundings::check_socket(&self.control_socket(), report);
+        report.check("outgoing", self.outgoing.load(&self.peers.policy()).map(drop));
         for (at, repository) in self.repositories.iter().enumerate() {
             surroundings::check_directory(&format!("repository.{at}.source"), &repository.source, report);
         }

@@ -33,7 +33,7 @@ impl Seeding {
     /// without one, and the log says why.
     pub(super) async fn open(master: &Master) -> Result<Option<Arc<Self>>, MasterError> {
         let config = &master.config().peers;
-        let Some(peering) = Peering::open(config).await? else {
+        let Some(peering) = Peering::open(config, &master.config().outgoing).await? else {
             return Ok(None);
         };
         let mut offers = BTreeMap::new();

@@ -16,13 +16,14 @@ mod torrents;
 mod verify;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::btree_map::Entry;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use instantmirror_core::address::AddressPolicy;
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::{ObjectCache, PeerTransport, SnapshotStore, Upstream};
+use instantmirror_core::url::SecretUrl;
 use instantmirror_core::{RepoName, SnapshotId};
 use instantmirror_store::StoreError;
 use instantmirror_store::cache::DiskCache;
@@ -33,7 +34,7 @@ use tokio::task::JoinSet;
 
 use crate::background::Background;
 use crate::clock::SystemClock;
-use crate::config::{NodeConfig, NodeRepository};
+use crate::config::{NodeConfig, NodeRepository, OutgoingConfig};
 
 use adopt::Adoption;
 use preseed::{Ahead, Preseed, RulesDriver};
@@ -72,6 +73,9 @@ pub enum NodeError {
     /// The file with the token for a master.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// How connections are to be made.
+    #[error("outgoing connections: {0}")]
+    Outgoing(String),
     /// A master's URL.
     #[error(transparent)]
     Master(#[from] instantmirror_core::TransportError),
@@ -134,8 +138,9 @@ impl Node {
         let (mut followers, mut sources) = (BTreeMap::new(), BTreeMap::new());
         let (intake, mut registered) = (Intake::default(), BTreeMap::new());
         let mut torrents = TorrentKeeper::new(&disk);
+        let mut masters = Masters::of_node(&config);
         for repository in &config.repositories {
-            let origins = origins_of(repository, &config.peers.policy())?;
+            let origins = masters.of(repository)?;
             if repository.token_file.is_some() {
                 registered.insert(repository.name.clone(), origins.clone());
             }
@@ -310,16 +315,42 @@ impl Node {
     }
 }
 
-fn origins_of(repository: &NodeRepository, peers: &AddressPolicy) -> Result<Vec<HttpOrigin>, NodeError> {
-    let token = repository.token_file.as_deref().map(token::load).transpose()?;
-    let origins = repository.master.iter().map(|url| {
-        let origin = HttpOrigin::new(url.exposed())?.with_policy(peers)?;
-        match &token {
-            Some(token) => origin.with_token(token),
-            None => Ok(origin),
+/// The masters of all repositories. Repositories that reach a master in the same way share their connections to it.
+struct Masters<'a> {
+    config: &'a NodeConfig,
+    known: BTreeMap<(SecretUrl, Option<PathBuf>, OutgoingConfig), HttpOrigin>,
+}
+
+impl<'a> Masters<'a> {
+    fn of_node(config: &'a NodeConfig) -> Self {
+        Self {
+            config,
+            known: BTreeMap::new(),
         }
-    });
-    Ok(origins.collect::<Result<_, _>>()?)
+    }
+
+    fn of(&mut self, repository: &NodeRepository) -> Result<Vec<HttpOrigin>, NodeError> {
+        let outgoing = repository.outgoing.as_ref().unwrap_or(&self.config.outgoing);
+        let mut origins = Vec::with_capacity(repository.master.len());
+        for url in &repository.master {
+            let key = (url.clone(), repository.token_file.clone(), outgoing.clone());
+            let origin = match self.known.entry(key) {
+                Entry::Occupied(known) => known.get().clone(),
+                Entry::Vacant(place) => {
+                    let outgoing = outgoing
+                        .load(&self.config.peers.policy())
+                        .map_err(NodeError::Outgoing)?;
+                    let mut origin = HttpOrigin::new(url.exposed())?.with_outgoing(&outgoing)?;
+                    if let Some(file) = &repository.token_file {
+                        origin = origin.with_token(&token::load(file)?)?;
+                    }
+                    place.insert(origin).clone()
+                }
+            };
+            origins.push(origin);
+        }
+        Ok(origins)
+    }
 }
 
 /// Whether a file holds a token that a start could use.

@@ -92,6 +92,7 @@ impl Node {
             ("[snapshots]", held.snapshots == new.snapshots),
             ("[peers] allow", held.peers.allow == new.peers.allow),
             ("[peers] deny", held.peers.deny == new.peers.deny),
+            ("[outgoing]", held.outgoing == new.outgoing),
             ("[control]", held.control == new.control),
             ("[log]", held.log == new.log),
         ];
@@ -106,6 +107,7 @@ impl Node {
             };
             let fixed = [
                 (" master", before.master == repository.master),
+                (" outgoing", before.outgoing == repository.outgoing),
                 (" trust", before.trust == repository.trust),
                 (" token_file", before.token_file == repository.token_file),
             ];

@@ -56,7 +56,7 @@ impl Swarming {
         cache: &DiskCache,
         disk: &Arc<dyn Disk>,
     ) -> Result<Option<Arc<Self>>, NodeError> {
-        let Some(peering) = Peering::open(&config.peers).await? else {
+        let Some(peering) = Peering::open(&config.peers, &config.outgoing).await? else {
             return Ok(None);
         };
         let objects: Arc<dyn ObjectCache> = Arc::new(cache.clone());

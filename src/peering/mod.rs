@@ -30,7 +30,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::PeersConfig;
+use crate::config::{OutgoingConfig, PeersConfig};
 
 use announce::{AnnounceAs, keep_announced};
 pub(crate) use discover::discover;
@@ -106,9 +106,14 @@ struct Announced {
     task: JoinHandle<()>,
 }
 
-fn announcer(config: &PeersConfig) -> Option<Arc<Announcer>> {
+fn announcer(config: &PeersConfig, outgoing: &OutgoingConfig) -> Option<Arc<Announcer>> {
     let listen = config.limits().listen;
-    match Announcer::from_addresses(&config.policy(), Timeouts::default(), &listen) {
+    let outgoing = config.outgoing.as_ref().unwrap_or(outgoing).load(&config.policy());
+    let announcer = outgoing.and_then(|outgoing| {
+        let announcer = Announcer::from_addresses(&outgoing, Timeouts::default(), &listen);
+        announcer.map_err(|error| error.to_string())
+    });
+    match announcer {
         Ok(announcer) => Some(Arc::new(announcer)),
         Err(error) => {
             tracing::error!("trackers are not told of us: {error}");
@@ -128,7 +133,7 @@ impl Peering {
     ///
     /// # Errors
     /// [`SwarmError`].
-    pub(crate) async fn open(config: &PeersConfig) -> Result<Option<Arc<Self>>, SwarmError> {
+    pub(crate) async fn open(config: &PeersConfig, outgoing: &OutgoingConfig) -> Result<Option<Arc<Self>>, SwarmError> {
         if config.listen.is_empty() {
             return Ok(None);
         }
@@ -155,7 +160,7 @@ impl Peering {
             ports,
             listeners: std::sync::Mutex::new(listeners),
             random: std::sync::Mutex::new(Random::new(seed)),
-            announcer: announcer(config),
+            announcer: announcer(config, outgoing),
             announced: std::sync::Mutex::default(),
         })))
     }

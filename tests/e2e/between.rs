@@ -1,5 +1,6 @@
 //! What stands between nodes and masters: gates that want a password, masters that have moved.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -275,4 +276,204 @@ fn apt_keeps_what_it_has_while_a_mirror_has_nothing_yet() {
             "{answer}"
         );
     }
+}
+
+/// A private authority, and a certificate by it for `subject`.
+fn certify(dir: &Path, name: &str, extension: &str) -> (PathBuf, PathBuf) {
+    let file = |end: &str| dir.join(format!("{name}.{end}"));
+    let openssl = |arguments: &[&str]| {
+        let mut command = clean_command("openssl");
+        instantmirror_testkit::command::run(command.args(arguments).current_dir(dir), LIMIT)
+            .unwrap()
+            .text()
+    };
+    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    if !dir.join("ca.pem").exists() {
+        let ca = [
+            "req",
+            "-x509",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=private",
+            "-keyout",
+            "ca.key",
+            "-out",
+            "ca.pem",
+        ];
+        openssl(&[&ca[..], &new_key].concat());
+    }
+    std::fs::write(file("ext"), extension).unwrap();
+    let (key, request, certificate) = (file("key"), file("csr"), file("pem"));
+    let [key_text, request_text, certificate_text, ext] =
+        [&key, &request, &certificate, &file("ext")].map(|path| path.to_str().unwrap().to_owned());
+    let subject = format!("/CN={name}");
+    let ask = ["req", "-subj", &subject, "-keyout", &key_text, "-out", &request_text];
+    openssl(&[&ask[..], &new_key].concat());
+    let sign = [
+        "x509",
+        "-req",
+        "-days",
+        "1",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+    ];
+    openssl(
+        &[
+            &sign[..],
+            &["-in", &request_text, "-out", &certificate_text, "-extfile", &ext],
+        ]
+        .concat(),
+    );
+    (certificate, key)
+}
+
+/// squid on a port of this machine, for whoever says that it is `mirror` with the password `Sesame-9`.
+fn squid(dir: &TestDir, port: u16) -> (Daemon, PathBuf) {
+    let folder = dir.folder("squid").unwrap();
+    let hash = run_any(clean_command("openssl").args(["passwd", "-apr1", "Sesame-9"]), LIMIT).unwrap();
+    std::fs::write(folder.join("users"), format!("mirror:{}\n", hash.text().trim())).unwrap();
+    let config = folder.join("squid.conf");
+    let text = format!(
+        "http_port 127.0.0.1:{port}\npid_filename none\ncache deny all\ncache_log {0}/cache.log\n\
+         logformat seen %un %rm %ru %>Hs\naccess_log stdio:{0}/access.log logformat=seen\ncoredump_dir {0}\n\
+         pinger_enable off\nnetdb_filename none\nvisible_hostname localhost\nbuffered_logs off\n\
+         auth_param basic program /usr/lib/squid/basic_ncsa_auth {0}/users\nauth_param basic children 1\n\
+         acl known proxy_auth REQUIRED\nhttp_access allow known\nhttp_access deny all\n\
+         shutdown_lifetime 0 seconds\n",
+        folder.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    // squid will not be root: it drops to this user, who must reach the folder.
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    instantmirror_testkit::command::run(clean_command("chown").arg("-R").arg("proxy").arg(&folder), LIMIT).unwrap();
+    let mut command = clean_command("squid");
+    command.args(["-N", "-f"]).arg(&config);
+    let mut daemon = Daemon::start("squid", &mut command, &folder.join("squid.log")).unwrap();
+    daemon.wait_for_port(port, START_LIMIT).unwrap();
+    (daemon, folder.join("access.log"))
+}
+
+#[test]
+fn a_node_reaches_its_master_by_a_proxy_with_a_private_authority_and_a_certificate_of_its_own() {
+    let dir = TestDir::new("e2e-between-proxy").unwrap();
+    let source = tree(&dir, 10);
+    let mut master = Master::new(&dir, &[("r", &source), ("plain", &source)]);
+    let snapshots = ["r", "plain"].map(|name| master.publish(name));
+    master.serve();
+    let keys = dir.folder("keys").unwrap();
+    let (server, server_key) = certify(&keys, "server", "subjectAltName=IP:127.0.0.1\n");
+    let (client, client_key) = certify(&keys, "client", "extendedKeyUsage=clientAuth\n");
+    let gate = free_port().unwrap();
+    let servers = format!(
+        "server {{ listen 127.0.0.1:{gate} ssl; ssl_certificate {server:?}; ssl_certificate_key {server_key:?};\n\
+         ssl_client_certificate {:?}; ssl_verify_client on; location / {{ proxy_pass {}; }} }}",
+        keys.join("ca.pem"),
+        master.url()
+    );
+    let _nginx = Nginx::start(&dir.folder("nginx").unwrap(), gate, &servers);
+    let port = free_port().unwrap();
+    let (_squid, access_log) = squid(&dir, port);
+    // A CONNECT is logged when it is over.
+    let seen = |what: &str| {
+        let read = || std::fs::read_to_string(&access_log).unwrap_or_default();
+        let found = poll(LIMIT, || read().contains(what).then_some(()));
+        assert!(found.is_some(), "{what}: {}", read());
+    };
+    let credentials = keys.join("credentials");
+    std::fs::write(&credentials, "mirror:Sesame-9\n").unwrap();
+    let mut node = Node::configure(&dir, &master.url(), &master.key, &["r", "plain"], "10 GiB");
+    let outgoing = format!(
+        "[outgoing]\nproxy = \"http://127.0.0.1:{port}\"\nproxy_credentials_file = {credentials:?}\nca_file = {:?}\n\
+         client_certificate = {client:?}\nclient_key = {client_key:?}\n",
+        keys.join("ca.pem")
+    );
+    configure(&node, &outgoing, |text| {
+        text.replacen(
+            &format!("{:?}", master.url()),
+            &format!("\"https://127.0.0.1:{gate}\""),
+            1,
+        )
+    });
+    let (code, said) = node.fail(&["--check-config"]);
+    assert!(
+        code == 2 && said.contains("chmod 600") && !said.contains("Sesame-9"),
+        "{said}"
+    );
+    std::fs::set_permissions(&credentials, std::fs::Permissions::from_mode(0o600)).unwrap();
+    node.run();
+    for (name, snapshot) in ["r", "plain"].iter().zip(&snapshots) {
+        node.wait_for(name, snapshot);
+        assert_eq!(
+            node.get(&format!("/pub/{name}/3")),
+            std::fs::read(source.join("3")).unwrap()
+        );
+    }
+    seen(&format!("mirror GET {}/.im/v1/plain/head", master.url()));
+    assert!(!node.daemon_log().contains("Sesame-9"));
+    node.stop(false);
+    seen(&format!("mirror CONNECT 127.0.0.1:{gate} 200"));
+    // Without a word in the configuration the environment counts, as for curl.
+    let text = std::fs::read_to_string(&node.config).unwrap();
+    let text = text
+        .replace(&outgoing, "")
+        .replace(&format!("https://127.0.0.1:{gate}"), &master.url());
+    std::fs::write(&node.config, text).unwrap();
+    std::fs::write(&access_log, "").unwrap();
+    let proxy = format!("http://mirror:Sesame-9@127.0.0.1:{port}");
+    node.run_with(&[
+        ("http_proxy", &proxy),
+        ("HTTP_PROXY", "http://127.0.0.1:1"),
+        ("no_proxy", "example.org"),
+    ]);
+    seen(&format!("mirror GET {}/.im/v1/plain/head", master.url()));
+    let reached = poll(LIMIT, || {
+        node.status()["repositories"][0]["last_contact"]
+            .is_string()
+            .then_some(())
+    });
+    assert!(reached.is_some(), "{}", node.status_text());
+    assert!(!node.daemon_log().contains("Sesame-9"));
+}
+
+#[test]
+fn a_proxy_that_cuts_long_polls_is_no_trouble() {
+    let dir = TestDir::new("e2e-between-cut").unwrap();
+    let source = tree(&dir, 3);
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    let first = master.publish("r");
+    master.serve();
+    let (folder, port) = (dir.folder("nginx").unwrap(), free_port().unwrap());
+    let gate = format!(
+        "server {{ listen 127.0.0.1:{port}; location / {{ proxy_read_timeout 2s; proxy_pass {}; }} }}",
+        master.url()
+    );
+    let _nginx = Nginx::start(&folder, port, &gate);
+    let mut node = Node::configure(&dir, &format!("http://127.0.0.1:{port}"), &master.key, &["r"], "10 GiB");
+    node.run();
+    node.wait_for("r", &first);
+    let answers = |status: &str| {
+        let log = std::fs::read_to_string(folder.join("access.log")).unwrap_or_default();
+        let polls = log.lines().filter(|line| line.contains("/r/head?after="));
+        polls
+            .filter(|line| line.contains(&format!("HTTP/1.1\" {status}")))
+            .count()
+    };
+    // One is cut; those after it are over before they would be.
+    let learned = poll(LIMIT, || (answers("204") >= 3).then_some(()));
+    assert!(learned.is_some(), "{}", node.daemon_log());
+    assert_eq!(answers("504"), 1);
+    let status = node.status_text();
+    assert!(!status.contains("TROUBLE"), "{status}");
+    let log = node.daemon_log();
+    assert!(
+        !log.contains("is served on") && log.contains("are cut on the way"),
+        "{log}"
+    );
+    std::fs::write(source.join("new"), "new").unwrap();
+    let second = master.publish("r");
+    node.wait_for("r", &second);
 }

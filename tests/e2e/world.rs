@@ -222,9 +222,16 @@ impl Node {
 
     /// Starts `imnode run`.
     pub(crate) fn run(&mut self) {
+        self.run_with(&[]);
+    }
+
+    /// The same with variables in its environment.
+    pub(crate) fn run_with(&mut self, environment: &[(&str, &str)]) {
         self.runs += 1;
         let log = self.dir.join(format!("run-{}.log", self.runs));
-        let mut daemon = Daemon::start("imnode", &mut self.command(&["run"]), &log).unwrap();
+        let mut command = self.command(&["run"]);
+        command.envs(environment.iter().copied());
+        let mut daemon = Daemon::start("imnode", &mut command, &log).unwrap();
         self.address = address(&mut daemon);
         self.daemon = Some(daemon);
     }

@@ -36,7 +36,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("media-types", "the types of files that ours are compared with"),
     ("mktorrent", "peer of benches/torrent.py"),
     ("mount", "file systems of the tests are mounted, full and mounted over"),
-    ("nginx", "oracle of the HTTP server's tests, peer of benches/http"),
+    (
+        "nginx",
+        "oracle of the HTTP server's tests, gate between nodes and masters, peer of benches/http",
+    ),
     ("nftables", "a firewall in a network of a test's own"),
     ("openssl", "certificates of the TLS tests"),
     (
@@ -64,7 +67,10 @@ const PACKAGES: &[(&str, &str)] = &[
         "skopeo",
         "client of a static OCI registry, whose types the operator sets",
     ),
-    ("squid", "caching proxy that benches/http compares with"),
+    (
+        "squid",
+        "proxy between nodes and masters, caching proxy that benches/http compares with",
+    ),
     ("strace", "faults at chosen system calls"),
     ("transmission-cli", "torrent client"),
     ("util-linux", "setpriv runs programs as another user"),

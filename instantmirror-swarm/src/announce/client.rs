@@ -1,7 +1,6 @@
 //! Moves announces over HTTP and UDP.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::select;
@@ -14,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{AnnounceError, AnnounceReply, AnnounceRequest, REPLY_BYTES_MAX, REPLY_PEERS_MAX, TrackerUrl, http, udp};
 use crate::contacts::is_v4;
-use crate::origin::{PolicyResolver, address_of};
+use crate::origin::{Outgoing, address_of};
 
 /// Redirects that are followed for one announce.
 const REDIRECTS_MAX: usize = 4;
@@ -60,7 +59,7 @@ impl Announcer {
     /// [`AnnounceError::Unreachable`] if the system has no certificates to trust, or the like.
     pub fn new(policy: &AddressPolicy, timeouts: Timeouts) -> Result<Self, AnnounceError> {
         Self::with_local(
-            policy,
+            &Outgoing::to(policy),
             timeouts,
             [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
         )
@@ -71,24 +70,20 @@ impl Announcer {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn from_addresses(
-        policy: &AddressPolicy,
-        timeouts: Timeouts,
-        listen: &[IpAddr],
-    ) -> Result<Self, AnnounceError> {
+    pub fn from_addresses(outgoing: &Outgoing, timeouts: Timeouts, listen: &[IpAddr]) -> Result<Self, AnnounceError> {
         let any = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         let own = any.map(|any: IpAddr| {
             let mut same = listen.iter().filter(|own| own.is_ipv4() == any.is_ipv4());
             same.next().copied().unwrap_or(any)
         });
-        Self::with_local(policy, timeouts, own)
+        Self::with_local(outgoing, timeouts, own)
     }
 
-    fn with_local(policy: &AddressPolicy, timeouts: Timeouts, local: [IpAddr; 2]) -> Result<Self, AnnounceError> {
-        let [v4, v6] = local.map(|local| client(policy, timeouts, local).map_err(|error| unreachable(&error)));
+    fn with_local(outgoing: &Outgoing, timeouts: Timeouts, local: [IpAddr; 2]) -> Result<Self, AnnounceError> {
+        let [v4, v6] = local.map(|local| client(outgoing, timeouts, local).map_err(AnnounceError::Unreachable));
         Ok(Self {
             http: [v4?, v6?],
-            policy: policy.clone(),
+            policy: outgoing.policy.clone(),
             timeouts,
             local,
         })
@@ -246,21 +241,19 @@ async fn announce_by_http(
 /// Each announce has a connection of its own, and says so: trackers such as opentracker speak HTTP/1.1 and yet hang up after one
 /// answer without a word, so that what came next on the same connection would be lost. It also says that the answer has to come as it
 /// is: who says nothing of compression takes any (RFC 9110).
-fn client(policy: &AddressPolicy, timeouts: Timeouts, local: IpAddr) -> reqwest::Result<Client> {
-    let followed = policy.clone();
+fn client(outgoing: &Outgoing, timeouts: Timeouts, local: IpAddr) -> Result<Client, String> {
+    let followed = outgoing.policy.clone();
     let said = [(header::CONNECTION, "close"), (header::ACCEPT_ENCODING, "identity")];
     let headers = HeaderMap::from_iter(said.map(|(name, value)| (name, HeaderValue::from_static(value))));
-    Client::builder()
+    let builder = Client::builder()
         .user_agent(concat!("InstantMirror/", env!("CARGO_PKG_VERSION")))
         .timeout(timeouts.announce)
         .default_headers(headers)
         .pool_max_idle_per_host(0)
         .http1_only()
-        .no_proxy()
         .redirect(Policy::custom(move |attempt| redirected(&followed, attempt)))
-        .dns_resolver(Arc::new(PolicyResolver(policy.clone())))
-        .local_address(local)
-        .build()
+        .local_address(local);
+    outgoing.apply(builder)?.build().map_err(|error| error.to_string())
 }
 
 /// Follows what stays HTTP and does not become less safe.

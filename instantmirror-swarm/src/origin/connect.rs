@@ -2,14 +2,14 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use instantmirror_core::address::AddressPolicy;
 use reqwest::dns::{Addrs, Name as ResolvedName, Resolve, Resolving};
 use reqwest::{Client, Url};
 
-use super::CONNECT_TIMEOUT;
+use super::{CONNECT_TIMEOUT, Outgoing};
 
 /// Idle connections are kept for longer than a head request is held, so that one is always open, and given up before
 /// masters and proxies do it (75 s by default in ours and in nginx): a request that meets their farewell is lost.
@@ -32,7 +32,7 @@ pub(super) enum Lane {
 /// Connections of all lanes, made when they are first used.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
-    policy: AddressPolicy,
+    outgoing: Outgoing,
     clients: OnceLock<Result<Clients, String>>,
 }
 
@@ -40,8 +40,8 @@ pub(super) struct Connections {
 pub(super) struct Clients([Client; 4]);
 
 impl Clients {
-    fn new(policy: &AddressPolicy) -> Result<Self, String> {
-        let client = || client(policy).map_err(|error| error.to_string());
+    fn new(outgoing: &Outgoing) -> Result<Self, String> {
+        let client = || client(outgoing);
         Ok(Self([client()?, client()?, client()?, client()?]))
     }
 
@@ -62,21 +62,23 @@ impl fmt::Debug for Clients {
 }
 
 impl Connections {
-    pub(super) fn new(policy: &AddressPolicy) -> Self {
+    pub(super) fn new(outgoing: &Outgoing) -> Self {
         Self {
-            policy: policy.clone(),
+            outgoing: outgoing.clone(),
             clients: OnceLock::new(),
         }
     }
 
     pub(super) fn clients(&self) -> Result<&Clients, String> {
-        let made = self.clients.get_or_init(|| Clients::new(&self.policy));
+        let made = self.clients.get_or_init(|| Clients::new(&self.outgoing));
         made.as_ref().map_err(Clone::clone)
     }
 
-    /// Whether this is an address, and one that is not admitted. Names are looked at when they are resolved.
+    /// Whether this is an address, and one that is not admitted. Names are looked at when they are resolved, and what is
+    /// asked by a proxy is the proxy's affair.
     pub(super) fn refuses(&self, url: &Url) -> bool {
-        address_of(url).is_some_and(|address| !self.policy.admits(address))
+        let Outgoing { policy, proxies, .. } = &self.outgoing;
+        address_of(url).is_some_and(|address| !policy.admits(address)) && proxies.of(url).is_none()
     }
 }
 
@@ -84,17 +86,15 @@ pub(crate) fn address_of(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_matches(['[', ']']).parse().ok()
 }
 
-fn client(policy: &AddressPolicy) -> reqwest::Result<Client> {
-    Client::builder()
+fn client(outgoing: &Outgoing) -> Result<Client, String> {
+    let builder = Client::builder()
         .user_agent(concat!("InstantMirror/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(IDLE)
         .tcp_nodelay(true)
-        .no_proxy()
         // We follow them ourselves: a POST stays one.
-        .redirect(reqwest::redirect::Policy::none())
-        .dns_resolver(Arc::new(PolicyResolver(policy.clone())))
-        .build()
+        .redirect(reqwest::redirect::Policy::none());
+    outgoing.apply(builder)?.build().map_err(|error| error.to_string())
 }
 
 /// The system's resolver, without the addresses that are not admitted, preferred ones first.

@@ -2,6 +2,8 @@
 //! (docs/formats/api.md). Verifies nothing; whoever asks does.
 
 mod connect;
+mod outgoing;
+mod patience;
 mod redirect;
 mod upstream;
 
@@ -23,13 +25,15 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 
 use connect::{Connections, Lane};
 pub(crate) use connect::{PolicyResolver, address_of};
+pub use outgoing::{Outgoing, Proxies};
+use patience::Patience;
 
 /// How long connecting may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an answer may make no progress. A dead link sends no reset, so this is what ends it.
 pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long one head request may be held by the server, beyond which the link is taken for dead.
-pub const LONG_POLL_TIMEOUT: Duration = Duration::from_secs(75);
+/// How much longer than it was asked to a server may hold a head request, beyond which the link is taken for dead.
+pub const LONG_POLL_GRACE: Duration = Duration::from_secs(20);
 /// Largest snapshot record that is read.
 const RECORD_BYTES_MAX: usize = 1 << 20;
 /// Largest list of torrents that is read.
@@ -73,6 +77,7 @@ pub struct HttpOrigin {
 struct Shared {
     connections: Connections,
     moved: Mutex<Moved>,
+    patience: Mutex<Patience>,
 }
 
 /// Where a master has sent us.
@@ -93,6 +98,7 @@ impl Shared {
         Arc::new(Self {
             connections,
             moved: Mutex::default(),
+            patience: Mutex::default(),
         })
     }
 }
@@ -161,16 +167,22 @@ impl HttpOrigin {
     /// us, and with preferred ones first.
     ///
     /// # Errors
-    /// [`TransportError::Refused`] if the master is named by an address that is not admitted.
-    pub fn with_policy(mut self, policy: &AddressPolicy) -> Result<Self, TransportError> {
-        let refused = |reason: String| TransportError::Refused {
-            from: self.label.clone(),
-            reason,
-        };
-        if let Some(address) = self.host_address().filter(|address| !policy.admits(*address)) {
-            return Err(refused(format!("the configuration admits nothing at {address}")));
+    /// As [`with_outgoing`](Self::with_outgoing).
+    pub fn with_policy(self, policy: &AddressPolicy) -> Result<Self, TransportError> {
+        self.with_outgoing(&Outgoing::to(policy))
+    }
+
+    /// Connects so: by a proxy, believing authorities, as somebody, and to no address that is not admitted.
+    ///
+    /// # Errors
+    /// [`TransportError::Refused`] if the master is named by an address that is not admitted, or if no connection can be made
+    /// so ([`Outgoing::check`]).
+    pub fn with_outgoing(mut self, outgoing: &Outgoing) -> Result<Self, TransportError> {
+        let connections = Connections::new(outgoing);
+        if connections.refuses(&self.base) {
+            return Err(self.refused(format!("the configuration admits nothing at {}", self.host())));
         }
-        self.shared = Shared::new(Connections::new(policy));
+        self.shared = Shared::new(connections);
         Ok(self)
     }
 

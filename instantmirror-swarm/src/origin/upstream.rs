@@ -1,5 +1,7 @@
 //! Heads, records and catalogs of a master. A catalog comes compressed, and is decompressed step by step.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
@@ -11,7 +13,7 @@ use reqwest::{Method, StatusCode};
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
 use super::connect::Lane;
-use super::{HttpOrigin, LONG_POLL_TIMEOUT, PROGRESS_TIMEOUT, RECORD_BYTES_MAX};
+use super::{HttpOrigin, LONG_POLL_GRACE, PROGRESS_TIMEOUT, Patience, RECORD_BYTES_MAX, lock};
 
 #[async_trait]
 impl Upstream for HttpOrigin {
@@ -20,18 +22,34 @@ impl Upstream for HttpOrigin {
     }
 
     async fn head(&self, repository: &RepoName, after: Option<u64>) -> Result<Option<Bytes>, TransportError> {
-        let mut request = self.request(Lane::Common, Method::GET, repository, "head")?;
-        let mut wait = PROGRESS_TIMEOUT;
-        if let Some(sequence) = after {
-            request = request.query(&[("after", sequence)]);
-            wait = LONG_POLL_TIMEOUT;
-            self.keep_warm(repository);
+        let Some(sequence) = after else {
+            return self.ask_head(repository, None).await;
+        };
+        self.keep_warm(repository);
+        let wait = lock(&self.shared.patience).wait();
+        let asked = tokio::time::Instant::now();
+        let answer = self.ask_head(repository, Some((sequence, wait))).await;
+        let waited = asked.elapsed();
+        match answer {
+            Err(TransportError::Unreachable { .. }) if Patience::may_be_cut(waited) => {
+                // The master may be well, and something in between has lost its patience: a fresh request tells.
+                let head = self.ask_head(repository, None).await?;
+                if lock(&self.shared.patience).cut(waited) {
+                    tracing::info!(
+                        master = self.label,
+                        seconds = waited.as_secs_f64(),
+                        "requests that wait for news are cut on the way; shorter ones are made from now on"
+                    );
+                }
+                Ok(head)
+            }
+            answer => {
+                if answer.is_ok() {
+                    lock(&self.shared.patience).ended_well();
+                }
+                answer
+            }
         }
-        let response = self.send(&format!("the head of '{repository}'"), request, wait).await?;
-        if response.status() == StatusCode::NO_CONTENT {
-            return Ok(None);
-        }
-        self.collect(response, ENVELOPE_BYTES_MAX).await.map(Some)
     }
 
     async fn keys(&self, repository: &RepoName) -> Result<Bytes, TransportError> {
@@ -81,6 +99,27 @@ fn decoder() -> std::io::Result<Decoder<'static>> {
 }
 
 impl HttpOrigin {
+    /// The head, or one with a higher sequence number within some time.
+    async fn ask_head(
+        &self,
+        repository: &RepoName,
+        after: Option<(u64, Duration)>,
+    ) -> Result<Option<Bytes>, TransportError> {
+        let mut request = self.request(Lane::Common, Method::GET, repository, "head")?;
+        let mut patience = PROGRESS_TIMEOUT;
+        if let Some((sequence, wait)) = after {
+            request = request.query(&[("after", sequence), ("wait", wait.as_secs())]);
+            patience = wait + LONG_POLL_GRACE;
+        }
+        let response = self
+            .send(&format!("the head of '{repository}'"), request, patience)
+            .await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        self.collect(response, ENVELOPE_BYTES_MAX).await.map(Some)
+    }
+
     /// Decompresses step by step, so that nothing that was not asked for is ever held.
     fn decompress<B>(
         &self,
