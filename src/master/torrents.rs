@@ -137,11 +137,14 @@ impl Maker {
                 made
             }
         };
-        let graced = replaced_within(
+        let graced: Vec<SnapshotId> = replaced_within(
             self.head.head(),
             self.master.config().snapshots.grace.0,
             SystemClock.now(),
-        );
+        )
+        .iter()
+        .map(|turn| turn.id)
+        .collect();
         let earlier: Vec<Arc<Offer>> = match &before {
             Some(before) => before.offers().cloned().collect(),
             // After a start: as it was before.
