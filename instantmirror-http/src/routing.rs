@@ -408,7 +408,8 @@ fn find(catalog: &Catalog<Arc<dyn NodeSource>>, tree: &Tree, request: &RequestPa
         Resolution::Found(_, meta) => meta,
         Resolution::NotFound => return Ok(Found::Nothing),
         Resolution::Loop => {
-            tracing::warn!(repository = %tree.repository, path = %tree.path, "symlinks of the tree form a loop");
+            // No more than this: whoever asks again and again would fill the log.
+            tracing::debug!(repository = %tree.repository, path = %tree.path, "symlinks of the tree form a loop");
             return Ok(Found::Nothing);
         }
     };
