@@ -109,8 +109,8 @@ impl fmt::Display for PublishedSnapshot {
         }
         write!(
             f,
-            "{size}; {} new or changed files ({read}) read in {:.2} s",
-            counts.read_files,
+            "{size}; {} ({read}) read in {:.2} s",
+            Count(counts.read_files, "new or changed file"),
             took.as_secs_f64(),
         )?;
         if !is_full_scan {

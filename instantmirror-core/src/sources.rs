@@ -126,7 +126,8 @@ impl SourceBoard {
         score.latency = Some(before.mul_f64(1.0 - NEWEST) + latency.mul_f64(NEWEST));
     }
 
-    /// A transfer has brought so many good bytes in so long, counted from its first byte.
+    /// A transfer has brought so many good bytes in so long, both counted from when its first ones had come: those say
+    /// nothing of the rate, and a transfer that came all at once brings none.
     pub fn delivered(&mut self, label: &str, bytes: u64, elapsed: Duration) {
         let score = self.score(label);
         score.failures = 0;
@@ -235,6 +236,15 @@ mod tests {
         assert_eq!(board.order(at(5), &BOTH, 1), [1, 0], "a success ends it");
         (0..100).for_each(|_| board.failed("one", at(5), Fault::Lied));
         assert_eq!(board.scores()["one"].avoided_until, at(305));
+    }
+
+    #[test]
+    fn a_transfer_that_came_all_at_once_says_nothing_of_the_rate_and_is_a_success() {
+        let mut board = SourceBoard::new(None);
+        board.failed("one", at(0), Fault::Failed);
+        board.delivered("one", 0, Duration::from_nanos(300));
+        assert_eq!(board.scores()["one"].bytes_per_second, None);
+        assert_eq!(board.scores()["one"].failures, 0);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Node;
 use crate::config::ByteSize;
+use crate::text::Count;
 
 /// Paths that are told one by one; the rest is counted.
 const PATHS_TOLD: usize = 100;
@@ -455,8 +456,8 @@ impl std::fmt::Display for AdoptStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} files adopted ({}), {} of them hashed; {} were here already, {} differ, {} are missing",
-            self.adopted,
+            "{} adopted ({}), {} of them hashed; {} were here already, {} differ, {} are missing",
+            Count(self.adopted, "file"),
             ByteSize(self.adopted_bytes),
             self.hashed,
             self.present,
@@ -475,10 +476,10 @@ impl std::fmt::Display for AdoptStatus {
             }
         }
         if self.full {
-            let left = self.files - self.files_done;
+            let left = Count(self.files - self.files_done, "file");
             write!(
                 f,
-                "\nthe cache is full: {left} files were not looked at; raise [cache] max_size and run it again"
+                "\nthe cache is full: {left} not looked at; raise [cache] max_size and run it again"
             )?;
         }
         Ok(())

@@ -133,6 +133,7 @@ impl Node {
 
 /// Until what is there is within the limits: what is in use is let go of sooner or later.
 async fn shrink(cache: DiskCache) {
+    let before = cache.usage();
     loop {
         let step = cache.clone();
         let shrunk = tokio::task::spawn_blocking(move || step.shrink()).await;
@@ -146,11 +147,12 @@ async fn shrink(cache: DiskCache) {
         }
         tokio::time::sleep(SHRINK_PAUSE).await;
     }
-    let usage = cache.usage();
-    let bytes = usage.used_bytes + usage.side_bytes;
-    tracing::info!(
-        objects = usage.objects,
-        bytes,
-        "the cache gave up what was beyond its limits"
-    );
+    let after = cache.usage();
+    let objects = after.evicted - before.evicted.min(after.evicted);
+    let bytes = before.used_bytes.saturating_sub(after.used_bytes);
+    if objects == 0 {
+        tracing::info!("the cache is within its limits; nothing was evicted");
+    } else {
+        tracing::info!(objects, bytes, "the cache evicted objects that were beyond its limits");
+    }
 }

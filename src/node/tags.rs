@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use super::Node;
 use super::preseed::Bringer;
 use crate::config::ByteSize;
+use crate::text::Count;
 
 /// Before what could not be had is tried again.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -426,7 +427,10 @@ impl Node {
                 });
                 Ok(())
             }
-            failed => Err(format!("{failed} files could not be fetched; they are tried again")),
+            failed => Err(format!(
+                "{} could not be fetched; it is tried again",
+                Count(failed, "file")
+            )),
         }
     }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Node;
 use crate::config::VerifyKind;
+use crate::text::Count;
 
 /// Findings that are told one by one; the rest is counted.
 const FINDINGS_TOLD: usize = 1000;
@@ -327,8 +328,12 @@ impl std::fmt::Display for VerifyStatus {
         let read = crate::config::ByteSize(self.bytes_done);
         write!(
             f,
-            "{} objects read ({read}): {} damaged, {} missing, {} foreign files; {} fetched again",
-            self.objects_done, self.damaged, self.missing, self.foreign, self.repaired
+            "{} read ({read}): {} damaged, {} missing, {} foreign files; {} fetched again",
+            Count(self.objects_done, "object"),
+            self.damaged,
+            self.missing,
+            self.foreign,
+            self.repaired
         )
     }
 }

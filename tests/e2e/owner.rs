@@ -130,7 +130,7 @@ fn what_the_publisher_may_not_read_is_refused_or_left_out() {
     std::fs::write(&master.config, text + "unpublishable = \"skip\"\n").unwrap();
     let done = publish();
     let said = done.transcript();
-    assert!(done.status.success() && said.contains("1 files"), "{said}");
+    assert!(done.status.success() && said.contains("1 file, "), "{said}");
     assert!(
         said.contains("left out: closed: ") && said.contains("left out: key: "),
         "{said}"

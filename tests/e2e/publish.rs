@@ -55,7 +55,7 @@ fn only_named_paths_are_looked_at() {
         .run(&["publish", "r", "--changed", "./a/one", absolute.to_str().unwrap()])
         .text();
     assert!(
-        said.contains("3 files") && said.contains("1 new or changed files"),
+        said.contains("3 files") && said.contains("1 new or changed file "),
         "{said}"
     );
     assert!(said.contains("only what was named was looked at"), "{said}");

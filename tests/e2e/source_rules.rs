@@ -43,7 +43,7 @@ fn what_is_closed_or_excluded_stays_out_until_it_is_opened() {
     let mut master = Master::with_options(&dir, &[("r", &source)], options);
     let said = master.run(&["publish", "r"]);
     for part in [
-        "1 files",
+        "1 file, ",
         "left out: 2 excluded, the first is lost+found",
         "left out: 2 private, the first is key: closed to others (mode 0600)",
         "symlinks out of the tree: 1, such as away -> /etc/hostname",
@@ -161,7 +161,7 @@ fn a_tree_that_has_another_device_number_is_not_read_again() {
     write(&source.join("new"));
     let said = master.run(&["publish", "r"]).text();
     assert!(
-        said.contains("31 files") && said.contains("1 new or changed files"),
+        said.contains("31 files") && said.contains("1 new or changed file "),
         "{said}"
     );
 }

@@ -90,7 +90,7 @@ fn hard_links_are_stored_once_and_unchanged_files_are_not_read_again() {
     let master = Master::new(&dir, &[("links", &source)]);
     let said = master.run(&["publish", "links"]).text();
     assert!(
-        said.contains("2 files") && said.contains("1 new or changed files"),
+        said.contains("2 files") && said.contains("1 new or changed file "),
         "{said}"
     );
     assert!(master.object_file(&vec![b'x'; 300_000]).is_file());

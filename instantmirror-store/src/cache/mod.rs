@@ -38,7 +38,7 @@ use instantmirror_core::outboard::Outboard;
 use instantmirror_core::traits::{CacheObserver, CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
 use instantmirror_core::{CacheError, ObjectId};
 
-use crate::disk::{Disk, DiskLock, discard, read_file, remove_leftovers, write_atomically};
+use crate::disk::{Disk, DiskLock, DiskSpace, discard, read_file, remove_leftovers, write_atomically};
 use crate::error::{Result, StoreError};
 use crate::import::{self, ImportError, ImportMethod, ImportRequest, Imported};
 
@@ -234,6 +234,14 @@ impl DiskCache {
     #[must_use]
     pub fn limits(&self) -> CacheLimits {
         self.shared.table().limits
+    }
+
+    /// What the file system of the cache can still take.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn space(&self) -> Result<DiskSpace> {
+        self.shared.disk().space()
     }
 
     /// Whether so much more fits within every limit with nothing given up for it but what no snapshot needs.

@@ -72,7 +72,8 @@ pub(super) struct Running<'a> {
     label: String,
     begun: Instant,
     first_byte: Option<Instant>,
-    bytes: u64,
+    /// Those that came after the first ones.
+    timed_bytes: u64,
     yielding: Option<Arc<Yielding>>,
     _permits: (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>),
 }
@@ -261,7 +262,7 @@ impl Sources {
             label: label.to_owned(),
             begun: Instant::now(),
             first_byte: None,
-            bytes: 0,
+            timed_bytes: 0,
             yielding: yielding.map(Arc::new),
             _permits: permits,
         }
@@ -333,8 +334,9 @@ impl Running<'_> {
             self.first_byte = Some(Instant::now());
             let latency = self.begun.elapsed();
             lock(&self.sources.state).board.answered(&self.label, latency);
+        } else {
+            self.timed_bytes += bytes;
         }
-        self.bytes += bytes;
     }
 
     /// What leaves the line to others, if nobody waits for this.
@@ -348,7 +350,9 @@ impl Drop for Running<'_> {
         let mut state = lock(&self.sources.state);
         state.board.ended(&self.label);
         if let Some(first_byte) = self.first_byte {
-            state.board.delivered(&self.label, self.bytes, first_byte.elapsed());
+            state
+                .board
+                .delivered(&self.label, self.timed_bytes, first_byte.elapsed());
         }
     }
 }

@@ -16,6 +16,9 @@ use crate::clock::SystemClock;
 use crate::peering::SwarmsStatus;
 use crate::serve::HttpStatus;
 
+/// A file system with less than this beyond `keep_free` counts as full: an object of any size hardly fits.
+const DISK_BYTES_MIN: u64 = 1 << 20;
+
 /// A node at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -135,6 +138,13 @@ pub struct CacheStatus {
     pub evicted: u64,
     /// Objects put aside as damaged since the start.
     pub damaged: u64,
+    /// Bytes that its file system can still take; `None` if the system does not say.
+    #[serde(default)]
+    pub disk_free_bytes: Option<u64>,
+    /// Nothing more can be kept: the file system has no bytes or no inodes left beyond `keep_free`. What is read then is
+    /// streamed.
+    #[serde(default)]
+    pub disk_full: bool,
 }
 
 /// What a node has fetched since its start.
@@ -224,6 +234,8 @@ impl Node {
         let usage = self.cache.usage();
         let (garbage, old) = self.cache.standings();
         let stats = self.engine.stats();
+        let space = self.cache.space().ok();
+        let floor = self.cache.limits().keep_free_bytes.saturating_add(DISK_BYTES_MIN);
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -243,6 +255,8 @@ impl Node {
                 listed: self.cache.is_loaded(),
                 evicted: usage.evicted,
                 damaged: usage.damaged,
+                disk_free_bytes: space.map(|space| space.free_bytes),
+                disk_full: space.is_some_and(|space| space.free_bytes < floor || space.free_files == 0),
             },
             fetch: FetchStatus {
                 hits: stats.hits,

@@ -8,6 +8,7 @@ use instantmirror_core::traits::Class;
 use super::super::{PrefetchStatus, PreseedStatus, StepStatus, TagStatus};
 use super::{KeyStatus, NodeStatus, RepositoryStatus};
 use crate::config::{ByteRate, ByteSize};
+use crate::text::Count;
 
 /// For people: a few lines per repository, then cache and transfers.
 impl fmt::Display for NodeStatus {
@@ -29,9 +30,19 @@ impl fmt::Display for NodeStatus {
         let used = ByteSize(cache.used_bytes);
         writeln!(
             f,
-            "\ncache: {used} {max} in {} objects, {} given up, {} damaged",
-            cache.objects, cache.evicted, cache.damaged
+            "\ncache: {used} {max} in {}, {} given up, {} damaged",
+            Count(cache.objects, "object"),
+            cache.evicted,
+            cache.damaged
         )?;
+        if let Some(free) = cache.disk_free_bytes {
+            let full = if cache.disk_full {
+                "; FULL: what is read is streamed and not kept"
+            } else {
+                ""
+            };
+            writeln!(f, "       its file system has {} left{full}", ByteSize(free))?;
+        }
         if !cache.listed {
             writeln!(
                 f,
@@ -56,8 +67,9 @@ impl fmt::Display for NodeStatus {
         if fetch.failures + fetch.corrupt > 0 {
             writeln!(
                 f,
-                "trouble: {} transfers failed, {} brought wrong data",
-                fetch.failures, fetch.corrupt
+                "trouble: {} failed, {} brought wrong data",
+                Count(fetch.failures, "transfer"),
+                fetch.corrupt
             )?;
         }
         self.write_fetching(f)?;
@@ -67,10 +79,10 @@ impl fmt::Display for NodeStatus {
         write!(f, "{}", self.http)?;
         for transfer in &self.transfers {
             let percent = transfer.present * 100 / transfer.size.max(1);
-            let (size, readers) = (ByteSize(transfer.size), transfer.readers);
+            let (size, readers) = (ByteSize(transfer.size), Count::of(transfer.readers, "reader"));
             writeln!(
                 f,
-                "  {} {percent:3} % of {size}, {readers} readers ({})",
+                "  {} {percent:3} % of {size}, {readers} ({})",
                 transfer.object, transfer.repository
             )?;
         }
@@ -208,8 +220,9 @@ impl fmt::Display for RepositoryStatus {
                 let size = ByteSize(self.bytes);
                 writeln!(
                     f,
-                    "  current  {current}  ({} files, {size}; {} snapshots)",
-                    self.files, self.snapshots
+                    "  current  {current}  ({}, {size}; {})",
+                    Count(self.files, "file"),
+                    Count::of(self.snapshots, "snapshot")
                 )?;
                 let expired = if self.head_expired { ", EXPIRED" } else { "" };
                 writeln!(
