@@ -3,11 +3,12 @@
 //! Request: the 32-byte ids one after another. Answer: for each id in that order a status byte, and behind
 //! status 0 the length (64 bits, little-endian) and the content.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::ObjectId;
+use crate::traits::BatchItem;
 
 /// Most objects in one batch.
 pub const BATCH_OBJECTS_MAX: usize = 4096;
@@ -154,9 +155,75 @@ impl BatchDecoder {
     }
 }
 
+/// Asks for an object once that is wanted twice, since masters refuse repetitions, and hands the answers out in the order
+/// in which they are wanted.
+#[derive(Debug)]
+pub struct BatchOrder {
+    requested: Vec<(ObjectId, u64)>,
+    wanted: std::vec::IntoIter<ObjectId>,
+    /// Answers to what is wanted again, once they are there.
+    repeated: HashMap<ObjectId, Option<BatchItem>>,
+}
+
+impl BatchOrder {
+    /// The order of these objects, each with its size.
+    #[must_use]
+    pub fn new(objects: &[(ObjectId, u64)]) -> Self {
+        let mut repeated = HashMap::new();
+        let mut seen = HashSet::with_capacity(objects.len());
+        let mut is_first = |object: &ObjectId| {
+            let is_first = seen.insert(*object);
+            if !is_first {
+                repeated.insert(*object, None);
+            }
+            is_first
+        };
+        let requested = objects.iter().filter(|(object, _)| is_first(object)).copied().collect();
+        let wanted: Vec<ObjectId> = objects.iter().map(|(object, _)| *object).collect();
+        Self {
+            requested,
+            wanted: wanted.into_iter(),
+            repeated,
+        }
+    }
+
+    /// Each object once, in the order of its first place.
+    #[must_use]
+    pub fn requested(&self) -> &[(ObjectId, u64)] {
+        &self.requested
+    }
+
+    /// The answer to the next one that was requested; `sink` gets it, and answers from before that are wanted again now.
+    pub fn answered(&mut self, item: BatchItem, sink: &mut (dyn FnMut(BatchItem) + Send)) {
+        if let Some(kept) = self.repeated.get_mut(&item.0) {
+            *kept = Some(item.clone());
+        }
+        self.wanted.next();
+        sink(item);
+        while let Some(again) = self.wanted.as_slice().first().and_then(|next| self.repeated.get(next)) {
+            let Some(again) = again.clone() else { break };
+            self.wanted.next();
+            sink(again);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wanted_twice_is_asked_for_once_and_comes_in_order() {
+        let objects = [&b"a"[..], b"b", b"a", b"a", b"c", b"b"].map(|data| (ObjectId::of(data), 1));
+        let mut order = BatchOrder::new(&objects);
+        let requested = order.requested().to_vec();
+        assert_eq!(requested, [objects[0], objects[1], objects[4]]);
+        let mut got = Vec::new();
+        for (object, _) in requested {
+            order.answered((object, Ok(Bytes::new())), &mut |(object, _)| got.push(object));
+        }
+        assert_eq!(got, objects.map(|(object, _)| object));
+    }
 
     #[test]
     fn comes_apart_in_order_in_any_chunks() {

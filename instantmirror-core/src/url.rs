@@ -69,8 +69,13 @@ impl<'de> Deserialize<'de> for SecretUrl {
 
 impl fmt::Display for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, _, rest) = parts(&self.0);
+        let (scheme, user, rest) = parts(&self.0);
         let shown = rest.split(['?', '#']).next().unwrap_or_default();
+        // A password may hold an `@` as well. Better too little of a path is shown than the end of a password.
+        let shown = match shown.rfind('@') {
+            Some(at) if user.is_some() => &shown[at + 1..],
+            _ => shown,
+        };
         write!(f, "{scheme}{shown}")
     }
 }
@@ -140,6 +145,8 @@ mod tests {
             ("http://[2001:db8::1]:80/a@b", "http://[2001:db8::1]:80/a@b"),
             ("http://host/@scope/name", "http://host/@scope/name"),
             ("user:pw@host", "host"),
+            ("http://user:p@/w@host/", "http://host/"),
+            ("http://user:p@x/w@host/", "http://host/"),
             (
                 "udp://t.example:1/announce?passkey=secret",
                 "udp://t.example:1/announce",

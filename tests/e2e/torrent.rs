@@ -61,6 +61,9 @@ impl Master {
         // The first run finds an address, the second one knows it from its configuration.
         self.serve();
         self.stop(false);
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        let text = text.replace("http://127.0.0.1:0/", &format!("{}/", self.url()));
+        std::fs::write(&self.config, text).unwrap();
         self.serve();
     }
 

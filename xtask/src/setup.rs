@@ -36,11 +36,11 @@ const PACKAGES: &[(&str, &str)] = &[
     ("media-types", "the types of files that ours are compared with"),
     ("mktorrent", "peer of benches/torrent.py"),
     ("mount", "file systems of the tests are mounted, full and mounted over"),
+    ("nftables", "a firewall in a network of a test's own"),
     (
         "nginx",
         "oracle of the HTTP server's tests, gate between nodes and masters, peer of benches/http",
     ),
-    ("nftables", "a firewall in a network of a test's own"),
     ("openssl", "certificates of the TLS tests"),
     (
         "opentracker",

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use instantmirror_core::address::AddressPolicy;
-use instantmirror_core::batch::{self, BatchDecoder};
+use instantmirror_core::batch::{self, BatchDecoder, BatchOrder};
 use instantmirror_core::traits::{BatchItem, ByteStream, Class, PeerTransport, TransportError};
 use instantmirror_core::url::SecretUrl;
 use instantmirror_core::{ObjectId, Outboard, RepoName, SnapshotId};
@@ -524,11 +524,12 @@ impl PeerTransport for HttpOrigin {
         class: Class,
         sink: &mut (dyn FnMut(BatchItem) + Send),
     ) -> Result<(), TransportError> {
-        let body = batch::encode_request(objects.iter().map(|(object, _)| object));
+        let mut order = BatchOrder::new(objects);
+        let body = batch::encode_request(order.requested().iter().map(|(object, _)| object));
         let request = self.request_for(class, Method::POST, repository, "batch")?.body(body);
         let response = self.send("a batch", request, PROGRESS_TIMEOUT).await?;
         let mut body = std::pin::pin!(self.body(response));
-        let mut decoder = BatchDecoder::new(objects);
+        let mut decoder = BatchDecoder::new(order.requested());
         while let Some(part) = body.next().await {
             decoder.push(&part?);
             while let Some((object, content)) = decoder.next_item().map_err(|error| self.protocol(error))? {
@@ -536,7 +537,7 @@ impl PeerTransport for HttpOrigin {
                     from: self.label.clone(),
                     what: format!("object {object}"),
                 };
-                sink((object, content.ok_or_else(missing)));
+                order.answered((object, content.ok_or_else(missing)), sink);
             }
         }
         decoder.finish().map_err(|error| self.unreachable(&error.to_string()))
