@@ -245,8 +245,13 @@ impl HeaderRules {
     pub(crate) fn dress_tree(&self, headers: &mut HeaderMap) {
         if self.cors {
             let any = HeaderValue::from_static("*");
-            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any.clone());
-            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, any);
+            // A rule of the operator's comes first.
+            for name in [
+                header::ACCESS_CONTROL_ALLOW_ORIGIN,
+                header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            ] {
+                headers.entry(name).or_insert_with(|| any.clone());
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use crate::request::RequestPath;
 /// The document that stands for a directory where a [`Mount`] says so.
 pub(crate) const INDEX: &str = "index.html";
 /// In larger directories no file is looked for that a torrent client has renamed.
-const RENAMED_AMONG_MAX: usize = 20_000;
+const RENAMED_AMONG_MAX: usize = 2_000;
 
 /// Which snapshot something was found in.
 #[derive(Debug, Clone)]

@@ -364,7 +364,7 @@ async fn carry_proxied(mut stream: TcpStream, tls: Option<Arc<Tls>>, peer: IpAdd
         Some(tls) => tls::carry(stream, &tls, address, shared).await,
         None => {
             let connection = Connection::new(Socket::Tcp(stream), Some(address), shared);
-            connection.carry().await;
+            connection.through(peer).carry().await;
         }
     }
 }

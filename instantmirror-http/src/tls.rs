@@ -264,6 +264,7 @@ async fn answer_http2(
     request.extensions_mut().insert(Client {
         address: Some(address),
         is_private: true,
+        is_local: false,
     });
     let answer = service.handle(request, &shared.stopping).await;
     let status = answer.status();

@@ -155,6 +155,8 @@ pub(super) fn synced(sight: &Sight, repository: &RepoName, body: &[u8]) -> Answe
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use http::{HeaderMap, Method, Uri};
 
     use super::*;
@@ -190,6 +192,17 @@ mod tests {
     }
 
     fn sight(authorization: Option<&str>, address: Option<&str>, is_private: bool) -> Option<Sight> {
+        let address: Option<IpAddr> = address.map(|address| address.parse().unwrap());
+        let is_local = address.is_some_and(|address| address.to_canonical().is_loopback());
+        sight_through(authorization, address, is_private, is_local)
+    }
+
+    fn sight_through(
+        authorization: Option<&str>,
+        address: Option<IpAddr>,
+        is_private: bool,
+        is_local: bool,
+    ) -> Option<Sight> {
         let mut headers = HeaderMap::new();
         if let Some(value) = authorization {
             headers.insert(header::AUTHORIZATION, value.parse().unwrap());
@@ -197,11 +210,23 @@ mod tests {
         let uri = Uri::from_static("/");
         let mut request = Request::new(&Method::GET, &uri, &headers);
         request.client = Client {
-            address: address.map(|address| address.parse().unwrap()),
+            address,
             is_private,
+            is_local,
         };
         let keeper: Arc<dyn Gatekeeper> = Arc::new(Keeper);
         Sight::of(Some(&keeper), &request)
+    }
+
+    #[test]
+    fn a_token_through_a_proxy_counts_by_where_the_proxy_is() {
+        let [public, here] = ["203.0.113.5", "127.0.0.1"].map(|address| Some(address.parse().unwrap()));
+        let is_node = |address, is_local| {
+            let sight = sight_through(Some("Bearer alpha:1"), address, false, is_local);
+            sight.unwrap().is_node()
+        };
+        assert!(is_node(public, true), "a proxy on this machine asks for somebody");
+        assert!(!is_node(here, false), "a proxy elsewhere says that its client is here");
     }
 
     #[test]

@@ -208,6 +208,8 @@ pub(crate) async fn open(body: Body, objects: &Arc<dyn ObjectSource>) -> Result<
         Body::Listing(listing, coding) => {
             let pieces = stream::try_unfold(Some((listing, Packer::new(coding))), |page| async move {
                 let Some((listing, packer)) = page else { return Ok(None) };
+                // A packer may take many pieces before it gives one: others get their turn in between.
+                tokio::task::yield_now().await;
                 next_of_page(listing, packer).map(Some).inspect_err(|error| {
                     tracing::warn!(%error, "a listing broke off");
                 })

@@ -64,6 +64,8 @@ pub(crate) struct Connection {
     pub(super) service: Arc<Service>,
     services: watch::Receiver<Arc<Service>>,
     address: Option<IpAddr>,
+    /// The other end is on this machine, whomever it asks for.
+    is_local: bool,
     /// What was read, and how much of it is done with.
     pub(super) input: Vec<u8>,
     pub(super) consumed: usize,
@@ -129,6 +131,7 @@ impl Connection {
             service,
             services,
             address,
+            is_local: address.is_some_and(|address| address.is_loopback()),
             input: Vec::new(),
             consumed: 0,
             output: Vec::new(),
@@ -142,6 +145,12 @@ impl Connection {
             yields: false,
             shared,
         }
+    }
+
+    /// The same for a proxy that said whom it asks for: itself is at `peer`.
+    pub(crate) fn through(mut self, peer: IpAddr) -> Self {
+        self.is_local = peer.is_loopback();
+        self
     }
 
     /// Answers requests until either side has had enough.
@@ -314,6 +323,7 @@ impl Connection {
         Client {
             address: client_address(&self.service, self.address, head),
             is_private: matches!(self.socket, Socket::Tls(_)),
+            is_local: self.is_local,
         }
     }
 

@@ -42,13 +42,15 @@ pub struct Client {
     pub address: Option<IpAddr>,
     /// Whether nobody on the way can read what is said: the connection is encrypted.
     pub is_private: bool,
+    /// Whether the other end of the connection is on this machine, be it the client or a proxy that asks for it.
+    pub is_local: bool,
 }
 
 impl Client {
     /// Whether a secret may be taken from this client: nobody else could have heard it.
     #[must_use]
     pub fn may_tell_secrets(&self) -> bool {
-        self.is_private || self.address.is_some_and(|address| address.to_canonical().is_loopback())
+        self.is_private || self.is_local
     }
 }
 

@@ -412,14 +412,10 @@ fn respond_decided(
         Decision::Whole => respond_whole(content, media),
         Decision::Unsatisfiable => unsatisfiable(size),
     };
-    response.set(header::ACCEPT_RANGES, "bytes");
-    if !matches!(decision, Decision::Failed | Decision::Unsatisfiable) {
-        response.set(header::ETAG, &validators.etag);
-        // A date that is still to come may not be told (RFC 9110, 8.8.2.1), and one of now would be another each time.
-        let has_come = |modified: &u64| UNIX_EPOCH + Duration::from_secs(*modified) <= SystemTime::now();
-        if let Some(modified) = validators.modified.filter(has_come) {
-            response.set(header::LAST_MODIFIED, &http_date(modified));
-        }
+    if matches!(decision, Decision::Failed | Decision::Unsatisfiable) {
+        response.set(header::ACCEPT_RANGES, "bytes");
+    } else {
+        set_validators(&mut response, validators);
     }
     response
 }
@@ -436,7 +432,9 @@ pub(crate) fn unsatisfiable(size: u64) -> Response {
 pub(crate) fn set_validators(response: &mut Response, validators: &Validators) {
     response.set(header::ACCEPT_RANGES, "bytes");
     response.set(header::ETAG, &validators.etag);
-    if let Some(modified) = validators.modified {
+    // A date that is still to come may not be told (RFC 9110, 8.8.2.1), and one of now would be another each time.
+    let has_come = |modified: &u64| UNIX_EPOCH + Duration::from_secs(*modified) <= SystemTime::now();
+    if let Some(modified) = validators.modified.filter(has_come) {
         response.set(header::LAST_MODIFIED, &http_date(modified));
     }
 }

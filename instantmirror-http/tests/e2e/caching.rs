@@ -113,7 +113,18 @@ async fn nobody_keeps_for_others_what_one_request_came_to() {
         ),
         ("/.im/v1/debian/nonsense".to_owned(), "", 400, NEVER),
         ("/.im/v1/debian%2fhead".to_owned(), "", 400, NEVER),
-        (format!("/.im/seed/debian/{}/.pad/99", snapshot.id), "", 404, ASK),
+        (
+            format!("/.im/webseed/debian/{}/0/name/.pad/99", snapshot.id),
+            "",
+            200,
+            FOREVER,
+        ),
+        (
+            format!("/.im/webseed/debian/{}/0/name/nothing", snapshot.id),
+            "",
+            404,
+            ASK,
+        ),
     ] {
         let reply = send(server.address, "GET", &path, lines, b"").await;
         assert_eq!(

@@ -323,7 +323,10 @@ impl HttpOrigin {
 
     async fn send(&self, what: &str, request: RequestBuilder, wait: Duration) -> Result<Response, TransportError> {
         let answer = tokio::time::timeout(wait, self.follow(request)).await;
-        let response = answer.map_err(|_| self.unreachable("no answer in time"))??;
+        let response = answer.map_err(|_| {
+            self.moved_out_of_reach();
+            self.unreachable("no answer in time")
+        })??;
         match response.status() {
             status if status.is_success() => Ok(response),
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(TransportError::NotFound {

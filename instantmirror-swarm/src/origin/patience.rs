@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// Waits that end sooner were not cut for their length.
-const CUT_MIN: Duration = Duration::from_secs(1);
+const CUT_MIN: Duration = Duration::from_millis(1500);
 /// Shortest wait that is asked for.
 const WAIT_MIN: Duration = Duration::from_secs(1);
 /// Longest wait that is asked for: what masters hold a request for by themselves.
@@ -41,8 +41,12 @@ impl Patience {
         after >= CUT_MIN
     }
 
-    /// A wait was cut after so long, and the master is well. Returns whether that is news.
-    pub(super) fn cut(&mut self, after: Duration) -> bool {
+    /// A wait of `asked` was cut after so long, and the master is well. Returns whether that is news. Many wait at a time,
+    /// one for each repository, and are cut together: those that asked for more than is asked for now tell nothing new.
+    pub(super) fn cut(&mut self, asked: Duration, after: Duration) -> bool {
+        if asked > self.wait() {
+            return false;
+        }
         let is_news = self.wait == WAIT_MAX;
         self.well = 0;
         // A fifth less, since it is not known when the other side began to count.
@@ -76,7 +80,7 @@ mod tests {
             for _ in 0..TRIES_AFTER {
                 if patience.wait() > seconds(limit) {
                     cuts += 1;
-                    assert_eq!(patience.cut(seconds(limit)), cuts == 1);
+                    assert_eq!(patience.cut(patience.wait(), seconds(limit)), cuts == 1);
                 } else {
                     patience.ended_well();
                 }
@@ -91,10 +95,20 @@ mod tests {
     }
 
     #[test]
+    fn waits_that_are_cut_together_count_once() {
+        let mut patience = Patience::default();
+        let asked = patience.wait();
+        for repository in 0..20 {
+            assert_eq!(patience.cut(asked, seconds(50)), repository == 0);
+        }
+        assert_eq!(patience.wait(), seconds(40));
+    }
+
+    #[test]
     fn a_longer_wait_is_tried_again_after_some_that_ended_well() {
         let mut patience = Patience::default();
         assert_eq!(patience.wait(), seconds(55));
-        patience.cut(seconds(20));
+        patience.cut(patience.wait(), seconds(20));
         assert_eq!(patience.wait(), seconds(16));
         (0..TRIES_AFTER * 10).for_each(|_| patience.ended_well());
         assert_eq!(patience.wait(), seconds(55));

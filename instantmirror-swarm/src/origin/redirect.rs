@@ -99,7 +99,11 @@ impl HttpOrigin {
                 self.broken(&error)
             })?;
             let Some(target) = target(&at, &method, &response) else {
-                if at != first {
+                let status = response.status();
+                if status.is_client_error() || status.is_server_error() {
+                    // A gate or a wrong host for a minute must not be asked for ever.
+                    self.moved_in_vain(&at);
+                } else if at != first {
                     self.note_moved(&first, &at, is_for_good);
                 }
                 return Ok(response);
@@ -134,6 +138,11 @@ impl HttpOrigin {
         Ok(request)
     }
 
+    /// No answer came in time: the next request goes to the configured place.
+    pub(super) fn moved_out_of_reach(&self) {
+        lock(&self.shared.moved).to = None;
+    }
+
     /// Takes note of where a request has led, and tells the operator once of each place.
     fn note_moved(&self, from: &Url, to: &Url, is_for_good: bool) {
         let (Some(before), Some(base)) = (base_of(from, from), base_of(from, to)) else {
@@ -155,7 +164,7 @@ impl HttpOrigin {
         }
     }
 
-    /// The place that the master has moved to does not answer: the one that is configured is asked again.
+    /// The place that the master has moved to gives no good answer: the one that is configured is asked again.
     fn moved_in_vain(&self, at: &Url) {
         let mut moved = lock(&self.shared.moved);
         if moved.to.as_ref().is_some_and(|base| base.origin() == at.origin()) {

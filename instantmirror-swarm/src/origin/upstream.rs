@@ -34,7 +34,7 @@ impl Upstream for HttpOrigin {
             Err(TransportError::Unreachable { .. }) if Patience::may_be_cut(waited) => {
                 // The master may be well, and something in between has lost its patience: a fresh request tells.
                 let head = self.ask_head(repository, None).await?;
-                if lock(&self.shared.patience).cut(waited) {
+                if lock(&self.shared.patience).cut(wait, waited) {
                     tracing::info!(
                         master = self.label,
                         seconds = waited.as_secs_f64(),
