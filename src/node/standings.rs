@@ -13,13 +13,15 @@ use instantmirror_store::cache::DiskCache;
 use instantmirror_store::snapshots::CatalogWalker;
 
 use super::Node;
-use super::takedown::Takedowns;
+use super::takedown::{Removed, Takedowns};
 use crate::clock::SystemClock;
 
 /// How often the set of snapshots is looked at.
 const LOOK: Duration = Duration::from_secs(2);
 /// After a walk the next one waits for so many times what it took.
 const REST: u32 = 20;
+/// What masters removed is looked for again after this time if it could not be deleted.
+const RETRY: Duration = Duration::from_secs(30);
 /// What was fetched for an old snapshot since the last walk is found out after this time at the latest.
 const INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -35,12 +37,18 @@ impl Node {
     pub(super) async fn classify_objects(&self) {
         let mut last: Option<(Roots, Instant)> = None;
         let (mut takedowns, mut not_before) = (Takedowns::default(), Instant::now());
+        let mut takedowns_not_before = Instant::now();
         loop {
             tokio::time::sleep(LOOK).await;
             if !self.cache.is_loaded() {
                 continue;
             }
-            let removed = self.pending_takedowns(&mut takedowns).await;
+            let removed = if Instant::now() < takedowns_not_before {
+                Removed::new()
+            } else {
+                self.pending_takedowns(&mut takedowns).await
+            };
+            let is_takedown = !removed.is_empty();
             let roots = self.roots();
             let is_known = |(known, at): &(Roots, Instant)| *known == roots && at.elapsed() < INTERVAL;
             if removed.is_empty() && (Instant::now() < not_before || last.as_ref().is_some_and(is_known)) {
@@ -53,12 +61,20 @@ impl Node {
                 Ok(Ok((garbage, old))) => {
                     tracing::debug!(garbage, old, took = ?begun.elapsed(), "what the snapshots say of cached objects");
                     last = Some((roots, Instant::now()));
-                    self.delete_removed(&mut takedowns, removed).await;
+                    if !self.delete_removed(&mut takedowns, removed).await {
+                        takedowns_not_before = Instant::now() + RETRY;
+                    }
                     if garbage > 0 {
                         self.ahead.freed.send_replace(());
                     }
                 }
                 // A snapshot that is dropped meanwhile may take catalog nodes with it: the next look knows.
+                Ok(Err(error)) if is_takedown => {
+                    takedowns_not_before = Instant::now() + RETRY;
+                    tracing::warn!(
+                        "removed snapshots are not deleted yet, since the catalogs cannot be walked: {error}"
+                    );
+                }
                 Ok(Err(error)) => tracing::debug!("the catalogs could not be walked to the end: {error}"),
                 Err(error) => tracing::error!("the catalogs could not be walked: {error}"),
             }

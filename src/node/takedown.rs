@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{RepoName, SnapshotId};
 use instantmirror_store::StoreError;
 use instantmirror_store::disk::{Disk, read_file, write_atomically};
@@ -23,7 +24,7 @@ const SECOND_LOOK: Duration = Duration::from_secs(60);
 /// How often a catalog that is being taken in is waited for, before the catalogs are left to the regular clean-up.
 const CATALOG_TRIES: u32 = 30;
 
-type Removed = BTreeSet<(RepoName, SnapshotId)>;
+pub(super) type Removed = BTreeSet<(RepoName, SnapshotId)>;
 
 /// What is done of what the masters removed.
 #[derive(Debug, Default)]
@@ -96,8 +97,9 @@ impl Node {
                 .flat_map(|head| head.head().removed.iter().map(|removed| removed.id));
             removed.extend(ids.map(|id| (name.clone(), id)));
         }
-        if removed.is_empty() {
-            return removed;
+        // What a tree that is not whole here needs nobody knows yet: it must not be deleted with the rest.
+        if removed.is_empty() || !self.followers.values().all(|follower| is_whole(&follower.state())) {
+            return Removed::new();
         }
         let pending = takedowns.pending(self.tags.disk(), removed);
         if !pending.is_empty()
@@ -109,10 +111,10 @@ impl Node {
         pending
     }
 
-    /// Deletes what no snapshot refers to, when that has just been found out.
-    pub(super) async fn delete_removed(&self, takedowns: &mut Takedowns, removed: Removed) {
+    /// Deletes what no snapshot refers to, when that has just been found out. Returns whether that is done.
+    pub(super) async fn delete_removed(&self, takedowns: &mut Takedowns, removed: Removed) -> bool {
         if removed.is_empty() {
-            return;
+            return true;
         }
         let cache = self.cache.clone();
         let deleted = tokio::task::spawn_blocking(move || cache.remove_garbage()).await;
@@ -125,13 +127,21 @@ impl Node {
                     "{snapshots} removed by the master: what only they had is deleted"
                 );
             }
-            Ok(Err(error)) => return tracing::error!("what was removed cannot be deleted: {error}; it is tried again"),
-            Err(error) => return tracing::error!("what was removed cannot be deleted: {error}; it is tried again"),
+            Ok(Err(error)) => {
+                tracing::error!("what was removed cannot be deleted: {error}; it is tried again");
+                return false;
+            }
+            Err(error) => {
+                tracing::error!("what was removed cannot be deleted: {error}; it is tried again");
+                return false;
+            }
         }
         self.forget_catalogs().await;
         if let Err(error) = takedowns.looked_for(self.tags.disk(), removed) {
             tracing::warn!("that removed snapshots are deleted cannot be written down: {error}");
+            return false;
         }
+        true
     }
 
     /// Gives up the catalog nodes that no record refers to.
@@ -153,6 +163,12 @@ impl Node {
             return;
         }
     }
+}
+
+/// Whether the catalog of what the newest head shows as current is here.
+fn is_whole(state: &RepositoryState) -> bool {
+    let current = state.head.as_ref().and_then(|head| head.head().current);
+    current.is_none_or(|current| state.snapshots.contains_key(&current))
 }
 
 #[cfg(test)]

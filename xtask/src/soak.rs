@@ -1,6 +1,6 @@
 //! `cargo xtask soak`: proofs that take too long for each CI run. They run before a release, or on a machine of one's own.
 //!
-//! [`Part::Packages`] makes a clean Debian root and installs [`setup`](crate::setup)'s packages in it: every program that
+//! [`Part::Packages`] makes a clean Debian root and installs [`setup`]'s packages in it: every program that
 //! a test calls must be there afterwards. [`Part::Steady`] runs the tests again and again beside two busy loops.
 //! [`Part::Long`] runs the tests that `cargo xtask test` leaves out.
 

@@ -52,6 +52,8 @@ pub(super) struct Partial {
     /// long as a disk takes. Whether the outboard is in its file, or needs none.
     files: Mutex<bool>,
     state: Mutex<State>,
+    /// The file was there before this process opened it: where nothing is present anything may lie, after a power cut say.
+    is_resumed: bool,
 }
 
 impl Partial {
@@ -155,6 +157,7 @@ impl Partial {
         Self {
             object,
             size,
+            is_resumed: file.get().is_some(),
             file,
             files: Mutex::new(state.outboard.is_some()),
             state: Mutex::new(state),
@@ -279,10 +282,10 @@ impl Partial {
         Ok(())
     }
 
-    /// Writes groups that are absent. Of a file that got its length when it was made, groups of zeros stay the holes
-    /// that they are: nothing but what verifies was ever written there.
+    /// Writes groups that are absent. Of a file that this process made, with its length, groups of zeros stay the holes that
+    /// they are: nothing but what verifies was ever written there.
     fn write_data(&self, file: &dyn DiskFile, data: &[u8], offset: u64) -> Result<()> {
-        if !has_map(self.size) {
+        if self.is_resumed || !has_map(self.size) {
             return file.write_at(data, offset);
         }
         let write = |run: Range<usize>| match data.get(run.clone()) {

@@ -6,7 +6,7 @@ use instantmirror_core::{Entry, FileMeta, Kind, Meta, Name, ObjectId, RepoPath};
 
 use super::{Held, READ_TRIES_MAX, Scan, Seen};
 use crate::error::{Result, StoreError};
-use crate::tree::{FileStamp, RawEntry, StampRule};
+use crate::tree::{FileStamp, RawEntry, RawKind, StampRule};
 
 /// A file changed less than this before the scan saw it may change again without a new time stamp, where the
 /// file system's clock is coarse: it is read again next time.
@@ -113,6 +113,11 @@ impl Scan<'_> {
         loop {
             tries += 1;
             let mut source = self.parts.tree.open_file(path)?;
+            // It may have been replaced or closed since its directory was listed.
+            if let Some((_, what)) = self.parts.rules.closed(|| path.as_str(), &RawKind::File, source.mode()) {
+                let path = source.path().to_path_buf();
+                return Err(StoreError::SourceChanged { path, what });
+            }
             let piece_bytes = self.parts.pieces.piece_bytes();
             let imported = self
                 .parts

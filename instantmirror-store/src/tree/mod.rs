@@ -145,6 +145,7 @@ pub struct SourceFile {
     path: PathBuf,
     file: File,
     stamp: FileStamp,
+    mode: u16,
 }
 
 impl SourceTree {
@@ -278,6 +279,7 @@ impl SourceTree {
         }
         Ok(SourceFile {
             stamp: stamp_of(&stat),
+            mode: stat.stx_mode & 0o7777,
             file,
             path,
         })
@@ -331,6 +333,11 @@ impl SourceFile {
     /// The stamp at the time of opening.
     pub fn stamp(&self) -> FileStamp {
         self.stamp
+    }
+
+    /// Its permission bits at the time of opening.
+    pub fn mode(&self) -> u16 {
+        self.mode
     }
 
     /// The full path, for messages.
