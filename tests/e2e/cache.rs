@@ -135,7 +135,7 @@ fn limits_lowered_and_raised_by_sighup_hold_at_once_and_keep_nobody_waiting() {
     wait_until(&node, "the lowered limit is not reached", within);
     assert_eq!(number(&node, "max_bytes"), 1 << 20);
     node.daemon()
-        .wait_for_line("gave up what was beyond its limits", LIMIT)
+        .wait_for_line("evicted objects that were beyond its limits", LIMIT)
         .unwrap();
     configure(&node, "1 MiB", "50 MiB");
     hang_up(&mut node);
