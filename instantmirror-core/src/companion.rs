@@ -14,7 +14,7 @@
 //! | `repodata.json`, `current_repodata.json`, each also with `.zst`, `.bz2`, `.gz`, `.xz` (conda) | the forms of each |
 //! | `index.html`, `index.htm` | their directory |
 //!
-//! What metadata names with a checksum is not among them (`Packages.gz`, `primary.xml.zst`): who has the old metadata needs
+//! Files that metadata names with a checksum are not among them (`Packages.gz`, `primary.xml.zst`): who has the old metadata needs
 //! it, and who has the new does not ask.
 
 use crate::RepoPath;
@@ -153,7 +153,7 @@ mod tests {
             assert!(!allows(&rule, path, &[beside]), "{path} beside {beside}");
             assert!(allows(&rule, path, &["something/else"]), "{path} alone");
         }
-        // What metadata names, and what only looks so.
+        // Files that metadata names, and some that only look so.
         for path in [
             "dists/x/Packages.gz",
             "repodata/primary.xml.gz",

@@ -57,7 +57,7 @@ impl Summary {
     }
 }
 
-/// What decides whether an entry has another content.
+/// The part of an entry that decides whether it has another content.
 fn content(meta: &Meta) -> (Option<instantmirror::core::ObjectId>, Option<&str>) {
     match &meta.kind {
         Kind::File(file) => (Some(file.object), None),

@@ -155,7 +155,7 @@ pub(crate) fn resolve(master: &Master, repository: &RepoName, asked: &SnapshotRe
     Ok(tokio::task::block_in_place(|| master.resolve(repository, asked))?)
 }
 
-/// What reads much or signs a head. Blocks.
+/// Commands that read much or sign a head. Blocks.
 fn change(master: &Master, command: SnapshotCommand) -> anyhow::Result<()> {
     match command {
         SnapshotCommand::List { .. } | SnapshotCommand::Show { .. } => {}
