@@ -24,6 +24,7 @@ const STEPS: &[Step] = &[
     ("oldest supported toolchain", oldest_toolchain),
     ("format documents", format_documents),
     ("benches run", benches),
+    ("oracles", oracles),
     ("fuzz targets", fuzz_targets),
 ];
 
@@ -77,12 +78,17 @@ fn clippy(root: &Path) -> Result<()> {
     run_command(cargo(root).args(selection))
 }
 
+/// With all features, as docs.rs shows it, and without any, as a plain checkout does.
 fn documentation(root: &Path) -> Result<()> {
-    let mut command = cargo(root);
-    command
-        .args(["doc", "--workspace", "--all-features", "--no-deps"])
-        .env("RUSTDOCFLAGS", "-D warnings");
-    run_command(&mut command)
+    for features in [&["--all-features"][..], &[]] {
+        let mut command = cargo(root);
+        command
+            .args(["doc", "--workspace", "--no-deps"])
+            .args(features)
+            .env("RUSTDOCFLAGS", "-D warnings");
+        run_command(&mut command)?;
+    }
+    Ok(())
 }
 
 fn deny(root: &Path) -> Result<()> {
@@ -238,6 +244,11 @@ fn cache_bench(root: &Path) -> Result<()> {
         run_command(command.args(["--objects", "2000"]))?;
     }
     std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))
+}
+
+/// Tests against implementations whose dependencies may not come into the product: a workspace of their own.
+fn oracles(root: &Path) -> Result<()> {
+    run_command(cargo(root).args(["test", "--manifest-path", "oracles/Cargo.toml"]))
 }
 
 fn fuzz_targets(root: &Path) -> Result<()> {
