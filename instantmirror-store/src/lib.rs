@@ -3,7 +3,7 @@
 //! Key decision: everything durable is either *published by rename* (whole or not there) or *appended and then
 //! published by an index that is* (packs). Nothing that a reader can see is ever changed in place. The reason is that
 //! this leaves two things to prove (a rename is atomic, a synced file keeps its bytes), and both are proved against a
-//! disk that loses power ([`disk::SimDisk`], feature `sim`).
+//! disk that loses power (`disk::SimDisk`, feature `sim`).
 //!
 //! - [`disk`]: the seam to the file system, and its simulation.
 //! - [`pack`]: append-only store of small immutable values by 32-byte key; catalogs and digests live in it.
