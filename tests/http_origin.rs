@@ -14,10 +14,10 @@ use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::conformance::{Subject, outboard_of};
 use instantmirror_core::memory::{MemoryCache, Nothing};
 use instantmirror_core::traits::{
-    BatchItem, ByteStream, Class, ObjectCache, ObjectSource, PeerTransport, Publication, TransportError,
+    BatchItem, ByteStream, Catalogs, Class, ObjectCache, ObjectSource, PeerTransport, TransportError,
 };
 use instantmirror_core::view::RepositoryState;
-use instantmirror_core::{ObjectId, RepoName, SignedHead};
+use instantmirror_core::{ObjectId, RepoName};
 use instantmirror_http::{Api, Server, Service};
 use instantmirror_swarm::HttpOrigin;
 use tokio::runtime::{Handle, Runtime};
@@ -26,18 +26,13 @@ use tokio::runtime::{Handle, Runtime};
 #[derive(Debug)]
 struct Empty;
 
-#[async_trait]
-impl Publication for Empty {
+impl Catalogs for Empty {
     fn repositories(&self) -> Vec<RepoName> {
         Vec::new()
     }
 
     fn state(&self, repository: &RepoName) -> Option<Arc<RepositoryState>> {
         Some(Arc::new(RepositoryState::empty(repository.clone())))
-    }
-
-    async fn head_after(&self, _: &RepoName, _: u64) -> Option<Arc<SignedHead>> {
-        None
     }
 
     fn nodes(&self) -> Arc<dyn NodeSource> {
@@ -142,7 +137,7 @@ fn make(objects: &[Bytes]) -> Subject<Inside<HttpOrigin>> {
     let server = runtime.block_on(Server::bind("127.0.0.1:0".parse().unwrap())).unwrap();
     let base = format!("http://{}", server.addresses()[0]);
     let cache = runtime.block_on(filled(objects));
-    let service = Service::new(Arc::new(Empty)).with_api(Api::new(Arc::new(cache)));
+    let service = Service::new(Arc::new(Empty)).with_api(Api::new(Arc::new(Nothing), Arc::new(cache)));
     runtime.spawn(server.serve(Arc::new(service), std::future::pending()));
     let origin = Inside {
         runtime: runtime.handle().clone(),

@@ -1,10 +1,10 @@
-//! imfs: the snapshots of a [`Publication`] as a file system. This version holds nothing but this description.
+//! imfs: the snapshots of a [`Catalogs`] as a file system. This version holds nothing but this description.
 //!
 //! Key decision: **the inode logic is pure and the kernel's side is thin.** Snapshots never change, so a file needs no
 //! inode table: its number will follow from its place in the catalog, and the kernel may keep names and attributes for
 //! ever. A frontend meets the rest of the system where imhttpd does, and implements nothing of its own there:
 //!
-//! * [`Publication`] says which repositories and snapshots there are, and is told of new ones;
+//! * [`Catalogs`] says which repositories and snapshots there are;
 //! * [`NodeSource`] gives the catalog's nodes, for lookups and listings;
 //! * [`ObjectSource`] opens a file that is here or being fetched, and
 //!   [`ObjectReader::descriptor`](instantmirror_core::traits::ObjectReader::descriptor) is what the kernel can be handed
@@ -12,7 +12,7 @@
 //!
 //! It will know nothing of HTTP, and nothing of how objects arrive.
 //!
-//! [`Publication`]: instantmirror_core::traits::Publication
+//! [`Catalogs`]: instantmirror_core::traits::Catalogs
 //! [`NodeSource`]: instantmirror_core::catalog::NodeSource
 //! [`ObjectSource`]: instantmirror_core::traits::ObjectSource
 

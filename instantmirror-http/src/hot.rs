@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use instantmirror_core::traits::{ObjectReader, Publication};
+use instantmirror_core::traits::{Catalogs, ObjectReader};
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{FileMeta, RepoName};
 use quick_cache::Equivalent;
@@ -184,16 +184,10 @@ impl HotAnswers {
     }
 
     /// The answer kept for a path of a site, if it still fits what is published.
-    pub(crate) fn get(
-        &self,
-        site: usize,
-        path: &str,
-        publication: &dyn Publication,
-        now: Instant,
-    ) -> Option<Arc<HotAnswer>> {
+    pub(crate) fn get(&self, site: usize, path: &str, catalogs: &dyn Catalogs, now: Instant) -> Option<Arc<HotAnswer>> {
         let sought = Sought(site, path);
         let answer = self.cache.get(&sought)?;
-        let state = publication.state(&answer.repository);
+        let state = catalogs.state(&answer.repository);
         let fits = state.is_some_and(|state| Arc::ptr_eq(&state, &answer.state));
         if fits && now.saturating_duration_since(answer.made) < self.lifetime {
             return Some(answer);

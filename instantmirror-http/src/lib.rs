@@ -1,11 +1,11 @@
-//! imhttpd: serves what a [`Publication`](instantmirror_core::traits::Publication) shows, over HTTP.
+//! imhttpd: serves the published trees of [`Catalogs`](instantmirror_core::traits::Catalogs) over HTTP.
 //!
 //! Key decision: **a request is answered by plain functions, and carried by transports.** [`request`] reads
 //! it, [`routing`] finds what it means inside one snapshot, [`respond`] describes the answer; none of them
 //! knows a socket. Reason: conditions, ranges and hostile paths are where servers go wrong, and functions can
 //! be tested by tables, while there are several ways to send bytes, each best for something.
 //!
-//! * [`Service`] answers requests for one publication: at `/<repository>/` and at [`Mount`]s, with the node
+//! * [`Service`] answers requests for one set of catalogs: at `/<repository>/` and at [`Mount`]s, with the node
 //!   API ([`Api`]) and routes of the embedder ([`Extra`]) where they are wanted.
 //! * [`Server`] listens, plain or encrypted ([`Tls`]), within [`Limits`], and stops in order. HTTP/1.1 is carried by an
 //!   engine of our own, which sends files by the kernel and keeps answers ready ([`HotLimits`]), HTTP/2 by hyper.
@@ -17,13 +17,13 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use instantmirror_core::traits::Publication;
+//! use instantmirror_core::traits::Catalogs;
 //! use instantmirror_http::{Server, Service};
 //!
-//! async fn run(publication: Arc<dyn Publication>) -> Result<(), Box<dyn std::error::Error>> {
+//! async fn run(catalogs: Arc<dyn Catalogs>) -> Result<(), Box<dyn std::error::Error>> {
 //!     let server = Server::bind("127.0.0.1:0".parse()?).await?;
 //!     println!("listening on {:?}", server.addresses());
-//!     let service = Arc::new(Service::new(publication));
+//!     let service = Arc::new(Service::new(catalogs));
 //!     server.serve(service, async { /* a signal, in a daemon */ }).await;
 //!     Ok(())
 //! }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use instantmirror_core::catalog::{Catalog, CatalogError, NodeSource, Resolution};
 use instantmirror_core::metainfo::{WebSeedPlace, client_names};
-use instantmirror_core::traits::Publication;
+use instantmirror_core::traits::Catalogs;
 use instantmirror_core::view::{AREAS, Place, RepositoryState, View};
 use instantmirror_core::{Directory, FileMeta, Kind, Name, RepoName, RepoPath, Snapshot, SnapshotId};
 
@@ -74,15 +74,15 @@ impl std::fmt::Debug for Nodes {
 
 /// Finds where `request` leads now on this site.
 #[must_use]
-pub fn route(site: &Site, publication: &dyn Publication, request: &RequestPath) -> Route {
+pub fn route(site: &Site, catalogs: &dyn Catalogs, request: &RequestPath) -> Route {
     if is_reserved(&request.path) {
         return match WebSeedPlace::route(&request.path) {
-            Some(place) => route_web_seed(site, publication, place, request),
+            Some(place) => route_web_seed(site, catalogs, place, request),
             None => Route::Elsewhere,
         };
     }
-    match place(site, publication, &request.path) {
-        Spot::Tree(tree) => route_tree(site, publication, &tree, request),
+    match place(site, catalogs, &request.path) {
+        Spot::Tree(tree) => route_tree(site, catalogs, &tree, request),
         // Whoever copies by listings would take an empty one for the truth.
         Spot::Area(state, _) if state.snapshots.is_empty() => not_yet(&state.name),
         Spot::Area(state, place) => slashed(request, || Route::Virtual(area_rows(&state, &place))),
@@ -99,7 +99,7 @@ fn not_yet(repository: &RepoName) -> Route {
 }
 
 /// What a torrent client asks for that uses this server as a web seed.
-fn route_web_seed(site: &Site, publication: &dyn Publication, place: WebSeedPlace, request: &RequestPath) -> Route {
+fn route_web_seed(site: &Site, catalogs: &dyn Catalogs, place: WebSeedPlace, request: &RequestPath) -> Route {
     let tree = Tree {
         repository: place.repository,
         view: View::Snapshot(place.snapshot),
@@ -107,12 +107,12 @@ fn route_web_seed(site: &Site, publication: &dyn Publication, place: WebSeedPlac
         path: place.path,
         by_default: true,
     };
-    let state = publication.state(&tree.repository);
+    let state = catalogs.state(&tree.repository);
     let is_visible = state.is_some_and(|state| state.snapshot(&tree.view).is_some());
-    match (route_tree(site, publication, &tree, request), place.pad_bytes) {
+    match (route_tree(site, catalogs, &tree, request), place.pad_bytes) {
         (Route::NotFound(_), Some(bytes)) if is_visible && !request.directory => Route::Zeros(bytes),
-        (Route::NotFound(text), None) if is_visible && !request.directory => match renamed(publication, &tree) {
-            Some(path) => route_tree(site, publication, &Tree { path, ..tree }, request),
+        (Route::NotFound(text), None) if is_visible && !request.directory => match renamed(catalogs, &tree) {
+            Some(path) => route_tree(site, catalogs, &Tree { path, ..tree }, request),
             None => Route::NotFound(text),
         },
         (route, _) => route,
@@ -120,10 +120,10 @@ fn route_web_seed(site: &Site, publication: &dyn Publication, place: WebSeedPlac
 }
 
 /// The file that a torrent client means which changes names before it asks for them. `None` if there is none, or more than one.
-fn renamed(publication: &dyn Publication, tree: &Tree) -> Option<RepoPath> {
-    let state = publication.state(&tree.repository)?;
+fn renamed(catalogs: &dyn Catalogs, tree: &Tree) -> Option<RepoPath> {
+    let state = catalogs.state(&tree.repository)?;
     let snapshot = state.snapshot(&tree.view)?;
-    let catalog = Catalog::new(publication.nodes(), snapshot.root.meta());
+    let catalog = Catalog::new(catalogs.nodes(), snapshot.root.meta());
     let (mut path, mut meta) = (RepoPath::ROOT, snapshot.root.meta());
     for asked in tree.path.components() {
         let as_asked = path.join(&Name::new(asked).ok()?).ok()?;
@@ -146,11 +146,11 @@ fn renamed(publication: &dyn Publication, tree: &Tree) -> Option<RepoPath> {
 
 /// Whether a route leaves its path to files of the operator's own: nothing is there, and it is at no repository's place and
 /// inside no mount but one at the root. The front page is theirs too where nothing is mounted at the root.
-pub(crate) fn is_free(publication: &dyn Publication, site: &Site, request: &RequestPath, route: &Route) -> bool {
+pub(crate) fn is_free(catalogs: &dyn Catalogs, site: &Site, request: &RequestPath, route: &Route) -> bool {
     if request.path.is_root() {
         return matches!(route, Route::Virtual(_));
     }
-    let is_elsewhere = || default_place(site, publication, &request.path).is_none();
+    let is_elsewhere = || default_place(site, catalogs, &request.path).is_none();
     match route {
         Route::Elsewhere => !is_reserved(&request.path),
         Route::NotFound(_) | Route::NotYet(_) => {
@@ -179,10 +179,10 @@ struct Tree {
     by_default: bool,
 }
 
-fn place(site: &Site, publication: &dyn Publication, path: &RepoPath) -> Spot {
+fn place(site: &Site, catalogs: &dyn Catalogs, path: &RepoPath) -> Spot {
     let found = site.find(path);
-    match default_place(site, publication, path) {
-        Some(spot) if !found.as_ref().is_some_and(|found| wins(publication, found, path)) => spot,
+    match default_place(site, catalogs, path) {
+        Some(spot) if !found.as_ref().is_some_and(|found| wins(catalogs, found, path)) => spot,
         default => match found {
             Some((mount, path)) => Spot::Tree(Tree {
                 repository: mount.repository.clone(),
@@ -191,14 +191,14 @@ fn place(site: &Site, publication: &dyn Publication, path: &RepoPath) -> Spot {
                 path,
                 by_default: false,
             }),
-            None => default.unwrap_or_else(|| between(site, publication, path)),
+            None => default.unwrap_or_else(|| between(site, catalogs, path)),
         },
     }
 }
 
 /// Whether a mount shows `path`, which is at the place of a repository: always, but for the repository's own top and
 /// what is reserved there. Of these it shows what it was mounted at, and what its tree has.
-fn wins(publication: &dyn Publication, (mount, rest): &(&Mount, RepoPath), path: &RepoPath) -> bool {
+fn wins(catalogs: &dyn Catalogs, (mount, rest): &(&Mount, RepoPath), path: &RepoPath) -> bool {
     let mut parts = path.components().skip(1);
     let end: usize = match parts.next() {
         Some(area) if !AREAS.contains(&area) => return true,
@@ -209,21 +209,21 @@ fn wins(publication: &dyn Publication, (mount, rest): &(&Mount, RepoPath), path:
         return true;
     };
     let own: Vec<&str> = rest.components().take(own).collect();
-    RepoPath::new(own.join("/")).is_ok_and(|own| has_entry(publication, mount, &own))
+    RepoPath::new(own.join("/")).is_ok_and(|own| has_entry(catalogs, mount, &own))
 }
 
 /// Whether the tree of a mount has something at `path`. One that cannot be read has not.
-fn has_entry(publication: &dyn Publication, mount: &Mount, path: &RepoPath) -> bool {
-    let state = publication.state(&mount.repository);
+fn has_entry(catalogs: &dyn Catalogs, mount: &Mount, path: &RepoPath) -> bool {
+    let state = catalogs.state(&mount.repository);
     let Some(snapshot) = state.as_ref().and_then(|state| state.snapshot(&mount.view)) else {
         return false;
     };
-    let catalog = Catalog::new(publication.nodes(), snapshot.root.meta());
+    let catalog = Catalog::new(catalogs.nodes(), snapshot.root.meta());
     !matches!(catalog.resolve(path), Ok(Resolution::NotFound) | Err(_))
 }
 
-fn between(site: &Site, publication: &dyn Publication, path: &RepoPath) -> Spot {
-    let rows = rows_between(site, publication, path);
+fn between(site: &Site, catalogs: &dyn Catalogs, path: &RepoPath) -> Spot {
+    let rows = rows_between(site, catalogs, path);
     if rows.is_empty() && !path.is_root() {
         Spot::Nowhere
     } else {
@@ -231,9 +231,9 @@ fn between(site: &Site, publication: &dyn Publication, path: &RepoPath) -> Spot 
     }
 }
 
-fn default_place(site: &Site, publication: &dyn Publication, path: &RepoPath) -> Option<Spot> {
+fn default_place(site: &Site, catalogs: &dyn Catalogs, path: &RepoPath) -> Option<Spot> {
     let name: RepoName = path.components().next()?.parse().ok()?;
-    let state = publication.state(&name)?;
+    let state = catalogs.state(&name)?;
     let rest = RepoPath::new(path.as_str().strip_prefix(name.as_str())?.trim_start_matches('/')).ok()?;
     Some(match Place::route(&rest) {
         Some(Place::Tree(view, path)) => Spot::Tree(Tree {
@@ -251,10 +251,10 @@ fn default_place(site: &Site, publication: &dyn Publication, path: &RepoPath) ->
 }
 
 /// What lies directly below `path` on the way to mounts and repositories.
-fn rows_between(site: &Site, publication: &dyn Publication, path: &RepoPath) -> Vec<Row> {
+fn rows_between(site: &Site, catalogs: &dyn Catalogs, path: &RepoPath) -> Vec<Row> {
     let mut names: Vec<String> = site.names_below(path).collect();
     if path.is_root() {
-        names.extend(publication.repositories().iter().map(ToString::to_string));
+        names.extend(catalogs.repositories().iter().map(ToString::to_string));
     }
     names.sort_unstable();
     names.dedup();
@@ -309,22 +309,22 @@ fn is_spelled_as_one(request: &RequestPath) -> bool {
     request.directory && !request.encodes_slash()
 }
 
-fn route_tree(site: &Site, publication: &dyn Publication, tree: &Tree, request: &RequestPath) -> Route {
+fn route_tree(site: &Site, catalogs: &dyn Catalogs, tree: &Tree, request: &RequestPath) -> Route {
     let (repository, view) = (&tree.repository, &tree.view);
-    let state = publication.state(repository);
+    let state = catalogs.state(repository);
     let Some((state, snapshot)) = state.as_ref().and_then(|state| Some((state, state.snapshot(view)?))) else {
         if state.is_some_and(|state| state.is_awaited(view)) {
             return not_yet(repository);
         }
         return Route::NotFound(format!("'{view}' of repository '{repository}' is not visible here"));
     };
-    let nodes = publication.nodes();
+    let nodes = catalogs.nodes();
     let catalog = Catalog::new(Arc::clone(&nodes), snapshot.root.meta());
     let is_fixed = tree.by_default && matches!(view, View::Snapshot(_));
     let origin = |snapshot: SnapshotId, path: RepoPath, directory: bool| {
         // Whether a directory is shown by its index is for the operator to change.
         let fixed = is_fixed && (directory || !request.directory);
-        let permanent = (!fixed).then(|| permanent_path(site, publication, repository, snapshot, &path));
+        let permanent = (!fixed).then(|| permanent_path(site, catalogs, repository, snapshot, &path));
         let permanent = permanent.flatten().map(|path| request.reference_to(&path, directory));
         Origin {
             repository: repository.clone(),
@@ -342,7 +342,7 @@ fn route_tree(site: &Site, publication: &dyn Publication, tree: &Tree, request: 
             Route::Directory(origin(snapshot.id, tree.path.clone(), true), directory, Nodes(nodes))
         }
         Ok(Found::Slashless) => Route::Redirect(request.reference_to(&request.path, true), is_fixed),
-        Ok(Found::Nothing) => match find_in_grace(publication, &catalog, tree, request) {
+        Ok(Found::Nothing) => match find_in_grace(catalogs, &catalog, tree, request) {
             Some((snapshot, path, file, mtime)) => Route::File(origin(snapshot, path, false), file, mtime),
             None => Route::NotFound(format!(
                 "there is no '/{}' in snapshot {} of repository '{repository}'",
@@ -355,7 +355,7 @@ fn route_tree(site: &Site, publication: &dyn Publication, tree: &Tree, request: 
 /// A file that `current` lacks, in one of the snapshots that were current a while ago. Files only: a listing tells what
 /// is there now. And only those whose absence means nothing beside what is there.
 fn find_in_grace(
-    publication: &dyn Publication,
+    catalogs: &dyn Catalogs,
     current: &Catalog<Arc<dyn NodeSource>>,
     tree: &Tree,
     request: &RequestPath,
@@ -363,8 +363,8 @@ fn find_in_grace(
     if tree.view != View::Current || request.directory {
         return None;
     }
-    let found = find_in_older(publication, tree, request)?;
-    let rule = publication.grace_rule(&tree.repository);
+    let found = find_in_older(catalogs, tree, request)?;
+    let rule = catalogs.grace_rule(&tree.repository);
     let allowed = rule.allows(&tree.path, |path| match current.resolve(path)? {
         Resolution::Found(..) => Ok::<_, CatalogError>(true),
         Resolution::NotFound | Resolution::Loop => Ok(false),
@@ -379,12 +379,12 @@ fn find_in_grace(
 }
 
 fn find_in_older(
-    publication: &dyn Publication,
+    catalogs: &dyn Catalogs,
     tree: &Tree,
     request: &RequestPath,
 ) -> Option<(SnapshotId, RepoPath, FileMeta, i64)> {
-    publication.fallbacks(&tree.repository).iter().find_map(|snapshot| {
-        let catalog = Catalog::new(publication.nodes(), snapshot.root.meta());
+    catalogs.fallbacks(&tree.repository).iter().find_map(|snapshot| {
+        let catalog = Catalog::new(catalogs.nodes(), snapshot.root.meta());
         match find(&catalog, tree, request) {
             Ok(Found::File(path, file, mtime)) => Some((snapshot.id, path, file, mtime)),
             Ok(_) => None,
@@ -438,7 +438,7 @@ fn find(catalog: &Catalog<Arc<dyn NodeSource>>, tree: &Tree, request: &RequestPa
 /// `<repository>/snap/<uuid>/<path>`, unless a mount hides that place.
 fn permanent_path(
     site: &Site,
-    publication: &dyn Publication,
+    catalogs: &dyn Catalogs,
     repository: &RepoName,
     snapshot: SnapshotId,
     path: &RepoPath,
@@ -449,6 +449,6 @@ fn permanent_path(
         full.push_str(path.as_str());
     }
     let full = RepoPath::new(&full).ok()?;
-    let is_hidden = site.find(&full).is_some_and(|found| wins(publication, &found, &full));
+    let is_hidden = site.find(&full).is_some_and(|found| wins(catalogs, &found, &full));
     (!is_hidden).then_some(full)
 }

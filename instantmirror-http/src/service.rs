@@ -9,7 +9,8 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt as _, Limited};
-use instantmirror_core::traits::Publication;
+use instantmirror_core::memory::Nothing;
+use instantmirror_core::traits::{Annotations, Catalogs};
 
 use crate::access_log::AccessLog;
 use crate::api::{self, Answer, Api};
@@ -54,10 +55,11 @@ pub struct ExtraRequest<'a> {
     pub client: Client,
 }
 
-/// Answers requests for one publication. Any number of servers may share one.
+/// Answers requests for one set of catalogs. Any number of servers may share one.
 #[derive(Debug)]
 pub struct Service {
-    publication: Arc<dyn Publication>,
+    catalogs: Arc<dyn Catalogs>,
+    annotations: Arc<dyn Annotations>,
     mounts: Mounts,
     own_files: Option<OwnFiles>,
     rules: HeaderRules,
@@ -72,9 +74,10 @@ pub struct Service {
 impl Service {
     /// Serves the published trees at their default places, `/<repository>/`.
     #[must_use]
-    pub fn new(publication: Arc<dyn Publication>) -> Self {
+    pub fn new(catalogs: Arc<dyn Catalogs>) -> Self {
         Self {
-            publication,
+            catalogs,
+            annotations: Arc::new(Nothing),
             mounts: Mounts::default(),
             own_files: None,
             rules: HeaderRules::default(),
@@ -115,7 +118,14 @@ impl Service {
         self
     }
 
-    /// Serves the API.
+    /// Says these digests, duplicates and torrents beside content, instead of none.
+    #[must_use]
+    pub fn with_annotations(mut self, annotations: Arc<dyn Annotations>) -> Self {
+        self.annotations = annotations;
+        self
+    }
+
+    /// Serves the API. Without it, its paths are not found.
     #[must_use]
     pub fn with_api(mut self, api: Api) -> Self {
         self.api = Some(api);
@@ -171,7 +181,7 @@ impl Service {
     /// The answer that is kept ready for this request, if there is one.
     pub(crate) fn hot_answer(&self, request: &Request<'_>, now: Instant) -> Option<Arc<HotAnswer>> {
         let site = self.mounts.site(request.host).number();
-        self.hot.get(site, request.path, self.publication.as_ref(), now)
+        self.hot.get(site, request.path, self.catalogs.as_ref(), now)
     }
 
     /// The lines of a header that encrypted connections have besides.
@@ -272,14 +282,14 @@ impl Service {
             }
             return match read_body(request, body).await {
                 Ok(body) => {
-                    let publication = self.publication.as_ref();
-                    api.answer(publication, request, &path.path, body, stopping).await
+                    let catalogs = self.catalogs.as_ref();
+                    api.answer(catalogs, request, &path.path, body, stopping).await
                 }
                 Err((status, text)) => closing(api::error(status, text)),
             };
         }
         let site = self.mounts.site(request.host);
-        let route = route(site, self.publication.as_ref(), &path);
+        let route = route(site, self.catalogs.as_ref(), &path);
         let is_for = |extra: &&Arc<dyn Extra>| request.method != Method::POST || extra.takes_posts();
         if let Some(extra) = self.extra.as_ref().filter(is_for)
             && matches!(route, Route::Elsewhere)
@@ -313,7 +323,7 @@ impl Service {
         if let Some(files) = self
             .own_files
             .as_ref()
-            .filter(|_| is_free(self.publication.as_ref(), site, path, &route))
+            .filter(|_| is_free(self.catalogs.as_ref(), site, path, &route))
             && let Some(response) = files.answer(request, path).await
         {
             return self.finish(request, response).await;
@@ -321,17 +331,17 @@ impl Service {
         let Route::File(origin, file, mtime) = route else {
             let torrents = match &route {
                 Route::Directory(origin, ..) => {
-                    let publication = self.publication.as_ref();
-                    publication.torrents(&origin.repository, origin.snapshot, &origin.path)
+                    let annotations = self.annotations.as_ref();
+                    annotations.torrents(&origin.repository, origin.snapshot, &origin.path)
                 }
                 _ => Vec::new(),
             };
             return self.finish(request, respond(request, path, route, torrents)).await;
         };
         let facts = Facts {
-            sha256: self.publication.sha256(&file.object),
+            sha256: self.annotations.sha256(&file.object),
             said: self.rules.about(&origin.repository, &origin.path),
-            duplicates: self.publication.duplicates(&origin.repository, &origin.path),
+            duplicates: self.annotations.duplicates(&origin.repository, &origin.path),
         };
         let response = respond_file(request, &origin, &facts, file, mtime);
         let answer = self.finish(request, response).await;
@@ -351,7 +361,7 @@ impl Service {
         if request.method == Method::HEAD && matches!(response.body, Body::Listing(..)) {
             response.body = Body::Empty;
         }
-        let objects = self.publication.objects();
+        let objects = self.catalogs.objects();
         let (status, headers, body) = match body::open(response.body, &objects).await {
             Ok(body) => (response.status, response.headers, body),
             Err(refusal) => {

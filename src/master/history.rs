@@ -366,7 +366,7 @@ impl Master {
 #[cfg(test)]
 mod tests {
     use instantmirror_core::ObjectId;
-    use instantmirror_core::traits::Publication as _;
+    use instantmirror_core::traits::Catalogs as _;
 
     use super::super::tests::{World, name};
     use super::super::{MasterPublication, NoProgress, PublishOptions, Published};

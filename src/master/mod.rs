@@ -1,7 +1,7 @@
 //! The master: publishes source trees as signed snapshots and serves them.
 //!
 //! [`Master`] is the store with its key and its repositories. Publishing ([`Master::publish`]) and serving
-//! ([`Publication`](instantmirror_core::traits::Publication) through [`MasterPublication`]) may go on in one
+//! ([`Catalogs`](instantmirror_core::traits::Catalogs) through [`MasterPublication`]) may go on in one
 //! process or in several: a publisher holds the store's writer lock, readers never wait for it and notice a new head
 //! by themselves.
 

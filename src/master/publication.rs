@@ -11,7 +11,8 @@ use instantmirror_core::entry::FileMeta;
 use instantmirror_core::grace::fallbacks;
 use instantmirror_core::reader::{EmptyReader, HandleReader};
 use instantmirror_core::traits::{
-    FetchError, ObjectCache as _, ObjectReader, ObjectSource, Publication, ReadIntent, TorrentLink, TransportError,
+    Annotations, Catalogs, FetchError, NodeApi, ObjectCache as _, ObjectReader, ObjectSource, ReadIntent, TorrentLink,
+    TransportError,
 };
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{Clock as _, ObjectId, RepoName, RepoPath, SignedHead, Snapshot, SnapshotId};
@@ -24,7 +25,7 @@ use super::{Master, MasterError};
 use crate::clock::SystemClock;
 use crate::torrent::Offers;
 
-/// The [`Publication`] of a [`Master`].
+/// The [`Catalogs`], [`NodeApi`] and [`Annotations`] of a [`Master`].
 #[derive(Debug)]
 pub struct MasterPublication {
     master: Master,
@@ -211,8 +212,7 @@ impl MasterPublication {
     }
 }
 
-#[async_trait]
-impl Publication for MasterPublication {
+impl Catalogs for MasterPublication {
     fn repositories(&self) -> Vec<RepoName> {
         self.states.keys().cloned().collect()
     }
@@ -232,14 +232,17 @@ impl Publication for MasterPublication {
         rule_of(config.grace_never.texts(), &[], config.grace_optional)
     }
 
-    fn swarm(&self, repository: &RepoName, is_node: bool) -> Option<Bytes> {
-        self.seeding.get()?.offer(repository, is_node)
+    fn nodes(&self) -> Arc<dyn NodeSource> {
+        self.master.snapshots.clone()
     }
 
-    fn torrents(&self, repository: &RepoName, snapshot: SnapshotId, path: &RepoPath) -> Vec<TorrentLink> {
-        self.offers.links(repository, snapshot, path)
+    fn objects(&self) -> Arc<dyn ObjectSource> {
+        self.objects.clone()
     }
+}
 
+#[async_trait]
+impl NodeApi for MasterPublication {
     async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {
         head_after(self.states.get(repository)?.subscribe(), after).await
     }
@@ -252,17 +255,19 @@ impl Publication for MasterPublication {
         })
     }
 
-    fn nodes(&self) -> Arc<dyn NodeSource> {
-        self.master.snapshots.clone()
+    fn swarm(&self, repository: &RepoName, is_node: bool) -> Option<Bytes> {
+        self.seeding.get()?.offer(repository, is_node)
     }
+}
 
-    fn objects(&self) -> Arc<dyn ObjectSource> {
-        self.objects.clone()
-    }
-
+impl Annotations for MasterPublication {
     fn sha256(&self, object: &ObjectId) -> Option<[u8; 32]> {
         // A digest that cannot be read is reported when the object is opened, which needs it.
         self.master.objects.sha256(object).ok().flatten()
+    }
+
+    fn torrents(&self, repository: &RepoName, snapshot: SnapshotId, path: &RepoPath) -> Vec<TorrentLink> {
+        self.offers.links(repository, snapshot, path)
     }
 }
 

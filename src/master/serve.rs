@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use instantmirror_core::appearance::staged;
-use instantmirror_core::traits::Publication as _;
+use instantmirror_core::traits::Catalogs as _;
 use instantmirror_core::{RepoName, SnapshotId, Timestamp};
 use instantmirror_http::{Api, Mounts, Service, Stats};
 use notify::{RecursiveMode, Watcher as _};
@@ -95,10 +95,14 @@ impl MasterServer {
         let background = Background::start().map_err(MasterError::Threads)?;
         let sockets = Sockets::open(&config.http, &config.control_socket(), Some(background.handle())).await?;
         let gate = Arc::new(MasterGate::new(master.clone(), Arc::clone(&publication)));
-        let (shown, objects, keeper) = (Arc::clone(&publication), Arc::clone(&master.objects), Arc::clone(&gate));
-        let api = move || Api::new(objects.clone()).with_gatekeeper(keeper.clone());
+        let (told, objects, keeper) = (Arc::clone(&publication), Arc::clone(&master.objects), Arc::clone(&gate));
+        let api = move || Api::new(told.clone(), objects.clone()).with_gatekeeper(keeper.clone());
         let pages = Arc::new(TorrentPages(publication.offers()));
-        let make = move || Service::new(shown.clone()).with_api(api()).with_extra(pages.clone());
+        let shown = Arc::clone(&publication);
+        let make = move || {
+            let trees = Service::new(shown.clone()).with_annotations(shown.clone());
+            trees.with_api(api()).with_extra(pages.clone())
+        };
         let frontend = sockets.frontend(&config.http, mounts_of(config), make);
         let seeding = Seeding::open(&master).await?;
         if let Some(seeding) = &seeding {
@@ -162,7 +166,9 @@ impl MasterServer {
             master: master.clone(),
             status: StatusPage::new(move || serde_json::to_vec(&status(&shown, &answers.stats(), told.as_ref()))),
         };
-        let local = Service::new(publication.clone()).with_extra(Arc::new(pages));
+        let local = Service::new(publication.clone())
+            .with_annotations(publication.clone())
+            .with_extra(Arc::new(pages));
         let releases = release_due(&master, &publication, &gate);
         let torrents = offer_torrents(&master, &publication);
         let news = refresh(&publication, &changed);

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::metainfo::InfoHash;
-use instantmirror_core::traits::{ObjectCache, Publication as _};
+use instantmirror_core::traits::{Catalogs as _, NodeApi as _, ObjectCache};
 use instantmirror_core::{NodeId, RepoName};
 use instantmirror_swarm::peer::Origin;
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use instantmirror_core::RepoName;
-use instantmirror_core::traits::Publication as _;
+use instantmirror_core::traits::Catalogs as _;
 
 use super::{Master, MasterError, MasterPublication, NoProgress, PublishOptions, Published, PublishedSnapshot};
 use crate::config::ServerConfig;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use instantmirror_core::grace::replaced_within;
 use instantmirror_core::metainfo::Outside;
-use instantmirror_core::traits::Publication as _;
+use instantmirror_core::traits::{Catalogs as _, NodeApi as _};
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{Clock as _, RepoName, SignedHead, Snapshot, SnapshotId};
 

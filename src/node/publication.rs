@@ -7,7 +7,7 @@ use bytes::Bytes;
 use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::companion::GraceRule;
 use instantmirror_core::grace::fallbacks;
-use instantmirror_core::traits::{ObjectSource, Publication, TorrentLink};
+use instantmirror_core::traits::{Annotations, Catalogs, NodeApi, ObjectSource, TorrentLink};
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{Clock as _, RepoName, RepoPath, SignedHead, Snapshot, SnapshotId};
 
@@ -16,7 +16,7 @@ use super::preseed::Watched;
 use crate::clock::SystemClock;
 use crate::master::{head_after, rule_of};
 
-/// The [`Publication`] of a [`Node`].
+/// The [`Catalogs`], [`NodeApi`] and [`Annotations`] of a [`Node`].
 #[derive(Debug)]
 pub struct NodePublication(Node);
 
@@ -26,8 +26,7 @@ impl NodePublication {
     }
 }
 
-#[async_trait]
-impl Publication for NodePublication {
+impl Catalogs for NodePublication {
     fn repositories(&self) -> Vec<RepoName> {
         self.0.followers.keys().cloned().collect()
     }
@@ -52,6 +51,17 @@ impl Publication for NodePublication {
         rule_of(config.grace_never.texts(), of_head, config.grace_optional)
     }
 
+    fn nodes(&self) -> Arc<dyn NodeSource> {
+        self.0.snapshots.clone()
+    }
+
+    fn objects(&self) -> Arc<dyn ObjectSource> {
+        Arc::new(Watched::new(self.0.clone()))
+    }
+}
+
+#[async_trait]
+impl NodeApi for NodePublication {
     async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {
         head_after(self.0.followers.get(repository)?.subscribe(), after).await
     }
@@ -59,16 +69,10 @@ impl Publication for NodePublication {
     fn keys(&self, repository: &RepoName) -> Option<Bytes> {
         self.0.followers.get(repository)?.key_lists()
     }
+}
 
+impl Annotations for NodePublication {
     fn torrents(&self, repository: &RepoName, snapshot: SnapshotId, path: &RepoPath) -> Vec<TorrentLink> {
         self.0.torrents.offers().links(repository, snapshot, path)
-    }
-
-    fn nodes(&self) -> Arc<dyn NodeSource> {
-        self.0.snapshots.clone()
-    }
-
-    fn objects(&self) -> Arc<dyn ObjectSource> {
-        Arc::new(Watched::new(self.0.clone()))
     }
 }

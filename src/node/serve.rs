@@ -47,6 +47,7 @@ impl NodeServer {
         let pages = Arc::new(TorrentPages(node.torrents.offers()));
         let make = move || {
             Service::new(shown.clone())
+                .with_annotations(shown.clone())
                 .with_hot_limits(&hot)
                 .with_extra(pages.clone())
         };
@@ -111,11 +112,14 @@ impl NodeServer {
         } = self;
         let (shown, answers) = (node.clone(), frontend.clone());
         let page = StatusPage::new(move || serde_json::to_vec(&shown.status(&answers.stats())));
-        let local = Service::new(node.publication()).with_extra(Arc::new(NodeControl {
+        let pages = NodeControl {
             node: node.clone(),
             status: page,
             reload,
-        }));
+        };
+        let local = Service::new(node.publication())
+            .with_annotations(node.publication())
+            .with_extra(Arc::new(pages));
         let background = futures_util::future::join(node.follow(), checkpoints(&node));
         sockets.serve(&frontend, local, background, shutdown).await;
         node.leave_swarms().await;

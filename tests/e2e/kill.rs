@@ -5,7 +5,7 @@ use std::path::Path;
 
 use instantmirror::config::ServerConfig;
 use instantmirror::core::catalog::{Catalog, check_closure};
-use instantmirror::core::traits::Publication as _;
+use instantmirror::core::traits::Catalogs as _;
 use instantmirror::core::{Directory, Kind, RepoName, Snapshot};
 use instantmirror::master::MasterPublication;
 use instantmirror_testkit::command::{clean_command, run_any};

@@ -1,4 +1,4 @@
-//! A publication of nothing.
+//! Catalogs without a repository.
 
 use std::sync::Arc;
 
@@ -6,25 +6,21 @@ use async_trait::async_trait;
 
 use super::MemoryStore;
 use crate::catalog::NodeSource;
-use crate::traits::{FetchError, ObjectReader, ObjectSource, Publication, ReadIntent};
+use crate::traits::{Annotations, Catalogs, FetchError, NodeApi, ObjectReader, ObjectSource, ReadIntent};
 use crate::view::RepositoryState;
 use crate::{CacheError, FileMeta, RepoName, SignedHead};
 
-/// Publishes nothing: for servers that answer only what stands beside repositories, as a tracker's does.
+/// Has no repository: for servers that answer only what stands beside repositories, as a tracker's does, and for those
+/// without annotations.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Nothing;
 
-#[async_trait]
-impl Publication for Nothing {
+impl Catalogs for Nothing {
     fn repositories(&self) -> Vec<RepoName> {
         Vec::new()
     }
 
     fn state(&self, _: &RepoName) -> Option<Arc<RepositoryState>> {
-        None
-    }
-
-    async fn head_after(&self, _: &RepoName, _: u64) -> Option<Arc<SignedHead>> {
         None
     }
 
@@ -36,6 +32,15 @@ impl Publication for Nothing {
         Arc::new(Self)
     }
 }
+
+#[async_trait]
+impl NodeApi for Nothing {
+    async fn head_after(&self, _: &RepoName, _: u64) -> Option<Arc<SignedHead>> {
+        None
+    }
+}
+
+impl Annotations for Nothing {}
 
 #[async_trait]
 impl ObjectSource for Nothing {

@@ -117,46 +117,66 @@ pub trait ObjectReader: Debug + Send + Sync {
     }
 }
 
-/// What a daemon shows: repositories, their visible snapshots, and the means to read them.
-#[async_trait]
-pub trait Publication: Debug + Send + Sync + 'static {
+/// The published trees: which repositories there are, which snapshots of them are visible, and where catalogs and content
+/// are read. A frontend needs no more to serve trees.
+///
+/// Concurrency: calls may overlap, and come from any thread. No method waits for the network; those that may read a disk
+/// say so. Cancellation: no method is async.
+pub trait Catalogs: Debug + Send + Sync + 'static {
     /// The repositories, in order of name.
     fn repositories(&self) -> Vec<RepoName>;
 
-    /// What is visible of one now.
+    /// The visible state of a repository now; `None` if there is no such repository. Must not wait: it is asked for each
+    /// request.
     fn state(&self, repository: &RepoName) -> Option<Arc<RepositoryState>>;
 
-    /// Where a file is looked for, in this order, that the current snapshot lacks: see [`grace`](crate::grace). Asked for
-    /// when one was not found, so it may cost a little.
+    /// The older snapshots in which a file is looked up, in this order, that the current one lacks: see
+    /// [`grace`](crate::grace). Called only when a file was not found, so it may cost a little.
     fn fallbacks(&self, repository: &RepoName) -> Vec<Arc<Snapshot>> {
         let _ = repository;
         Vec::new()
     }
 
-    /// Which paths are not looked for there. Asked when one was found, so it may cost a little.
+    /// The paths that are not looked up in [`fallbacks`](Self::fallbacks). Called only when one was found there, so it may
+    /// cost a little.
     fn grace_rule(&self, repository: &RepoName) -> GraceRule {
         let _ = repository;
         GraceRule::default()
     }
 
+    /// The source of catalog nodes. Every node below the root of a visible snapshot is there.
+    fn nodes(&self) -> Arc<dyn NodeSource>;
+
+    /// The source of content.
+    fn objects(&self) -> Arc<dyn ObjectSource>;
+}
+
+/// The mutable facts that nodes ask a master (or another node) for, beside catalogs and content: heads, key lists, swarms.
+#[async_trait]
+pub trait NodeApi: Debug + Send + Sync + 'static {
     /// Waits for a head with a sequence number above `after` and returns it; `None` if there is no such
     /// repository. Waits for ever if none comes: the caller sets the limit. Cancellation safe.
     async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>>;
 
     /// The key lists of the repository's master ([`KeyChain::encode`](crate::KeyChain::encode)); `None` if there are none.
-    /// May look them up on a disk.
+    /// May read a disk.
     fn keys(&self, repository: &RepoName) -> Option<Bytes> {
         let _ = repository;
         None
     }
 
-    /// Where catalog nodes are read.
-    fn nodes(&self) -> Arc<dyn NodeSource>;
+    /// The JSON with which a node joins the repository's swarm (docs/formats/api.md); `None` if there is no swarm.
+    /// `is_node`: a registered node asks, which is told what strangers are not. Must not wait.
+    fn swarm(&self, repository: &RepoName, is_node: bool) -> Option<Bytes> {
+        let _ = (repository, is_node);
+        None
+    }
+}
 
-    /// Where content is read.
-    fn objects(&self) -> Arc<dyn ObjectSource>;
-
-    /// The SHA-256 of an object, where it is known without reading the object. May look it up on a disk.
+/// What is said beside content: digests (RFC 9530), duplicates (RFC 6249), torrents. Every method has a default that says
+/// nothing, so an implementation overrides what it knows.
+pub trait Annotations: Debug + Send + Sync + 'static {
+    /// The SHA-256 of an object, if it is known without reading the object. May read a disk.
     fn sha256(&self, object: &ObjectId) -> Option<[u8; 32]> {
         let _ = object;
         None
@@ -166,13 +186,6 @@ pub trait Publication: Debug + Send + Sync + 'static {
     fn duplicates(&self, repository: &RepoName, path: &RepoPath) -> Vec<Duplicate> {
         let _ = (repository, path);
         Vec::new()
-    }
-
-    /// What a node has to know to take part in the repository's swarm, as JSON (docs/formats/api.md); `None` if there is no
-    /// swarm. `is_node`: a registered node asks, which is told what strangers are not. Must not wait.
-    fn swarm(&self, repository: &RepoName, is_node: bool) -> Option<Bytes> {
-        let _ = (repository, is_node);
-        None
     }
 
     /// The torrents that are offered of exactly this directory of a snapshot, for its page. Must not wait.

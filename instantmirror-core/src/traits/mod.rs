@@ -8,7 +8,9 @@
 //! | [`PeerTransport`] | somebody who has objects | HTTP origin, BitTorrent peers, memory |
 //! | [`Scheduler`] | what to fetch next | [`PriorityScheduler`](crate::scheduler::PriorityScheduler) |
 //! | [`Upstream`] | somebody who has heads and catalogs | HTTP origin |
-//! | [`ObjectSource`], [`Publication`] | what frontends read from | node, master |
+//! | [`Catalogs`], [`ObjectSource`] | the published trees and their content, for frontends | node, master |
+//! | [`NodeApi`] | heads, keys and swarms, for nodes that ask | node, master |
+//! | [`Annotations`] | digests, duplicates and torrents beside content | node, master |
 //!
 //! All are object safe and free of any runtime: futures may be polled by any executor, and dropping one
 //! cancels the work at the next await point, leaving nothing half done that a later call could see.
@@ -22,7 +24,9 @@ mod transport;
 
 pub use cache::{CacheEvent, CacheObserver, CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
 pub use error::{CacheError, Cause, FetchError, StoreError, TransportError};
-pub use frontend::{Duplicate, ObjectReader, ObjectSource, Provenance, Publication, ReadIntent, TorrentLink};
+pub use frontend::{
+    Annotations, Catalogs, Duplicate, NodeApi, ObjectReader, ObjectSource, Provenance, ReadIntent, TorrentLink,
+};
 pub use scheduler::{Class, Next, Outcome, QueueStatus, Request, Scheduler, Ticket};
 pub use store::SnapshotStore;
 pub use transport::{

@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, stream};
 use http::{Method, StatusCode};
 use instantmirror_core::NodeId;
 use instantmirror_core::catalog::{Delta, NodeSource, frame};
-use instantmirror_core::traits::Publication;
+use instantmirror_core::traits::Catalogs;
 use zstd::stream::write::Encoder;
 
 use super::{Answer, FOREVER, error, typed};
@@ -24,12 +24,12 @@ const STEP_NODES: usize = 256;
 /// zstd's own default: beyond it a few per cent cost several times the work.
 const LEVEL: i32 = 3;
 
-pub(super) async fn answer(publication: &dyn Publication, want: NodeId, request: &Request<'_>) -> Answer {
+pub(super) async fn answer(catalogs: &dyn Catalogs, want: NodeId, request: &Request<'_>) -> Answer {
     let have = match query_value(request.query, "have").map(str::parse::<NodeId>).transpose() {
         Ok(have) => have,
         Err(text) => return error(StatusCode::BAD_REQUEST, &text.to_string()),
     };
-    let nodes = publication.nodes();
+    let nodes = catalogs.nodes();
     match nodes.node(&want) {
         Ok(Some(_)) => {}
         Ok(None) => return error(StatusCode::NOT_FOUND, &format!("there is no catalog node {want} here")),

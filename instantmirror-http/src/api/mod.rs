@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
 use instantmirror_core::head::SignedHead;
-use instantmirror_core::traits::{ObjectCache, Publication};
+use instantmirror_core::traits::{Catalogs, NodeApi, ObjectCache};
 use instantmirror_core::{NodeId, ObjectId, RepoName, RepoPath, SnapshotId};
 use serde_json::json;
 
@@ -32,9 +32,10 @@ const ALLOW_POST: &str = "POST, OPTIONS";
 /// Longest report of a node.
 const REPORT_BYTES_MAX: usize = 1024;
 
-/// What the API needs besides the publication.
+/// What the API needs besides the [`Catalogs`].
 #[derive(Debug, Clone)]
 pub struct Api {
+    node_api: Arc<dyn NodeApi>,
     cache: Arc<dyn ObjectCache>,
     gatekeeper: Option<Arc<dyn Gatekeeper>>,
 }
@@ -91,10 +92,11 @@ pub(crate) fn is_api(path: &RepoPath) -> bool {
 }
 
 impl Api {
-    /// An API that hands out what this cache holds.
+    /// An API that answers heads, keys and swarms from `node_api`, and content from `cache`.
     #[must_use]
-    pub fn new(cache: Arc<dyn ObjectCache>) -> Self {
+    pub fn new(node_api: Arc<dyn NodeApi>, cache: Arc<dyn ObjectCache>) -> Self {
         Self {
+            node_api,
             cache,
             gatekeeper: None,
         }
@@ -111,7 +113,7 @@ impl Api {
     /// Answers one request whose path is one of the API. `body`: what a POST sent.
     pub(crate) async fn answer(
         &self,
-        publication: &dyn Publication,
+        catalogs: &dyn Catalogs,
         request: &Request<'_>,
         path: &RepoPath,
         body: Bytes,
@@ -125,7 +127,7 @@ impl Api {
         if let Some(answer) = answer_method(&request.method, &call) {
             return answer;
         }
-        if publication.state(&repository).is_none() {
+        if catalogs.state(&repository).is_none() {
             return error(
                 StatusCode::NOT_FOUND,
                 &format!("there is no repository '{repository}' here"),
@@ -135,7 +137,7 @@ impl Api {
             return access::not_admitted();
         };
         let is_staged = match &call {
-            Call::Snapshot(id) => publication
+            Call::Snapshot(id) => catalogs
                 .state(&repository)
                 .is_none_or(|state| !state.snapshots.contains_key(id)),
             Call::Catalog(root) => sight.is_staged_node(root),
@@ -146,11 +148,11 @@ impl Api {
             if let Some(refusal) = sight.unauthorized() {
                 return refusal;
             }
-            return nothing_staged(publication, &repository, &call);
+            return nothing_staged(catalogs, &repository, &call);
         }
         let answer = match call {
-            Call::Head => head(publication, &repository, request.query, stopping).await,
-            Call::Keys => match publication.keys(&repository) {
+            Call::Head => self.head(catalogs, &repository, request.query, stopping).await,
+            Call::Keys => match self.node_api.keys(&repository) {
                 Some(keys) => whole("application/vnd.instantmirror.keys.v1+jsonl", "no-cache", keys),
                 None => error(
                     StatusCode::NOT_FOUND,
@@ -159,26 +161,63 @@ impl Api {
             },
             Call::Snapshot(id) => match sight.staged(&repository, id) {
                 Some(staged) => whole("application/json", FOREVER, staged.encode().1.into()),
-                None => snapshot(publication, &repository, id),
+                None => snapshot(catalogs, &repository, id),
             },
-            Call::Catalog(root) => delta::answer(publication, root, request).await,
+            Call::Catalog(root) => delta::answer(catalogs, root, request).await,
             Call::Object(object) => objects::object(&self.cache, &repository, object, request).await,
             Call::Outboard(object) => objects::outboard(&self.cache, &object).await,
             Call::Batch => objects::batch(&self.cache, &body, sight),
             Call::Synced => access::synced(&sight, &repository, &body),
-            Call::Swarm => match publication.swarm(&repository, sight.is_node()) {
+            Call::Swarm => match self.node_api.swarm(&repository, sight.is_node()) {
                 Some(offer) => access::private(whole("application/json", "no-store", offer)),
                 None => error(StatusCode::NOT_FOUND, &format!("'{repository}' has no swarm")),
             },
         };
         if is_staged { access::private(answer) } else { answer }
     }
+
+    async fn head(&self, catalogs: &dyn Catalogs, repository: &RepoName, query: &str, stopping: &Stopping) -> Answer {
+        let seal = |head: &SignedHead| whole("application/vnd.dsse+json", "no-cache", head.bytes().clone());
+        let Some(after) = query_value(query, "after") else {
+            let state = catalogs.state(repository);
+            return match state.and_then(|state| state.head.clone()) {
+                Some(head) => seal(&head),
+                None => error(
+                    StatusCode::NOT_FOUND,
+                    &format!("repository '{repository}' has no head yet"),
+                ),
+            };
+        };
+        let wait = query_value(query, "wait").map_or(Some(LONG_POLL_MAX), |text| {
+            number(text).map(|seconds| Duration::from_secs(seconds).min(LONG_POLL_MAX))
+        });
+        let (Some(after), Some(wait)) = (number(after), wait) else {
+            return error(
+                StatusCode::BAD_REQUEST,
+                "'after' is a sequence number and 'wait' a number of seconds",
+            );
+        };
+        tokio::select! {
+            // A head that is there already goes before a wait of no seconds.
+            biased;
+            head = self.node_api.head_after(repository, after) => match head {
+                Some(head) => seal(&head),
+                None => error(StatusCode::NOT_FOUND, &format!("there is no repository '{repository}' here")),
+            },
+            () = stopping.stopped() => error(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping; ask again"),
+            () = tokio::time::sleep(wait) => {
+                let mut answer = Response::new(ServeBody::whole(Bytes::new()));
+                *answer.status_mut() = StatusCode::NO_CONTENT;
+                answer
+            }
+        }
+    }
 }
 
 /// What somebody hears of something staged who may not know that it is there.
-fn nothing_staged(publication: &dyn Publication, repository: &RepoName, call: &Call) -> Answer {
+fn nothing_staged(catalogs: &dyn Catalogs, repository: &RepoName, call: &Call) -> Answer {
     match call {
-        Call::Snapshot(id) => snapshot(publication, repository, *id),
+        Call::Snapshot(id) => snapshot(catalogs, repository, *id),
         Call::Catalog(root) => error(StatusCode::NOT_FOUND, &format!("there is no catalog node {root} here")),
         Call::Object(object) | Call::Outboard(object) => objects::not_here(object),
         Call::Head | Call::Keys | Call::Batch | Call::Synced | Call::Swarm => error(StatusCode::NOT_FOUND, "not here"),
@@ -235,52 +274,15 @@ fn typed(media: &'static str, cache: &'static str, body: ServeBody) -> Answer {
     answer
 }
 
-async fn head(publication: &dyn Publication, repository: &RepoName, query: &str, stopping: &Stopping) -> Answer {
-    let seal = |head: &SignedHead| whole("application/vnd.dsse+json", "no-cache", head.bytes().clone());
-    let Some(after) = query_value(query, "after") else {
-        let state = publication.state(repository);
-        return match state.and_then(|state| state.head.clone()) {
-            Some(head) => seal(&head),
-            None => error(
-                StatusCode::NOT_FOUND,
-                &format!("repository '{repository}' has no head yet"),
-            ),
-        };
-    };
-    let wait = query_value(query, "wait").map_or(Some(LONG_POLL_MAX), |text| {
-        number(text).map(|seconds| Duration::from_secs(seconds).min(LONG_POLL_MAX))
-    });
-    let (Some(after), Some(wait)) = (number(after), wait) else {
-        return error(
-            StatusCode::BAD_REQUEST,
-            "'after' is a sequence number and 'wait' a number of seconds",
-        );
-    };
-    tokio::select! {
-        // A head that is there already goes before a wait of no seconds.
-        biased;
-        head = publication.head_after(repository, after) => match head {
-            Some(head) => seal(&head),
-            None => error(StatusCode::NOT_FOUND, &format!("there is no repository '{repository}' here")),
-        },
-        () = stopping.stopped() => error(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping; ask again"),
-        () = tokio::time::sleep(wait) => {
-            let mut answer = Response::new(ServeBody::whole(Bytes::new()));
-            *answer.status_mut() = StatusCode::NO_CONTENT;
-            answer
-        }
-    }
-}
-
 /// Digits and nothing else.
 fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-fn snapshot(publication: &dyn Publication, repository: &RepoName, id: SnapshotId) -> Answer {
+fn snapshot(catalogs: &dyn Catalogs, repository: &RepoName, id: SnapshotId) -> Answer {
     // Only what is visible: the state holds released snapshots that are whole, and no others.
-    let state = publication.state(repository);
+    let state = catalogs.state(repository);
     match state.as_ref().and_then(|state| state.snapshots.get(&id)) {
         Some(snapshot) => whole("application/json", FOREVER, snapshot.encode().1.into()),
         None => error(

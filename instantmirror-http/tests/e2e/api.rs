@@ -11,18 +11,17 @@ use instantmirror_core::catalog::frame::FrameDecoder;
 use instantmirror_core::catalog::{CatalogNode, NodeSource as _, check_closure};
 use instantmirror_core::memory::MemoryStore;
 use instantmirror_core::{Directory, NodeId, ObjectId, SecretKey, SignedHead, Snapshot};
+use instantmirror_http::Stopping;
 use instantmirror_http::limits::{LONG_POLL_MAX, REQUEST_BODY_TIMEOUT};
-use instantmirror_http::{Api, Service, Stopping};
 use tokio::time::Instant;
 
 use crate::client::{Reply, get, send};
-use crate::world::{Item, Running, Shown, World, name, start};
+use crate::world::{Item, Running, World, name, start};
 
 async fn world() -> (Running, Arc<Snapshot>, Arc<World>) {
     let world = World::new();
     let snapshot = world.publish(1, tree(3000), true).await;
-    let cache = Arc::new(world.cache.clone());
-    let service = Service::new(Arc::new(Shown(Arc::clone(&world)))).with_api(Api::new(cache));
+    let service = world.service().with_api(world.api());
     (start(service).await, snapshot, world)
 }
 
@@ -349,8 +348,7 @@ async fn a_batch_is_bounded_whatever_it_asks_for() {
 async fn polls_and_bodies_have_their_time() {
     let world = World::new();
     world.publish(1, tree(3), true).await;
-    let cache = Arc::new(world.cache.clone());
-    let service = Service::new(Arc::new(Shown(world))).with_api(Api::new(cache));
+    let service = world.service().with_api(world.api());
     for (query, waited) in [
         ("after=1", LONG_POLL_MAX.as_secs()),
         ("after=1&wait=9999", 55),

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use instantmirror_http::{Limits, Server, Service};
+use instantmirror_http::{Limits, Server};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::client::Kept;
-use crate::world::{Item, Running, Shown, World, start_on};
+use crate::world::{Item, Running, World, start_on};
 
 const SOON: Duration = Duration::from_secs(10);
 const NAME: &str = "background";
@@ -34,7 +34,7 @@ async fn setting(limits: Limits) -> Setting {
         .unwrap();
     let mut server = Server::new(limits).with_background(runtime.handle().clone());
     server.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let server = start_on(server, Service::new(Arc::new(Shown(Arc::clone(&world)))));
+    let server = start_on(server, world.service());
     Setting { server, world, runtime }
 }
 

@@ -1,14 +1,12 @@
 //! How long each answer may be kept by whom, in every view: what depends on more than its URL is kept by nobody.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use instantmirror_core::view::View;
 use instantmirror_core::{ObjectId, RepoPath};
-use instantmirror_http::{Api, Mount, Mounts, Service};
+use instantmirror_http::{Mount, Mounts};
 
 use crate::client::{parse, raw, send};
-use crate::world::{Fault, Item, Shown, World, name, start, unavailable};
+use crate::world::{Fault, Item, World, name, start, unavailable};
 
 const FOREVER: &str = "public, max-age=31536000, immutable";
 const HOUR: &str = "public, max-age=3600";
@@ -69,8 +67,8 @@ async fn nobody_keeps_for_others_what_one_request_came_to() {
         index: false,
     };
     let mounts = Mounts::new(vec![mount("pub", View::Current)]).unwrap();
-    let api = Api::new(Arc::new(world.cache.clone()));
-    let server = start(Service::new(Arc::new(Shown(world))).with_mounts(mounts).with_api(api)).await;
+    let api = world.api();
+    let server = start(world.service().with_mounts(mounts).with_api(api)).await;
     let views = [
         (format!("/debian/snap/{}/", snapshot.id), true),
         ("/debian/snap/current/".to_owned(), false),

@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use instantmirror_http::{Api, HotLimits, Limits, Server, Service};
+use instantmirror_http::{HotLimits, Limits, Server, Service};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::client::{Kept, Reply, get, parse, raw, send};
-use crate::world::{Fault, Item, Running, Shown, World, start, start_on};
+use crate::world::{Fault, Item, Running, World, start, start_on};
 
 const SMALL: &str = "/debian/snap/current/small";
 const LARGE: &str = "/debian/snap/current/large";
@@ -50,7 +50,7 @@ async fn world() -> Arc<World> {
 }
 
 fn service(world: &Arc<World>) -> Service {
-    Service::new(Arc::new(Shown(Arc::clone(world)))).with_api(Api::new(Arc::new(world.cache.clone())))
+    world.service().with_api(world.api())
 }
 
 async fn server() -> (Running, Arc<World>) {

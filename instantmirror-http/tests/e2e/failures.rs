@@ -5,13 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use instantmirror_core::{CacheError, FetchError, ObjectId};
-use instantmirror_http::Service;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::client::{get, send};
-use crate::world::{Fault, Item, Running, Shown, World, corrupt, start, unavailable};
+use crate::world::{Fault, Item, Running, World, corrupt, start, unavailable};
 
 fn content() -> Bytes {
     vec![b'x'; 1 << 20].into()
@@ -23,7 +22,7 @@ async fn world(fault: impl FnOnce(ObjectId) -> Fault) -> (Running, Arc<World>) {
     world.fault(&content(), fault(object));
     let items = vec![("bad", Item::File(content())), ("good", Item::File("good".into()))];
     world.publish(1, items, true).await;
-    let service = Service::new(Arc::new(Shown(Arc::clone(&world))));
+    let service = world.service();
     (start(service).await, world)
 }
 

@@ -1,17 +1,15 @@
 //! Requests that mean no good, at every entry point: all refused, nothing panics, nothing escapes.
 
-use std::sync::Arc;
-
 use http::{Method, Request};
 use http_body_util::Empty;
 use instantmirror_core::RepoPath;
 use instantmirror_core::view::View;
-use instantmirror_http::{Api, Mount, Mounts, Service, Stopping};
+use instantmirror_http::{Mount, Mounts, Service, Stopping};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 use crate::client::{parse, raw};
-use crate::world::{Item, Shown, World, name, start};
+use crate::world::{Item, World, name, start};
 
 const PREFIXES: [&str; 9] = [
     "/",
@@ -61,10 +59,10 @@ async fn service() -> Service {
         view: View::Current,
         index: true,
     };
-    let cache = Arc::new(world.cache.clone());
-    Service::new(Arc::new(Shown(world)))
+    world
+        .service()
         .with_mounts(Mounts::new(vec![mount]).unwrap())
-        .with_api(Api::new(cache))
+        .with_api(world.api())
 }
 
 #[tokio::test]

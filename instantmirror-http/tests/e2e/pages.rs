@@ -1,15 +1,14 @@
 //! Pages about directories: where symlinks lead, in which form and coding a page comes, what it is known by.
 
 use std::io::Read as _;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use instantmirror_core::RepoPath;
 use instantmirror_core::view::View;
-use instantmirror_http::{Mount, Mounts, Service};
+use instantmirror_http::{Mount, Mounts};
 
 use crate::client::{Reply, get, send};
-use crate::world::{Item, Running, Shown, World, name, start};
+use crate::world::{Item, Running, World, name, start};
 
 /// Longer than what is followed of symlinks to symlinks.
 const CHAIN: usize = 50;
@@ -49,7 +48,7 @@ async fn world() -> Running {
         view: View::Current,
         index: false,
     };
-    start(Service::new(Arc::new(Shown(world))).with_mounts(Mounts::new(vec![mount]).unwrap())).await
+    start(world.service().with_mounts(Mounts::new(vec![mount]).unwrap())).await
 }
 
 #[tokio::test]
@@ -160,7 +159,7 @@ async fn pages_are_packed_for_those_who_take_it() {
         .iter()
         .map(|name| (name.as_str(), Item::File(Bytes::from_static(b"x"))));
     world.publish(1, items.collect(), true).await;
-    let server = start(Service::new(Arc::new(Shown(world)))).await;
+    let server = start(world.service()).await;
     let target = "/debian/snap/current/";
     for target in [target, "/debian/", "/debian/snap/current/?json"] {
         let plain = get(server.address, target).await;

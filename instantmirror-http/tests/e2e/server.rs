@@ -5,13 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Response;
-use instantmirror_http::{Extra, ExtraRequest, Limits, ServeError, Server, Service};
+use instantmirror_http::{Extra, ExtraRequest, Limits, ServeError, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 
 use crate::client::{get, parse, send};
-use crate::world::{Fault, Item, Shown, World, start, start_on};
+use crate::world::{Fault, Item, World, start, start_on};
 
 async fn world() -> Arc<World> {
     let world = World::new();
@@ -34,7 +34,7 @@ impl Extra for Status {
 
 #[tokio::test]
 async fn extra_routes_are_asked_where_nothing_else_is() {
-    let service = Service::new(Arc::new(Shown(world().await))).with_extra(Arc::new(Status));
+    let service = world().await.service().with_extra(Arc::new(Status));
     let server = start(service).await;
     assert_eq!(get(server.address, "/.im/status?x").await.text(), "GET x 0");
     assert_eq!(get(server.address, "/metrics").await.text(), "GET  0");
@@ -74,7 +74,7 @@ async fn several_listeners_and_a_unix_socket() {
     assert_eq!(server.addresses(), [first, second]);
     let mut other = Server::new(Limits::default());
     assert!(matches!(other.listen_unix(&path).await, Err(ServeError::InUse { .. })));
-    let running = start_on(server, Service::new(Arc::new(Shown(world().await))));
+    let running = start_on(server, world().await.service());
     assert_eq!(get(first, A).await.text(), "content");
     assert_eq!(get(second, A).await.text(), "content");
     let mut stream = UnixStream::connect(&path).await.unwrap();
@@ -100,7 +100,7 @@ async fn stopping_lets_running_requests_finish_and_closes_idle_connections() {
     world
         .publish(2, vec![("slow", Item::File(content.clone()))], true)
         .await;
-    let mut server = start(Service::new(Arc::new(Shown(world)))).await;
+    let mut server = start(world.service()).await;
     let mut unused = TcpStream::connect(server.address).await.unwrap();
     let mut running = TcpStream::connect(server.address).await.unwrap();
     let request = "GET /debian/snap/current/slow HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -130,7 +130,7 @@ async fn the_grace_ends() {
         ..Limits::default()
     });
     server.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let running = start_on(server, Service::new(Arc::new(Shown(Arc::clone(&world)))));
+    let running = start_on(server, world.service());
     let mut stream = TcpStream::connect(running.address).await.unwrap();
     let request = "GET /debian/snap/current/never HTTP/1.1\r\nHost: h\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -149,7 +149,7 @@ async fn connections_beyond_the_limit_wait_their_turn() {
         ..Limits::default()
     });
     server.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let running = start_on(server, Service::new(Arc::new(Shown(world().await))));
+    let running = start_on(server, world().await.service());
     let request = format!("GET {A} HTTP/1.1\r\nHost: h\r\n\r\n");
     let mut first = TcpStream::connect(running.address).await.unwrap();
     first.write_all(request.as_bytes()).await.unwrap();
@@ -172,7 +172,7 @@ async fn a_header_that_never_ends_is_cut() {
         ..Limits::default()
     });
     server.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let running = start_on(server, Service::new(Arc::new(Shown(world().await))));
+    let running = start_on(server, world().await.service());
     for begun in ["", "GET / HT"] {
         let mut stream = TcpStream::connect(running.address).await.unwrap();
         stream.write_all(begun.as_bytes()).await.unwrap();

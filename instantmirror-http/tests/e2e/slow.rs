@@ -1,16 +1,15 @@
 //! Clients that are slow, on purpose or not.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use instantmirror_http::{Limits, Server, Service};
+use instantmirror_http::{Limits, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::client::{Kept, parse};
-use crate::world::{Fault, Item, Running, Shown, World, start, start_on};
+use crate::world::{Fault, Item, Running, World, start, start_on};
 
 const BIG: &str = "/debian/snap/current/big";
 const BIG_BYTES: usize = 64 << 20;
@@ -24,7 +23,7 @@ async fn server(limits: Limits) -> Running {
     world.publish(1, items, true).await;
     let mut server = Server::new(limits);
     server.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    start_on(server, Service::new(Arc::new(Shown(world))))
+    start_on(server, world.service())
 }
 
 /// Waits until so many connections were cut.
@@ -186,7 +185,7 @@ async fn a_pipelined_answer_does_not_wait_for_the_next() {
         ("never", Item::File("never".into())),
     ];
     world.publish(1, items, true).await;
-    let server = start(Service::new(Arc::new(Shown(world)))).await;
+    let server = start(world.service()).await;
     let get = |name: &str| format!("GET /debian/snap/current/{name} HTTP/1.1\r\nHost: h\r\n\r\n");
     for _ in 0..2 {
         let mut connection = Kept::connect(server.address).await.unwrap();

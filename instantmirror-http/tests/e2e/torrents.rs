@@ -5,10 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use instantmirror_core::RepoPath;
 use instantmirror_core::metainfo::web_seed_path;
-use instantmirror_http::Service;
 
 use crate::client::{get, send};
-use crate::world::{Item, Running, Shown, World, name, start};
+use crate::world::{Item, Running, World, name, start};
 
 async fn world() -> (Running, String, Arc<World>) {
     let world = World::new();
@@ -27,7 +26,7 @@ async fn world() -> (Running, String, Arc<World>) {
         .publish(0xcd, vec![("iso/images/a", file(b"staged"))], false)
         .await;
     let base = web_seed_path(&name(), snapshot.id, &RepoPath::new("iso/images").unwrap());
-    let service = Service::new(Arc::new(Shown(Arc::clone(&world))));
+    let service = world.service();
     let server = start(service).await;
     let staged = web_seed_path(&name(), hidden.id, &RepoPath::new("iso/images").unwrap());
     for path in ["n/a", "n/.pad/17"] {

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use instantmirror_core::view::View;
 use instantmirror_core::{ObjectId, RepoPath, Snapshot};
-use instantmirror_http::{Mount, Mounts, OwnFiles, Service};
+use instantmirror_http::{Mount, Mounts, OwnFiles};
 use std::io::Write as _;
 use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::client::{get, on_host, parse, raw, resolve, send};
-use crate::world::{Fault, Item, KNOWN, MTIME, Running, Shown, World, name, start};
+use crate::world::{Fault, Item, KNOWN, MTIME, Running, World, name, start};
 
 const DATE: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
 
@@ -53,7 +53,7 @@ async fn world() -> (Running, Arc<Snapshot>, Arc<World>) {
         mount("pub/frozen", View::Snapshot(snapshot.id), false),
         mount("", View::Current, false),
     ];
-    let service = Service::new(Arc::new(Shown(Arc::clone(&world)))).with_mounts(Mounts::new(mounts).unwrap());
+    let service = world.service().with_mounts(Mounts::new(mounts).unwrap());
     (start(service).await, snapshot, world)
 }
 
@@ -219,7 +219,7 @@ async fn what_lies_above_mounts_can_be_walked() {
     let world = World::new();
     world.publish(1, vec![("a", file(b"a"))], true).await;
     let mounts = ["pub/linux/debian", "pub/debian", "debian/old"].map(|path| mount(path, View::Current, false));
-    let service = Service::new(Arc::new(Shown(world))).with_mounts(Mounts::new(mounts.into()).unwrap());
+    let service = world.service().with_mounts(Mounts::new(mounts.into()).unwrap());
     let server = start(service).await;
     assert_eq!(get(server.address, "/pub").await.header("location"), "pub/");
     for (target, names) in [
@@ -252,7 +252,7 @@ async fn a_mount_at_a_repository_s_place_hides_no_snapshot() {
     let id = plain.id;
     for path in ["debian", ""] {
         let mounts = Mounts::new(vec![mount(path, View::Current, false)]).unwrap();
-        let server = start(Service::new(Arc::new(Shown(Arc::clone(&world)))).with_mounts(mounts)).await;
+        let server = start(world.service().with_mounts(mounts)).await;
         let own = if path.is_empty() {
             "/pool/a.deb"
         } else {
@@ -285,7 +285,7 @@ async fn a_mount_at_a_repository_s_place_hides_no_snapshot() {
         .await;
     for (path, target, content) in [("debian", "/debian/snap/c", "c"), ("", "/debian/b", "b")] {
         let mounts = Mounts::new(vec![mount(path, View::Snapshot(own.id), false)]).unwrap();
-        let server = start(Service::new(Arc::new(Shown(Arc::clone(&world)))).with_mounts(mounts)).await;
+        let server = start(world.service().with_mounts(mounts)).await;
         let reply = get(server.address, target).await;
         assert_eq!((reply.status, reply.text()), (200, content), "{target}");
         assert_eq!(reply.find("content-location").is_some(), path.is_empty(), "{target}");
@@ -311,7 +311,7 @@ async fn each_host_shows_its_own_mounts_and_every_host_the_repositories() {
         of("deb.example.org", "", View::Current),
         of("old.example.org", "", View::Snapshot(snapshot.id)),
     ];
-    let service = Service::new(Arc::new(Shown(Arc::clone(&world)))).with_mounts(Mounts::new(mounts).unwrap());
+    let service = world.service().with_mounts(Mounts::new(mounts).unwrap());
     let server = start(service).await;
     world.publish(2, vec![("pool/a.deb", file(b"new"))], true).await;
     // Twice, so that the second answer is one that was kept ready, as those of files on a disk are.
@@ -386,7 +386,7 @@ async fn files_of_one_s_own_are_there_where_nothing_else_is() {
     std::fs::write(root.join("big.bin"), &big).unwrap();
     let serve = |path: &str| {
         let mounts = Mounts::new(vec![mount(path, View::Current, false)]).unwrap();
-        let service = Service::new(Arc::new(Shown(Arc::clone(&world)))).with_mounts(mounts);
+        let service = world.service().with_mounts(mounts);
         start(service.with_own_files(OwnFiles::new(&root)))
     };
     let server = serve("pub").await;
@@ -583,7 +583,7 @@ async fn a_new_snapshot_shows_at_once_and_the_old_one_stays() {
 async fn a_repository_without_a_whole_snapshot_is_not_there_yet_rather_than_not_there() {
     let world = World::new();
     let mounts = Mounts::new(vec![mount("pub", View::Current, false)]).unwrap();
-    let server = start(Service::new(Arc::new(Shown(Arc::clone(&world)))).with_mounts(mounts)).await;
+    let server = start(world.service().with_mounts(mounts)).await;
     let targets = [
         "/pub/dists/stable/InRelease",
         "/pub/",
@@ -614,7 +614,7 @@ async fn digests_and_other_places_are_named_where_they_are_known() {
     let world = World::new();
     let items = vec![("known", Item::File(Bytes::from_static(KNOWN))), ("other", file(b"x"))];
     world.publish(1, items, true).await;
-    let server = start(Service::new(Arc::new(Shown(world)))).await;
+    let server = start(world.service()).await;
     for lines in ["", "Range: bytes=0-1\r\n", "", "Range: bytes=0-1\r\n"] {
         let reply = send(server.address, "GET", "/debian/snap/current/known", lines, b"").await;
         let encoded = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";

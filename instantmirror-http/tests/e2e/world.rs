@@ -15,15 +15,15 @@ use instantmirror_core::memory::{MemoryCache, MemoryStore};
 use instantmirror_core::metainfo::InfoHash;
 use instantmirror_core::outboard::{ObjectHasher, VerifyError};
 use instantmirror_core::traits::{
-    Duplicate, ObjectCache, ObjectReader, ObjectSource, Publication, ReadIntent, SnapshotStore as _, TorrentLink,
-    TransportError,
+    Annotations, Catalogs, Duplicate, NodeApi, ObjectCache, ObjectReader, ObjectSource, ReadIntent, SnapshotStore as _,
+    TorrentLink, TransportError,
 };
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{
     CacheError, Directory, Entry, FetchError, FileMeta, Head, Kind, Meta, Name, ObjectId, RepoName, RepoPath, Root,
     SecretKey, SignedHead, Snapshot, SnapshotId, Timestamp,
 };
-use instantmirror_http::{Server, Service};
+use instantmirror_http::{Api, Server, Service};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -231,6 +231,17 @@ impl World {
         self.state.send_replace(Arc::new(state));
     }
 
+    /// A service of its trees, with all annotations.
+    pub(crate) fn service(self: &Arc<Self>) -> Service {
+        let shown = Arc::new(Shown(Arc::clone(self)));
+        Service::new(shown.clone()).with_annotations(shown)
+    }
+
+    /// The API over its heads and its cache.
+    pub(crate) fn api(self: &Arc<Self>) -> Api {
+        Api::new(Arc::new(Shown(Arc::clone(self))), Arc::new(self.cache.clone()))
+    }
+
     /// Puts an object into the cache that the API serves from.
     pub(crate) async fn cache_object(&self, content: &[u8]) -> ObjectId {
         let mut hasher = ObjectHasher::new();
@@ -249,22 +260,13 @@ impl World {
 #[derive(Debug, Clone)]
 pub(crate) struct Shown(pub(crate) Arc<World>);
 
-#[async_trait]
-impl Publication for Shown {
+impl Catalogs for Shown {
     fn repositories(&self) -> Vec<RepoName> {
         vec![name()]
     }
 
     fn state(&self, repository: &RepoName) -> Option<Arc<RepositoryState>> {
         (*repository == name()).then(|| Arc::clone(&self.0.state.borrow()))
-    }
-
-    async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {
-        self.state(repository)?;
-        let mut states = self.0.state.subscribe();
-        let newer = |state: &Arc<RepositoryState>| state.head.as_ref().is_some_and(|head| head.head().sequence > after);
-        let state = states.wait_for(newer).await.ok()?;
-        state.head.clone()
     }
 
     fn nodes(&self) -> Arc<dyn NodeSource> {
@@ -274,7 +276,20 @@ impl Publication for Shown {
     fn objects(&self) -> Arc<dyn ObjectSource> {
         Arc::new(self.clone())
     }
+}
 
+#[async_trait]
+impl NodeApi for Shown {
+    async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {
+        self.state(repository)?;
+        let mut states = self.0.state.subscribe();
+        let newer = |state: &Arc<RepositoryState>| state.head.as_ref().is_some_and(|head| head.head().sequence > after);
+        let state = states.wait_for(newer).await.ok()?;
+        state.head.clone()
+    }
+}
+
+impl Annotations for Shown {
     /// Known of one object only.
     fn sha256(&self, object: &ObjectId) -> Option<[u8; 32]> {
         (*object == ObjectId::of(KNOWN)).then_some([7; 32])
