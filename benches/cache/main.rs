@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
 use futures_executor::block_on;
 use instantmirror::core::ObjectId;
-use instantmirror::core::traits::ObjectCache as _;
+use instantmirror::core::traits::{ObjectCache as _, Objects as _};
 use instantmirror::store::cache::{CacheLimits, CacheOptions, DiskCache};
 use instantmirror::store::disk::RealDisk;
 use serde_json::json;

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use instantmirror_core::outboard::{Outboard, group_cover};
-use instantmirror_core::traits::{CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
+use instantmirror_core::traits::{ObjectHandle, Objects};
 use instantmirror_core::{CacheError, ObjectId, RangeSet};
 
 use crate::digest::{ContentDigest, ContentHasher, DigestTable, READ_BYTES};
@@ -547,7 +547,7 @@ fn cache_error(error: &StoreError, object: ObjectId) -> CacheError {
 }
 
 #[async_trait]
-impl ObjectCache for ObjectStore {
+impl Objects for ObjectStore {
     async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
         let opened = self.open_object(object).map_err(|error| match error {
             StoreError::Damaged { .. } => CacheError::Damaged {
@@ -559,35 +559,11 @@ impl ObjectCache for ObjectStore {
         Ok(opened.map(|object| Arc::new(object) as Arc<dyn ObjectHandle>))
     }
 
-    /// A master's store is filled by publishing only.
-    async fn fill(&self, object: &ObjectId, _size: u64) -> Result<Arc<dyn ObjectFill>, CacheError> {
-        let what = format!("object {object} is not in the master's store, which is filled by publishing only");
-        let source = Arc::new(std::io::Error::from(std::io::ErrorKind::NotFound));
-        Err(CacheError::Io { what, source })
-    }
-
     async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
         let digest = self
             .digests
             .digest(object)
             .map_err(|error| cache_error(&error, *object))?;
         Ok(digest.map(|digest| digest.outboard().clone()))
-    }
-
-    async fn remove(&self, object: &ObjectId) -> Result<bool, CacheError> {
-        match self.disk.remove(&object_path(object)) {
-            Ok(()) => Ok(true),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(cache_error(&error, *object)),
-        }
-    }
-
-    /// Counts nothing: a master's store has no limit, and millions of files are not listed for a number.
-    fn usage(&self) -> CacheUsage {
-        CacheUsage::default()
-    }
-
-    async fn checkpoint(&self) -> Result<(), CacheError> {
-        Ok(())
     }
 }

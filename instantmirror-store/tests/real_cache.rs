@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use instantmirror_core::traits::ObjectCache;
+use instantmirror_core::traits::{ObjectCache, Objects};
 use instantmirror_core::{ObjectId, RepoPath};
 use instantmirror_store::StoreError;
 use instantmirror_store::cache::{CacheOptions, DiskCache};

@@ -11,7 +11,7 @@ use instantmirror_core::entry::FileMeta;
 use instantmirror_core::grace::fallbacks;
 use instantmirror_core::reader::{EmptyReader, HandleReader};
 use instantmirror_core::traits::{
-    Annotations, Catalogs, FetchError, NodeApi, ObjectCache as _, ObjectReader, ObjectSource, ReadIntent, TorrentLink,
+    Annotations, Catalogs, FetchError, NodeApi, ObjectReader, ObjectSource, Objects as _, ReadIntent, TorrentLink,
     TransportError,
 };
 use instantmirror_core::view::RepositoryState;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use instantmirror_core::traits::{ObjectCache, PeerTransport};
+use instantmirror_core::traits::{Objects, PeerTransport};
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{NodeId, RepoName, Snapshot};
 use instantmirror_store::cache::DiskCache;
@@ -35,7 +35,7 @@ pub(super) struct Swarming {
     pub(super) peering: Arc<Peering>,
     pub(super) have: HaveKeeper,
     pub(super) exports: Exports,
-    objects: Arc<dyn ObjectCache>,
+    objects: Arc<dyn Objects>,
     disk: Arc<dyn Disk>,
     repositories: Mutex<BTreeMap<RepoName, Repository>>,
 }
@@ -59,7 +59,7 @@ impl Swarming {
         let Some(peering) = Peering::open(&config.peers, &config.outgoing).await? else {
             return Ok(None);
         };
-        let objects: Arc<dyn ObjectCache> = Arc::new(cache.clone());
+        let objects: Arc<dyn Objects> = Arc::new(cache.clone());
         let exports = Exports::new(ExportTerms {
             peering: Arc::clone(&peering),
             objects: Arc::clone(&objects),

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use instantmirror_core::catalog::{Catalog, CatalogError, NodeSource};
 use instantmirror_core::metainfo::{FileKind, Metainfo};
 use instantmirror_core::swarm::PieceIndex;
-use instantmirror_core::traits::ObjectCache;
+use instantmirror_core::traits::Objects;
 use instantmirror_core::{NameError, ObjectId, RepoPath, Snapshot};
 use instantmirror_swarm::peer::{ObjectPlace, PieceSource};
 
@@ -60,7 +60,7 @@ pub(crate) struct ExportPieces {
     places: HashMap<ObjectId, usize>,
     /// ... and further ones of those that lie at several.
     copies: HashMap<ObjectId, Vec<usize>>,
-    objects: Arc<dyn ObjectCache>,
+    objects: Arc<dyn Objects>,
 }
 
 impl ExportPieces {
@@ -73,7 +73,7 @@ impl ExportPieces {
         nodes: &S,
         snapshot: &Snapshot,
         root: &RepoPath,
-        objects: Arc<dyn ObjectCache>,
+        objects: Arc<dyn Objects>,
     ) -> Result<Self, ExportError> {
         let (bytes, count) = (torrent.piece_bytes, torrent.piece_count());
         let (Ok(piece_bytes), Ok(piece_count)) = (u32::try_from(bytes), PieceIndex::try_from(count)) else {

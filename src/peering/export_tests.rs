@@ -4,6 +4,7 @@ use instantmirror_core::catalog::build_directory;
 use instantmirror_core::memory::{MemoryCache, MemoryStore};
 use instantmirror_core::metainfo::{Content, Limits, SHA1_BYTES, Tail, TorrentFile, build};
 use instantmirror_core::outboard::ObjectHasher;
+use instantmirror_core::traits::ObjectCache as _;
 use instantmirror_core::{Entry, FileMeta, Kind, Meta, Name, Root, SnapshotId, Timestamp};
 
 use super::*;
@@ -15,7 +16,7 @@ struct World {
     nodes: MemoryStore,
     snapshot: Snapshot,
     torrent: Metainfo,
-    objects: Arc<dyn ObjectCache>,
+    objects: Arc<dyn Objects>,
 }
 
 /// No byte of it is a zero, as those of pads are.

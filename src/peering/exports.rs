@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use instantmirror_core::RepoName;
 use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::metainfo::{InfoHash, Metainfo};
-use instantmirror_core::traits::ObjectCache;
+use instantmirror_core::traits::Objects;
 use instantmirror_swarm::peer::Swarm;
 use instantmirror_swarm::session::SessionConfig;
 use instantmirror_swarm::wire::PeerId;
@@ -49,7 +49,7 @@ pub(crate) struct ExportChanges {
 #[derive(Debug)]
 pub(crate) struct ExportTerms {
     pub(crate) peering: Arc<Peering>,
-    pub(crate) objects: Arc<dyn ObjectCache>,
+    pub(crate) objects: Arc<dyn Objects>,
     pub(crate) role: JoinAs,
     /// Peers are not told of each other.
     pub(crate) is_private: bool,

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use instantmirror_core::ObjectId;
 use instantmirror_core::swarm::PieceIndex;
-use instantmirror_core::traits::ObjectCache;
+use instantmirror_core::traits::Objects;
 use instantmirror_store::piece_map::PieceMap;
 use instantmirror_swarm::peer::{ObjectPlace, PieceSource};
 use instantmirror_swarm::wire::Block;
@@ -16,11 +16,11 @@ use instantmirror_swarm::wire::Block;
 #[derive(Debug)]
 pub(crate) struct RepositoryPieces {
     pub(crate) map: PieceMap,
-    objects: Arc<dyn ObjectCache>,
+    objects: Arc<dyn Objects>,
 }
 
 impl RepositoryPieces {
-    pub(crate) fn new(map: PieceMap, objects: Arc<dyn ObjectCache>) -> Self {
+    pub(crate) fn new(map: PieceMap, objects: Arc<dyn Objects>) -> Self {
         Self { map, objects }
     }
 
@@ -86,7 +86,7 @@ pub(crate) type ObjectPart = (ObjectId, Range<u64>);
 
 /// Bytes of an object that is here.
 pub(crate) async fn read_object(
-    objects: &Arc<dyn ObjectCache>,
+    objects: &Arc<dyn Objects>,
     object: &ObjectId,
     start: u64,
     end: u64,
@@ -98,7 +98,7 @@ pub(crate) async fn read_object(
 /// Bytes of several that are here, in their order; where it is known already that there are none, why. Reads may wait for the
 /// disk: not on the runtime's threads, and all on one other.
 async fn read_objects(
-    objects: &Arc<dyn ObjectCache>,
+    objects: &Arc<dyn Objects>,
     parts: Vec<Result<ObjectPart, String>>,
 ) -> Vec<Result<Bytes, String>> {
     let (objects, count) = (Arc::clone(objects), parts.len());

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use instantmirror_core::catalog::{CatalogError, Differences, NodeSource};
 use instantmirror_core::metainfo::InfoHash;
 use instantmirror_core::swarm::{Bitfield, PieceIndex};
-use instantmirror_core::traits::ObjectCache;
+use instantmirror_core::traits::Objects;
 use instantmirror_core::{NodeId, RepoName};
 use instantmirror_store::disk::Disk;
 use instantmirror_store::piece_map::{PieceMap, PieceMapError};
@@ -44,7 +44,7 @@ impl RepositorySwarm {
         disk: Arc<dyn Disk>,
         dir: &Path,
         piece_bytes: u32,
-        objects: Arc<dyn ObjectCache>,
+        objects: Arc<dyn Objects>,
     ) -> Result<Arc<RepositoryPieces>, PieceMapError> {
         disk.create_dir_all(dir)?;
         let map = PieceMap::open(disk, &dir.join("objects"), piece_bytes)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use instantmirror::config::NodeConfig;
 use instantmirror::core::ObjectId;
-use instantmirror::core::traits::ObjectCache as _;
+use instantmirror::core::traits::{ObjectCache as _, Objects as _};
 use instantmirror::store::cache::{DiskCache, Subset};
 use instantmirror::store::disk::RealDisk;
 use instantmirror_testkit::command::{clean_command, run, run_any};

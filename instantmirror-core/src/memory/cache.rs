@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::outboard::{GROUP_BYTES, ObjectHasher, Outboard, VerifyError};
-use crate::traits::{CacheError, CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
+use crate::traits::{CacheError, CacheUsage, ObjectCache, ObjectFill, ObjectHandle, Objects};
 use crate::{ObjectId, RangeSet};
 
 /// An [`ObjectCache`] that forgets everything when it is dropped.
@@ -118,7 +118,7 @@ impl MemoryCache {
 }
 
 #[async_trait]
-impl ObjectCache for MemoryCache {
+impl Objects for MemoryCache {
     async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
         let mut inner = lock(&self.0);
         let last_use = inner.touch();
@@ -132,6 +132,26 @@ impl ObjectCache for MemoryCache {
         })))
     }
 
+    async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
+        let inner = lock(&self.0);
+        let Some(held) = inner.objects.get(object) else {
+            return Ok(None);
+        };
+        let content = lock(&held.content);
+        if content.outboard.is_some() {
+            return Ok(content.outboard.clone());
+        }
+        if !content.present.contains(0..content.size) {
+            return Ok(None);
+        }
+        let mut hasher = ObjectHasher::new();
+        hasher.update(&content.data);
+        Ok(Some(hasher.finish()))
+    }
+}
+
+#[async_trait]
+impl ObjectCache for MemoryCache {
     async fn fill(&self, object: &ObjectId, size: u64) -> Result<Arc<dyn ObjectFill>, CacheError> {
         let own = if Outboard::len_for(size) == 0 {
             Some(Outboard::verify(*object, size, Bytes::new())?)
@@ -179,23 +199,6 @@ impl ObjectCache for MemoryCache {
             cache: self.clone(),
             handle,
         }))
-    }
-
-    async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
-        let inner = lock(&self.0);
-        let Some(held) = inner.objects.get(object) else {
-            return Ok(None);
-        };
-        let content = lock(&held.content);
-        if content.outboard.is_some() {
-            return Ok(content.outboard.clone());
-        }
-        if !content.present.contains(0..content.size) {
-            return Ok(None);
-        }
-        let mut hasher = ObjectHasher::new();
-        hasher.update(&content.data);
-        Ok(Some(hasher.finish()))
     }
 
     async fn remove(&self, object: &ObjectId) -> Result<bool, CacheError> {

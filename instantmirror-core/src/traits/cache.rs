@@ -1,4 +1,4 @@
-//! The trait of object caches: whole and partial objects, verified before they are kept.
+//! The traits of what holds objects: reading ([`Objects`]), and holding within limits ([`ObjectCache`]).
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -65,26 +65,41 @@ pub trait CacheObserver: Debug + Send + Sync + 'static {
     fn changed(&self, event: CacheEvent);
 }
 
-/// Holds objects within hard limits and gives up the least valuable ones to make room.
+/// Objects that can be read, wherever they lie: a cache, a master's store, a bucket.
 ///
 /// Guarantees that every implementation keeps:
 /// * No byte can be read that was not verified against the object's id.
+/// * An object with an open handle keeps its bytes until the last handle is dropped.
+///
+/// Cancellation: dropping a future leaves everything as before the call.
+#[async_trait]
+pub trait Objects: Debug + Send + Sync + 'static {
+    /// Opens an object for reading, whole or partial. `None` if no byte of it is here. A cache counts it as a use.
+    ///
+    /// # Errors
+    /// [`CacheError::Damaged`] if it cannot be read as it should be, [`CacheError::Io`].
+    async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError>;
+
+    /// The outboard of an object that is here whole, or of a partial one whose outboard is known;
+    /// computed from the content where it was not kept. `None` otherwise.
+    ///
+    /// # Errors
+    /// [`CacheError::Damaged`] if the content does not match its id, [`CacheError::Io`].
+    async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError>;
+}
+
+/// Holds objects within hard limits and gives up the least valuable ones to make room.
+///
+/// Guarantees that every implementation keeps, beside those of [`Objects`]:
 /// * `used + reserved + side ≤ max` at every instant, through failures and restarts.
-/// * An object with an open handle or fill keeps its bytes until the last one is dropped.
+/// * An object that is being filled keeps its bytes until the fill is dropped.
 /// * Losing power may lose objects (they can be fetched again), never the truth about them.
 ///
 /// Cancellation: dropping a future leaves the cache as before the call; dropping a fill keeps what was
 /// verified so far and returns what it had reserved beyond that. Reads and writes may block on the disk
 /// for as long as it takes; no lock is held across objects meanwhile.
 #[async_trait]
-pub trait ObjectCache: Debug + Send + Sync + 'static {
-    /// Opens an object for reading, whole or partial, and counts as a use of it. `None` if no byte of it
-    /// is here.
-    ///
-    /// # Errors
-    /// [`CacheError::Damaged`] if it had to be put aside, [`CacheError::Io`].
-    async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError>;
-
+pub trait ObjectCache: Objects {
     /// Begins or resumes filling an object of `size` bytes: room for all of it is reserved before this
     /// returns. One fill per object at a time. An object that is whole already gives a fill that is
     /// complete.
@@ -94,13 +109,6 @@ pub trait ObjectCache: Debug + Send + Sync + 'static {
     /// [`CacheError::Verify`] if the object is held whole with another size, or is said to be empty and has
     /// not the id of nothing. A partial object of another size is begun anew.
     async fn fill(&self, object: &ObjectId, size: u64) -> Result<Arc<dyn ObjectFill>, CacheError>;
-
-    /// The outboard of an object that is held whole, or of a partial one whose outboard is known;
-    /// computed from the content where it was not kept. `None` otherwise.
-    ///
-    /// # Errors
-    /// [`CacheError::Damaged`] if the content does not match its id, [`CacheError::Io`].
-    async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError>;
 
     /// Gives an object up; open handles stay readable, and its bytes count as used until the last one is
     /// dropped. Returns whether it was here.

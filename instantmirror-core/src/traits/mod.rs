@@ -4,6 +4,7 @@
 //! | trait | stands for | implemented by |
 //! |---|---|---|
 //! | [`SnapshotStore`] | catalogs, records and heads, durable | disk packs, memory |
+//! | [`Objects`] | objects that can be read | disk cache, master's store, memory |
 //! | [`ObjectCache`] | whole and partial objects within hard limits | disk, memory |
 //! | [`PeerTransport`] | somebody who has objects | HTTP origin, BitTorrent peers, memory |
 //! | [`Scheduler`] | what to fetch next | [`PriorityScheduler`](crate::scheduler::PriorityScheduler) |
@@ -22,7 +23,7 @@ mod scheduler;
 mod store;
 mod transport;
 
-pub use cache::{CacheEvent, CacheObserver, CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
+pub use cache::{CacheEvent, CacheObserver, CacheUsage, ObjectCache, ObjectFill, ObjectHandle, Objects};
 pub use error::{CacheError, Cause, FetchError, StoreError, TransportError};
 pub use frontend::{
     Annotations, Catalogs, Duplicate, NodeApi, ObjectReader, ObjectSource, Provenance, ReadIntent, TorrentLink,

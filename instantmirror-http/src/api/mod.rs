@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
 use instantmirror_core::head::SignedHead;
-use instantmirror_core::traits::{Catalogs, NodeApi, ObjectCache};
+use instantmirror_core::traits::{Catalogs, NodeApi, Objects};
 use instantmirror_core::{NodeId, ObjectId, RepoName, RepoPath, SnapshotId};
 use serde_json::json;
 
@@ -36,7 +36,7 @@ const REPORT_BYTES_MAX: usize = 1024;
 #[derive(Debug, Clone)]
 pub struct Api {
     node_api: Arc<dyn NodeApi>,
-    cache: Arc<dyn ObjectCache>,
+    objects: Arc<dyn Objects>,
     gatekeeper: Option<Arc<dyn Gatekeeper>>,
 }
 
@@ -92,12 +92,12 @@ pub(crate) fn is_api(path: &RepoPath) -> bool {
 }
 
 impl Api {
-    /// An API that answers heads, keys and swarms from `node_api`, and content from `cache`.
+    /// An API that answers heads, keys and swarms from `node_api`, and content from `objects`.
     #[must_use]
-    pub fn new(node_api: Arc<dyn NodeApi>, cache: Arc<dyn ObjectCache>) -> Self {
+    pub fn new(node_api: Arc<dyn NodeApi>, objects: Arc<dyn Objects>) -> Self {
         Self {
             node_api,
-            cache,
+            objects,
             gatekeeper: None,
         }
     }
@@ -164,9 +164,9 @@ impl Api {
                 None => snapshot(catalogs, &repository, id),
             },
             Call::Catalog(root) => delta::answer(catalogs, root, request).await,
-            Call::Object(object) => objects::object(&self.cache, &repository, object, request).await,
-            Call::Outboard(object) => objects::outboard(&self.cache, &object).await,
-            Call::Batch => objects::batch(&self.cache, &body, sight),
+            Call::Object(object) => objects::object(&self.objects, &repository, object, request).await,
+            Call::Outboard(object) => objects::outboard(&self.objects, &object).await,
+            Call::Batch => objects::batch(&self.objects, &body, sight),
             Call::Synced => access::synced(&sight, &repository, &body),
             Call::Swarm => match self.node_api.swarm(&repository, sight.is_node()) {
                 Some(offer) => access::private(whole("application/json", "no-store", offer)),

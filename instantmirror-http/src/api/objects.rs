@@ -1,4 +1,4 @@
-//! Objects, outboards and batches straight from the cache: what is held whole, and nothing else. Asking a
+//! Objects, outboards and batches straight from [`Objects`]: what is here whole, and nothing else. Asking a
 //! node for an object never makes it fetch one.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use instantmirror_core::batch::{
     BATCH_ANSWER_BYTES_MAX, BATCH_OBJECT_BYTES_MAX, MISSING_ITEM, decode_request, found_header,
 };
 use instantmirror_core::reader::HandleReader;
-use instantmirror_core::traits::{ObjectCache, ObjectHandle};
+use instantmirror_core::traits::{ObjectHandle, Objects};
 use instantmirror_core::{CacheError, FileMeta, ObjectId, RepoName, RepoPath};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
@@ -25,8 +25,8 @@ use crate::respond::{Body, Content, respond_object};
 const MEDIA: &str = "application/octet-stream";
 
 /// An object that is here as a whole.
-async fn open(cache: &Arc<dyn ObjectCache>, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
-    let handle = cache.open(object).await?;
+async fn open(store: &Arc<dyn Objects>, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
+    let handle = store.open(object).await?;
     Ok(handle.filter(|handle| handle.is_complete()))
 }
 
@@ -48,12 +48,12 @@ fn cannot(object: &ObjectId, failed: &CacheError) -> Answer {
 }
 
 pub(super) async fn object(
-    cache: &Arc<dyn ObjectCache>,
+    store: &Arc<dyn Objects>,
     repository: &RepoName,
     object: ObjectId,
     request: &Request<'_>,
 ) -> Answer {
-    let handle = match open(cache, &object).await {
+    let handle = match open(store, &object).await {
         Ok(Some(handle)) => handle,
         Ok(None) => return not_here(&object),
         Err(failed) => return cannot(&object, &failed),
@@ -97,8 +97,8 @@ pub(super) async fn object(
     answer
 }
 
-pub(super) async fn outboard(cache: &Arc<dyn ObjectCache>, object: &ObjectId) -> Answer {
-    match cache.outboard(object).await {
+pub(super) async fn outboard(store: &Arc<dyn Objects>, object: &ObjectId) -> Answer {
+    match store.outboard(object).await {
         Ok(Some(outboard)) => whole(MEDIA, FOREVER, outboard.values().clone()),
         Ok(None) => not_here(object),
         Err(failed) => cannot(object, &failed),
@@ -107,7 +107,7 @@ pub(super) async fn outboard(cache: &Arc<dyn ObjectCache>, object: &ObjectId) ->
 
 /// A batch that is being answered.
 struct Batch {
-    cache: Arc<dyn ObjectCache>,
+    store: Arc<dyn Objects>,
     objects: std::vec::IntoIter<ObjectId>,
     sight: Sight,
     /// Bytes of objects that may still be sent.
@@ -126,13 +126,13 @@ struct Item {
 }
 
 /// Answers a batch while it is read: whatever is asked for, memory is that of one piece.
-pub(super) fn batch(cache: &Arc<dyn ObjectCache>, body: &[u8], sight: Sight) -> Answer {
+pub(super) fn batch(store: &Arc<dyn Objects>, body: &[u8], sight: Sight) -> Answer {
     let objects = match decode_request(body) {
         Ok(objects) => objects.into_iter(),
         Err(malformed) => return error(StatusCode::BAD_REQUEST, &malformed.to_string()),
     };
     let batch = Batch {
-        cache: Arc::clone(cache),
+        store: Arc::clone(store),
         objects,
         sight,
         left: BATCH_ANSWER_BYTES_MAX,
@@ -207,7 +207,7 @@ impl Batch {
         let is_hidden = !self.sight.is_node() && self.sight.is_staged_object(&object);
         let handle = match is_hidden {
             true => None,
-            false => open(&self.cache, &object).await.unwrap_or_else(|error| {
+            false => open(&self.store, &object).await.unwrap_or_else(|error| {
                 tracing::warn!(%object, %error, "an object is left out of a batch");
                 None
             }),

@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use instantmirror_core::expiry::PolicyKind;
 use instantmirror_core::outboard::Outboard;
-use instantmirror_core::traits::{CacheObserver, CacheUsage, ObjectCache, ObjectFill, ObjectHandle};
+use instantmirror_core::traits::{CacheObserver, CacheUsage, ObjectCache, ObjectFill, ObjectHandle, Objects};
 use instantmirror_core::{CacheError, ObjectId};
 
 use crate::disk::{Disk, DiskLock, DiskSpace, discard, read_file, remove_leftovers, write_atomically};
@@ -354,14 +354,10 @@ impl DiskCache {
 }
 
 #[async_trait::async_trait]
-impl ObjectCache for DiskCache {
+impl Objects for DiskCache {
     async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
         let handle = Shared::open_object(&self.shared, object)?;
         Ok(handle.map(|handle| Arc::new(handle) as Arc<dyn ObjectHandle>))
-    }
-
-    async fn fill(&self, object: &ObjectId, size: u64) -> Result<Arc<dyn ObjectFill>, CacheError> {
-        fill::begin(&self.shared, object, size)
     }
 
     async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
@@ -390,6 +386,13 @@ impl ObjectCache for DiskCache {
             self.shared.keep_outboard(&outboard, handle.generation());
         }
         Ok(Some(outboard))
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectCache for DiskCache {
+    async fn fill(&self, object: &ObjectId, size: u64) -> Result<Arc<dyn ObjectFill>, CacheError> {
+        fill::begin(&self.shared, object, size)
     }
 
     async fn remove(&self, object: &ObjectId) -> Result<bool, CacheError> {

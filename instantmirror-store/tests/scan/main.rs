@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use instantmirror_core::catalog::{Catalog, CatalogNode, check_closure};
 use instantmirror_core::changes::ChangeSet;
-use instantmirror_core::traits::ObjectCache as _;
+use instantmirror_core::traits::Objects as _;
 use instantmirror_core::{CacheError, Directory, Kind, Meta, ObjectId, RepoPath};
 use instantmirror_store::StoreError;
 use instantmirror_store::digest::DigestTable;

@@ -3,7 +3,7 @@
 use instantmirror_core::conformance::{Call, content};
 use instantmirror_core::memory::MemoryCache;
 use instantmirror_core::preseed::Step;
-use instantmirror_core::traits::{Class, ObjectCache};
+use instantmirror_core::traits::{Class, ObjectCache, Objects};
 use instantmirror_core::{FileMeta, ObjectId};
 use instantmirror_swarm::fetch::{BATCH_BYTES_MAX, BATCHED_OBJECT_BYTES_MAX, BatchDone};
 

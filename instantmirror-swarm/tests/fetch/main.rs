@@ -18,7 +18,7 @@ use instantmirror_core::conformance::{FaultyTransport, content};
 use instantmirror_core::memory::{MemoryCache, MemoryTransport};
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::{
-    CacheError, FetchError, ObjectCache, ObjectReader, ObjectSource, PeerTransport, ReadIntent, TransportError,
+    CacheError, FetchError, ObjectCache, ObjectReader, ObjectSource, Objects, PeerTransport, ReadIntent, TransportError,
 };
 use instantmirror_core::{FileMeta, ObjectId, RepoName};
 use instantmirror_swarm::fetch::FetchEngine;

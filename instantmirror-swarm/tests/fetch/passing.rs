@@ -3,7 +3,7 @@
 use instantmirror_core::conformance::content;
 use instantmirror_core::memory::MemoryCache;
 use instantmirror_core::rules::PathGlobs;
-use instantmirror_core::traits::{CacheError, FetchError, ObjectCache, ObjectSource as _, ReadIntent};
+use instantmirror_core::traits::{CacheError, FetchError, ObjectCache, ObjectSource as _, Objects, ReadIntent};
 use instantmirror_core::{ObjectId, RepoPath};
 
 use super::{G, engine, fetch, file, open, read, repository, settle, settle_disk, source};

@@ -10,7 +10,7 @@ use instantmirror_core::memory::MemoryCache;
 use instantmirror_core::outboard::Outboard;
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::{
-    CacheError, CacheUsage, FetchError, ObjectCache, ObjectFill, ObjectHandle, PeerTransport,
+    CacheError, CacheUsage, FetchError, ObjectCache, ObjectFill, ObjectHandle, Objects, PeerTransport,
 };
 use instantmirror_core::{ObjectId, RepoName};
 use instantmirror_swarm::fetch::FetchEngine;
@@ -60,18 +60,21 @@ impl SlowCache {
 }
 
 #[async_trait::async_trait]
-impl ObjectCache for SlowCache {
+impl Objects for SlowCache {
     async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
         self.0.open(object).await
     }
 
+    async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
+        self.0.outboard(object).await
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectCache for SlowCache {
     async fn fill(&self, object: &ObjectId, size: u64) -> Result<Arc<dyn ObjectFill>, CacheError> {
         let fill = self.0.fill(object, size).await?;
         Ok(Arc::new(SlowFill(fill, Arc::clone(&self.1))))
-    }
-
-    async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
-        self.0.outboard(object).await
     }
 
     async fn remove(&self, object: &ObjectId) -> Result<bool, CacheError> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use instantmirror_core::outboard::GROUP_BYTES;
-use instantmirror_core::traits::{ObjectCache, ObjectFill, ObjectHandle};
+use instantmirror_core::traits::{ObjectCache, ObjectFill, ObjectHandle, Objects};
 use instantmirror_core::{CacheError, ObjectId};
 use proptest::prelude::*;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use instantmirror_core::outboard::GROUP_BYTES;
-use instantmirror_core::traits::{ObjectCache, ObjectHandle};
+use instantmirror_core::traits::{ObjectCache, ObjectHandle, Objects};
 use instantmirror_core::{CacheError, ObjectId};
 
 use super::{GROUP, audit, content, files_in, now, outboard, put, read};

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use instantmirror_core::expiry::{PolicyKind, Standing};
 use instantmirror_core::outboard::{GROUP_BYTES, ObjectHasher, Outboard};
-use instantmirror_core::traits::{ObjectCache, ObjectFill};
+use instantmirror_core::traits::{ObjectCache, ObjectFill, Objects};
 use instantmirror_core::{CacheError, ObjectId};
 
 use super::{CacheLimits, CacheOptions, Capacity, DiskCache, VerifyWhen, layout};

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use instantmirror_core::traits::ObjectCache;
+use instantmirror_core::traits::{ObjectCache, Objects};
 use instantmirror_core::{CacheError, ObjectId};
 
 use super::{GROUP, audit, files_in, now, put, read};
