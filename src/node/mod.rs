@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
-use instantmirror_core::traits::{ObjectCache, PeerTransport, SnapshotStore, Upstream};
+use instantmirror_core::traits::{ObjectCache, SnapshotStore, Transport, Upstream};
 use instantmirror_core::url::SecretUrl;
 use instantmirror_core::{RepoName, SnapshotId};
 use instantmirror_store::StoreError;
@@ -154,10 +154,8 @@ impl Node {
             let swarm = swarming
                 .as_ref()
                 .map(|swarming| swarming.add(&repository.name, &origins));
-            let origins = origins
-                .into_iter()
-                .map(|origin| Arc::new(origin) as Arc<dyn PeerTransport>);
-            let transports: Vec<_> = swarm.into_iter().chain(origins).collect();
+            let swarm = swarm.into_iter().map(|swarm| Transport::Swarm(swarm));
+            let transports: Vec<_> = swarm.chain(origins.into_iter().map(Transport::origin)).collect();
             let store: Arc<dyn SnapshotStore> = snapshots.clone();
             let (name, trust) = (repository.name.clone(), repository.trust.clone());
             let follower = Follower::open(name.clone(), upstreams, store, trust, Arc::new(SystemClock)).await?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use instantmirror_core::traits::{Objects, PeerTransport};
+use instantmirror_core::traits::Objects;
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{NodeId, RepoName, Snapshot};
 use instantmirror_store::cache::DiskCache;
@@ -81,7 +81,7 @@ impl Swarming {
     }
 
     /// The swarm of a repository as a source; it has nothing until it is joined.
-    pub(super) fn add(&self, name: &RepoName, masters: &[HttpOrigin]) -> Arc<dyn PeerTransport> {
+    pub(super) fn add(&self, name: &RepoName, masters: &[HttpOrigin]) -> Arc<SwarmTransport> {
         let transport = Arc::new(SwarmTransport::new(format!("swarm of {name}")));
         let repository = Repository {
             transport: Arc::clone(&transport),

@@ -6,7 +6,8 @@
 //! | [`SnapshotStore`] | catalogs, records and heads, durable | disk packs, memory |
 //! | [`Objects`] | objects that can be read | disk cache, master's store, memory |
 //! | [`ObjectCache`] | whole and partial objects within hard limits | disk, memory |
-//! | [`PeerTransport`] | somebody who has objects | HTTP origin, BitTorrent peers, memory |
+//! | [`PeerTransport`] | one side that has objects | HTTP origin, memory |
+//! | [`Swarm`] | many who have parts of objects | BitTorrent swarms |
 //! | [`Scheduler`] | what to fetch next | [`PriorityScheduler`](crate::scheduler::PriorityScheduler) |
 //! | [`Upstream`] | somebody who has heads and catalogs | HTTP origin |
 //! | [`Catalogs`], [`ObjectSource`] | the published trees and their content, for frontends | node, master |
@@ -31,5 +32,5 @@ pub use frontend::{
 pub use scheduler::{Class, Next, Outcome, QueueStatus, Request, Scheduler, Ticket};
 pub use store::SnapshotStore;
 pub use transport::{
-    BatchItem, ByteStream, Group, GroupRequest, GroupStream, GroupTransport, PeerTransport, Receipt, Upstream,
+    BatchItem, ByteStream, Group, GroupRequest, GroupStream, PeerTransport, Receipt, Swarm, Transport, Upstream,
 };

@@ -1,8 +1,10 @@
-//! The traits of those who have what we need: objects ([`PeerTransport`]), heads and catalogs ([`Upstream`]).
+//! The traits of those who have what we need: objects ([`PeerTransport`] one side, [`Swarm`] many, [`Transport`] either of
+//! them), heads and catalogs ([`Upstream`]).
 
 use std::fmt::Debug;
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -58,26 +60,117 @@ pub struct GroupRequest {
     pub rank: u32,
 }
 
-/// Many who have objects, of whom each may have another part: a swarm. Whom to ask for what is its business.
+/// A source of objects: one side that answers ranges, or a swarm of many.
+#[derive(Debug, Clone)]
+pub enum Transport {
+    /// One side: asked for ranges, in order.
+    Origin(Arc<dyn PeerTransport>),
+    /// Many: asked for groups, which come in any order.
+    Swarm(Arc<dyn Swarm>),
+}
+
+impl Transport {
+    /// A source that is one side.
+    pub fn origin(transport: impl PeerTransport) -> Self {
+        Self::Origin(Arc::new(transport))
+    }
+
+    /// A source that is a swarm.
+    pub fn swarm(swarm: impl Swarm) -> Self {
+        Self::Swarm(Arc::new(swarm))
+    }
+
+    /// Who it is, for logs and statistics.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        match self {
+            Self::Origin(origin) => origin.label(),
+            Self::Swarm(swarm) => swarm.label(),
+        }
+    }
+
+    /// As [`PeerTransport::outboard`] or [`Swarm::outboard`].
+    ///
+    /// # Errors
+    /// Any [`TransportError`].
+    pub async fn outboard(
+        &self,
+        repository: &RepoName,
+        object: &ObjectId,
+        size: u64,
+        class: Class,
+    ) -> Result<Bytes, TransportError> {
+        match self {
+            Self::Origin(origin) => origin.outboard(repository, object, size, class).await,
+            Self::Swarm(swarm) => swarm.outboard(repository, object, size, class).await,
+        }
+    }
+
+    /// As [`PeerTransport::batch`] or [`Swarm::batch`]: of a swarm, in any order.
+    ///
+    /// # Errors
+    /// Any [`TransportError`].
+    pub async fn batch(
+        &self,
+        repository: &RepoName,
+        objects: &[(ObjectId, u64)],
+        class: Class,
+        sink: &mut (dyn FnMut(BatchItem) + Send),
+    ) -> Result<(), TransportError> {
+        match self {
+            Self::Origin(origin) => origin.batch(repository, objects, class, sink).await,
+            Self::Swarm(swarm) => swarm.batch(repository, objects, class, sink).await,
+        }
+    }
+}
+
+/// Many who have objects, of whom each may have another part. The swarm decides whom it asks for what, and bans whoever sent
+/// what a [`Receipt`] calls bad.
+///
+/// Nothing that a swarm delivers is trusted, except that objects of a [`batch`](Self::batch) are verified by their ids. A
+/// swarm bounds its own waiting as a [`PeerTransport`] does. Cancellation: drop the future or the stream; groups that were not
+/// given a receipt are asked for again when somebody wants them.
 #[async_trait]
-pub trait GroupTransport: Debug + Send + Sync {
+pub trait Swarm: Debug + Send + Sync + 'static {
+    /// Who it is, for logs and statistics.
+    fn label(&self) -> &str;
+
     /// Groups of an object, in any order.
     ///
     /// # Errors
     /// [`TransportError::NotFound`] at once if nobody in the swarm has any of it; any [`TransportError`] from the stream.
     async fn groups(&self, repository: &RepoName, request: GroupRequest) -> Result<GroupStream, TransportError>;
 
-    /// Whether somebody has an object of this size, or the beginning of it, now. Must not wait.
-    fn has(&self, object: &ObjectId, size: u64) -> bool {
-        let _ = (object, size);
-        true
-    }
-
     /// Whether somebody who has some of an object would answer at once. Must not wait.
     fn is_ready(&self, object: &ObjectId) -> bool;
+
+    /// The chaining values of an object of `size` bytes (see [`crate::outboard`]), not yet verified.
+    ///
+    /// # Errors
+    /// Any [`TransportError`].
+    async fn outboard(
+        &self,
+        repository: &RepoName,
+        object: &ObjectId,
+        size: u64,
+        class: Class,
+    ) -> Result<Bytes, TransportError>;
+
+    /// Many small objects, each with its size, handed to `sink` as they are whole, in any order. One that nobody has is an item
+    /// with [`TransportError::NotFound`]; the others still come.
+    ///
+    /// # Errors
+    /// Any [`TransportError`] that ended the whole batch; what was handed to `sink` before is good.
+    async fn batch(
+        &self,
+        repository: &RepoName,
+        objects: &[(ObjectId, u64)],
+        class: Class,
+        sink: &mut (dyn FnMut(BatchItem) + Send),
+    ) -> Result<(), TransportError>;
 }
 
-/// Somebody who has objects: an HTTP origin, a swarm, a test.
+/// One side that has objects: an HTTP origin, a test.
 ///
 /// Nothing that a transport delivers is trusted: whoever asked verifies it against the object id. A
 /// transport bounds its own waiting: no future or stream makes no progress for longer than its time-out,
@@ -86,11 +179,6 @@ pub trait GroupTransport: Debug + Send + Sync {
 pub trait PeerTransport: Debug + Send + Sync + 'static {
     /// Who it is, for logs and statistics: a URL or an address.
     fn label(&self) -> &str;
-
-    /// The same as a swarm, if it is one: then [`range`](Self::range) is asked for nothing.
-    fn swarm(&self) -> Option<&dyn GroupTransport> {
-        None
-    }
 
     /// How long the other side takes for the smallest answer there is, asked for on a connection of its own: what queues on the
     /// line add to that shows how full it is. `None` if there is no such question, or no answer.
@@ -124,9 +212,8 @@ pub trait PeerTransport: Debug + Send + Sync + 'static {
         class: Class,
     ) -> Result<Bytes, TransportError>;
 
-    /// Many small objects in one request, each with its size, handed to `sink` as they come: in the order asked for, unless it
-    /// is a [swarm](Self::swarm). An object that the other side lacks is an item with
-    /// [`TransportError::NotFound`]; the others still come.
+    /// Many small objects in one request, each with its size, handed to `sink` as they come, in the order asked
+    /// for. An object that the other side lacks is an item with [`TransportError::NotFound`]; the others still come.
     ///
     /// # Errors
     /// Any [`TransportError`] that ended the whole batch; what was handed to `sink` before is good.

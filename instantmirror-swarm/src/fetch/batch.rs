@@ -123,7 +123,7 @@ async fn ask_all(
         .iter()
         .map(|transport| Source {
             repository: repository.clone(),
-            transport: Arc::clone(transport),
+            transport: transport.clone(),
         })
         .collect();
     let bytes = wanted.values().map(|file| file.size).sum();
@@ -150,7 +150,7 @@ async fn ask_all(
 
 /// One request to one source. What comes right is taken in and is wanted no more.
 async fn ask(engine: &Arc<Engine>, source: &Source, wanted: &mut Wanted, step: Step) -> Result<(), FetchError> {
-    let label = source.transport.label();
+    let label = source.label();
     let gate = engine.queue.gate();
     gate.pass(step.class).await;
     let objects: Vec<(ObjectId, u64)> = wanted.values().map(|file| (file.object, file.size)).collect();

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use bytes::Bytes;
 use instantmirror_core::fill::{FillPlan, FlightId, WantId};
 use instantmirror_core::traits::{
-    CacheError, Class, FetchError, ObjectFill, ObjectHandle, Outcome, PeerTransport, Request, TransportError,
+    CacheError, Class, FetchError, ObjectFill, ObjectHandle, Outcome, PeerTransport, Request, Transport, TransportError,
 };
 use instantmirror_core::{ObjectId, RangeSet, RepoName};
 use tokio::sync::{Notify, OnceCell, watch};
@@ -45,7 +45,22 @@ pub(super) struct Fill {
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     pub(super) repository: RepoName,
-    pub(super) transport: Arc<dyn PeerTransport>,
+    pub(super) transport: Transport,
+}
+
+impl Source {
+    /// What names it in logs and statistics.
+    pub(super) fn label(&self) -> &str {
+        self.transport.label()
+    }
+
+    /// It as one side that answers ranges; `None` if it is a swarm.
+    pub(super) fn origin(&self) -> Option<&Arc<dyn PeerTransport>> {
+        match &self.transport {
+            Transport::Origin(origin) => Some(origin),
+            Transport::Swarm(_) => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -102,7 +117,10 @@ impl Fill {
 
     /// So many more bytes came from a source.
     pub(super) fn count(&self, source: &Source, bytes: u64) {
-        let side = usize::from(source.transport.swarm().is_some());
+        let side = match source.transport {
+            Transport::Origin(_) => 0,
+            Transport::Swarm(_) => 1,
+        };
         if let Some(came) = self.came.get(side) {
             came.fetch_add(bytes, Ordering::Relaxed);
         }
@@ -150,14 +168,14 @@ impl Fill {
     }
 
     /// Adds the sources of a repository that has the object too, to be asked after those that are known.
-    pub(super) fn add_sources(&self, repository: &RepoName, transports: &[Arc<dyn PeerTransport>]) {
+    pub(super) fn add_sources(&self, repository: &RepoName, transports: &[Transport]) {
         let mut sources = lock(&self.sources);
         if transports.is_empty() || sources.iter().any(|source| source.repository == *repository) {
             return;
         }
         sources.extend(transports.iter().map(|transport| Source {
             repository: repository.clone(),
-            transport: Arc::clone(transport),
+            transport: transport.clone(),
         }));
         lock(&self.state).new_sources = true;
         self.wants_changed.notify_one();
@@ -166,6 +184,16 @@ impl Fill {
     /// All that are known; more may come.
     pub(super) fn sources(&self) -> Vec<Source> {
         lock(&self.sources).clone()
+    }
+
+    /// Those that answer ranges.
+    pub(super) fn origins(&self) -> Vec<Source> {
+        let sources = lock(&self.sources);
+        sources
+            .iter()
+            .filter(|source| source.origin().is_some())
+            .cloned()
+            .collect()
     }
 
     pub(super) fn accepts_readers(&self) -> bool {

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use instantmirror_core::fill::FlightId;
 use instantmirror_core::outboard::{GROUP_BYTES, Outboard, VerifyError};
-use instantmirror_core::traits::{ByteStream, CacheError, Class, FetchError, TransportError};
+use instantmirror_core::traits::{ByteStream, CacheError, Class, FetchError, PeerTransport, Transport, TransportError};
 use tokio::sync::OnceCell;
 
 use super::Engine;
@@ -142,18 +142,29 @@ impl Job {
     }
 
     async fn fly_from(&self, source: &Source, flight: FlightId, gap: &Range<u64>) -> Result<(), FetchError> {
-        if let Some(swarm) = source.transport.swarm() {
-            let flown = self.unless_cut(flight, self.fly_from_swarm(source, swarm, flight));
-            return flown.await.unwrap_or(Ok(()));
+        match &source.transport {
+            Transport::Origin(origin) => self.fly_from_origin(source, origin.as_ref(), flight, gap).await,
+            Transport::Swarm(swarm) => {
+                let flown = self.unless_cut(flight, self.fly_from_swarm(source, swarm.as_ref(), flight));
+                flown.await.unwrap_or(Ok(()))
+            }
         }
+    }
+
+    /// Brings one range, in order.
+    async fn fly_from_origin(
+        &self,
+        source: &Source,
+        origin: &dyn PeerTransport,
+        flight: FlightId,
+        gap: &Range<u64>,
+    ) -> Result<(), FetchError> {
         let range = gap.clone();
         let begin = async {
             self.hold_still().await;
             let running = self.begin(source, gap.end - gap.start).await;
             let body = async {
-                let opened = source
-                    .transport
-                    .range(&source.repository, &self.fill.object, range, self.fill.class());
+                let opened = origin.range(&source.repository, &self.fill.object, range, self.fill.class());
                 opened.await.map_err(|error| self.unavailable(source, error))
             };
             // The content travels while the outboard does: one round trip, not two.
@@ -305,7 +316,7 @@ impl Job {
                 CacheError::Verify(error) => self.corrupt(source, error),
                 other => FetchError::Cache(other),
             })?;
-            let label = source.transport.label();
+            let label = source.label();
             self.engine.stats.received(label, self.fill.class(), take);
             running.received(take);
             self.fill.count(source, take);
@@ -327,7 +338,7 @@ pub(super) fn broken_off(error: impl std::error::Error + Send + Sync + 'static) 
 /// The error of a body that ended before its end.
 pub(super) fn broke_off(source: &Source) -> TransportError {
     TransportError::Unreachable {
-        from: source.transport.label().to_owned(),
+        from: source.label().to_owned(),
         reason: "the transfer broke off early".to_owned(),
     }
 }

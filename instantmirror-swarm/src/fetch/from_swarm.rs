@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, Either, select};
 use futures_util::{FutureExt as _, StreamExt as _};
 use instantmirror_core::fill::FlightId;
-use instantmirror_core::traits::{CacheError, Class, FetchError, Group, GroupRequest, GroupTransport, TransportError};
+use instantmirror_core::traits::{CacheError, Class, FetchError, Group, GroupRequest, Swarm, TransportError};
 use tokio::time::timeout;
 
 use super::fill::{Source, unavailable};
@@ -23,7 +23,7 @@ impl Job {
     pub(super) async fn fly_from_swarm(
         &self,
         source: &Source,
-        swarm: &dyn GroupTransport,
+        swarm: &dyn Swarm,
         flight: FlightId,
     ) -> Result<(), FetchError> {
         self.hold_still().await;
@@ -82,7 +82,7 @@ impl Job {
             .iter()
             .map(|(offset, data)| (*offset, data.len() as u64))
             .collect();
-        let (label, mut total) = (source.transport.label(), 0);
+        let (label, mut total) = (source.label(), 0);
         let written = self.write_all(parts).await?;
         for ((written, receipt), (offset, bytes)) in written.into_iter().zip(receipts).zip(places) {
             match written {
@@ -108,12 +108,11 @@ impl Job {
     /// that failed lately is asked when peers hesitate, or have none.
     async fn bring_outboard(&self, swarm: &Source) -> Result<(), FetchError> {
         let brought = self.outboard.get_or_try_init(|| async {
-            let sources = self.fill.sources();
-            let mut others = self
+            let origins = self.fill.origins();
+            let others = self
                 .engine
                 .sources
-                .ordered(&sources, &self.fill.object, 0, Class::Demand);
-            others.retain(|other| other.transport.swarm().is_none());
+                .ordered(&origins, &self.fill.object, 0, Class::Demand);
             let is_well = self.engine.sources.is_any_well(&others);
             let by_http = self.outboard_by_http(&others).boxed();
             let by_peers = async {

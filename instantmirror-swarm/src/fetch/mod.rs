@@ -29,7 +29,7 @@ use instantmirror_core::preseed::Step;
 use instantmirror_core::reader::{EmptyReader, HandleReader};
 use instantmirror_core::rules::PathGlobs;
 use instantmirror_core::traits::{
-    Class, FetchError, ObjectCache, ObjectReader, ObjectSource, PeerTransport, ReadIntent, Scheduler, TransportError,
+    Class, FetchError, ObjectCache, ObjectReader, ObjectSource, ReadIntent, Scheduler, Transport, TransportError,
 };
 use instantmirror_core::{ObjectId, RepoName};
 
@@ -48,7 +48,7 @@ pub use stats::{FetchStats, Transfer};
 /// Most objects that are remembered as logged; then all are forgotten, and may be logged again.
 const PASSED_BY_MAX: usize = 4096;
 
-/// Brings objects from [`PeerTransport`]s into an [`ObjectCache`] and to readers. Cheap to clone. Must be
+/// Brings objects from [`Transport`]s into an [`ObjectCache`] and to readers. Cheap to clone. Must be
 /// used inside a tokio runtime; dropping the last clone stops nothing that a reader still waits for.
 #[derive(Debug, Clone)]
 pub struct FetchEngine(Arc<Engine>);
@@ -56,7 +56,7 @@ pub struct FetchEngine(Arc<Engine>);
 #[derive(Debug)]
 struct Engine {
     cache: Arc<dyn ObjectCache>,
-    transports: BTreeMap<RepoName, Vec<Arc<dyn PeerTransport>>>,
+    transports: BTreeMap<RepoName, Vec<Transport>>,
     queue: Queue,
     sources: Sources,
     ahead: ReadsAhead,
@@ -87,7 +87,7 @@ impl FetchEngine {
     /// [`set_limits`](Self::set_limits).
     pub fn new(
         cache: Arc<dyn ObjectCache>,
-        transports: BTreeMap<RepoName, Vec<Arc<dyn PeerTransport>>>,
+        transports: BTreeMap<RepoName, Vec<Transport>>,
         scheduler: Box<dyn Scheduler>,
     ) -> Self {
         let (queue, fills, stats) = (Queue::new(scheduler), Mutex::default(), stats::Counters::default());
@@ -242,16 +242,16 @@ impl ObjectSource for FetchEngine {
 impl Engine {
     /// Takes note of a transfer that failed.
     fn blame(&self, object: &ObjectId, source: &fill::Source, error: &FetchError) {
-        self.stats.blame(object, source.transport.label(), error);
+        self.stats.blame(object, source.label(), error);
         self.sources.failed(source, error);
     }
 
-    fn sources_of(&self, repository: &RepoName) -> &[Arc<dyn PeerTransport>] {
+    fn sources_of(&self, repository: &RepoName) -> &[Transport] {
         self.transports.get(repository).map_or(&[], Vec::as_slice)
     }
 
     /// The sources of a repository, of which there has to be one.
-    fn some_sources_of(&self, repository: &RepoName, file: &FileMeta) -> Result<&[Arc<dyn PeerTransport>], FetchError> {
+    fn some_sources_of(&self, repository: &RepoName, file: &FileMeta) -> Result<&[Transport], FetchError> {
         let sources = self.sources_of(repository);
         if sources.is_empty() {
             let source = TransportError::NotFound {

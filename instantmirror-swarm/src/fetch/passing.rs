@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use instantmirror_core::ObjectId;
 use instantmirror_core::outboard::{GROUP_BYTES, Outboard, VerifyError, group_cover};
 use instantmirror_core::traits::{ByteStream, CacheError, Class, FetchError, TransportError};
+use instantmirror_core::{ObjectId, RepoName};
 use tokio::sync::OnceCell;
 
 use super::fill::{Fill, Source, unavailable};
@@ -110,10 +110,12 @@ impl Transfer {
 /// What one reader of an object without room has.
 pub(super) struct Passing {
     engine: Arc<Engine>,
+    repository: RepoName,
     object: ObjectId,
     size: u64,
     /// The end of what the reader has announced.
     until: u64,
+    /// Those that answer ranges: a swarm gives no bytes in order.
     sources: Vec<Source>,
     outboard: OnceCell<Outboard>,
     window: Mutex<Window>,
@@ -135,12 +137,13 @@ impl Passing {
         engine.stats.passed();
         Self {
             engine: Arc::clone(engine),
+            repository: fill.repository.clone(),
             object: fill.object,
             size: fill.size,
             until: group_cover(range, fill.size).end.min(fill.size),
             sources: engine
                 .sources
-                .ordered(&fill.sources(), &fill.object, fill.size, Class::Demand),
+                .ordered(&fill.origins(), &fill.object, fill.size, Class::Demand),
             outboard: OnceCell::new(),
             window: Mutex::default(),
             transfer: tokio::sync::Mutex::default(),
@@ -188,9 +191,13 @@ impl Passing {
         }
     }
 
+    /// Of the sources only swarms are known, if any.
     fn no_source(&self) -> FetchError {
-        let (object, range) = (self.object, 0..self.size);
-        CacheError::Absent { object, range }.into()
+        let missing = TransportError::NotFound {
+            from: format!("no origin of '{}'", self.repository),
+            what: format!("object {}", self.object),
+        };
+        unavailable(self.object, &self.repository, missing)
     }
 
     /// Reads `range` if it is in the window.
@@ -229,7 +236,7 @@ impl Passing {
         let (position, bytes) = (open.position, group.len() as u64);
         lock(&self.window).push(position, group);
         open.position += bytes;
-        let label = source.transport.label();
+        let label = source.label();
         self.engine.stats.received(label, Class::Demand, bytes);
         self.engine.sources.pace(label, Class::Demand, bytes).await;
         Ok(())
@@ -237,12 +244,11 @@ impl Passing {
 
     /// Asks a source for the rest of what was announced, or for all that follows if the reader has gone beyond that.
     async fn begin(&self, number: usize, source: &Source, offset: u64) -> Result<Transfer, FetchError> {
+        let origin = source.origin().ok_or_else(|| self.no_source())?;
         let position = offset / GROUP_BYTES * GROUP_BYTES;
         let end = if position < self.until { self.until } else { self.size };
         let body = async {
-            let opened = source
-                .transport
-                .range(&source.repository, &self.object, position..end, Class::Demand);
+            let opened = origin.range(&source.repository, &self.object, position..end, Class::Demand);
             opened.await.map_err(|error| self.unavailable(source, error))
         };
         let outboard = self.outboard.get_or_try_init(|| self.fetch_outboard(source));

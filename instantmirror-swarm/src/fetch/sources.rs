@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use instantmirror_core::sources::{Fault, Score, SourceBoard};
 use instantmirror_core::throttle::Throttle;
-use instantmirror_core::traits::{Class, FetchError, PeerTransport, TransportError};
+use instantmirror_core::traits::{Class, FetchError, Transport, TransportError};
 use instantmirror_core::{Moment, ObjectId};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -78,6 +78,27 @@ pub(super) struct Running<'a> {
     _permits: (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>),
 }
 
+/// When a source is asked, before anything is known of its speed.
+#[derive(Debug, Clone, Copy)]
+enum Rank {
+    First,
+    /// At its place in the configured list of preferred sources.
+    Configured,
+    Last,
+}
+
+impl Rank {
+    /// For background work a swarm goes first: what peers send the master need not. For what a client waits for it goes last
+    /// unless a peer would answer at once.
+    fn of(source: &Source, object: &ObjectId, class: Class) -> Self {
+        match &source.transport {
+            Transport::Swarm(_) if class.is_background() => Self::First,
+            Transport::Swarm(swarm) if !swarm.is_ready(object) => Self::Last,
+            _ => Self::Configured,
+        }
+    }
+}
+
 impl Sources {
     pub(super) fn new(limits: FetchLimits) -> Self {
         let start = Instant::now();
@@ -127,11 +148,11 @@ impl Sources {
     }
 
     /// Bytes of small objects that are worth one request to one of these sources.
-    pub(super) fn batch_bytes(&self, sources: &[Arc<dyn PeerTransport>]) -> u64 {
+    pub(super) fn batch_bytes(&self, sources: &[Transport]) -> u64 {
         let state = lock(&self.state);
         let watched = sources
             .iter()
-            .filter(|source| state.limits.yields && source.swarm().is_none());
+            .filter(|source| state.limits.yields && matches!(source, Transport::Origin(_)));
         let parts = watched.filter_map(|source| state.spare.batch(source.label(), BATCH_BYTES_ENOUGH));
         parts.min().unwrap_or(BATCH_BYTES_MAX).min(BATCH_BYTES_MAX)
     }
@@ -140,10 +161,12 @@ impl Sources {
     /// windows of TCP and the queue, however slowly it is read.
     pub(super) fn range_bytes(&self, source: &Source, class: Class) -> u64 {
         let state = lock(&self.state);
-        if !state.limits.yields || !class.is_background() || source.transport.swarm().is_some() {
-            return u64::MAX;
+        match &source.transport {
+            Transport::Origin(origin) if state.limits.yields && class.is_background() => {
+                state.spare.part(origin.label()).unwrap_or(u64::MAX)
+            }
+            _ => u64::MAX,
         }
-        state.spare.part(source.transport.label()).unwrap_or(u64::MAX)
     }
 
     fn now(&self) -> Moment {
@@ -166,8 +189,7 @@ impl Sources {
         lock(&self.state).spare.windows()
     }
 
-    /// The one to ask for `bytes` bytes, of those that were not asked yet. For what nobody waits for a swarm goes first:
-    /// what peers send the master need not. For what a client waits for it goes last unless a peer would answer at once.
+    /// The one to ask for `bytes` bytes, of those that were not asked yet.
     pub(super) fn best<'a>(
         &self,
         sources: &'a [Source],
@@ -176,26 +198,25 @@ impl Sources {
         bytes: u64,
         class: Class,
     ) -> Option<(usize, &'a Source)> {
-        let is_ready = |source: &Source| source.transport.swarm().is_none_or(|swarm| swarm.is_ready(object));
-        let ready: Vec<bool> = sources.iter().map(is_ready).collect();
+        // Asked before the lock is taken: it is the swarm's own business how it knows.
+        let ranks: Vec<Rank> = sources.iter().map(|source| Rank::of(source, object, class)).collect();
         let state = lock(&self.state);
         let left: Vec<usize> = (0..sources.len()).filter(|place| !asked.contains(place)).collect();
         let preferred = |place: usize| {
-            let source = &sources[place];
-            if !ready[place] && !class.is_background() {
-                return u32::MAX;
+            let label = sources[place].label();
+            let preferred = || state.limits.preferred.iter().position(|preferred| preferred == label);
+            match ranks[place] {
+                Rank::First => 0,
+                Rank::Configured => {
+                    let place = preferred().unwrap_or(state.limits.preferred.len());
+                    u32::try_from(place).unwrap_or(u32::MAX).saturating_add(1)
+                }
+                Rank::Last => u32::MAX,
             }
-            if class.is_background() && source.transport.swarm().is_some() {
-                return 0;
-            }
-            let label = source.transport.label();
-            let place = state.limits.preferred.iter().position(|preferred| preferred == label);
-            let place = u32::try_from(place.unwrap_or(state.limits.preferred.len())).unwrap_or(u32::MAX);
-            place.saturating_add(1)
         };
         let candidates: Vec<(&str, u32)> = left
             .iter()
-            .map(|place| (sources[*place].transport.label(), preferred(*place)))
+            .map(|place| (sources[*place].label(), preferred(*place)))
             .collect();
         let first = *state.board.order(self.now(), &candidates, bytes).first()?;
         let place = left[first];
@@ -218,7 +239,7 @@ impl Sources {
     pub(super) fn is_any_well(&self, sources: &[Source]) -> bool {
         let (now, state) = (self.now(), lock(&self.state));
         let scores = state.board.scores();
-        let avoided = |source: &Source| scores.get(source.transport.label()).map(|score| score.avoided_until);
+        let avoided = |source: &Source| scores.get(source.label()).map(|score| score.avoided_until);
         sources
             .iter()
             .any(|source| avoided(source).is_none_or(|until| until <= now))
@@ -227,7 +248,7 @@ impl Sources {
     /// Waits for a free slot at a source, and until its line and the rates allow for `bytes` more bytes; what leaves the line
     /// to others waits for the gate as well.
     pub(super) async fn begin(&self, source: &Source, class: Class, bytes: u64, gate: &Gate) -> Running<'_> {
-        let label = source.transport.label();
+        let label = source.label();
         let slots = {
             let mut state = lock(&self.state);
             let max = state.limits.source_running_max;
@@ -250,8 +271,12 @@ impl Sources {
         self.pace(label, class, 0).await;
         let yielding = {
             let state = lock(&self.state);
-            let yields = state.limits.yields && class.is_background() && source.transport.swarm().is_none();
-            yields.then(|| state.spare.begin(source, state.watcher.as_ref(), gate))
+            let origin = source.origin().filter(|_| state.limits.yields && class.is_background());
+            origin.map(|origin| {
+                state
+                    .spare
+                    .begin(origin, &source.repository, state.watcher.as_ref(), gate)
+            })
         };
         if let Some(yielding) = &yielding {
             yielding.admit(bytes, gate, class).await;
@@ -304,15 +329,19 @@ impl Sources {
 
     /// Takes note of how a transfer failed.
     pub(super) fn failed(&self, source: &Source, error: &FetchError) {
-        let label = source.transport.label();
-        if source.transport.swarm().is_some() {
+        match source.transport {
+            Transport::Origin(_) => self.origin_failed(source.label(), error),
             // Its peers are judged one by one. That it was slow with one object is no reason to leave it out with the
             // next, but one to ask others first for what a client waits for.
-            if matches!(error, FetchError::Unavailable { source, .. } if source.is_transient()) {
-                lock(&self.state).board.answered(label, SWARM_HESITATION);
+            Transport::Swarm(_) => {
+                if matches!(error, FetchError::Unavailable { source, .. } if source.is_transient()) {
+                    lock(&self.state).board.answered(source.label(), SWARM_HESITATION);
+                }
             }
-            return;
         }
+    }
+
+    fn origin_failed(&self, label: &str, error: &FetchError) {
         let fault = match error {
             FetchError::Corrupt { .. } => Fault::Lied,
             FetchError::Unavailable { source, .. } => match source.as_ref() {

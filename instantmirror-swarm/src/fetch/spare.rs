@@ -12,7 +12,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::fill::Source;
 use super::gate::{Gate, Holds};
 use super::lock;
 
@@ -67,21 +66,21 @@ impl Spare {
 
     /// Watches the line to a source while a transfer runs. `watcher` is where the watching runs, if not here: it must not be
     /// late because the transfers keep threads busy.
-    pub(super) fn begin(&self, source: &Source, watcher: Option<&Handle>, gate: &Gate) -> Yielding {
-        let label = source.transport.label();
+    pub(super) fn begin(
+        &self,
+        origin: &Arc<dyn PeerTransport>,
+        repository: &RepoName,
+        watcher: Option<&Handle>,
+        gate: &Gate,
+    ) -> Yielding {
+        let label = origin.label();
         let mut lines = lock(&self.lines);
         let line = lines.entry(label.to_owned()).or_default();
         line.running += 1;
         if !line.is_watched {
             line.is_watched = true;
             let lines = Arc::downgrade(&self.lines);
-            let watch = watch(
-                lines,
-                self.start,
-                Arc::clone(&source.transport),
-                source.repository.clone(),
-                gate.holds(),
-            );
+            let watch = watch(lines, self.start, Arc::clone(origin), repository.clone(), gate.holds());
             match watcher {
                 Some(runtime) => runtime.spawn(watch),
                 None => tokio::spawn(watch),

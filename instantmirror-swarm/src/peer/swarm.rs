@@ -302,11 +302,6 @@ impl Swarm {
         self.source.places_of(object)
     }
 
-    /// Whether any peer has a piece.
-    pub(super) fn is_available(&self, piece: PieceIndex) -> bool {
-        lock(&self.session).is_available(piece)
-    }
-
     /// Whether a peer that has a piece would send it now.
     pub(super) fn is_ready(&self, piece: PieceIndex) -> bool {
         lock(&self.session).is_ready(piece)

@@ -12,10 +12,7 @@ use futures_util::stream;
 use instantmirror_core::metainfo::InfoHash;
 use instantmirror_core::outboard::GROUP_BYTES;
 use instantmirror_core::swarm::{UnitId, Urgency, Want, WantId};
-use instantmirror_core::traits::{
-    BatchItem, ByteStream, Class, Group, GroupRequest, GroupStream, GroupTransport, PeerTransport, Receipt,
-    TransportError,
-};
+use instantmirror_core::traits::{self, BatchItem, Class, Group, GroupRequest, GroupStream, Receipt, TransportError};
 use instantmirror_core::{ObjectId, Outboard, RepoName};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -243,7 +240,11 @@ impl Drop for UnitReceipt {
 }
 
 #[async_trait]
-impl GroupTransport for SwarmTransport {
+impl traits::Swarm for SwarmTransport {
+    fn label(&self) -> &str {
+        &self.label
+    }
+
     async fn groups(&self, _repository: &RepoName, request: GroupRequest) -> Result<GroupStream, TransportError> {
         let urgency = Urgency {
             class: request.class,
@@ -274,40 +275,11 @@ impl GroupTransport for SwarmTransport {
         Ok(Box::pin(groups))
     }
 
-    fn has(&self, object: &ObjectId, size: u64) -> bool {
-        self.all().iter().any(|swarm| {
-            let mut places = swarm.places_of(object).into_iter();
-            places.any(|place| place.size == size && swarm.is_available(place.first_piece))
-        })
-    }
-
     fn is_ready(&self, object: &ObjectId) -> bool {
         self.all().iter().any(|swarm| {
             let mut places = swarm.places_of(object).into_iter();
             places.any(|place| swarm.is_ready(place.first_piece))
         })
-    }
-}
-
-#[async_trait]
-impl PeerTransport for SwarmTransport {
-    fn label(&self) -> &str {
-        &self.label
-    }
-
-    fn swarm(&self) -> Option<&dyn GroupTransport> {
-        Some(self)
-    }
-
-    async fn range(
-        &self,
-        _repository: &RepoName,
-        object: &ObjectId,
-        _range: Range<u64>,
-        _class: Class,
-    ) -> Result<ByteStream, TransportError> {
-        // In order it would be slower than from anybody else.
-        Err(self.not_found(object))
     }
 
     /// From peers that have the object or some of it, verified here, so that who forges one is known. Peers give each other

@@ -7,7 +7,7 @@ use instantmirror_core::conformance::content;
 use instantmirror_core::memory::MemoryCache;
 use instantmirror_core::preseed::Step;
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
-use instantmirror_core::traits::{Class, ObjectCache, PeerTransport};
+use instantmirror_core::traits::{Class, ObjectCache, Transport};
 use instantmirror_swarm::fetch::FetchEngine;
 
 use super::{G, engine, fetch, file, open, repository, settle_disk, source};
@@ -55,7 +55,7 @@ async fn what_the_cache_has_no_room_for_is_not_streamed_to_nobody() {
 async fn a_client_does_not_wait_behind_what_is_fetched_ahead() {
     let (first, second) = (content(1, 2 * G), content(2, 3 * G));
     let (cache, master) = (MemoryCache::new(None), source("master", &[&first, &second]));
-    let sources = BTreeMap::from([(repository(), vec![Arc::new(master.clone()) as Arc<dyn PeerTransport>])]);
+    let sources = BTreeMap::from([(repository(), vec![Transport::origin(master.clone())])]);
     let limits = SchedulerLimits {
         background_running_max: 1,
         ..SchedulerLimits::default()

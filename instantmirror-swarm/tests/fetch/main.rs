@@ -18,7 +18,7 @@ use instantmirror_core::conformance::{FaultyTransport, content};
 use instantmirror_core::memory::{MemoryCache, MemoryTransport};
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::{
-    CacheError, FetchError, ObjectCache, ObjectReader, ObjectSource, Objects, PeerTransport, ReadIntent, TransportError,
+    CacheError, FetchError, ObjectCache, ObjectReader, ObjectSource, Objects, ReadIntent, Transport, TransportError,
 };
 use instantmirror_core::{FileMeta, ObjectId, RepoName};
 use instantmirror_swarm::fetch::FetchEngine;
@@ -48,9 +48,7 @@ fn source(label: &'static str, objects: &[&[u8]]) -> FaultyTransport {
 }
 
 fn engine(cache: &MemoryCache, sources: &[&FaultyTransport]) -> FetchEngine {
-    let sources = sources
-        .iter()
-        .map(|source| Arc::new((*source).clone()) as Arc<dyn PeerTransport>);
+    let sources = sources.iter().map(|source| Transport::origin((*source).clone()));
     let sources = BTreeMap::from([(repository(), sources.collect())]);
     let scheduler = Box::new(PriorityScheduler::new(SchedulerLimits::default()));
     FetchEngine::new(Arc::new(cache.clone()), sources, scheduler)
@@ -500,8 +498,8 @@ async fn a_reader_of_another_repository_brings_its_sources_along() {
     away.fail_next(u64::MAX);
     let debian: RepoName = "debian".parse().unwrap();
     let sources = BTreeMap::from([
-        (repository(), vec![Arc::new(away.clone()) as Arc<dyn PeerTransport>]),
-        (debian.clone(), vec![Arc::new(other.clone()) as Arc<dyn PeerTransport>]),
+        (repository(), vec![Transport::origin(away.clone())]),
+        (debian.clone(), vec![Transport::origin(other.clone())]),
     ]);
     let scheduler = Box::new(PriorityScheduler::new(SchedulerLimits::default()));
     let engine = FetchEngine::new(Arc::new(cache), sources, scheduler);
@@ -521,7 +519,7 @@ async fn a_reader_of_another_repository_brings_its_sources_along() {
 async fn a_fill_that_rests_holds_up_nobody() {
     let (first, second) = (content(1, 20 * G), content(2, 3 * G + 1));
     let source = source("master", &[&first, &second]);
-    let sources = BTreeMap::from([(repository(), vec![Arc::new(source.clone()) as Arc<dyn PeerTransport>])]);
+    let sources = BTreeMap::from([(repository(), vec![Transport::origin(source.clone())])]);
     let limits = SchedulerLimits {
         running_max: 1,
         ..SchedulerLimits::default()

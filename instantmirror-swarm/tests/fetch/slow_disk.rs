@@ -10,7 +10,7 @@ use instantmirror_core::memory::MemoryCache;
 use instantmirror_core::outboard::Outboard;
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::{
-    CacheError, CacheUsage, FetchError, ObjectCache, ObjectFill, ObjectHandle, Objects, PeerTransport,
+    CacheError, CacheUsage, FetchError, ObjectCache, ObjectFill, ObjectHandle, Objects, Transport,
 };
 use instantmirror_core::{ObjectId, RepoName};
 use instantmirror_swarm::fetch::FetchEngine;
@@ -52,7 +52,7 @@ impl SlowCache {
     }
 
     fn engine(&self, source: &FaultyTransport) -> FetchEngine {
-        let sources = vec![Arc::new(source.clone()) as Arc<dyn PeerTransport>];
+        let sources = vec![Transport::origin(source.clone())];
         let sources: BTreeMap<RepoName, _> = BTreeMap::from([(repository(), sources)]);
         let scheduler = Box::new(PriorityScheduler::new(SchedulerLimits::default()));
         FetchEngine::new(Arc::new(self.clone()), sources, scheduler)

@@ -11,9 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use instantmirror_core::address::AddressPolicy;
-use instantmirror_core::traits::{
-    BatchItem, Class, GroupRequest, GroupTransport as _, PeerTransport as _, TransportError,
-};
+use instantmirror_core::traits::{BatchItem, Class, GroupRequest, Swarm as _, TransportError};
 use instantmirror_swarm::peer::{Origin, PeerLimits};
 use tokio::io::AsyncReadExt as _;
 
@@ -275,8 +273,7 @@ async fn peers_of_an_export_torrent_are_sought_while_something_of_it_is_wanted()
     assert_eq!((leecher.swarms.connections(), seeder.swarms.connections()), (0, 0));
     // The first want brings the peers, the next ones the content.
     let object = &world.objects[0];
-    let nobody = leecher.transport.has(&object.id, object.content.len() as u64);
-    assert!(!nobody);
+    assert!(!leecher.transport.is_ready(&object.id));
     tokio::time::timeout(LIMIT, leecher.fetch_all()).await.unwrap();
     leecher.assert_complete();
     assert_eq!(leecher.swarms.connections(), 1);

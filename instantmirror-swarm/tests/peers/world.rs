@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use instantmirror_core::metainfo::InfoHash;
 use instantmirror_core::outboard::ObjectHasher;
 use instantmirror_core::swarm::PieceIndex;
-use instantmirror_core::traits::{Class, GroupRequest, GroupTransport as _};
+use instantmirror_core::traits::{Class, GroupRequest, Swarm as _};
 use instantmirror_core::{ObjectId, Outboard, RangeSet};
 use instantmirror_swarm::peer::{ObjectPlace, Origin, PeerLimits, PieceSource, Swarm, SwarmTransport, Swarms};
 use instantmirror_swarm::session::SessionConfig;
