@@ -202,15 +202,18 @@ fn work(node: &Node, daemon: &mut Daemon, snapshot: &str) -> bool {
 #[test]
 fn a_node_killed_at_any_syscall_of_fetching_giving_up_tagging_and_writing_down_serves_no_wrong_byte() {
     let (_dir, _master, mut node, snapshot) = world("e2e-kill-node", MAX_BYTES);
-    let (mut kills, mut finished) = (0, false);
+    let (mut kills, mut whole_runs) = (0, 0);
+    // strace counts the calls of each thread alone, and how they spread over threads is the scheduler's choice: one run
+    // that comes to its end may have had its calls elsewhere.
     for n in 1.. {
         assert!(n < 400, "it never comes to its end");
-        if n % 3 == 0 {
+        let is_empty = n % 3 == 0;
+        if is_empty {
             std::fs::remove_dir_all(cache_dir(&node)).unwrap();
         }
         let log = node.dir.join(format!("strace-{n}.log"));
         let mut daemon = Daemon::start("imnode", strace(&node, n).arg("run"), &log).unwrap();
-        finished = work(&node, &mut daemon, &snapshot);
+        let finished = work(&node, &mut daemon, &snapshot);
         daemon.wait(LIMIT).unwrap();
         if cache_dir(&node).join("format").exists() {
             check(&node, &format!("kill {n}"));
@@ -223,10 +226,13 @@ fn a_node_killed_at_any_syscall_of_fetching_giving_up_tagging_and_writing_down_s
             }
             node.stop(true);
         }
-        if finished && n % 3 == 0 {
+        kills += usize::from(!finished);
+        if is_empty {
+            whole_runs = if finished { whole_runs + 1 } else { 0 };
+        }
+        if whole_runs == 3 {
             break;
         }
-        kills += 1;
     }
-    assert!(finished && kills > 20, "only {kills} points: strace did not kill");
+    assert!(kills > 10, "only {kills} points: strace did not kill");
 }
