@@ -8,6 +8,9 @@ use std::time::Duration;
 pub struct Limits {
     /// Peers are asked to announce this often.
     pub interval: Duration,
+    /// Peers that have something for others and want nothing are asked to announce this often, if that is more often: they
+    /// learn of a leecher that nobody can be reached by only when they ask, and connect to it then.
+    pub interval_seeds: Duration,
     /// And not more often than this. A wish: what is more frequent is answered, within `requests_per_minute`.
     pub interval_min: Duration,
     /// Peers kept at a time, of all torrents.
@@ -28,6 +31,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             interval: Duration::from_secs(30 * 60),
+            interval_seeds: Duration::from_secs(2 * 60),
             interval_min: Duration::from_secs(60),
             peers_max: 2_000_000,
             swarm_peers_max: 100_000,

@@ -235,7 +235,7 @@ impl Registry {
         let swarm = self.torrents.get_mut(&asked.info_hash).ok_or(Refusal::NotAllowed)?;
         let limits = &self.limits;
         let mut announced = Announced {
-            interval_s: seconds(limits.interval),
+            interval_s: seconds(interval(limits, asked)),
             interval_min_s: seconds(limits.interval_min),
             swarm: Scraped::default(),
             peers: Vec::new(),
@@ -306,12 +306,24 @@ impl Registry {
     }
 }
 
-fn said(asked: &Announce) -> Said {
-    let standing = match (asked.left, asked.event) {
+fn standing(asked: &Announce) -> Standing {
+    match (asked.left, asked.event) {
         (Some(0), _) => Standing::Seed,
         (_, Event::Paused) => Standing::Partial,
         _ => Standing::Leecher,
-    };
+    }
+}
+
+/// How soon a peer shall announce again.
+fn interval(limits: &Limits, asked: &Announce) -> Duration {
+    match standing(asked) {
+        Standing::Leecher => limits.interval,
+        Standing::Seed | Standing::Partial => limits.interval.min(limits.interval_seeds.max(limits.interval_min)),
+    }
+}
+
+fn said(asked: &Announce) -> Said {
+    let standing = standing(asked);
     Said {
         port: asked.port,
         id: asked.peer_id,

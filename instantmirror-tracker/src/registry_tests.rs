@@ -37,7 +37,11 @@ fn peers_are_told_of_each_other_and_counted() {
     let (a, b) = (address("192.0.2.1"), address("192.0.2.2"));
     let first = registry.announce(at(0), a, &announce(1, 0, Event::Started)).unwrap();
     assert!(first.peers.is_empty());
-    assert_eq!((first.swarm.complete, first.interval_s), (1, 1800));
+    assert_eq!(
+        (first.swarm.complete, first.interval_s),
+        (1, 120),
+        "a seed looks for leechers"
+    );
     let second = registry.announce(at(1), b, &announce(2, 5, Event::Started)).unwrap();
     assert_eq!(
         second
@@ -51,6 +55,7 @@ fn peers_are_told_of_each_other_and_counted() {
         (second.swarm.complete, second.swarm.incomplete, second.swarm.downloaders),
         (1, 1, 1)
     );
+    assert_eq!(second.interval_s, 1800);
     let gone = registry.announce(at(2), a, &announce(1, 0, Event::Stopped)).unwrap();
     assert_eq!((gone.swarm.complete, gone.peers.len()), (0, 0));
     assert_eq!(registry.census().peers_v4, 1);

@@ -57,7 +57,7 @@ fn a_client_connects_announces_and_scrapes() {
     assert_eq!(connection, ids.id(from.ip(), Duration::ZERO));
     let first = ask("192.0.2.1:4000", announce());
     // Action, transaction, interval, leechers, seeders, and no peers.
-    let expected: Vec<u8> = [1u32, 6, 1800, 0, 1]
+    let expected: Vec<u8> = [1u32, 6, 120, 0, 1]
         .iter()
         .flat_map(|number| number.to_be_bytes())
         .collect();

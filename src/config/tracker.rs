@@ -73,6 +73,8 @@ pub struct UdpConfig {
 pub struct TrackerLimitsConfig {
     /// Peers are asked to announce this often.
     pub interval: TimeSpan,
+    /// Peers that have something and want nothing are asked to announce this often, if that is more often.
+    pub seed_interval: TimeSpan,
     /// And not more often than this.
     pub min_interval: TimeSpan,
     /// Peers kept at a time, of all torrents.
@@ -105,6 +107,7 @@ impl Default for TrackerLimitsConfig {
         let limits = Limits::default();
         Self {
             interval: TimeSpan(limits.interval),
+            seed_interval: TimeSpan(limits.interval_seeds),
             min_interval: TimeSpan(limits.interval_min),
             max_peers: limits.peers_max,
             max_peers_per_torrent: limits.swarm_peers_max,
@@ -130,6 +133,7 @@ impl TrackerLimitsConfig {
     pub fn limits(&self) -> Limits {
         Limits {
             interval: self.interval.0,
+            interval_seeds: self.seed_interval.0,
             interval_min: self.min_interval.0,
             peers_max: self.max_peers,
             swarm_peers_max: self.max_peers_per_torrent,
@@ -143,6 +147,9 @@ impl TrackerLimitsConfig {
     fn check(&self) -> Result<(), String> {
         if !(INTERVALS.0..=INTERVALS.1).contains(&self.interval.0) {
             return Err("[limits] interval must be from \"5 s\" to \"1 d\"".to_owned());
+        }
+        if !(INTERVALS.0..=INTERVALS.1).contains(&self.seed_interval.0) {
+            return Err("[limits] seed_interval must be from \"5 s\" to \"1 d\"".to_owned());
         }
         if self.min_interval > self.interval {
             return Err("[limits] min_interval is longer than interval".to_owned());

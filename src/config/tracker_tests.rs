@@ -57,6 +57,10 @@ fn contradictions_are_refused() {
         ("[torrents]\ndir = \"/x\"\nrescan = \"10 ms\"\n".to_owned(), "rescan"),
         (with("[http]\nlisten = []"), "listens anywhere"),
         (with("[limits]\ninterval = \"1 s\""), "from \"5 s\""),
+        (
+            with("[limits]\nseed_interval = \"1 s\""),
+            "seed_interval must be from \"5 s\"",
+        ),
         (with("[limits]\nmin_interval = \"2 h\""), "longer than interval"),
         (with("[limits]\nmax_handed_out = 201"), "not more than 200"),
         (with("[limits]\nhanded_out = 201"), "not be more than"),
