@@ -174,7 +174,7 @@ fn files_that_clients_rename_are_downloaded_and_named_in_a_warning() {
     let dir = TestDir::new("e2e-torrent-renamed").unwrap();
     let (master, source) = world(&dir);
     let long = format!("{}.deb", "x".repeat(246));
-    let names = ["what? <odd> name.", r"back\slash", &long];
+    let names = ["what? <odd> name.", r"back\slash", &long, "left\u{200e}to right"];
     for name in names {
         std::fs::create_dir_all(source.join("odd/dir:1")).unwrap();
         std::fs::write(source.join("odd/dir:1").join(name), noise(40_000)).unwrap();
@@ -184,7 +184,7 @@ fn files_that_clients_rename_are_downloaded_and_named_in_a_warning() {
     let made = master.run(&["torrent", "r", "--path", "odd", "--out", file.to_str().unwrap()]);
     let said = made.transcript();
     assert!(
-        said.contains("3 files get other names") && said.contains(r"'dir:1/back\slash'"),
+        said.contains("4 files get other names") && said.contains(r"'dir:1/back\slash'"),
         "{said}"
     );
     let sizes = |out: &Path| -> Vec<u64> {
@@ -199,7 +199,7 @@ fn files_that_clients_rename_are_downloaded_and_named_in_a_warning() {
     libtorrent(&file, &out("libtorrent"), &[]);
     transmission(&dir, &file, &out("by-transmission"));
     for client in ["libtorrent", "by-transmission"] {
-        assert_eq!(sizes(&out(client)), [40_000; 3], "{client}");
+        assert_eq!(sizes(&out(client)), [40_000; 4], "{client}");
     }
 }
 

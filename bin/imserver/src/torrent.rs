@@ -126,8 +126,8 @@ fn warn_of_renamed(made: &Torrents) {
     let shown: Vec<String> = shown.collect();
     let more = if count > RENAMED_SHOWN { ", ..." } else { "" };
     eprintln!(
-        "imserver: warning: {count} files get other names from libtorrent or Transmission, which change backslashes, the \
-         characters : ? \" * < > |, blanks and dots at the ends, names of devices and names of more than 240 bytes: {}{more}. Web \
+        "imserver: warning: {count} files get other names from libtorrent or Transmission, which change backslashes, \
+         marks of the direction of a text, the characters : ? \" * < > |, blanks and dots at the ends, names of devices and names of more than 240 bytes: {}{more}. Web \
          seeds that are no imserver or imnode will not have them",
         shown.join(", ")
     );

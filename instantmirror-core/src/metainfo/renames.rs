@@ -6,6 +6,10 @@
 const LIBTORRENT_BYTES_MAX: usize = 240;
 /// An extension that it keeps has at most so many bytes, with its dot.
 const EXTENSION_BYTES_MAX: usize = 10;
+/// libtorrent leaves these out: the backslash, and what marks or turns the direction of a text.
+const LIBTORRENT_DROPS: [char; 8] = [
+    '\\', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}',
+];
 /// Transmission puts `_` in place of these.
 const TRANSMISSION_REPLACES: &str = "\"*/:<>?\\|";
 /// Devices of Windows, behind which it puts `_`.
@@ -30,7 +34,7 @@ pub fn client_names(name: &str) -> Vec<String> {
 }
 
 fn by_libtorrent(name: &str) -> String {
-    let kept = name.replace('\\', "");
+    let kept = name.replace(LIBTORRENT_DROPS, "");
     if kept.len() <= LIBTORRENT_BYTES_MAX {
         return kept;
     }
@@ -79,6 +83,8 @@ mod tests {
             (" .x. ", " .x. ", ".x"),
             (r"a\\b", "ab", "a__b"),
             (r"x\\", "x", "x__"),
+            ("a\u{200e}b\u{202e}", "ab", "a\u{200e}b\u{202e}"),
+            ("a\u{2066}b", "a\u{2066}b", "a\u{2066}b"),
             ("CON", "CON", "CON_"),
             ("aux.", "aux.", "aux_"),
             ("lpt1.txt", "lpt1.txt", "lpt1_.txt"),
