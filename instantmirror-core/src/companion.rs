@@ -7,12 +7,15 @@
 //!
 //! | name | is optional beside |
 //! |---|---|
-//! | `X.sig`, `X.asc`, `X.gpg`, `X.sign`, `X.minisig`, `X.sigstore`, `X.p7s`, `X.key` | `X` |
-//! | `X.md5`, `X.sha1`, `X.sha256`, `X.sha512`, `X.zsync` | `X` |
+//! | `X.sig`, `X.asc`, `X.gpg`, `X.sign`, `X.minisig`, `X.sigstore`, `X.p7s`, `X.key`, `X.jcat`, `X.prov`, `X.provenance` | `X`, and `X.gz`, `X.xz`, … if X is a `.tar` |
+//! | `X.md5`, `X.sha1`, `X.sha256`, `X.sha512`, the same with `sum`, `X.b2`, `X.CHECKSUM`, `X.metadata`, `X.zsync` | the same |
 //! | `InRelease`, `Release` (apt; `Release.gpg` is a signature) | each other |
 //! | `PACKAGES`, `PACKAGES.gz`, `PACKAGES.xz`, `PACKAGES.rds` (R) | each other |
-//! | `repodata.json`, `current_repodata.json`, each also with `.zst`, `.bz2`, `.gz`, `.xz` (conda) | the forms of each |
+//! | `repodata.json`, `current_repodata.json`, each also with `.zst`, `.bz2`, `.gz`, `.xz`; `repodata.jlap`, `repodata_shards.msgpack.zst` (conda) | the forms of each |
+//! | `summary`, `summary.idx` (ostree); `.treeinfo`, `treeinfo`; `meta`, `meta.conf`, `meta.txz` (FreeBSD pkg) | each other |
 //! | `index.html`, `index.htm` | their directory |
+//!
+//! What belongs to an optional file is optional beside the same: `Release.gpg` beside `InRelease`, `summary.idx.sig` beside `summary`.
 //!
 //! Files that metadata names with a checksum are not among them (`Packages.gz`, `primary.xml.zst`): who has the old metadata needs
 //! it, and who has the new does not ask.
@@ -21,7 +24,7 @@ use crate::RepoPath;
 use crate::rules::{GlobError, PathGlobs};
 
 /// Ends of the names of signatures, keys and checksums beside what they belong to.
-const COMPANIONS: [&str; 13] = [
+const COMPANIONS: [&str; 27] = [
     ".sig",
     ".asc",
     ".gpg",
@@ -30,14 +33,32 @@ const COMPANIONS: [&str; 13] = [
     ".sigstore",
     ".p7s",
     ".key",
+    ".jcat",
+    ".prov",
+    ".provenance",
+    ".metadata",
     ".md5",
+    ".md5sum",
     ".sha1",
+    ".sha1sum",
+    ".sha224",
     ".sha256",
+    ".sha256sum",
+    ".sha384",
     ".sha512",
+    ".sha512sum",
+    ".b2",
+    ".b2sum",
+    ".b3",
+    ".CHECKSUM",
     ".zsync",
 ];
+/// The end of archives that are signed as they are and published packed (kernel.org).
+const ARCHIVE: &str = ".tar";
+/// How they are packed.
+const PACKINGS: [&str; 5] = [".gz", ".xz", ".bz2", ".zst", ".lz"];
 /// Names that stand for one another.
-const ALTERNATIVES: [&[&str]; 4] = [
+const ALTERNATIVES: [&[&str]; 7] = [
     &["InRelease", "Release"],
     &["PACKAGES", "PACKAGES.gz", "PACKAGES.xz", "PACKAGES.rds"],
     &[
@@ -46,6 +67,8 @@ const ALTERNATIVES: [&[&str]; 4] = [
         "repodata.json.bz2",
         "repodata.json.gz",
         "repodata.json.xz",
+        "repodata.jlap",
+        "repodata_shards.msgpack.zst",
     ],
     &[
         "current_repodata.json",
@@ -54,6 +77,9 @@ const ALTERNATIVES: [&[&str]; 4] = [
         "current_repodata.json.gz",
         "current_repodata.json.xz",
     ],
+    &["summary", "summary.idx"],
+    &[".treeinfo", "treeinfo"],
+    &["meta", "meta.conf", "meta.txz"],
 ];
 /// Names that stand for their directory.
 const INDEXES: [&str; 2] = ["index.html", "index.htm"];
@@ -112,11 +138,27 @@ fn optional_beside(path: &RepoPath) -> Vec<RepoPath> {
     if INDEXES.contains(&name) {
         return RepoPath::new(directory).into_iter().collect();
     }
-    let signed = COMPANIONS.iter().find_map(|end| name.strip_suffix(end));
+    names_beside(name)
+        .iter()
+        .filter_map(|name| in_directory(name))
+        .collect()
+}
+
+/// The same for a name in its directory.
+fn names_beside(name: &str) -> Vec<String> {
     let alternatives = ALTERNATIVES.iter().filter(|names| names.contains(&name));
     let others = alternatives.flat_map(|names| names.iter().filter(|other| **other != name));
-    let beside = signed.filter(|name| !name.is_empty()).into_iter();
-    beside.chain(others.copied()).filter_map(in_directory).collect()
+    let mut beside: Vec<String> = others.map(|other| (*other).to_owned()).collect();
+    let described = COMPANIONS.iter().find_map(|end| name.strip_suffix(end));
+    if let Some(described) = described.filter(|described| !described.is_empty()) {
+        beside.push(described.to_owned());
+        if described.ends_with(ARCHIVE) {
+            beside.extend(PACKINGS.iter().map(|packing| format!("{described}{packing}")));
+        }
+        // It has become shorter, so this ends.
+        beside.extend(names_beside(described));
+    }
+    beside
 }
 
 #[cfg(test)]
@@ -144,6 +186,16 @@ mod tests {
             ("dists/x/InRelease", "dists/x/Release"),
             ("dists/x/Release", "dists/x/InRelease"),
             ("linux-6.1.tar.sign", "linux-6.1.tar"),
+            ("linux-6.1.tar.sign", "linux-6.1.tar.xz"),
+            ("dists/x/Release.gpg", "dists/x/InRelease"),
+            ("summary.idx", "summary"),
+            ("summary.idx.sig", "summary"),
+            ("os/.treeinfo", "os/treeinfo"),
+            ("FreeBSD/meta.conf", "FreeBSD/meta.txz"),
+            ("charts/a-1.0.tgz.prov", "charts/a-1.0.tgz"),
+            ("simple/a-1.0.whl.metadata", "simple/a-1.0.whl"),
+            ("image.iso.sha512sum", "image.iso"),
+            ("noarch/repodata.jlap", "noarch/repodata.json"),
             ("src/contrib/PACKAGES.rds", "src/contrib/PACKAGES.gz"),
             ("noarch/repodata.json.zst", "noarch/repodata.json"),
             ("noarch/current_repodata.json", "noarch/current_repodata.json.bz2"),
