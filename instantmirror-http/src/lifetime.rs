@@ -12,36 +12,20 @@ use instantmirror_core::RepoPath;
 const FOREVER: &str = "public, max-age=31536000, immutable";
 /// Files of a Debian pool: their names have versions, and an archive refuses another file of the same name.
 const POOL: &str = "public, max-age=2592000";
-/// Packages whose names have versions, in archives that may sign or build them again.
-const PACKAGE: &str = "public, max-age=86400";
-/// Everything else. The question costs a 304.
-const SHORT: &str = "public, max-age=5, must-revalidate";
+/// Packages of registries that never take another file for a version that they have.
+const RELEASE: &str = "public, max-age=86400";
+/// Everything else. The question costs a 304. The last word is for Varnish, which would answer with what is stale for ten
+/// seconds more while it asks (RFC 5861, 3; its `beresp.grace`).
+const SHORT: &str = "public, max-age=5, must-revalidate, stale-while-revalidate=0";
 
 /// Hexadecimal digits of the hashes in `by-hash` directories.
 const BY_HASH: [(&str, usize); 4] = [("MD5Sum", 32), ("SHA1", 40), ("SHA256", 64), ("SHA512", 128)];
 /// What lies in a pool, by the end of its name.
 const OF_POOL: [&str; 6] = [".deb", ".udeb", ".ddeb", ".dsc", ".orig.tar.", ".debian.tar."];
-/// Packages of others.
-const PACKAGES: [&str; 18] = [
-    ".deb",
-    ".udeb",
-    ".rpm",
-    ".drpm",
-    ".apk",
-    ".pkg.tar.zst",
-    ".pkg.tar.xz",
-    ".whl",
-    ".gem",
-    ".crate",
-    ".conda",
-    ".jar",
-    ".xbps",
-    ".ipk",
-    ".snap",
-    ".nupkg",
-    ".xpi",
-    ".crx",
-];
+/// Packages of PyPI, RubyGems, crates.io, conda, Maven and NuGet. Not those of distributions outside a pool (`.rpm`, `.apk`,
+/// `.deb`, `.pkg.tar.zst`): third parties sign and build them again under the same name, and a cache that goes on with the old
+/// one breaks clients that have read the new index.
+const RELEASES: [&str; 6] = [".whl", ".gem", ".crate", ".conda", ".jar", ".nupkg"];
 
 /// Words of names that are given to one version after the other.
 const MOVING: [&str; 6] = ["latest", "current", "newest", "nightly", "snapshot", "daily"];
@@ -53,8 +37,8 @@ pub(crate) fn cache_control(path: &RepoPath, sha256: Option<&[u8; 32]>) -> &'sta
         FOREVER
     } else if is_in_pool(path, name) {
         POOL
-    } else if is_package(name) {
-        PACKAGE
+    } else if is_release(name) {
+        RELEASE
     } else {
         SHORT
     }
@@ -96,9 +80,9 @@ fn is_in_pool(path: &RepoPath, name: &str) -> bool {
             .any(|part| name.ends_with(part) || part.ends_with('.') && name.contains(part))
 }
 
-/// Whether a name is that of a package with a version: `epel-release-latest-9.noarch.rpm` is another file next month.
-fn is_package(name: &str) -> bool {
-    let Some(stem) = PACKAGES.iter().find_map(|end| name.strip_suffix(end)) else {
+/// Whether a name is that of a package with a version: `tool-1.0-SNAPSHOT.jar` is another file tomorrow.
+fn is_release(name: &str) -> bool {
+    let Some(stem) = RELEASES.iter().find_map(|end| name.strip_suffix(end)) else {
         return false;
     };
     let mut words = stem.split(|c: char| !c.is_ascii_alphanumeric());
@@ -135,8 +119,10 @@ mod tests {
             ("pool/main/h/hello.deb".to_owned(), false, SHORT),
             ("epel-release-latest-9.noarch.rpm".to_owned(), false, SHORT),
             ("google-chrome-stable_current_amd64.deb".to_owned(), false, SHORT),
-            ("hello_1.0_amd64.deb".to_owned(), false, PACKAGE),
-            ("Packages/h/hello-1.0-1.x86_64.rpm".to_owned(), false, PACKAGE),
+            ("hello_1.0_amd64.deb".to_owned(), false, SHORT),
+            ("Packages/h/hello-1.0-1.x86_64.rpm".to_owned(), false, SHORT),
+            ("packages/hello-1.0-py3-none-any.whl".to_owned(), false, RELEASE),
+            ("org/tool/1.0-SNAPSHOT/tool-1.0-SNAPSHOT.jar".to_owned(), false, SHORT),
             ("dists/sid/InRelease".to_owned(), true, SHORT),
             ("pool/main/h/index.html".to_owned(), false, SHORT),
             ("repodata/repomd.xml".to_owned(), true, SHORT),

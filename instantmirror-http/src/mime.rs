@@ -53,22 +53,49 @@ fn is_read_by_people(name: &str) -> bool {
         "NOTICE",
         "README",
     ];
+    // In lower case they are names of programs' own files.
+    const CAPITALS: [&str; 7] = [
+        "EULA",
+        "GPL",
+        "INDEX",
+        "KEYS",
+        "MANIFEST",
+        "RELEASE-NOTES",
+        "RPM-GPG-KEY",
+    ];
     let upper = name.to_ascii_uppercase();
-    let is_beginning = |word: &&str| {
-        let rest = upper.strip_prefix(*word);
+    let begins = |name: &str, word: &str| {
+        let rest = name.strip_prefix(word);
         rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_alphanumeric()))
     };
-    is_checksums(&upper) || BEGINNINGS.iter().any(is_beginning) || name.starts_with("Contents-")
+    is_checksums(&upper)
+        || BEGINNINGS.iter().any(|word| begins(&upper, word))
+        || CAPITALS.iter().any(|word| begins(name, word))
+        || name.starts_with("Contents-")
 }
 
-/// `SHA256SUMS`, `md5sum`, `B2SUMS`, `CHECKSUM`, alone or behind a hyphen.
+/// Whether the last word of a name, behind a hyphen or a full stop, or the first one is that of a list of checksums: `SHA256SUMS`,
+/// `md5sum`, `B2SUMS`, `SHA512`, `DIGESTS`, `Fedora-40-x86_64-CHECKSUM`, `Rocky-9.4.iso.CHECKSUM`, `CHECKSUM.SHA256-FreeBSD-14`.
 fn is_checksums(upper: &str) -> bool {
-    let word = upper.rsplit_once('-').map_or(upper, |(_, word)| word);
-    let Some(kind) = word.strip_suffix('S').unwrap_or(word).strip_suffix("SUM") else {
-        return false;
+    let words = upper.split(['-', '.', '_']);
+    let (first, last) = (words.clone().next(), words.last());
+    first.is_some_and(is_checksum_word) || last.is_some_and(is_checksum_word)
+}
+
+fn is_checksum_word(word: &str) -> bool {
+    let singular = word.strip_suffix('S').unwrap_or(word);
+    let (kind, has_sum) = match singular.strip_suffix("SUM") {
+        Some(kind) => (kind, true),
+        None => (singular, false),
     };
-    let digits = kind.trim_end_matches(|digit: char| digit.is_ascii_digit());
-    matches!(digits, "CHECK" | "SHA" | "MD" | "B" | "BLAKE" | "CK")
+    let name = kind.trim_end_matches(|digit: char| digit.is_ascii_digit());
+    let has_digits = name.len() < kind.len();
+    match name {
+        "CHECK" | "CK" => has_sum,
+        "SHA" | "MD" | "B" | "BLAKE" => has_sum || has_digits && name != "B",
+        "DIGEST" => !has_sum && !has_digits,
+        _ => false,
+    }
 }
 
 fn by_extension(extension: &str) -> Option<&'static str> {
@@ -112,6 +139,7 @@ fn package_or_archive(extension: &str) -> Option<&'static str> {
         "zsync" => "application/x-zsync",
         "jigdo" => "application/x-jigdo",
         "template" => "application/x-jigdo-template",
+        "key" => "application/pgp-keys",
         "asc" | "sig" | "sign" => "application/pgp-signature",
         "pgp" => "application/pgp-encrypted",
         "crt" => "application/x-x509-ca-cert",
@@ -161,7 +189,7 @@ fn document_or_media(extension: &str) -> Option<&'static str> {
         "png" => "image/png",
         "jpg" | "jpeg" => "image/jpeg",
         "gif" => "image/gif",
-        "svg" => "image/svg+xml",
+        "svg" | "svgz" => "image/svg+xml",
         "webp" => "image/webp",
         "avif" => "image/avif",
         "bmp" => "image/bmp",
@@ -248,6 +276,20 @@ mod tests {
             "Fedora-Server-40-1.14-x86_64-CHECKSUM",
             "foo.sha256",
             "foo.iso.sha256sum",
+            "foo.iso.sha256sums",
+            "foo.md5sums",
+            "Rocky-9.4-x86_64-dvd.iso.CHECKSUM",
+            "CHECKSUM.SHA256-FreeBSD-14.0-RELEASE-amd64",
+            "SHA256",
+            "SHA512",
+            "DIGESTS",
+            "RPM-GPG-KEY-Rocky-9",
+            "KEYS",
+            "MANIFEST",
+            "INDEX",
+            "RELEASE-NOTES",
+            "EULA",
+            "GPL",
         ] {
             assert_eq!(media_type(name), TEXT, "{name}");
         }
@@ -255,6 +297,14 @@ mod tests {
             ("README.html", "text/html"),
             ("README.gz", "application/gzip"),
             ("SHA256SUMS.gpg", UNKNOWN),
+            ("SHA256SUMS.zst", "application/zstd"),
+            ("SHARED", UNKNOWN),
+            ("index", UNKNOWN),
+            ("B", UNKNOWN),
+            ("B2", UNKNOWN),
+            ("archive.key", "application/pgp-keys"),
+            ("logo.svgz", "image/svg+xml"),
+            ("foo-sha256.bin", UNKNOWN),
             ("SHA256SUMS.sign", "application/pgp-signature"),
             ("NEWSLETTER", UNKNOWN),
             ("READMEFIRST", UNKNOWN),

@@ -4,11 +4,13 @@
 //! is never replaced by what lies in a directory of one mirror.
 //!
 //! Invariant: nothing outside of the directory is read, whatever links are in it (`openat2`, `RESOLVE_BENEATH`), nothing
-//! whose name begins with a dot but `.well-known`, and nothing that is no regular file.
+//! whose name begins with a dot but `.well-known`, nothing that is no regular file, and nothing that others of this machine may not
+//! read: neither a file without that right, nor one below a directory that they may not enter.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -146,6 +148,13 @@ fn find(dir: &Path, path: &str) -> io::Result<Found> {
     if !meta.is_file() {
         return Err(Errno::NOENT.into());
     }
+    let is_open = meta.mode() & Mode::ROTH.bits() != 0 && is_way_open(&root, path)?;
+    if !is_open {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("'{path}' is not for everybody: others may not read it, or not enter a directory above it"),
+        ));
+    }
     Ok(Found::File(OwnFile {
         file: Arc::new(file),
         name: path.rsplit('/').next().unwrap_or_default().to_owned(),
@@ -153,6 +162,20 @@ fn find(dir: &Path, path: &str) -> io::Result<Found> {
         modified: meta.mtime(),
         nanoseconds: meta.mtime_nsec(),
     }))
+}
+
+/// Whether others may enter every directory on the way to a path, as it is spelt; links on it are followed.
+fn is_way_open(root: &OwnedFd, path: &str) -> io::Result<bool> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    for (end, _) in path.match_indices('/') {
+        let way = path.get(..end).unwrap_or_default();
+        let directory = rustix::io::retry_on_intr(|| openat2(root, way, flags, Mode::empty(), resolve))?;
+        if rustix::fs::fstat(&directory)?.st_mode & Mode::XOTH.bits() == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn respond(request: &Request<'_>, path: &RequestPath, file: OwnFile) -> Response {

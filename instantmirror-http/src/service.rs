@@ -259,8 +259,8 @@ impl Service {
         let path = match decode_path(request.path) {
             Ok(path) => path,
             Err(error) => {
-                if let Some(location) = elsewhere(request) {
-                    return self.finish(request, respond_redirect(request, location, true)).await;
+                if let Some(spelled) = canonical(request) {
+                    return self.answer_respelled(request, &spelled).await;
                 }
                 let status = if error.is_only_too_long() {
                     StatusCode::NOT_FOUND
@@ -314,6 +314,21 @@ impl Service {
         } else {
             answer
         }
+    }
+
+    /// Answers a path with idle segments (`/a//b`, `/a/./b`) that means `spelled`. A file is answered in place: apt, which asks
+    /// so for flat repositories, takes no relative reference, and one from the root leads out of the path below which a
+    /// proxy may show us. Everything else is told the one spelling, for the links of its page are relative.
+    async fn answer_respelled(&self, request: &Request<'_>, spelled: &RequestPath) -> Answer {
+        let site = self.mounts.site(request.host);
+        let route = route(site, self.catalogs.as_ref(), spelled);
+        if matches!(route, Route::File(..)) {
+            let mut answer = self.answer_tree(request, site, spelled, route).await;
+            self.rules.dress_tree(answer.headers_mut());
+            return answer;
+        }
+        let location = reference_to(request, spelled);
+        self.finish(request, respond_redirect(request, location, true)).await
     }
 
     async fn answer_tree(&self, request: &Request<'_>, site: &Site, path: &RequestPath, route: Route) -> Answer {
@@ -385,24 +400,27 @@ impl Service {
     }
 }
 
-/// The one spelling of a path with idle segments, if it is a good path otherwise and somebody wants to read it.
-/// Relative to the root where a client may be behind a proxy that shows it below a path; but from the root for those
-/// with a `.`, which only apt sends as they are: it takes no other reference.
-fn elsewhere(request: &Request<'_>) -> Option<String> {
+/// What a path with idle segments means, if it is a good path otherwise and somebody wants to read it.
+fn canonical(request: &Request<'_>) -> Option<RequestPath> {
     let is_read = request.method == Method::GET || request.method == Method::HEAD;
-    let decoded = decode_path(&canonical_path(request.path).filter(|_| is_read)?).ok()?;
-    let has_dot = request.path.split('/').any(|name| name == ".");
-    let mut location = if has_dot {
-        String::from("/")
-    } else {
-        let slashes = request.path.bytes().filter(|&byte| byte == b'/').count();
-        "../".repeat(slashes.saturating_sub(1))
-    };
-    encode_path_into(&mut location, decoded.path.as_str());
-    if decoded.directory && !decoded.path.is_root() {
+    decode_path(&canonical_path(request.path).filter(|_| is_read)?).ok()
+}
+
+/// A relative reference from the path of a request with idle segments to the one spelling of it.
+fn reference_to(request: &Request<'_>, spelled: &RequestPath) -> String {
+    // What stands in front of the last slash; a client that resolves the reference goes up an empty segment, but drops a `.`
+    // before it does so (RFC 3986, 5.2.4).
+    let (directories, _) = request.path.rsplit_once('/').unwrap_or_default();
+    let levels = directories.split('/').skip(1).filter(|name| *name != ".").count();
+    let mut location = "../".repeat(levels);
+    encode_path_into(&mut location, spelled.path.as_str());
+    if spelled.directory && !spelled.path.is_root() {
         location.push('/');
     }
-    Some(location)
+    if location.is_empty() {
+        location.push_str("./");
+    }
+    location
 }
 
 async fn answer_extra(

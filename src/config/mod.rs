@@ -76,6 +76,9 @@ fn listed(findings: &[Finding]) -> String {
     lines.join("\n")
 }
 
+/// The key of the directory of public files.
+const ROOT: &str = "http.root";
+
 /// A configuration that checks what its types cannot.
 trait Checked: DeserializeOwned {
     /// Every path of a file in it, with the place of its key.
@@ -136,8 +139,41 @@ fn check<T: Checked>(file: &Path, text: &str, report: &mut Report<'_>) -> Result
         // A relative path counts from where the file is, whatever directory the program was started in.
         *path = beside.join(&*path);
     }
+    check_root(file, config.paths(), report);
     config.check(report);
     Ok(config)
+}
+
+/// Refuses a `[http] root` that would show everybody what is the daemon's own: its configuration, store, keys and logs.
+fn check_root(file: &Path, mut paths: Vec<(String, &mut PathBuf)>, report: &mut Report<'_>) {
+    // Published trees, torrents and certificates are for everybody anyway.
+    const PUBLIC: [&str; 5] = ["source", "torrents.dir", "certificate", "ca_file", "client_certificate"];
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let Some(at) = paths.iter().position(|(place, _)| place == ROOT) else {
+        return;
+    };
+    let root = real(paths.swap_remove(at).1);
+    let is_shown = |path: &Path| real(path).starts_with(&root);
+    if is_shown(file) {
+        let text = format!(
+            "{} holds this configuration; name a directory of public files alone",
+            root.display()
+        );
+        report.refuse(ROOT, text);
+    }
+    for (place, path) in paths {
+        let is_within = ["store.dir", "cache.dir"].contains(&place.as_str()) && root.starts_with(real(path));
+        let is_public = PUBLIC.iter().any(|public| place.ends_with(public));
+        if is_within || (!is_public && is_shown(path)) {
+            let relation = if is_within { "lies in" } else { "holds" };
+            let text = format!(
+                "{} {relation} {} ({place}), which is not for everybody; name a directory of public files alone",
+                root.display(),
+                path.display()
+            );
+            report.refuse(ROOT, text);
+        }
+    }
 }
 
 /// Adds the likeliest correction to "unknown field `x`, expected one of `a`, `b`".

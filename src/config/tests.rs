@@ -200,6 +200,37 @@ fn relative_paths_count_from_the_file() {
 }
 
 #[test]
+fn a_root_that_shows_what_is_the_daemon_s_own_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for made in ["etc", "store/www", "www"] {
+        std::fs::create_dir_all(dir.path().join(made)).unwrap();
+    }
+    let file = dir.path().join("etc/imserver.toml");
+    let error = |root: &str| {
+        let text = format!("[store]\ndir = \"../store\"\nkey_file = \"key\"\n[http]\nroot = \"{root}\"\n");
+        ServerConfig::parse(&file, &text)
+            .map_err(|error| error.to_string())
+            .err()
+    };
+    std::fs::write(&file, "").unwrap();
+    std::os::unix::fs::symlink("../etc", dir.path().join("www/link")).unwrap();
+    assert_eq!(error("../www"), None);
+    for (root, holds) in [
+        ("../store", "lies in"),
+        ("../store/www", "lies in"),
+        ("..", "holds this configuration"),
+        (".", "(store.key_file)"),
+        ("../www/link", "holds this configuration"),
+    ] {
+        let error = error(root).unwrap_or_default();
+        assert!(
+            error.contains("imserver.toml:5:8: ") && error.contains(holds),
+            "{root}: {error}"
+        );
+    }
+}
+
+#[test]
 fn what_the_machine_does_not_have_is_found_before_a_start() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("imserver.toml");

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use instantmirror_testkit::command::{clean_command, run, run_any};
 use instantmirror_testkit::debian::{AptClient, Archive};
@@ -19,7 +20,7 @@ struct Sites {
     node: Node,
     layer: Vec<u8>,
     https: String,
-    _master: Master,
+    master: Master,
 }
 
 fn sha256(file: &Path) -> String {
@@ -114,7 +115,7 @@ fn serve() -> Sites {
         node,
         layer,
         https,
-        _master: master,
+        master,
     }
 }
 
@@ -127,6 +128,13 @@ impl Sites {
 
     fn port(&self) -> String {
         self.node.url().rsplit(':').next().unwrap().to_owned()
+    }
+
+    /// Publishes a file whose name says nothing of what is in it.
+    fn publish_news(&self, text: &str) {
+        std::fs::write(self.archive.root().join("news"), text).unwrap();
+        let snapshot = self.master.publish("debian");
+        self.node.wait_for("debian", &snapshot);
     }
 
     /// A caching proxy in front of the node that listens on a Unix socket.
@@ -301,6 +309,19 @@ fn header_fields_are_as_told_and_caches_in_front_keep_what_may_be_kept() {
         (said.starts_with("HTTP/1.1 200") && line.split_whitespace().count() == 3).then_some(())
     });
     assert!(hit.is_some(), "{}", ask());
+
+    // What may change is never older than its 5 s: Varnish would go on with the old one for its ten seconds of grace.
+    let url = "http://localhost/news";
+    let read = || {
+        let mut curl = clean_command("curl");
+        curl.args(["-sS", "--unix-socket"]).arg(&socket).arg(url);
+        run(&mut curl, LIMIT).unwrap().text()
+    };
+    sites.publish_news("old");
+    assert!(poll(LIMIT, || (read() == "old").then_some(())).is_some(), "{}", read());
+    sites.publish_news("new");
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(read(), "new");
 }
 
 /// Asks a proxy twice for what may be kept long and for what may be kept shortly: the second answer is its own.

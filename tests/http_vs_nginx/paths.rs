@@ -222,14 +222,8 @@ const EXPLAINED: &[Explanation] = &[
     ),
     (
         "301 kept",
-        "a client is told the one spelling; nginx serves the same under several",
-        &[
-            "hostile: dot at the end",
-            "hostile: dot",
-            "hostile: many slashes",
-            "hostile: slashes at the end",
-            "hostile: two slashes",
-        ],
+        "a client is told the one spelling of a directory, for the links of its page; nginx serves it under several",
+        &["hostile: dot at the end", "hostile: slashes at the end"],
     ),
     (
         "404 kept",

@@ -12,7 +12,7 @@ const FOREVER: &str = "public, max-age=31536000, immutable";
 const HOUR: &str = "public, max-age=3600";
 const ASK: &str = "no-cache";
 /// For a file whose name says nothing of its content.
-const SHORT: &str = "public, max-age=5, must-revalidate";
+const SHORT: &str = "public, max-age=5, must-revalidate, stale-while-revalidate=0";
 const NEVER: &str = "no-store";
 
 /// A request below a view, its status, and what is said of caching under a snapshot's URL and elsewhere.

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use instantmirror_core::view::View;
 use instantmirror_core::{ObjectId, RepoPath, Snapshot};
 use instantmirror_http::{Mount, Mounts, OwnFiles};
+use std::fs::Permissions;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -86,7 +88,7 @@ async fn a_file_is_described_and_sent() {
         assert_eq!((reply.status, reply.text()), (200, "hello"), "{target}");
         assert_eq!(
             reply.header("cache-control"),
-            "public, max-age=5, must-revalidate",
+            "public, max-age=5, must-revalidate, stale-while-revalidate=0",
             "{target}"
         );
         let permanent = resolve(target, reply.header("content-location"));
@@ -352,10 +354,15 @@ fn own_files(dir: &std::path::Path) -> std::path::PathBuf {
         (".well-known/acme-challenge/token", "proof"),
         ("debian/snap/current/nothing", "forged"),
         ("pub/nothing", "forged"),
+        ("secret.env", "secret"),
+        ("closed/page", "secret"),
     ] {
         let file = root.join(name);
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, content).unwrap();
+    }
+    for (name, mode) in [("secret.env", 0o640), ("closed", 0o750)] {
+        std::fs::set_permissions(root.join(name), Permissions::from_mode(mode)).unwrap();
     }
     std::fs::write(dir.join("outside"), "secret").unwrap();
     for (name, target) in [
@@ -401,6 +408,8 @@ async fn files_of_one_s_own_are_there_where_nothing_else_is() {
         ("/leaves", None),
         ("/absolute", None),
         ("/fifo", None),
+        ("/secret.env", None),
+        ("/closed/page", None),
         ("/robots.txt/", None),
         ("/pub/nothing", None),
         ("/debian/snap/current/nothing", None),
