@@ -202,6 +202,25 @@ pub enum Succession {
 }
 
 impl Head {
+    /// The head of a repository that has no snapshot yet: sequence 0, signed and expired at `now`. `piece_length` in bytes.
+    #[must_use]
+    pub fn first(repository: RepoName, piece_length: u32, now: Timestamp) -> Self {
+        Self {
+            repository,
+            sequence: 0,
+            issued: now,
+            expires: now,
+            piece_length,
+            current: None,
+            snapshots: Vec::new(),
+            tags: BTreeMap::new(),
+            key_list: 0,
+            preseed: Vec::new(),
+            grace_never: Vec::new(),
+            removed: Vec::new(),
+        }
+    }
+
     /// Signs the head.
     ///
     /// # Errors

@@ -454,20 +454,8 @@ fn directory(root: &Root) -> Directory {
 }
 
 fn first_head(repository: &ServerRepository, now: Timestamp) -> Head {
-    Head {
-        repository: repository.name.clone(),
-        sequence: 0,
-        issued: now,
-        expires: now,
-        piece_length: u32::try_from(repository.piece_length.0).unwrap_or(u32::MAX),
-        current: None,
-        snapshots: Vec::new(),
-        tags: std::collections::BTreeMap::new(),
-        key_list: 0,
-        preseed: Vec::new(),
-        grace_never: Vec::new(),
-        removed: Vec::new(),
-    }
+    let piece_length = u32::try_from(repository.piece_length.0).unwrap_or(u32::MAX);
+    Head::first(repository.name.clone(), piece_length, now)
 }
 
 fn check_piece_length(repository: &ServerRepository, held: Option<&SignedHead>) -> Result<(), MasterError> {

@@ -1,0 +1,74 @@
+//! The examples that end by themselves say what they should. Cargo builds them with all tests; one that is not there because this
+//! file is tested alone is built first.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use instantmirror_testkit::process::TestDir;
+
+/// What an example prints when it ends well.
+fn run(name: &str, arguments: &[&Path]) -> String {
+    let tests = std::env::current_exe().unwrap();
+    let example: PathBuf = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
+    if !example.is_file() {
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+        let built = Command::new(cargo)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["build", "--example", name])
+            .status();
+        assert!(built.unwrap().success(), "{name} cannot be built");
+    }
+    let done = Command::new(&example).args(arguments).output();
+    let done = done.unwrap_or_else(|error| panic!("{}: {error}", example.display()));
+    let said = String::from_utf8(done.stdout).unwrap();
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    said
+}
+
+fn assert_lines(said: &str, expected: &[&str]) {
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{said}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.contains(expected), "{expected}\n{said}");
+    }
+}
+
+#[test]
+fn verify_head_takes_the_good_one_alone() {
+    let expected = [
+        "debian: sequence 2, current none",
+        "0 snapshots, expires 2",
+        "a changed byte: the head of 'debian' was refused: ",
+        "another key: the head of 'debian' was refused: no signature by a trusted key",
+        "an older head: rollback: the head of 'debian' has sequence 1, but 2 was seen before",
+    ];
+    assert_lines(&run("verify_head", &[]), &expected);
+}
+
+#[test]
+fn read_catalog_lists_follows_and_compares() {
+    let said = run("read_catalog", &[]);
+    let expected = [
+        "pool: 2 files of 6 bytes",
+        "  hello_1.deb 3 ",
+        "  hello_2.deb 3 ",
+        "latest -> Some(Symlink(\"pool\"))",
+        "latest/hello_2.deb: Found(",
+        "changed: pool",
+        "added: pool/hello_2.deb",
+    ];
+    assert_lines(&said, &expected);
+}
+
+#[test]
+fn make_torrent_writes_what_the_parser_reads() {
+    let dir = TestDir::new("example-torrent").unwrap();
+    let tree = dir.folder("tree").unwrap();
+    std::fs::write(tree.join("a"), "content").unwrap();
+    std::fs::write(tree.join("b"), vec![1; 300_000]).unwrap();
+    let file = dir.path().join("tree.torrent");
+    let said = run("make_torrent", &[&tree, &file]);
+    let torrent = instantmirror::core::metainfo::Metainfo::parse(&std::fs::read(&file).unwrap()).unwrap();
+    assert!(said.contains(&format!("2 files, info-hash {}", torrent.hash)), "{said}");
+    assert_eq!(torrent.total_bytes, 262_144 + 300_000);
+}
