@@ -25,6 +25,7 @@ mod kill_heads;
 mod lifecycle;
 mod link;
 mod local_tags;
+mod many_clients;
 mod mirror_clients;
 mod owner;
 mod publish;

@@ -1,5 +1,7 @@
 //! A real yum repository, used by a real dnf through the node.
 
+use std::path::Path;
+
 use instantmirror_testkit::process::TestDir;
 use instantmirror_testkit::yum::{DnfClient, Repository};
 
@@ -30,6 +32,17 @@ fn dnf_reads_metadata_and_downloads_through_the_node_and_sees_the_next_snapshot(
         client.download("im-alpha").unwrap(),
         std::fs::read(repository.package_file("im-alpha").unwrap()).unwrap()
     );
+
+    let synced = client.reposync(&dir.folder("synced").unwrap()).unwrap();
+    let path = repository.package_file("im-alpha").unwrap();
+    let path = path.strip_prefix(repository.root()).unwrap();
+    for file in [path, Path::new("repodata/repomd.xml")] {
+        let (theirs, ours) = (
+            std::fs::read(synced.join(file)),
+            std::fs::read(repository.root().join(file)),
+        );
+        assert_eq!(theirs.unwrap(), ours.unwrap(), "{}", file.display());
+    }
 
     client.set_source(&format!("{}/yum/snap/{first}", node.url())).unwrap();
     client.makecache().unwrap();

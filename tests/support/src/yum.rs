@@ -213,6 +213,17 @@ impl DnfClient {
         fs::read(&file).with_context(|| format!("cannot read {}", file.display()))
     }
 
+    /// `dnf reposync`: all packages and metadata, into a folder.
+    pub fn reposync(&self, folder: &Path) -> Result<PathBuf> {
+        run(
+            self.dnf()
+                .args(["reposync", "--download-metadata", "--download-path"])
+                .arg(folder),
+            LOCAL_LIMIT,
+        )?;
+        Ok(folder.join(REPOSITORY_ID))
+    }
+
     fn dnf(&self) -> Command {
         let mut command = clean_command("dnf");
         command
