@@ -2,6 +2,9 @@
 //!
 //! Refusing is the safe choice. Changing the owner of what is written would have to be right for each file, at each crash, and
 //! for the modes that a umask leaves; a process that changes its own user half-way holds rights that it should not have.
+//!
+//! Some file systems give all files one owner, whoever makes them (CIFS, exFAT and vfat with `uid=`, NFS with `root_squash`).
+//! There nothing is said by who owns a directory, and nothing that root makes is root's: it may go on.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -9,10 +12,34 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
+
 use crate::error::StoreError;
 
 /// Says nothing of who uses a directory: a file system comes with it.
 const LOST_AND_FOUND: &str = "lost+found";
+
+/// Of a file that finds out who owns what is made in a directory.
+const PROBE: &str = ".owner-probe";
+
+/// Whether the file system gives what this process makes in `dir` to somebody else. False if nothing can be made there. A file
+/// without a name is made where that is possible, else one is made and removed.
+pub(super) fn is_forced(dir: &Path) -> bool {
+    owner_of_new(dir).is_ok_and(|owner| owner != rustix::process::geteuid().as_raw())
+}
+
+fn owner_of_new(dir: &Path) -> rustix::io::Result<u32> {
+    let mode = Mode::RUSR | Mode::WUSR;
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    if let Ok(unnamed) = rustix::fs::open(dir, flags | OFlags::TMPFILE, mode) {
+        return Ok(rustix::fs::fstat(&unnamed)?.st_uid);
+    }
+    let path = dir.join(format!("{PROBE}-{}", std::process::id()));
+    let made = rustix::fs::open(&path, flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW, mode)?;
+    let stat = rustix::fs::fstat(&made);
+    rustix::fs::unlink(&path)?;
+    Ok(stat?.st_uid)
+}
 
 /// The error that writing into `dir` has to end with; `None` if this process may write there.
 pub(super) fn refusal(dir: &Path) -> Option<StoreError> {
@@ -91,6 +118,17 @@ mod tests {
         assert_eq!(command, "setpriv --reuid 5 --regid 6 --clear-groups x");
         let passwd = "root:x:0:0:root:/root:/bin/bash\nmirror:x:55:6::/:/bin/false\nbad\n";
         assert_eq!((user_name(passwd, 55), user_name(passwd, 5)), (Some("mirror"), None));
+    }
+
+    #[test]
+    fn what_is_made_here_is_ours_and_nothing_of_the_probe_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(owner_of_new(dir.path()), Ok(rustix::process::geteuid().as_raw()));
+        assert!(!is_forced(dir.path()));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(!is_forced(&dir.path().join("absent")));
+        // Where no file without a name can be made, one with a name tells it: what the kernel makes of `/proc` is never ours to make.
+        assert!(owner_of_new(Path::new("/proc/self")).is_err());
     }
 
     #[test]

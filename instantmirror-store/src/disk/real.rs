@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
@@ -33,6 +33,10 @@ pub struct RealDisk {
     root_fd: OwnedFd,
     /// Root finds that this is a directory of another user.
     is_foreign: bool,
+    /// Whether the file system gives all that is made to that user, once it was asked. Not before something is written: asking may
+    /// leave a time stamp.
+    is_forced: OnceLock<bool>,
+    asks_if_forced: fn(&Path) -> bool,
 }
 
 impl RealDisk {
@@ -49,6 +53,22 @@ impl RealDisk {
             root,
             root_fd,
             is_foreign,
+            is_forced: OnceLock::new(),
+            asks_if_forced: owner::is_forced,
+        })
+    }
+
+    /// Whether the owner of this directory means nothing. Says so once.
+    fn is_forced(&self) -> bool {
+        *self.is_forced.get_or_init(|| {
+            let is_forced = (self.asks_if_forced)(&self.root);
+            if is_forced {
+                tracing::info!(
+                    dir = %self.root.display(),
+                    "its file system gives all files to one user, whoever makes them: root goes on here, although the directory is that user's"
+                );
+            }
+            is_forced
         })
     }
 
@@ -118,7 +138,7 @@ impl Disk for RealDisk {
     fn check_owner(&self) -> Result<()> {
         // Looked at again for the text, and since it may have been put right.
         let refusal = self.is_foreign.then(|| owner::refusal(&self.root)).flatten();
-        refusal.map_or(Ok(()), Err)
+        refusal.filter(|_| !self.is_forced()).map_or(Ok(()), Err)
     }
 
     fn create_new(&self, path: &Path) -> Result<Box<dyn DiskFile>> {
@@ -345,5 +365,31 @@ impl DiskFile for RealFile {
 
     fn os_file(&self) -> Option<&Arc<File>> {
         Some(&self.file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_writes_where_the_file_system_gives_everything_to_one_user() {
+        let dir = tempfile::tempdir().unwrap();
+        if std::os::unix::fs::chown(dir.path(), Some(77), None).is_err() {
+            eprintln!("skipped: only root can be refused");
+            return;
+        }
+        let file = Path::new("file");
+        // An ordinary file system: what root makes is root's.
+        let disk = RealDisk::open(dir.path()).unwrap();
+        assert!(matches!(disk.create_new(file), Err(StoreError::ForeignOwner { .. })));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        // One as CIFS with `uid=77` shows it.
+        let forced = RealDisk {
+            asks_if_forced: |_| true,
+            ..RealDisk::open(dir.path()).unwrap()
+        };
+        forced.check_owner().unwrap();
+        forced.create_new(file).unwrap();
     }
 }
