@@ -7,6 +7,7 @@ mod architecture;
 mod arrows;
 mod core_api;
 mod lengths;
+mod named_tests;
 mod source;
 mod text;
 mod tree;
@@ -114,6 +115,10 @@ const CHECKS: &[Check] = &[
     Check {
         name: "no-trailing-space",
         run: text::check_trailing_space,
+    },
+    Check {
+        name: "named-tests",
+        run: named_tests::check,
     },
     Check {
         name: "invariants-tagged",
