@@ -13,7 +13,7 @@ mod parts;
 mod peers;
 mod report;
 mod server;
-mod surroundings;
+pub(crate) mod surroundings;
 mod torrents;
 mod tracker;
 mod units;

@@ -71,7 +71,7 @@ impl OutgoingConfig {
                 match &self.proxy_credentials_file {
                     None => proxies,
                     Some(file) => {
-                        let text = read_private(file)?;
+                        let text = read_private(file, "a password")?;
                         let (user, password) = text
                             .trim()
                             .split_once(':')
@@ -83,7 +83,10 @@ impl OutgoingConfig {
         };
         let authorities = self.ca_file.as_deref().map(read).transpose()?;
         let identity = match (&self.client_certificate, &self.client_key) {
-            (Some(certificate), Some(key)) => Some([read(certificate)?, b"\n".to_vec(), read(key)?].concat()),
+            (Some(certificate), Some(key)) => {
+                let key = read_private(key, "a private key")?;
+                Some([read(certificate)?, b"\n".to_vec(), key.into_bytes()].concat())
+            }
             _ => None,
         };
         let outgoing = Outgoing {
@@ -106,13 +109,14 @@ fn read(file: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))
 }
 
-fn read_private(file: &Path) -> Result<String, String> {
+/// Reads what nobody else may read. As for keys of ssh, what others may read is refused, and not only complained of.
+fn read_private(file: &Path, what: &str) -> Result<String, String> {
     let unreadable = |error: std::io::Error| format!("{} cannot be read: {error}", file.display());
     let mode = std::fs::metadata(file).map_err(unreadable)?.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         let shown = file.display();
         return Err(format!(
-            "{shown} holds a password and can be read by others (mode {mode:o}); `chmod 600` it"
+            "{shown} holds {what} and can be read by others (mode {mode:o}); `chmod 600` it"
         ));
     }
     std::fs::read_to_string(file).map_err(unreadable)

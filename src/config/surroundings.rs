@@ -4,6 +4,7 @@
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use instantmirror_http::Tls;
@@ -16,10 +17,13 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// Certificate, key and access log.
 pub(super) fn check_http(config: &HttpConfig, report: &mut Report<'_>) {
-    if let Some(tls) = &config.tls
-        && let Err(error) = Tls::load(&tls.certificate, &tls.key)
-    {
-        report.refuse("http.tls.certificate", error.to_string());
+    if let Some(tls) = &config.tls {
+        if let Err(error) = Tls::load(&tls.certificate, &tls.key) {
+            report.refuse("http.tls.certificate", error.to_string());
+        }
+        if let Some(note) = exposed_key(&tls.key) {
+            report.note("http.tls.key", note);
+        }
     }
     if let Some(root) = &config.root {
         check_directory("http.root", root, report);
@@ -27,6 +31,16 @@ pub(super) fn check_http(config: &HttpConfig, report: &mut Report<'_>) {
     if let Some(log) = &config.access_log {
         check_log(log, report);
     }
+}
+
+/// What is to be said of the key of a server if everybody can read it. It is no reason to refuse a start, which would take a site
+/// off the net, and a group that may read it is usual (`ssl-cert` of Debian).
+pub(crate) fn exposed_key(key: &Path) -> Option<String> {
+    let mode = std::fs::metadata(key).ok()?.permissions().mode() & 0o7777;
+    let shown = key.display();
+    (mode & 0o004 != 0).then(|| {
+        format!("{shown} is a private key that everybody on this machine can read (mode {mode:o}); `chmod o-rwx` it")
+    })
 }
 
 fn check_log(log: &Path, report: &mut Report<'_>) {

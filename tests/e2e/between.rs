@@ -440,6 +440,76 @@ fn a_node_reaches_its_master_by_a_proxy_with_a_private_authority_and_a_certifica
 }
 
 #[test]
+fn who_we_are_is_shown_to_the_masters_host_alone_wherever_it_sends_us() {
+    let dir = TestDir::new("e2e-between-identity").unwrap();
+    let source = tree(&dir, 3);
+    let mut master = Master::new(&dir, &[("r", &source)]);
+    let snapshot = master.publish("r");
+    master.serve();
+    let keys = dir.folder("keys").unwrap();
+    let (server, server_key) = certify(&keys, "server", "subjectAltName=IP:127.0.0.1,IP:127.0.0.2\n");
+    let (client, client_key) = certify(&keys, "client", "extendedKeyUsage=clientAuth\n");
+    let ca = keys.join("ca.pem");
+    let tls = format!(
+        "ssl_certificate {server:?}; ssl_certificate_key {server_key:?}; ssl_client_certificate {ca:?}; ssl_verify_client"
+    );
+    // A redirect for now and one for good to another host, and one to another port of the same host.
+    for (status, host, is_told) in [
+        (307, "127.0.0.2", false),
+        (308, "127.0.0.2", false),
+        (307, "127.0.0.1", true),
+    ] {
+        let round = TestDir::new("e2e-between-identity-round").unwrap();
+        let (gate, other) = (free_port().unwrap(), free_port().unwrap());
+        let seen = round.path().join("seen.log");
+        let servers = format!(
+            "log_format seen '$ssl_client_verify [$http_authorization] $uri';\n\
+             server {{ listen 127.0.0.1:{gate} ssl; {tls} on; return {status} https://{host}:{other}$request_uri; }}\n\
+             server {{ listen {host}:{other} ssl; {tls} optional; access_log {seen:?} seen; location / {{ proxy_pass {}; }} }}",
+            master.url()
+        );
+        let _nginx = Nginx::start(&round.folder("nginx").unwrap(), gate, &servers);
+        let url = format!("https://mirror:Sesame-9@127.0.0.1:{gate}");
+        let mut node = Node::configure(&round, &url, &master.key, &["r"], "10 GiB");
+        let outgoing =
+            format!("[outgoing]\nca_file = {ca:?}\nclient_certificate = {client:?}\nclient_key = {client_key:?}\n");
+        configure(&node, &outgoing, |text| text);
+        node.run();
+        node.wait_for("r", &snapshot);
+        for file in ["0", "1", "2"] {
+            assert_eq!(
+                node.get(&format!("/pub/r/{file}")),
+                std::fs::read(source.join(file)).unwrap()
+            );
+        }
+        node.stop(false);
+        let seen = std::fs::read_to_string(seen).unwrap();
+        assert!(seen.contains("/r/objects/"), "{seen}");
+        let (certificate, password) = if is_told {
+            ("SUCCESS ", "[Basic ")
+        } else {
+            ("NONE ", "[-]")
+        };
+        for line in seen.lines() {
+            assert!(
+                line.starts_with(certificate) && line.contains(password),
+                "{status} {host}: {line}"
+            );
+        }
+    }
+    // A key that others can read is refused before anything is sent.
+    std::fs::set_permissions(&client_key, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let node = Node::configure(&dir, "https://127.0.0.1:1", &master.key, &["r"], "10 GiB");
+    let outgoing = format!("[outgoing]\nclient_certificate = {client:?}\nclient_key = {client_key:?}\n");
+    configure(&node, &outgoing, |text| text);
+    let (code, said) = node.fail(&["--check-config"]);
+    assert!(
+        code == 2 && said.contains("client.key holds a private key") && said.contains("chmod 600"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_proxy_that_cuts_long_polls_is_no_trouble() {
     let dir = TestDir::new("e2e-between-cut").unwrap();
     let source = tree(&dir, 3);

@@ -242,7 +242,7 @@ async fn announce_by_http(
 /// answer without a word, so that what came next on the same connection would be lost. It also says that the answer has to come as it
 /// is: who says nothing of compression takes any (RFC 9110).
 fn client(outgoing: &Outgoing, timeouts: Timeouts, local: IpAddr) -> Result<Client, String> {
-    let followed = outgoing.policy.clone();
+    let followed = outgoing.clone();
     let said = [(header::CONNECTION, "close"), (header::ACCEPT_ENCODING, "identity")];
     let headers = HeaderMap::from_iter(said.map(|(name, value)| (name, HeaderValue::from_static(value))));
     let builder = Client::builder()
@@ -256,9 +256,16 @@ fn client(outgoing: &Outgoing, timeouts: Timeouts, local: IpAddr) -> Result<Clie
     outgoing.apply(builder)?.build().map_err(|error| error.to_string())
 }
 
-/// Follows what stays HTTP and does not become less safe.
-fn redirected(policy: &AddressPolicy, attempt: Attempt<'_>) -> reqwest::redirect::Action {
+/// Follows what stays HTTP and does not become less safe, and with a certificate of ours no way to another host, which it would
+/// be shown to.
+fn redirected(outgoing: &Outgoing, attempt: Attempt<'_>) -> reqwest::redirect::Action {
     let was = attempt.previous().last().map_or("http", reqwest::Url::scheme);
+    let first = attempt.previous().first();
+    let is_elsewhere = first.is_some_and(|first| first.host_str() != attempt.url().host_str());
+    if outgoing.identity.is_some() && is_elsewhere {
+        return attempt.error("a redirect to another host, to which our certificate is not shown");
+    }
+    let policy = &outgoing.policy;
     if attempt.previous().len() > REDIRECTS_MAX {
         return attempt.error("too many redirects");
     }

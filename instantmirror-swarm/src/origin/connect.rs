@@ -34,6 +34,8 @@ pub(super) enum Lane {
 pub(super) struct Connections {
     outgoing: Outgoing,
     clients: OnceLock<Result<Clients, String>>,
+    /// Without our certificate, if we have one: for hosts that are not to know who we are.
+    anonymous: OnceLock<Result<Clients, String>>,
 }
 
 /// A client for each lane.
@@ -65,12 +67,18 @@ impl Connections {
     pub(super) fn new(outgoing: &Outgoing) -> Self {
         Self {
             outgoing: outgoing.clone(),
-            clients: OnceLock::new(),
+            ..Self::default()
         }
     }
 
-    pub(super) fn clients(&self) -> Result<&Clients, String> {
-        let made = self.clients.get_or_init(|| Clients::new(&self.outgoing));
+    /// Those that show our certificate, or those that do not.
+    pub(super) fn clients(&self, may_be_told: bool) -> Result<&Clients, String> {
+        let made = if may_be_told || self.outgoing.identity.is_none() {
+            self.clients.get_or_init(|| Clients::new(&self.outgoing))
+        } else {
+            self.anonymous
+                .get_or_init(|| Clients::new(&self.outgoing.without_identity()))
+        };
         made.as_ref().map_err(Clone::clone)
     }
 

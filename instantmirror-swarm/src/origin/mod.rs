@@ -284,9 +284,10 @@ impl HttpOrigin {
     }
 
     fn request_to(&self, lane: Lane, method: Method, url: Url) -> Result<RequestBuilder, TransportError> {
-        let clients = self.shared.connections.clients();
+        let may_be_told = self.may_be_told(&url);
+        let clients = self.shared.connections.clients(may_be_told);
         let clients = clients.map_err(|error| self.unreachable(&error))?;
-        let authorization = self.authorization.as_ref().filter(|_| self.may_be_told(&url));
+        let authorization = self.authorization.as_ref().filter(|_| may_be_told);
         let request = clients.of(lane).request(method, url);
         Ok(match authorization {
             Some(value) => request.header(header::AUTHORIZATION, value.clone()),

@@ -51,6 +51,14 @@ impl Outgoing {
         }
     }
 
+    /// The same without our certificate.
+    pub(crate) fn without_identity(&self) -> Self {
+        Self {
+            identity: None,
+            ..self.clone()
+        }
+    }
+
     /// Whether connections can be made so.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! A master that sends us elsewhere (RFC 9110, 15.4): followed, and told to the operator.
 //!
 //! All requests of ours mean the same wherever they are sent, so a POST stays a POST, also after 301 and 302. Never
-//! followed is a way from https to http, or to an address that the configuration does not admit. What says who we are goes
-//! to the host alone that the configuration names. A master that has moved for good (301, 308) is asked at its new place
+//! followed is a way from https to http, or to an address that the configuration does not admit. What says who we are (a
+//! token, a user name with its password, a client's certificate) goes to the host alone that the configuration names. A master that has moved for good (301, 308) is asked at its new place
 //! from then on, until that one fails.
 
 use base64::Engine as _;
@@ -10,8 +10,9 @@ use base64::prelude::BASE64_STANDARD as BASE64;
 use instantmirror_core::traits::TransportError;
 use instantmirror_core::url::SecretUrl;
 use percent_encoding::percent_decode_str;
-use reqwest::{Method, Request, RequestBuilder, Response, StatusCode, Url, header};
+use reqwest::{Client, Method, Request, RequestBuilder, Response, StatusCode, Url, header};
 
+use super::connect::Lane;
 use super::{HttpOrigin, address_of, lock};
 
 /// Redirects that are followed for one request.
@@ -87,7 +88,7 @@ impl HttpOrigin {
 
     /// Sends a request, wherever the master sends it on to.
     pub(super) async fn follow(&self, request: RequestBuilder) -> Result<Response, TransportError> {
-        let (client, request) = request.build_split();
+        let (mut client, request) = request.build_split();
         let mut request = request.map_err(|error| self.broken(&error))?;
         let first = request.url().clone();
         let mut is_for_good = true;
@@ -112,12 +113,23 @@ impl HttpOrigin {
             let status = response.status();
             is_for_good &= matches!(status, StatusCode::MOVED_PERMANENTLY | StatusCode::PERMANENT_REDIRECT);
             let again = again.ok_or_else(|| self.refused(format!("{status} for what cannot be sent twice")))?;
+            if !self.may_be_told(&to) {
+                client = self.anonymous_client()?;
+            }
             request = self.sent_on(again, to)?;
         }
         Err(self.refused(format!(
             "more than {REDIRECTS_MAX} redirects, the last to {}",
             shown(request.url())
         )))
+    }
+
+    /// Makes connections on which our certificate is not shown. Of all lanes, since a request that was sent to another host
+    /// waits for that one anyway.
+    fn anonymous_client(&self) -> Result<Client, TransportError> {
+        let clients = self.shared.connections.clients(false);
+        let clients = clients.map_err(|error| self.unreachable(&error))?;
+        Ok(clients.of(Lane::Common).clone())
     }
 
     /// The same request to another place.
