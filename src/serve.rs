@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::config::surroundings::exposed_key;
 use crate::config::{ByteSize, ConfigError, HttpConfig, MountConfig, TlsConfig};
 
 /// Path of the status page on the control socket.
@@ -82,6 +83,9 @@ impl Sockets {
         let mut tls = None;
         if let Some(config) = &config.tls {
             let loaded = Tls::load(&config.certificate, &config.key)?;
+            if let Some(warning) = exposed_key(&config.key) {
+                tracing::warn!("{warning}");
+            }
             for address in &config.listen {
                 http.listen_tls(*address, Arc::clone(&loaded)).await?;
             }
@@ -278,6 +282,9 @@ pub struct HttpStatus {
     pub connections_open: u64,
     /// Connections so far.
     pub connections_accepted: u64,
+    /// Times that a connection could not be accepted, for want of descriptors or memory.
+    #[serde(default)]
+    pub accept_errors: u64,
     /// Connections cut because the client was too slow.
     pub connections_timed_out: u64,
     /// Requests that were none.
@@ -294,6 +301,7 @@ impl HttpStatus {
             bodies_broken: stats.bodies_broken,
             connections_open: stats.connections_open,
             connections_accepted: stats.connections_accepted,
+            accept_errors: stats.accept_errors,
             connections_timed_out: stats.connections_timed_out,
             requests_malformed: stats.requests_malformed,
         }

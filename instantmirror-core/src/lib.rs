@@ -51,6 +51,7 @@ pub mod grace;
 pub mod head;
 pub mod id;
 pub mod keys;
+pub mod log_limit;
 pub mod memory;
 pub mod metainfo;
 pub mod name;

@@ -14,12 +14,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_core::Stream;
 use futures_util::stream;
 use http::{StatusCode, header};
 use instantmirror_core::RepoPath;
+use instantmirror_core::log_limited;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
 
@@ -107,7 +109,7 @@ impl OwnFiles {
             Ok(found) => Some(found),
             Err(error) if is_absence(&error) => None,
             Err(error) => {
-                tracing::info!(dir = %self.dir.display(), %error, "a file of [http] root cannot be read");
+                log_limited!(Instant::now(), info, dir = %self.dir.display(), %error, "a file of [http] root cannot be read");
                 None
             }
         }

@@ -4,8 +4,10 @@
 //! Invariant: what is found lies inside one snapshot. Symlinks of a tree are followed inside it only.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use instantmirror_core::catalog::{Catalog, CatalogError, NodeSource, Resolution};
+use instantmirror_core::log_limited;
 use instantmirror_core::metainfo::{WebSeedPlace, client_names};
 use instantmirror_core::traits::Catalogs;
 use instantmirror_core::view::{AREAS, Place, RepositoryState, View};
@@ -372,7 +374,7 @@ fn find_in_grace(
     match allowed {
         Ok(allowed) => allowed.then_some(found),
         Err(error) => {
-            tracing::warn!(repository = %tree.repository, "the current catalog cannot be read: {error}");
+            log_limited!(Instant::now(), warn, repository = %tree.repository, "the current catalog cannot be read: {error}");
             None
         }
     }
@@ -389,7 +391,7 @@ fn find_in_older(
             Ok(Found::File(path, file, mtime)) => Some((snapshot.id, path, file, mtime)),
             Ok(_) => None,
             Err(error) => {
-                tracing::warn!(repository = %tree.repository, snapshot = %snapshot.id, "its catalog cannot be read: {error}");
+                log_limited!(Instant::now(), warn, repository = %tree.repository, snapshot = %snapshot.id, "its catalog cannot be read: {error}");
                 None
             }
         }

@@ -9,9 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use instantmirror_core::log_limited;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -315,7 +316,8 @@ async fn accept(listener: Listener, permits: Arc<Semaphore>, shared: Arc<Shared>
                 // The client went away before we came to it.
                 Err(error) if is_of_one_client(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections; trying again");
+                    shared.services.borrow().counters().count_accept_error();
+                    log_limited!(Instant::now(), warn, %error, "cannot accept connections; trying again");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },

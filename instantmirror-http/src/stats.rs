@@ -20,6 +20,8 @@ pub struct Stats {
     pub bodies_broken: u64,
     /// Connections accepted.
     pub connections_accepted: u64,
+    /// Times that a connection could not be accepted, for want of descriptors or memory.
+    pub accept_errors: u64,
     /// Connections open now.
     pub connections_open: u64,
     /// Connections cut because the client was too slow.
@@ -40,6 +42,7 @@ pub(crate) struct Counters {
     sendfile_bytes: AtomicU64,
     bodies_broken: AtomicU64,
     accepted: AtomicU64,
+    accept_errors: AtomicU64,
     open: AtomicU64,
     timed_out: AtomicU64,
     malformed: AtomicU64,
@@ -54,6 +57,7 @@ impl Default for Counters {
             sendfile_bytes: AtomicU64::new(0),
             bodies_broken: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
+            accept_errors: AtomicU64::new(0),
             open: AtomicU64::new(0),
             timed_out: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
@@ -88,6 +92,10 @@ impl Counters {
 
     pub(crate) fn count_broken(&self) {
         add(&self.bodies_broken, 1);
+    }
+
+    pub(crate) fn count_accept_error(&self) {
+        add(&self.accept_errors, 1);
     }
 
     pub(crate) fn count_timed_out(&self) {
@@ -125,6 +133,7 @@ impl Counters {
             sendfile_bytes: load(&self.sendfile_bytes),
             bodies_broken: load(&self.bodies_broken),
             connections_accepted: load(&self.accepted),
+            accept_errors: load(&self.accept_errors),
             connections_open: load(&self.open),
             connections_timed_out: load(&self.timed_out),
             requests_malformed: load(&self.malformed),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::companion::GraceRule;
 use instantmirror_core::entry::FileMeta;
 use instantmirror_core::grace::fallbacks;
+use instantmirror_core::log_limited;
 use instantmirror_core::reader::{EmptyReader, HandleReader};
 use instantmirror_core::traits::{
     Annotations, Catalogs, FetchError, NodeApi, ObjectReader, ObjectSource, Objects as _, ReadIntent, TorrentLink,
@@ -250,7 +252,7 @@ impl NodeApi for MasterPublication {
     fn keys(&self, _: &RepoName) -> Option<Bytes> {
         let lists = self.master.key_lists();
         lists.unwrap_or_else(|error| {
-            tracing::error!("the key lists cannot be served: {error}");
+            log_limited!(Instant::now(), error, "the key lists cannot be served: {error}");
             None
         })
     }

@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use instantmirror_core::ObjectId;
+use instantmirror_core::log_limited;
 use instantmirror_core::swarm::PieceIndex;
 use instantmirror_core::traits::Objects;
 use instantmirror_store::piece_map::PieceMap;
@@ -42,7 +44,11 @@ impl RepositoryPieces {
 impl PieceSource for RepositoryPieces {
     fn place_of(&self, object: &ObjectId) -> Option<ObjectPlace> {
         let found = self.map.place_of(object).unwrap_or_else(|error| {
-            tracing::error!("the map of the piece space cannot be read: {error}");
+            log_limited!(
+                Instant::now(),
+                error,
+                "the map of the piece space cannot be read: {error}"
+            );
             None
         })?;
         let first_piece = PieceIndex::try_from(found.first_piece).ok()?;
@@ -70,11 +76,11 @@ impl PieceSource for RepositoryPieces {
         match read.await {
             Ok(Ok(outboard)) => outboard.map(|outboard| outboard.values().clone()),
             Ok(Err(error)) => {
-                tracing::warn!(%object, "its outboard cannot be given to a peer: {error}");
+                log_limited!(Instant::now(), warn, %object, "its outboard cannot be given to a peer: {error}");
                 None
             }
             Err(error) => {
-                tracing::error!(%object, "its outboard cannot be given to a peer: {error}");
+                log_limited!(Instant::now(), error, %object, "its outboard cannot be given to a peer: {error}");
                 None
             }
         }

@@ -5,12 +5,14 @@
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::{Method, StatusCode};
 use instantmirror_core::NodeId;
 use instantmirror_core::catalog::{Delta, NodeSource, frame};
+use instantmirror_core::log_limited;
 use instantmirror_core::traits::Catalogs;
 use zstd::stream::write::Encoder;
 
@@ -52,7 +54,7 @@ pub(super) async fn answer(catalogs: &dyn Catalogs, want: NodeId, request: &Requ
             let rest = stream::try_unfold(rest, |walk| async move {
                 let Some(walk) = walk else { return Ok(None) };
                 step(walk).await.map(Some).inspect_err(|failed| {
-                    tracing::warn!(error = %failed, "a catalog delta broke off; the connection is closed");
+                    log_limited!(Instant::now(), warn, error = %failed, "a catalog delta broke off; the connection is closed");
                 })
             });
             let pieces = stream::iter([Ok(first)]).chain(rest);
@@ -62,7 +64,7 @@ pub(super) async fn answer(catalogs: &dyn Catalogs, want: NodeId, request: &Requ
 }
 
 fn cannot(want: NodeId, reason: &str) -> Answer {
-    tracing::warn!(node = %want, reason, "cannot send a catalog: 500");
+    log_limited!(Instant::now(), warn, node = %want, reason, "cannot send a catalog: 500");
     error(
         StatusCode::INTERNAL_SERVER_ERROR,
         &format!("the catalog of {want} cannot be read; the operator's log says why"),

@@ -2,6 +2,7 @@
 //! node for an object never makes it fetch one.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream;
@@ -10,6 +11,7 @@ use http::{Response, StatusCode};
 use instantmirror_core::batch::{
     BATCH_ANSWER_BYTES_MAX, BATCH_OBJECT_BYTES_MAX, MISSING_ITEM, decode_request, found_header,
 };
+use instantmirror_core::log_limited;
 use instantmirror_core::reader::HandleReader;
 use instantmirror_core::traits::{ObjectHandle, Objects};
 use instantmirror_core::{CacheError, FileMeta, ObjectId, RepoName, RepoPath};
@@ -35,7 +37,7 @@ pub(super) fn not_here(object: &ObjectId) -> Answer {
 }
 
 fn cannot(object: &ObjectId, failed: &CacheError) -> Answer {
-    tracing::warn!(%object, error = %failed, "cannot send an object");
+    log_limited!(Instant::now(), warn, %object, error = %failed, "cannot send an object");
     let status = match failed {
         // It was put aside, so it is not here any more.
         CacheError::Damaged { .. } => return not_here(object),
@@ -187,12 +189,12 @@ impl Batch {
                     item.at = end;
                 }
                 None if item.at == 0 => {
-                    tracing::warn!(object = %item.object, "it cannot be read, and is left out of a batch");
+                    log_limited!(Instant::now(), warn, object = %item.object, "it cannot be read, and is left out of a batch");
                     out.put_slice(&MISSING_ITEM);
                     item.at = item.size;
                 }
                 None => {
-                    tracing::warn!(object = %item.object, "it cannot be read to its end, so a batch breaks off");
+                    log_limited!(Instant::now(), warn, object = %item.object, "it cannot be read to its end, so a batch breaks off");
                     return Err(BodyError(format!("object {} cannot be read", item.object)));
                 }
             }
@@ -208,7 +210,7 @@ impl Batch {
         let handle = match is_hidden {
             true => None,
             false => open(&self.store, &object).await.unwrap_or_else(|error| {
-                tracing::warn!(%object, %error, "an object is left out of a batch");
+                log_limited!(Instant::now(), warn, %object, %error, "an object is left out of a batch");
                 None
             }),
         };

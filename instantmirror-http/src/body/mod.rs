@@ -14,12 +14,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_core::Stream;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::StatusCode;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use instantmirror_core::log_limited;
 use instantmirror_core::traits::{ObjectReader, ObjectSource};
 
 use crate::access_log::Visit;
@@ -211,7 +213,7 @@ pub(crate) async fn open(body: Body, objects: &Arc<dyn ObjectSource>) -> Result<
                 // A packer may take many pieces before it gives one: others get their turn in between.
                 tokio::task::yield_now().await;
                 next_of_page(listing, packer).map(Some).inspect_err(|error| {
-                    tracing::warn!(%error, "a listing broke off");
+                    log_limited!(Instant::now(), warn, %error, "a listing broke off");
                 })
             });
             first_then_rest(pieces, None).await.map_err(|_| Refusal {

@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
+use instantmirror_core::log_limited;
 use instantmirror_core::traits::{ObjectReader, ObjectSource, ReadIntent};
 use instantmirror_core::{CacheError, FetchError};
 
@@ -267,10 +269,25 @@ pub(crate) async fn read(reader: &Arc<dyn ObjectReader>, range: Range<u64>) -> R
     })
 }
 
-/// The end of a body that cannot go on, and its line in the log.
+/// Whether the operator has to do something about it. All else passes by itself, or is told elsewhere: that a master cannot
+/// be reached, by whoever follows it.
+fn is_for_operator(error: &FetchError) -> bool {
+    match error {
+        FetchError::Unavailable { source, .. } => !source.is_transient(),
+        FetchError::Cache(CacheError::Busy(_)) => false,
+        _ => true,
+    }
+}
+
+/// The end of a body that cannot go on, and its line in the log: readers cause as many of them as they like.
 fn broken_off(content: &Content, error: &FetchError) -> BodyError {
-    let Content { repository, path, file } = content;
-    tracing::warn!(%repository, %path, object = %file.object, %error, "an answer broke off; the connection is closed");
+    let (now, Content { repository, path, file }) = (Instant::now(), content);
+    let object = file.object;
+    if is_for_operator(error) {
+        log_limited!(now, warn, %repository, %path, %object, %error, "an answer broke off; the connection is closed");
+    } else {
+        log_limited!(now, info, %repository, %path, %object, %error, "an answer broke off; the connection is closed");
+    }
     BodyError(error.to_string())
 }
 
@@ -312,9 +329,20 @@ fn refuse(content: &Content, error: &FetchError) -> Refusal {
         ),
     };
     let Content { repository, path, file } = content;
-    tracing::warn!(%repository, %path, object = %file.object, %error, status = status.as_u16(), "cannot serve");
     let object = file.object;
+    log_refusal(content, error, status);
     let text =
         format!("/{path} of repository '{repository}' cannot be served now: {reason}; {advice} (object {object})");
     Refusal { status, text }
+}
+
+/// One line a minute of each kind, however many readers ask for what cannot be served.
+fn log_refusal(content: &Content, error: &FetchError, status: StatusCode) {
+    let (now, Content { repository, path, file }) = (Instant::now(), content);
+    let (object, status) = (file.object, status.as_u16());
+    if is_for_operator(error) {
+        log_limited!(now, warn, %repository, %path, %object, %error, status, "cannot serve");
+    } else {
+        log_limited!(now, info, %repository, %path, %object, %error, status, "cannot serve");
+    }
 }

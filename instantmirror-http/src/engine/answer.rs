@@ -6,12 +6,13 @@ use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{Method, StatusCode, Version, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use instantmirror_core::log_limited;
 use instantmirror_core::traits::ObjectReader;
 use rustix::io::{Errno, ReadWriteFlags};
 
@@ -310,11 +311,8 @@ impl Connection {
             let sent = self.send_chunk(reader, at, range.end - at).await? as u64;
             if sent == 0 {
                 let size = reader.size();
-                tracing::error!(
-                    at,
-                    size,
-                    "the file of an object has become shorter; an answer broke off"
-                );
+                let text = "the file of an object has become shorter; an answer broke off";
+                log_limited!(Instant::now(), error, at, size, "{text}");
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.service.counters().count_sendfile(sent);

@@ -4,12 +4,13 @@
 mod page;
 
 use std::ops::Range;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use instantmirror_core::log_limited;
 use instantmirror_core::traits::{Duplicate, TorrentLink};
 use instantmirror_core::{FileMeta, RepoName, RepoPath};
 
@@ -203,7 +204,7 @@ pub fn respond(request: &Request<'_>, path: &RequestPath, route: Route, torrents
         }
         Route::Elsewhere => not_found(&format!("there is no '/{}' here", path.path)),
         Route::Failed(repository, error) => {
-            tracing::warn!(%repository, path = %path.path, %error, "the catalog cannot be read: 500");
+            log_limited!(Instant::now(), warn, %repository, path = %path.path, %error, "the catalog cannot be read: 500");
             let text = format!("the catalog of repository '{repository}' cannot be read; the operator's log says why");
             Response::text(StatusCode::INTERNAL_SERVER_ERROR, &text)
         }

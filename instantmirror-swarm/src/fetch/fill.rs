@@ -3,9 +3,11 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use instantmirror_core::fill::{FillPlan, FlightId, WantId};
+use instantmirror_core::log_limited;
 use instantmirror_core::traits::{
     CacheError, Class, FetchError, ObjectFill, ObjectHandle, Outcome, PeerTransport, Request, Transport, TransportError,
 };
@@ -353,11 +355,22 @@ pub(super) async fn run(engine: Arc<Engine>, fill: Arc<Fill>) {
         if fill.is_passed_by(&failure) {
             engine.note_passed_by(fill.object, &failure);
         } else {
-            tracing::warn!(repository = %fill.repository, object = %fill.object, "fetch failed: {failure}");
+            log_failure(&fill, &failure);
         }
         fill.fail(failure);
     }
     engine.remove(&fill);
+}
+
+/// Readers cause fetches: one line a minute for each kind. That a master is away is told by whoever follows it.
+fn log_failure(fill: &Fill, failure: &FetchError) {
+    let (now, Fill { repository, object, .. }) = (Instant::now(), fill);
+    match failure {
+        FetchError::Unavailable { source, .. } if source.is_transient() => {
+            log_limited!(now, info, %repository, %object, "fetch failed: {failure}");
+        }
+        _ => log_limited!(now, warn, %repository, %object, "fetch failed: {failure}"),
+    }
 }
 
 /// Waits for the turn and for room. Another fill of the object may be ending: that is waited for as a retry.

@@ -1,10 +1,11 @@
 //! A transfer from a swarm: groups in whatever order they come, each from somebody in particular.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, Either, select};
 use futures_util::{FutureExt as _, StreamExt as _};
 use instantmirror_core::fill::FlightId;
+use instantmirror_core::log_limited;
 use instantmirror_core::traits::{CacheError, Class, FetchError, Group, GroupRequest, Swarm, TransportError};
 use tokio::time::timeout;
 
@@ -88,7 +89,7 @@ impl Job {
             match written {
                 Ok(()) => receipt.good(),
                 Err(CacheError::Verify(error)) => {
-                    tracing::warn!(object = %self.fill.object, "{label}: {error}");
+                    log_limited!(Instant::now(), info, object = %self.fill.object, "{label}: {error}");
                     receipt.bad();
                     continue;
                 }

@@ -22,9 +22,11 @@ mod stats;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use instantmirror_core::entry::FileMeta;
+use instantmirror_core::log_limited;
 use instantmirror_core::preseed::Step;
 use instantmirror_core::reader::{EmptyReader, HandleReader};
 use instantmirror_core::rules::PathGlobs;
@@ -335,7 +337,7 @@ impl Engine {
             known.clear();
         }
         if known.insert(object) {
-            tracing::info!(%object, "streamed past the cache: {reason}");
+            log_limited!(Instant::now(), info, %object, "streamed past the cache: {reason}");
         }
     }
 

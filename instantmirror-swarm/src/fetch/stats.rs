@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use instantmirror_core::log_limited;
 use instantmirror_core::sources::Score;
 use instantmirror_core::traits::{Class, FetchError, QueueStatus};
 use instantmirror_core::{ObjectId, RepoName};
@@ -156,7 +157,8 @@ impl Counters {
         self.source(label, |counts| counts.error = Some(error.to_string()));
         if matches!(error, FetchError::Corrupt { .. }) {
             self.source(label, |counts| counts.corrupt += 1);
-            tracing::error!(%object, source = label, "corrupt data was refused: {error}");
+            let now = std::time::Instant::now();
+            log_limited!(now, error, %object, source = label, "corrupt data was refused: {error}");
         } else {
             self.source(label, |counts| counts.failures += 1);
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use instantmirror_core::log_limited;
 use instantmirror_core::swarm::{Offence, PeerKey};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::OwnedReadHalf;
@@ -67,7 +68,7 @@ pub(super) async fn accept(shared: &Arc<Shared>, listener: TcpListener) -> io::R
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!("a peer cannot be accepted: {error}");
+                log_limited!(std::time::Instant::now(), warn, "a peer cannot be accepted: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -288,11 +289,13 @@ impl Shared {
         };
         let is_banned = lock(&self.blame).note(address.ip(), offence, self.now());
         let why = reason.map_or_else(String::new, ToString::to_string);
+        // Whoever finds us can offend as often as there are addresses: `status` counts and names them all.
+        let now = std::time::Instant::now();
         if !is_banned {
-            tracing::info!(peer = %address, "connection closed: {why}");
+            log_limited!(now, info, peer = %address, "connection closed: {why}");
             return;
         }
-        tracing::warn!(peer = %address, "connection closed, and none is taken from there for a while: {why}");
+        log_limited!(now, info, peer = %address, "connection closed, and none is taken from there for a while: {why}");
         for swarm in self.all() {
             swarm.with(|session| {
                 let same = session.peers().filter(|(_, other)| other.ip() == address.ip());

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use instantmirror_core::log_limited;
 use instantmirror_core::swarm::PeerKey;
 use instantmirror_core::{ObjectId, Outboard};
 use tokio::sync::mpsc;
@@ -168,7 +169,7 @@ impl Swarm {
                 Ok(outboard) => return Some(outboard.values().clone()),
                 Err(NoOutboard::Missing) => {}
                 Err(NoOutboard::Lie) => {
-                    tracing::warn!(%object, "a peer sent an outboard that is forged");
+                    log_limited!(Instant::now(), info, %object, "a peer sent an outboard that is forged");
                     self.with(|session| session.expel(asking.key, CloseReason::Lie));
                 }
             }

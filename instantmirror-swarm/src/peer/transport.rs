@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
+use instantmirror_core::log_limited;
 use instantmirror_core::metainfo::InfoHash;
 use instantmirror_core::outboard::GROUP_BYTES;
 use instantmirror_core::swarm::{UnitId, Urgency, Want, WantId};
@@ -223,7 +224,7 @@ impl Receipt for UnitReceipt {
     fn bad(mut self: Box<Self>) {
         if let Some(delivered) = self.delivery.take() {
             let now = self.swarm.now();
-            tracing::warn!(peer = %delivered.address, "this peer sent bytes that do not verify");
+            log_limited!(Instant::now(), info, peer = %delivered.address, "this peer sent bytes that do not verify");
             self.swarm
                 .with(|session| session.lied(delivered.from, delivered.unit, now));
         }
