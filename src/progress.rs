@@ -1,15 +1,18 @@
 //! A publish as a progress line on a terminal, and its result as text.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use instantmirror_core::RepoName;
-use instantmirror_store::scan::{LeftOutWhy, Noted};
+use instantmirror_store::scan::{LeftOut, LeftOutWhy, Noted, Scanned, SymlinkReport};
+use serde::Serialize;
 
 use crate::bars::{Bar, Unit};
 use crate::config::ByteSize;
-use crate::master::{PublishProgress, Published, PublishedSnapshot};
+use crate::daemon;
+use crate::master::{PlannedOutcome, PublishPlan, PublishProgress, Published, PublishedSnapshot};
 use crate::text::Count;
 
 /// Shows how a publish goes, on standard error.
@@ -28,8 +31,18 @@ impl PublishBar {
     /// A bar for a publish of a repository, whose current snapshot has `expected` files.
     #[must_use]
     pub fn new(repository: &RepoName, expected: Option<u64>) -> Self {
+        Self::called(format!("publish {repository}"), expected)
+    }
+
+    /// The same for a dry run.
+    #[must_use]
+    pub fn dry(repository: &RepoName, expected: Option<u64>) -> Self {
+        Self::called(format!("publish {repository} (dry run)"), expected)
+    }
+
+    fn called(what: String, expected: Option<u64>) -> Self {
         Self {
-            bar: Bar::new(format!("publish {repository}"), Unit::Files),
+            bar: Bar::new(what, Unit::Files),
             expected,
             listed: AtomicU64::new(0),
             imported: AtomicU64::new(0),
@@ -96,39 +109,118 @@ impl fmt::Display for PublishedSnapshot {
             took,
             ..
         } = self;
-        let counts = &scanned.counts;
-        let (size, read) = (ByteSize(snapshot.root.bytes), ByteSize(counts.read_bytes));
-        write!(f, "snapshot {}: {}, ", snapshot.id, Count(counts.files, "file"))?;
-        if *is_full_scan {
-            write!(
+        write!(f, "snapshot {}: ", snapshot.id)?;
+        write_counts(f, scanned, *is_full_scan)?;
+        write!(f, " in {:.2} s", took.as_secs_f64())?;
+        write_notes(f, scanned, *is_full_scan)
+    }
+}
+
+/// For people: what would be done, and what would be left out.
+impl fmt::Display for PublishPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.outcome {
+            PlannedOutcome::Unchanged(id) => write!(f, "nothing has changed; current would stay {id}")?,
+            PlannedOutcome::TakenBack(id) => write!(
                 f,
-                "{}, {}, ",
-                Count(counts.directories, "directory"),
-                Count(counts.symlinks, "symlink")
-            )?;
+                "the tree is that of snapshot {id}, which was taken back, so nothing would be published; change the tree, \
+                 or `imserver publish --again`"
+            )?,
+            PlannedOutcome::Snapshot => {
+                f.write_str("would be published: ")?;
+                write_counts(f, &self.scanned, self.is_full_scan)?;
+            }
+            PlannedOutcome::Refused(reasons) => {
+                f.write_str("would be refused")?;
+                for reason in reasons {
+                    write!(f, ": {}", daemon::explain(reason))?;
+                }
+                f.write_str("\nwithout what is refused: ")?;
+                write_counts(f, &self.scanned, self.is_full_scan)?;
+            }
         }
+        write_notes(f, &self.scanned, self.is_full_scan)
+    }
+}
+
+/// What a tree holds, and what of it was read.
+fn write_counts(f: &mut fmt::Formatter<'_>, scanned: &Scanned, is_full_scan: bool) -> fmt::Result {
+    let counts = &scanned.counts;
+    write!(f, "{}, ", Count(counts.files, "file"))?;
+    if is_full_scan {
         write!(
             f,
-            "{size}; {} ({read}) read in {:.2} s",
-            Count(counts.read_files, "new or changed file"),
-            took.as_secs_f64(),
+            "{}, {}, ",
+            Count(counts.directories, "directory"),
+            Count(counts.symlinks, "symlink")
         )?;
-        if !is_full_scan {
-            f.write_str("; only what was named was looked at")?;
-        }
-        for (why, noted) in &scanned.left_out {
-            write_left_out(f, *why, noted)?;
-        }
-        let symlinks = &scanned.symlinks;
-        write_symlinks(
-            f,
-            "with an absolute target in the tree, which lead nowhere for readers",
-            &symlinks.absolute,
-        )?;
-        write_symlinks(f, "with an absolute target made relative", &symlinks.rewritten)?;
-        write_symlinks(f, "out of the tree", &symlinks.leaving)?;
-        write_symlinks(f, "to what is not there or not published", &symlinks.dangling)
     }
+    write!(
+        f,
+        "{}; {} ({}) read",
+        ByteSize(scanned.root.bytes),
+        Count(counts.read_files, "new or changed file"),
+        ByteSize(counts.read_bytes)
+    )
+}
+
+/// What is not as one might think.
+fn write_notes(f: &mut fmt::Formatter<'_>, scanned: &Scanned, is_full_scan: bool) -> fmt::Result {
+    if !is_full_scan {
+        f.write_str("; only what was named was looked at")?;
+    }
+    for (why, noted) in &scanned.left_out {
+        write_left_out(f, *why, noted)?;
+    }
+    let symlinks = &scanned.symlinks;
+    write_symlinks(
+        f,
+        "with an absolute target in the tree, which lead nowhere for readers",
+        &symlinks.absolute,
+    )?;
+    write_symlinks(f, "with an absolute target made relative", &symlinks.rewritten)?;
+    write_symlinks(f, "out of the tree", &symlinks.leaving)?;
+    write_symlinks(f, "to what is not there or not published", &symlinks.dangling)
+}
+
+/// Paths of which something is true, for programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Paths {
+    count: u64,
+    /// The first of them, each with the reason or the target.
+    examples: BTreeMap<String, String>,
+}
+
+/// Paths by the word that is true of them.
+pub type PathsByWord = BTreeMap<&'static str, Paths>;
+
+impl From<&Noted> for Paths {
+    fn from(Noted { count, examples }: &Noted) -> Self {
+        Self {
+            count: *count,
+            examples: examples.clone(),
+        }
+    }
+}
+
+/// What was left out, by reason.
+#[must_use]
+pub fn left_out(left_out: &LeftOut) -> PathsByWord {
+    let by_word = left_out.iter().map(|(why, noted)| (why.word(), noted.into()));
+    by_word.collect()
+}
+
+/// Symlinks that lead nowhere for readers, by kind.
+#[must_use]
+pub fn symlinks(report: &SymlinkReport) -> PathsByWord {
+    let kinds = [
+        ("absolute", &report.absolute),
+        ("rewritten", &report.rewritten),
+        ("leaving", &report.leaving),
+        ("dangling", &report.dangling),
+    ];
+    let noted = kinds.into_iter().filter(|(_, noted)| noted.count > 0);
+    noted.map(|(kind, noted)| (kind, noted.into())).collect()
 }
 
 /// What somebody decided to leave out is counted; what only happened to be so is listed.

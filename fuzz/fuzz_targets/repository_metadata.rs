@@ -32,7 +32,7 @@ impl Tree for Memory {
         Ok(path.is_root() || self.0.keys().any(|file| file.as_str().starts_with(&prefix)))
     }
 
-    fn open(&self, file: &FileMeta) -> Result<Box<dyn Read + '_>, MetadataError> {
+    fn open(&self, _: &RepoPath, file: &FileMeta) -> Result<Box<dyn Read + '_>, MetadataError> {
         let found = self.0.values().find(|content| ObjectId::of(content) == file.object);
         Ok(Box::new(found.expect("only what is there is opened").as_slice()))
     }

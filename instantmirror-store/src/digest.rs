@@ -365,6 +365,7 @@ pub fn digest_reader(
 #[derive(Debug)]
 pub struct DigestTable {
     packs: PackStore,
+    is_overlay: bool,
 }
 
 impl DigestTable {
@@ -372,6 +373,7 @@ impl DigestTable {
     pub fn open(disk: Arc<dyn Disk>, dir: impl AsRef<Path>) -> Result<Self> {
         Ok(Self {
             packs: PackStore::open_writer(disk, dir, PackOptions::default())?,
+            is_overlay: false,
         })
     }
 
@@ -379,6 +381,17 @@ impl DigestTable {
     pub fn open_reader(disk: Arc<dyn Disk>, dir: impl AsRef<Path>) -> Result<Self> {
         Ok(Self {
             packs: PackStore::open_reader(disk, dir)?,
+            is_overlay: false,
+        })
+    }
+
+    /// Opens the table in `dir` for reading; what is put stays in memory, and of it only the [SHA-256](Self::sha256).
+    ///
+    /// Errors: those of [`PackStore::open_overlay`].
+    pub fn open_overlay(disk: Arc<dyn Disk>, dir: impl AsRef<Path>) -> Result<Self> {
+        Ok(Self {
+            packs: PackStore::open_overlay(disk, dir)?,
+            is_overlay: true,
         })
     }
 
@@ -399,6 +412,14 @@ impl DigestTable {
 
     /// Adds digests; durable when it returns.
     pub fn put(&self, digests: &[ContentDigest]) -> Result<()> {
+        if self.is_overlay {
+            // Pieces and outboards are long, and nobody asks for them.
+            let short = |digest: &ContentDigest| digest.encode().into_iter().take(FIXED_BYTES).collect::<Vec<_>>();
+            let records = digests
+                .iter()
+                .map(|digest| (*digest.object().as_bytes(), short(digest)));
+            return self.packs.put_missing(records).map(drop);
+        }
         self.packs.put_batch(
             digests
                 .iter()

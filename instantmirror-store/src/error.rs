@@ -107,6 +107,14 @@ pub enum StoreError {
         /// What differs.
         what: String,
     },
+    /// Others may not read a file or directory of a source tree, and so it is not published.
+    #[error("{} is closed to others (mode {mode:04o})", path.display())]
+    SourceClosed {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u16,
+    },
     /// A source tree holds names or files that no snapshot can contain. Mend them, then publish again.
     #[error("{count} path(s) cannot be published:\n  {}{}{advice}", problems.join("\n  "), if *count > problems.len() { "\n  ..." } else { "" })]
     Unpublishable {

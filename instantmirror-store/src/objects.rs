@@ -61,6 +61,8 @@ pub struct ObjectStore {
     no_hardlink: AtomicBool,
     /// Named and not [committed](Self::commit), so not durable yet.
     fresh: Mutex<HashSet<ObjectId>>,
+    /// Files are hashed and not kept.
+    is_dry: bool,
 }
 
 fn object_path(object: &ObjectId) -> PathBuf {
@@ -77,15 +79,29 @@ impl ObjectStore {
         for dir in [OBJECTS, TMP] {
             disk.create_dir_all(Path::new(dir))?;
         }
+        Ok(Self::open_reader(disk, digests))
+    }
+
+    /// The store that fills `disk`'s root, for reading: nothing is made, nothing is looked at.
+    pub fn open_reader(disk: Arc<dyn Disk>, digests: Arc<DigestTable>) -> Self {
         let (no_reflink, no_hardlink) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self {
+        Self {
             disk,
             digests,
             serial: AtomicU64::new(0),
             no_reflink,
             no_hardlink,
             fresh: Mutex::default(),
-        })
+            is_dry: false,
+        }
+    }
+
+    /// The same for a dry run: an [import](Self::import) reads and hashes a file, and keeps nothing of it.
+    pub fn open_dry(disk: Arc<dyn Disk>, digests: Arc<DigestTable>) -> Self {
+        Self {
+            is_dry: true,
+            ..Self::open_reader(disk, digests)
+        }
     }
 
     /// The SHA-256 of an object, if it is known.
@@ -158,6 +174,9 @@ impl ObjectStore {
         options: ImportOptions,
         progress: &mut dyn FnMut(u64),
     ) -> Result<ImportedFile> {
+        if self.is_dry {
+            return look_at(source, piece_bytes, progress);
+        }
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let tmp = Path::new(TMP).join(format!("{}-{serial}", std::process::id()));
         let imported = self.import_to(&tmp, source, piece_bytes, options, progress);
@@ -191,13 +210,7 @@ impl ObjectStore {
             ImportMethod::Hardlink => _ = source.check_content_unchanged()?,
             _ => source.check_unchanged()?,
         }
-        let digest = hasher.finish();
-        let expected = source.stamp().size;
-        if digest.size() != expected {
-            let what = format!("it had {expected} bytes, {} were read", digest.size());
-            let path = source.path().to_path_buf();
-            return Err(StoreError::SourceChanged { path, what });
-        }
+        let digest = finished(hasher, source)?;
         let named = self.name(tmp, &digest, method)?;
         // Linking and renaming change the ctime of a file that is ours and the source's at once.
         let stamp = match method {
@@ -275,6 +288,9 @@ impl ObjectStore {
     pub fn commit(&self, digests: &[ContentDigest]) -> Result<()> {
         if digests.is_empty() {
             return Ok(());
+        }
+        if self.is_dry {
+            return self.digests.put(digests);
         }
         let fresh: Vec<ObjectId> = self.fresh().iter().copied().collect();
         self.sync(&fresh)?;
@@ -401,6 +417,30 @@ impl Read for ObjectContent {
         buffer[..len].copy_from_slice(&self.ready.split_to(len));
         Ok(len)
     }
+}
+
+/// Imports a file without keeping it.
+fn look_at(source: &SourceFile, piece_bytes: u32, progress: &mut dyn FnMut(u64)) -> Result<ImportedFile> {
+    let mut hasher = ContentHasher::new(piece_bytes)?;
+    copy(source, None, &mut hasher, progress)?;
+    source.check_unchanged()?;
+    Ok(ImportedFile {
+        digest: finished(hasher, source)?,
+        stamp: source.stamp(),
+        method: ImportMethod::Present,
+        is_linked: false,
+    })
+}
+
+/// The digest of all of a file.
+fn finished(hasher: ContentHasher, source: &SourceFile) -> Result<ContentDigest> {
+    let (digest, expected) = (hasher.finish(), source.stamp().size);
+    if digest.size() == expected {
+        return Ok(digest);
+    }
+    let what = format!("it had {expected} bytes, {} were read", digest.size());
+    let path = source.path().to_path_buf();
+    Err(StoreError::SourceChanged { path, what })
 }
 
 /// No larger than a file of this size needs: clearing the largest one for each of many small files costs more than

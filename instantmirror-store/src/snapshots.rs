@@ -74,14 +74,25 @@ impl DiskSnapshotStore {
 
     /// Opens the store in `dir` for reading, beside the process that writes it.
     pub fn open_reader(disk: Arc<dyn Disk>, dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref().to_path_buf();
-        let packs = Arc::new(PackStore::open_reader(disk.clone(), dir.join(CATALOG))?);
-        Ok(Self {
+        let packs = PackStore::open_reader(disk.clone(), dir.as_ref().join(CATALOG))?;
+        Ok(Self::reader(disk, dir.as_ref(), packs))
+    }
+
+    /// Opens the store in `dir` for reading; catalog nodes that are put stay in memory.
+    ///
+    /// Errors: those of [`PackStore::open_overlay`].
+    pub fn open_overlay(disk: Arc<dyn Disk>, dir: impl AsRef<Path>) -> Result<Self> {
+        let packs = PackStore::open_overlay(disk.clone(), dir.as_ref().join(CATALOG))?;
+        Ok(Self::reader(disk, dir.as_ref(), packs))
+    }
+
+    fn reader(disk: Arc<dyn Disk>, dir: &Path, packs: PackStore) -> Self {
+        Self {
             disk,
-            dir,
-            packs,
+            dir: dir.to_path_buf(),
+            packs: Arc::new(packs),
             writing: Mutex::default(),
-        })
+        }
     }
 
     /// [`SnapshotStore::put_nodes`] for code that is not async.

@@ -102,7 +102,7 @@ fn import(data: &[u8], options: ImportOptions) -> (ImportMethod, bool) {
         options,
     };
     let imported = cache.import(&request).unwrap();
-    let now_there = tree.list(&RepoPath::ROOT).unwrap();
+    let now_there = tree.list(&RepoPath::ROOT).unwrap().entries;
     assert_eq!(imported.stamp, now_there[0].stamp);
     assert_eq!(cache.import(&request).unwrap().method, ImportMethod::Present);
     fs::remove_file(source.join("f")).unwrap();

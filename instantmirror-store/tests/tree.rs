@@ -26,7 +26,7 @@ fn lists_everything_with_its_stamp_in_order() {
     let fifo = dir.path().join("d/fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
     let tree = SourceTree::open(dir.path()).unwrap();
-    let entries = tree.list(&path("d")).unwrap();
+    let entries = tree.list(&path("d")).unwrap().entries;
     let names: Vec<_> = entries
         .iter()
         .map(|entry| String::from_utf8(entry.name.clone()).unwrap())
@@ -48,7 +48,7 @@ fn lists_everything_with_its_stamp_in_order() {
     assert_eq!(entries[4].kind, RawKind::Dir);
     assert_eq!(u32::from(entries[1].mode), meta.mode() & 0o7777);
     assert_eq!(tree.root_entry().unwrap().kind, RawKind::Dir);
-    assert_eq!(tree.list(&RepoPath::ROOT).unwrap().len(), 1);
+    assert_eq!(tree.list(&RepoPath::ROOT).unwrap().entries.len(), 1);
     // Opening the fifo neither blocks nor succeeds.
     assert!(matches!(
         tree.open_file(&path("d/fifo")),
@@ -113,8 +113,9 @@ fn directory_swapped_for_a_symlink_while_reading_never_escapes() {
                 assert_eq!(text, "public");
                 opened += 1;
             }
-            if let Ok(entries) = tree.list(&path("d")) {
-                assert!(entries.iter().all(|entry| entry.stamp.size == 6 && entry.name == b"f"));
+            if let Ok(listing) = tree.list(&path("d")) {
+                let mut entries = listing.entries.iter();
+                assert!(entries.all(|entry| entry.stamp.size == 6 && entry.name == b"f"));
             }
         }
         stop.store(true, Ordering::Relaxed);

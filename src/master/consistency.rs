@@ -10,6 +10,7 @@ use instantmirror_core::{RepoName, Root};
 use instantmirror_store::StoreError;
 use instantmirror_store::disk::{read_file, write_atomically};
 use instantmirror_store::metadata::{Known, check_stored};
+use instantmirror_store::tree::SourceTree;
 
 use super::writer::Writer;
 use super::{Master, MasterError};
@@ -32,23 +33,34 @@ impl Master {
         repository: &ServerRepository,
         writer: &Writer,
         root: &Root,
+        source: &SourceTree,
     ) -> Result<(), MasterError> {
         if repository.check == CheckKind::Off {
             return Ok(());
         }
         let name = &repository.name;
         let known = self.known(name)?;
-        let checked = check_stored(writer.snapshots.as_ref(), &root.meta(), &writer.objects, known.as_ref())?;
+        let source = writer.is_dry.then_some(source);
+        let nodes = writer.snapshots.as_ref();
+        let checked = check_stored(nodes, &root.meta(), &writer.objects, known.as_ref(), source)?;
         tracing::debug!(repository = %name, metadata = checked.found.len(), read_bytes = checked.read_bytes, "metadata checked");
         if !checked.problems.is_empty() {
             if repository.check == CheckKind::Warn {
-                tracing::warn!(repository = %name, "published although its metadata does not agree with its files:{}", checked.problems);
+                let is = if writer.is_dry {
+                    "would be published"
+                } else {
+                    "published"
+                };
+                tracing::warn!(repository = %name, "{is} although its metadata does not agree with its files:{}", checked.problems);
                 return Ok(());
             }
             return Err(MasterError::Inconsistent {
                 repository: name.clone(),
                 problems: checked.problems,
             });
+        }
+        if writer.is_dry {
+            return Ok(());
         }
         let root = root.node;
         let found = checked.found;

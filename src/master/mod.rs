@@ -14,6 +14,7 @@ mod hints;
 mod history;
 mod key;
 mod nodes;
+mod plan;
 mod publication;
 mod publish;
 mod publish_page;
@@ -41,12 +42,12 @@ use instantmirror_core::{
     CacheError, HeadError, KeysError, NodeName, ObjectId, PublicKey, RepoName, SignedHead, Snapshot, SnapshotId,
     TagName,
 };
+use instantmirror_store::StoreError;
 use instantmirror_store::digest::DigestTable;
 use instantmirror_store::disk::{Disk, RealDisk};
 use instantmirror_store::metadata::{MetadataError, Problems};
 use instantmirror_store::objects::ObjectStore;
 use instantmirror_store::snapshots::{CatalogWalker, DiskSnapshotStore};
-use instantmirror_store::{StoreError, objects};
 
 use crate::config::{ServerConfig, ServerRepository};
 use crate::export::{ExportError, ExportFormat, export};
@@ -55,6 +56,7 @@ pub use clean_up::{CleanUpOptions, CleanedUp};
 pub use hints::{HintError, Hints};
 pub use history::{HistoryError, Removal, RemoveOptions, Rollback};
 pub use key::{KeyError, generate_key, load_key, store_key};
+pub use plan::{PlannedOutcome, PublishPlan};
 pub use publication::MasterPublication;
 pub(crate) use publication::{head_after, rule_of};
 pub use publish::{NoProgress, PublishOptions, PublishProgress, Published, PublishedSnapshot, StageRule};
@@ -288,6 +290,19 @@ pub enum MasterError {
     },
 }
 
+impl MasterError {
+    /// Whether it is about the source tree, as a whole and as it is: a publish has looked at it, and refuses it.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Emptied { .. }
+                | Self::AllPrivate { .. }
+                | Self::Inconsistent { .. }
+                | Self::Store(StoreError::Unpublishable { .. })
+        )
+    }
+}
+
 /// A master's store, its key and its repositories. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Master {
@@ -318,7 +333,8 @@ impl Master {
             store_key(&file, &generate_key()?)?;
         }
         drop(DiskSnapshotStore::open(Arc::clone(&disk), "")?);
-        drop(DigestTable::open(disk, DIGESTS)?);
+        let digests = Arc::new(DigestTable::open(Arc::clone(&disk), DIGESTS)?);
+        drop(ObjectStore::open(disk, digests)?);
         Ok(())
     }
 
@@ -327,11 +343,15 @@ impl Master {
     /// # Errors
     /// [`MasterError`]; [`KeyError`] says how to make a key where there is none.
     pub fn open(config: ServerConfig) -> Result<Self, MasterError> {
+        if !config.store.dir.exists() {
+            // Opening would make it, and a store that nobody has initialised is not to come by a look.
+            load_key(&config.store.key_file())?;
+        }
         let disk = open_disk(&config.store.dir)?;
         let key = ring::Ring::load(disk.as_ref(), &config.store.key_file())?.newest()?;
         let snapshots = Arc::new(DiskSnapshotStore::open_reader(Arc::clone(&disk), "")?);
         let digests = Arc::new(DigestTable::open_reader(Arc::clone(&disk), DIGESTS)?);
-        let objects = Arc::new(objects::ObjectStore::open(Arc::clone(&disk), digests)?);
+        let objects = Arc::new(ObjectStore::open_reader(Arc::clone(&disk), digests));
         Ok(Self {
             config: Arc::new(config),
             key,

@@ -10,10 +10,11 @@ use instantmirror_core::changes::ChangeSet;
 use instantmirror_core::head::{LiveSnapshot, SnapshotState};
 use instantmirror_core::traits::SnapshotStore;
 use instantmirror_core::{Clock as _, Directory, Head, RepoName, Root, SignedHead, Snapshot, SnapshotId, Timestamp};
+use instantmirror_store::StoreError;
 use instantmirror_store::import::ImportOptions;
 use instantmirror_store::references::{CountedTree, References};
 use instantmirror_store::scan::{
-    LeftOutWhy, PieceSpace, ScanParts, ScanRules, Scanned, StampBook, changes_of_list, scan,
+    LeftOutWhy, PieceSpace, ScanParts, ScanRules, Scanned, StampBook, changes_of_list, scan, scan_dry,
 };
 use instantmirror_store::tree::SourceTree;
 
@@ -137,29 +138,23 @@ impl Master {
         let repository = self.repository(name)?;
         self.check_source(repository)?;
         let writer = Writer::open_to_publish(self, options.wait)?;
-        let held = block_on(self.head(name))?;
-        check_piece_length(repository, held.as_ref())?;
-        let current = held.as_ref().and_then(|held| held.head().current);
-        let current = current
-            .map(|id| block_on(self.kept_snapshot(name, id)))
-            .transpose()?
-            .flatten();
-        let known = Known {
-            held: held.as_ref(),
-            current: current.as_ref(),
-            hints: options.hints.as_ref(),
-        };
-        let (scanned, is_full_scan) = self.scan(repository, &writer, &known, progress)?;
-        if let (Some(current), Some(held)) = (&current, &held)
-            && current.root == scanned.root
+        let published = self.published(repository)?;
+        let seen = self.scan(repository, &writer, &published, options.hints.as_ref(), progress)?;
+        if let Some(refusal) = seen.refusal {
+            return Err(refusal.into());
+        }
+        if let (Some(current), Some(held)) = (&published.current, &published.head)
+            && current.root == seen.scanned.root
         {
             self.renew_if_old(&writer, held)?;
             return Ok(Published::Unchanged(current.id));
         }
-        if let Some(snapshot) = self.taken_back(&writer, name, &scanned.root, options.again)? {
+        if let Some(snapshot) = self.taken_back(&writer, name, &seen.scanned.root, options.again)? {
             return Ok(Published::TakenBack(snapshot));
         }
-        self.check_tree(repository, &writer, options, current.as_ref(), &scanned)?;
+        self.check_tree(repository, &writer, options, published.current.as_ref(), &seen)?;
+        let (scanned, is_full_scan) = (seen.scanned, seen.is_full);
+        let (held, current) = (published.head, published.current);
         let now = SystemClock.now();
         let snapshot = Snapshot {
             id: SnapshotId::from_random(random()?),
@@ -197,7 +192,24 @@ impl Master {
         })))
     }
 
-    /// The snapshot of this tree that was taken back, if any was. What the scan took in for it is given up to the next
+    /// What a publish starts from.
+    pub(super) fn published(&self, repository: &ServerRepository) -> Result<BeforePublish, MasterError> {
+        let name = &repository.name;
+        let head = block_on(self.head(name))?;
+        check_piece_length(repository, head.as_ref())?;
+        let current = head.as_ref().and_then(|held| held.head().current);
+        let current = current.map(|id| block_on(self.kept_snapshot(name, id)));
+        let current = current.transpose()?.flatten();
+        Ok(BeforePublish { head, current })
+    }
+
+    /// The snapshot of this tree that was taken back, if any was.
+    pub(super) fn taken_back_of(&self, name: &RepoName, root: &Root) -> Result<Option<SnapshotId>, MasterError> {
+        let withdrawn = withdrawn::read(self.disk.as_ref(), name)?;
+        Ok(withdrawn.get(&root.node).map(|(snapshot, _)| *snapshot))
+    }
+
+    /// The same, where that counts. What the scan took in for it is given up to the next
     /// clean-up.
     fn taken_back(
         &self,
@@ -206,7 +218,7 @@ impl Master {
         root: &Root,
         again: bool,
     ) -> Result<Option<SnapshotId>, MasterError> {
-        let Some((snapshot, _)) = withdrawn::read(self.disk.as_ref(), name)?.get(&root.node).copied() else {
+        let Some(snapshot) = self.taken_back_of(name, root)? else {
             return Ok(None);
         };
         if again {
@@ -225,14 +237,15 @@ impl Master {
     }
 
     /// What was scanned is no accident, as far as one can tell.
-    fn check_tree(
+    pub(super) fn check_tree(
         &self,
         repository: &ServerRepository,
         writer: &Writer,
         options: &PublishOptions,
         current: Option<&Snapshot>,
-        scanned: &Scanned,
+        seen: &Seen,
     ) -> Result<(), MasterError> {
+        let Seen { scanned, tree, .. } = seen;
         let root = &scanned.root;
         let had_files = current.is_some_and(|current| current.root.files > 0);
         let private = scanned.left_out.get(&LeftOutWhy::Private);
@@ -255,7 +268,7 @@ impl Master {
         if options.no_check {
             return Ok(());
         }
-        self.check_metadata(repository, writer, root)
+        self.check_metadata(repository, writer, root, tree)
     }
 
     /// Signs the heads anew that would otherwise come near their expiry.
@@ -319,7 +332,7 @@ impl Master {
     }
 
     /// What nobody may see must not lie in the tree, by whatever name the configuration calls it.
-    fn check_source(&self, repository: &ServerRepository) -> Result<(), MasterError> {
+    pub(super) fn check_source(&self, repository: &ServerRepository) -> Result<(), MasterError> {
         // What cannot be resolved is not there, which is told by whoever opens it.
         let Ok(source) = repository.source.canonicalize() else {
             return Ok(());
@@ -348,20 +361,27 @@ impl Master {
         Ok(None)
     }
 
-    /// Scans the tree; true if everything was looked at. A tree that was replaced meanwhile may be one that is being
-    /// removed: the one in its place is scanned then.
-    fn scan(
+    /// Scans the tree. One that was replaced meanwhile may be one that is being removed: the one in its place is scanned
+    /// then.
+    pub(super) fn scan(
         &self,
         repository: &ServerRepository,
         writer: &Writer,
-        known: &Known<'_>,
+        published: &BeforePublish,
+        hints: Option<&Hints>,
         progress: &dyn PublishProgress,
-    ) -> Result<(Scanned, bool), MasterError> {
+    ) -> Result<Seen, MasterError> {
         for _ in 0..ROOT_TRIES_MAX {
             let tree = SourceTree::open(&repository.source)?;
-            let scanned = self.scan_tree(repository, &tree, writer, known, progress);
+            let scanned = self.scan_tree(repository, &tree, writer, published, hints, progress);
             if tree.is_still_there()? {
-                return scanned;
+                let (scanned, refusal, is_full) = scanned?;
+                return Ok(Seen {
+                    scanned,
+                    refusal,
+                    is_full,
+                    tree,
+                });
             }
             tracing::warn!(
                 "{} was replaced while it was scanned: looking at the tree that is there now",
@@ -376,38 +396,69 @@ impl Master {
         repository: &ServerRepository,
         tree: &SourceTree,
         writer: &Writer,
-        known: &Known<'_>,
+        published: &BeforePublish,
+        hints: Option<&Hints>,
         progress: &dyn PublishProgress,
-    ) -> Result<(Scanned, bool), MasterError> {
-        let dir = Self::repository_dir(&repository.name);
-        let piece_bytes = u32::try_from(repository.piece_length.0).unwrap_or(u32::MAX);
-        let book = StampBook::open(Arc::clone(&self.disk), dir.join("stamps"))?;
-        let pieces = PieceSpace::open(Arc::clone(&self.disk), dir.join("pieces"), piece_bytes)?;
-        let base = self.base(known.held, &book)?;
+    ) -> Result<(Scanned, Option<StoreError>, bool), MasterError> {
+        let (book, pieces) = self.memory_of(repository, writer)?;
+        let base = self.base(published.head.as_ref(), &book)?;
         let rules = repository.scan_rules();
-        let changes = changes(known.hints, writer, &book, tree, &rules, base)?;
+        let changes = changes(hints, writer, &book, tree, &rules, base)?;
         let parts = ScanParts {
             tree,
             objects: &writer.objects,
             nodes: writer.snapshots.as_ref(),
             book: &book,
             pieces: &pieces,
-            previous: base.or_else(|| known.current.map(|current| directory(&current.root))),
+            previous: base.or_else(|| published.current.as_ref().map(|current| directory(&current.root))),
             changes: changes.as_deref(),
             import: import_options(repository.import),
             rules: &rules,
             now: SystemClock.now().as_millis() / 1000,
         };
-        let scanned = scan(&parts, &Sink { writer, progress })?;
-        Ok((scanned, changes.is_none_or(|changes| changes.is_all())))
+        let sink = Sink { writer, progress };
+        let (scanned, refusal) = if writer.is_dry {
+            scan_dry(&parts, &sink)?
+        } else {
+            (scan(&parts, &sink)?, None)
+        };
+        Ok((scanned, refusal, changes.is_none_or(|changes| changes.is_all())))
+    }
+
+    /// What the last scan of a repository has left, which this one goes on with.
+    fn memory_of(&self, repository: &ServerRepository, writer: &Writer) -> Result<(StampBook, PieceSpace), StoreError> {
+        let dir = Self::repository_dir(&repository.name);
+        let (stamps, pieces) = (dir.join("stamps"), dir.join("pieces"));
+        let piece_bytes = u32::try_from(repository.piece_length.0).unwrap_or(u32::MAX);
+        let disk = || Arc::clone(&self.disk);
+        Ok(if writer.is_dry {
+            (
+                StampBook::open_overlay(disk(), stamps)?,
+                PieceSpace::open_overlay(disk(), pieces, piece_bytes)?,
+            )
+        } else {
+            (
+                StampBook::open(disk(), stamps)?,
+                PieceSpace::open(disk(), pieces, piece_bytes)?,
+            )
+        })
     }
 }
 
-/// What is known before a tree is scanned.
-struct Known<'a> {
-    held: Option<&'a SignedHead>,
-    current: Option<&'a Snapshot>,
-    hints: Option<&'a Hints>,
+/// What is there before a publish.
+pub(super) struct BeforePublish {
+    pub(super) head: Option<SignedHead>,
+    pub(super) current: Option<Snapshot>,
+}
+
+/// A source tree that was scanned.
+pub(super) struct Seen {
+    pub(super) scanned: Scanned,
+    /// Why nothing can be published of it; a publish that is no dry run has failed by then.
+    pub(super) refusal: Option<StoreError>,
+    /// Everything was looked at.
+    pub(super) is_full: bool,
+    pub(super) tree: SourceTree,
 }
 
 /// What to look at; `None` for everything.

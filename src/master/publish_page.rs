@@ -1,19 +1,16 @@
 //! `POST /.im/publish/<repository>` on the control socket: a publish for build systems, answered with JSON when it is
 //! done (docs/formats/api.md).
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header};
 use instantmirror_core::RepoName;
 use instantmirror_http::{Extra, ExtraRequest};
-use instantmirror_store::StoreError;
-use instantmirror_store::scan::{LeftOut, Noted, SymlinkReport};
 use serde::{Deserialize, Serialize};
 
 use super::{Hints, Master, MasterError, NoProgress, PublishOptions, Published};
 use crate::daemon::explain;
+use crate::progress::{self, PathsByWord};
 use crate::serve::StatusPage;
 
 const PREFIX: &str = ".im/publish/";
@@ -59,23 +56,9 @@ struct Details {
     full_scan: bool,
     seconds: f64,
     /// By reason.
-    left_out: BTreeMap<&'static str, Paths>,
+    left_out: PathsByWord,
     /// Symlinks that lead nowhere for readers, by kind.
-    symlinks: BTreeMap<&'static str, Paths>,
-}
-
-/// Paths of which something is true.
-#[derive(Debug, Serialize)]
-struct Paths {
-    count: u64,
-    /// The first of them, each with the reason or the target.
-    examples: BTreeMap<String, String>,
-}
-
-impl From<Noted> for Paths {
-    fn from(Noted { count, examples }: Noted) -> Self {
-        Self { count, examples }
-    }
+    symlinks: PathsByWord,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,27 +138,11 @@ fn publish(master: &Master, name: RepoName, asked: Asked) -> Result<Done, Master
                 read_bytes: new.scanned.counts.read_bytes,
                 full_scan: new.is_full_scan,
                 seconds: new.took.as_secs_f64(),
-                left_out: left_out(new.scanned.left_out),
-                symlinks: symlinks(new.scanned.symlinks),
+                left_out: progress::left_out(&new.scanned.left_out),
+                symlinks: progress::symlinks(&new.scanned.symlinks),
             }),
         },
     })
-}
-
-fn left_out(left_out: LeftOut) -> BTreeMap<&'static str, Paths> {
-    let by_word = left_out.into_iter().map(|(why, noted)| (why.word(), noted.into()));
-    by_word.collect()
-}
-
-fn symlinks(report: SymlinkReport) -> BTreeMap<&'static str, Paths> {
-    let kinds = [
-        ("absolute", report.absolute),
-        ("rewritten", report.rewritten),
-        ("leaving", report.leaving),
-        ("dangling", report.dangling),
-    ];
-    let noted = kinds.into_iter().filter(|(_, noted)| noted.count > 0);
-    noted.map(|(kind, noted)| (kind, noted.into())).collect()
 }
 
 fn status_of(error: &MasterError) -> StatusCode {
@@ -183,10 +150,7 @@ fn status_of(error: &MasterError) -> StatusCode {
         MasterError::UnknownRepository { .. } => StatusCode::NOT_FOUND,
         MasterError::Hints(_) => StatusCode::BAD_REQUEST,
         MasterError::Busy { .. } => StatusCode::CONFLICT,
-        MasterError::Emptied { .. }
-        | MasterError::AllPrivate { .. }
-        | MasterError::Inconsistent { .. }
-        | MasterError::Store(StoreError::Unpublishable { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
+        refusal if refusal.is_refusal() => StatusCode::UNPROCESSABLE_ENTITY,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

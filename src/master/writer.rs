@@ -28,6 +28,8 @@ pub(super) struct Writer {
     pub(super) snapshots: Arc<DiskSnapshotStore>,
     pub(super) digests: Arc<DigestTable>,
     pub(super) objects: ObjectStore,
+    /// What is written through it stays in memory.
+    pub(super) is_dry: bool,
 }
 
 impl Writer {
@@ -48,6 +50,19 @@ impl Writer {
         Self::open_within(master, patience).map_err(|error| match error {
             StoreError::Locked { pid, .. } => MasterError::Busy { pid },
             error => error.into(),
+        })
+    }
+
+    /// For a dry run: takes no lock, so it works beside whoever writes, and nothing that is written through it reaches
+    /// the disk.
+    pub(super) fn dry(master: &Master) -> Result<Self, StoreError> {
+        let disk = || Arc::clone(&master.disk);
+        let digests = Arc::new(DigestTable::open_overlay(disk(), DIGESTS)?);
+        Ok(Self {
+            snapshots: Arc::new(DiskSnapshotStore::open_overlay(disk(), "")?),
+            objects: ObjectStore::open_dry(disk(), Arc::clone(&digests)),
+            digests,
+            is_dry: true,
         })
     }
 
@@ -77,6 +92,7 @@ impl Writer {
             snapshots,
             digests,
             objects,
+            is_dry: false,
         })
     }
 }

@@ -20,10 +20,14 @@ fn rpm(repository: &Repository, package: &str) -> (PathBuf, String) {
 /// A publish that must be refused for this reason; nothing else may be wrong, and nothing may change.
 fn refused(master: &Master, repository: &str, faults: &[&str]) {
     let live = master.live(repository);
+    // A dry run reads what is new from the source tree, and comes to the same.
+    let (code, announced) = master.fail(&["publish", repository, "--dry-run"]);
+    assert!(code == 1 && announced.contains("would be refused"), "{announced}");
     let (code, said) = master.fail(&["publish", repository]);
     assert_eq!(code, 1);
     for fault in faults {
         assert!(said.contains(fault), "{fault} is not in\n{said}");
+        assert!(announced.contains(fault), "{fault} is not in\n{announced}");
     }
     let count = format!("({} found)", faults.len());
     assert!(said.contains(&count) && said.contains("--no-check"), "{said}");

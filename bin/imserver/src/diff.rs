@@ -1,13 +1,15 @@
-//! `imserver snapshot diff`: what differs between two snapshots, from their catalogs alone.
+//! `imserver snapshot diff`: what differs between two snapshots, from their catalogs alone; and `imserver publish --dry-run`,
+//! what would differ.
 
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, ErrorKind, Write};
 
-use instantmirror::Master;
 use instantmirror::config::ByteSize;
 use instantmirror::core::catalog::Difference;
 use instantmirror::core::{Kind, Meta, RepoName, SnapshotId};
+use instantmirror::master::{PlannedOutcome, PublishPlan};
 use instantmirror::text::Count;
+use instantmirror::{Master, daemon, progress};
 use serde_json::{Value, json};
 
 /// How many, and how many bytes.
@@ -94,7 +96,7 @@ fn as_json(meta: &Meta) -> Value {
     shown
 }
 
-/// Writes the differences as they are found, one by one, and their sums.
+/// Writes the differences between two snapshots.
 pub(crate) fn run(
     master: &Master,
     repository: &RepoName,
@@ -102,19 +104,89 @@ pub(crate) fn run(
     json: bool,
 ) -> anyhow::Result<()> {
     let differences = master.differences(repository, before, after)?;
+    let frame = json.then(|| Frame {
+        before: vec![
+            ("repository", json!(repository)),
+            ("before", json!(before)),
+            ("after", json!(after)),
+        ],
+        behind: Vec::new(),
+    });
+    write(differences, frame.as_ref())
+}
+
+/// Writes what a publish would change, and what would become of it.
+pub(crate) fn plan(repository: &RepoName, plan: &PublishPlan, json: bool) -> anyhow::Result<()> {
+    let (outcome, reasons) = match &plan.outcome {
+        PlannedOutcome::Unchanged(_) => ("unchanged", Vec::new()),
+        PlannedOutcome::TakenBack(_) => ("taken back", Vec::new()),
+        PlannedOutcome::Snapshot => ("snapshot", Vec::new()),
+        PlannedOutcome::Refused(reasons) => (
+            "refused",
+            reasons.iter().map(|reason| daemon::explain(reason)).collect(),
+        ),
+    };
+    let counts = &plan.scanned.counts;
+    let frame = json.then(|| Frame {
+        before: vec![
+            ("repository", json!(repository)),
+            ("dry_run", json!(true)),
+            ("before", json!(plan.before)),
+            ("after", Value::Null),
+        ],
+        behind: vec![
+            ("outcome", json!(outcome)),
+            ("refused", json!(reasons)),
+            ("full_scan", json!(plan.is_full_scan)),
+            ("files", json!(plan.scanned.root.files)),
+            ("bytes", json!(plan.scanned.root.bytes)),
+            ("read_files", json!(counts.read_files)),
+            ("read_bytes", json!(counts.read_bytes)),
+            ("left_out", json!(progress::left_out(&plan.scanned.left_out))),
+            ("symlinks", json!(progress::symlinks(&plan.scanned.symlinks))),
+        ],
+    });
+    let differ = matches!(plan.outcome, PlannedOutcome::Snapshot | PlannedOutcome::Refused(_));
+    if frame.is_none() && !differ {
+        println!("{repository}: {plan}");
+        return Ok(());
+    }
+    write(plan.differences(), frame.as_ref())?;
+    if frame.is_none() {
+        println!("{repository}: {plan}");
+    }
+    Ok(())
+}
+
+/// The members of a JSON object that stand before and behind the differences in it.
+struct Frame {
+    before: Vec<(&'static str, Value)>,
+    behind: Vec<(&'static str, Value)>,
+}
+
+fn write_members(out: &mut impl Write, members: &[(&str, Value)]) -> io::Result<()> {
+    members
+        .iter()
+        .try_for_each(|(name, value)| write!(out, "\"{name}\": {value}, "))
+}
+
+/// Writes differences as they are found, one by one, and their sums: for people, or as JSON in a frame.
+fn write(
+    differences: impl Iterator<Item = Result<Difference, impl std::error::Error + Send + Sync + 'static>>,
+    frame: Option<&Frame>,
+) -> anyhow::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let (mut summary, mut first) = (Summary::default(), true);
     let written = (|| {
-        if json {
-            write!(
-                out,
-                "{{\"repository\": \"{repository}\", \"before\": \"{before}\", \"after\": \"{after}\", \"differences\": ["
-            )?;
+        if let Some(frame) = frame {
+            write!(out, "{{")?;
+            write_members(&mut out, &frame.before)?;
+            write!(out, "\"differences\": [")?;
         }
         for difference in differences {
             let difference = difference.map_err(io::Error::other)?;
             let kind = summary.count(&difference);
-            if json {
+            if frame.is_some() {
                 let (one, other) = (difference.before.as_ref(), difference.after.as_ref());
                 let shown = json!({
                     "path": difference.path.as_str(), "kind": kind,
@@ -126,12 +198,14 @@ pub(crate) fn run(
                 writeln!(out, "{}", line(kind, &difference))?;
             }
         }
-        if json {
+        if let Some(frame) = frame {
             let sums = json!({
                 "added": summary.added.json(), "removed": summary.removed.json(),
                 "changed": summary.changed.json(), "touched": summary.touched.json(),
             });
-            writeln!(out, "\n], \"summary\": {sums}}}")?;
+            write!(out, "\n], ")?;
+            write_members(&mut out, &frame.behind)?;
+            writeln!(out, "\"summary\": {sums}}}")?;
         } else {
             writeln!(out, "{}", sentence(&summary))?;
         }

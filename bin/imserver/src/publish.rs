@@ -9,16 +9,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use instantmirror::core::{RepoName, Timestamp};
-use instantmirror::master::{Hints, StageRule};
+use instantmirror::master::{Hints, PlannedOutcome, StageRule};
 use instantmirror::progress::PublishBar;
 use instantmirror::{Master, MasterError, PublishOptions, Published, daemon};
 
-use crate::{named_or_all, retention};
+use crate::{diff, named_or_all, retention};
 
 const EXAMPLES: &str = "Examples:
   imserver publish                                     all repositories of the configuration
   imserver publish debian --changed dists pool/main/l  look at nothing else
-  imserver publish fedora --stage --when-synced 80     show it when 80 % of the nodes have it";
+  imserver publish fedora --stage --when-synced 80     show it when 80 % of the nodes have it
+  imserver publish debian --dry-run                    what would change, be refused or left out";
 
 /// What `imserver publish` takes.
 #[derive(clap::Args)]
@@ -48,6 +49,14 @@ pub(crate) struct Arguments {
     /// told of and left alone, so that no timer and no watch undoes what you did.
     #[arg(long)]
     again: bool,
+    /// Do nothing, and say what would be done: what would be added, removed and changed, and what would be refused or left
+    /// out, and why. New and changed files are read for it, and nothing is written; it works beside whoever writes to the
+    /// store. Exits with 0, or with 1 if the publish would be refused.
+    #[arg(long)]
+    dry_run: bool,
+    /// With --dry-run, as JSON: one object for each repository, with the members that `snapshot diff --json` has.
+    #[arg(long, requires = "dry_run")]
+    json: bool,
     /// Wait while another process writes to the store, however long; else a publish gives up after 10 seconds.
     #[arg(long)]
     wait: bool,
@@ -78,6 +87,9 @@ pub(crate) fn run(master: &Master, arguments: Arguments) -> anyhow::Result<()> {
         no_check: arguments.no_check,
         again: arguments.again,
     };
+    if arguments.dry_run {
+        return plan(master, &names, &options, arguments.json);
+    }
     let mut failed = Vec::new();
     for name in &names {
         let bar = PublishBar::new(name, tokio::task::block_in_place(|| master.current_files(name)));
@@ -94,6 +106,31 @@ pub(crate) fn run(master: &Master, arguments: Arguments) -> anyhow::Result<()> {
     }
     tokio::task::block_in_place(|| retention::after_publish(master, &names));
     anyhow::ensure!(failed.is_empty(), "not published: {}", failed.join(", "));
+    Ok(())
+}
+
+/// Says what [`run`] would do.
+fn plan(master: &Master, names: &[RepoName], options: &PublishOptions, json: bool) -> anyhow::Result<()> {
+    let mut refused = Vec::new();
+    for name in names {
+        let bar = PublishBar::dry(name, tokio::task::block_in_place(|| master.current_files(name)));
+        let planned = tokio::task::block_in_place(|| master.plan_publish(name, options, &bar));
+        bar.finish();
+        match planned {
+            Ok(plan) => {
+                diff::plan(name, &plan, json)?;
+                if let PlannedOutcome::Refused(_) = plan.outcome {
+                    refused.push(name.as_str());
+                }
+            }
+            Err(error) if names.len() == 1 => return Err(error.into()),
+            Err(error) => {
+                eprintln!("imserver: {name}: {}", daemon::explain(&error));
+                refused.push(name.as_str());
+            }
+        }
+    }
+    anyhow::ensure!(refused.is_empty(), "would not be published: {}", refused.join(", "));
     Ok(())
 }
 

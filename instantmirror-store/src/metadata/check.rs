@@ -187,7 +187,7 @@ impl<'a> Checker<'a> {
             return Ok(true);
         }
         self.read_bytes += file.size;
-        let mut content = self.tree.open(file)?;
+        let mut content = self.tree.open(real, file)?;
         match digest.is_of(&mut content) {
             Ok(is_same) => {
                 drop(content);

@@ -60,11 +60,11 @@ pub(super) fn check(
     entry: &Entry,
     scope: &mut Scope<'_>,
 ) -> Result<(), MetadataError> {
-    let Some((_, release)) = checker.tree.file(path)? else {
+    let Some((real, release)) = checker.tree.file(path)? else {
         return Ok(());
     };
     checker.read_bytes += release.size;
-    let read = read_release(BufReader::new(checker.tree.open(&release)?));
+    let read = read_release(BufReader::new(checker.tree.open(&real, &release)?));
     let listed = match (read, entry) {
         (Ok(listed), _) => listed,
         // Anything may be called so, outside of an archive.
@@ -194,7 +194,7 @@ fn packages(
     };
     checker.read_bytes += file.size;
     let bases = entry.bases();
-    let unpacked = match packing.unpack(checker.tree.open(file)?, UNPACKED_BYTES_MAX) {
+    let unpacked = match packing.unpack(checker.tree.open(path, file)?, UNPACKED_BYTES_MAX) {
         Ok(unpacked) => unpacked,
         Err(error) => {
             checker.problem(

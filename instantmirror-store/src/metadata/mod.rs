@@ -68,11 +68,11 @@ pub trait Tree {
     /// [`MetadataError::Catalog`].
     fn is_directory(&self, path: &RepoPath) -> Result<bool, MetadataError>;
 
-    /// The content of a file.
+    /// The content of a file, which really lies at `path`.
     ///
     /// # Errors
     /// [`MetadataError::Store`] if it is not there.
-    fn open(&self, file: &FileMeta) -> Result<Box<dyn Read + '_>, MetadataError>;
+    fn open(&self, path: &RepoPath, file: &FileMeta) -> Result<Box<dyn Read + '_>, MetadataError>;
 
     /// The SHA-256 of an object, if it is known without reading it.
     ///

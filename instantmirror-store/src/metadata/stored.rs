@@ -6,13 +6,17 @@ use instantmirror_core::catalog::{Catalog, CatalogError, Differences, NodeSource
 use instantmirror_core::{FileMeta, Meta, ObjectId, RepoPath};
 
 use super::{Checked, Known, MetadataError, Touched, Tree, check, check_since, is_metadata};
+use crate::error::StoreError;
 use crate::objects::ObjectStore;
+use crate::tree::{SourceFile, SourceTree};
 
 /// A [`Tree`] that was scanned and stored, published or not.
 #[derive(Debug)]
 pub struct StoredTree<'a, S> {
     catalog: Catalog<&'a S>,
     objects: &'a ObjectStore,
+    /// Where the content of objects is that were not kept.
+    source: Option<&'a SourceTree>,
 }
 
 impl<'a, S: NodeSource> StoredTree<'a, S> {
@@ -21,7 +25,14 @@ impl<'a, S: NodeSource> StoredTree<'a, S> {
         Self {
             catalog: Catalog::new(nodes, root),
             objects,
+            source: None,
         }
+    }
+
+    /// The same of a dry run: what was scanned and not stored is read from the source tree.
+    #[must_use]
+    pub fn or_from(self, source: Option<&'a SourceTree>) -> Self {
+        Self { source, ..self }
     }
 
     fn resolve(&self, path: &RepoPath) -> Result<Option<(RepoPath, Meta)>, MetadataError> {
@@ -43,8 +54,12 @@ impl<S: NodeSource> Tree for StoredTree<'_, S> {
         Ok(found.is_some_and(|(_, meta)| meta.as_directory().is_some()))
     }
 
-    fn open(&self, file: &FileMeta) -> Result<Box<dyn Read + '_>, MetadataError> {
-        Ok(Box::new(self.objects.content(&file.object)?))
+    fn open(&self, path: &RepoPath, file: &FileMeta) -> Result<Box<dyn Read + '_>, MetadataError> {
+        match (self.objects.content(&file.object), self.source) {
+            (Ok(content), _) => Ok(Box::new(content)),
+            (Err(_), Some(source)) => Ok(Box::new(open_source(source, path, file)?)),
+            (Err(error), None) => Err(error.into()),
+        }
     }
 
     fn sha256(&self, object: &ObjectId) -> Result<Option<[u8; 32]>, MetadataError> {
@@ -52,7 +67,19 @@ impl<S: NodeSource> Tree for StoredTree<'_, S> {
     }
 }
 
+fn open_source(source: &SourceTree, path: &RepoPath, file: &FileMeta) -> Result<SourceFile, StoreError> {
+    let opened = source.open_file(path)?;
+    if opened.stamp().size == file.size {
+        return Ok(opened);
+    }
+    Err(StoreError::SourceChanged {
+        path: opened.path().to_path_buf(),
+        what: format!("it had {} bytes and has {} now", file.size, opened.stamp().size),
+    })
+}
+
 /// Checks the metadata of a stored tree: what could have become wrong since the `known` one, or everything.
+/// In a dry run, `source` is what was scanned.
 ///
 /// # Errors
 /// [`MetadataError`]: then nothing is known.
@@ -61,8 +88,9 @@ pub fn check_stored<S: NodeSource>(
     root: &Meta,
     objects: &ObjectStore,
     known: Option<&Known>,
+    source: Option<&SourceTree>,
 ) -> Result<Checked, MetadataError> {
-    let tree = StoredTree::new(nodes, root.clone(), objects);
+    let tree = StoredTree::new(nodes, root.clone(), objects).or_from(source);
     let Some(node) = root.as_directory().map(|directory| directory.node) else {
         return Ok(Checked::default());
     };

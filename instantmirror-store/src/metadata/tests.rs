@@ -120,7 +120,7 @@ impl Tree for Memory {
         Ok(path.is_root() || self.files.keys().any(|path| path.starts_with(&prefix)))
     }
 
-    fn open(&self, file: &FileMeta) -> Result<Box<dyn Read + '_>, MetadataError> {
+    fn open(&self, _: &RepoPath, file: &FileMeta) -> Result<Box<dyn Read + '_>, MetadataError> {
         self.opened.borrow_mut().push(file.object);
         let content = self.files.values().find(|content| ObjectId::of(content) == file.object);
         Ok(Box::new(content.unwrap().as_slice()))

@@ -220,11 +220,11 @@ pub(super) fn check(
     base: &RepoPath,
     scope: &mut Scope<'_>,
 ) -> Result<(), MetadataError> {
-    let Some((_, repomd)) = checker.tree.file(path)? else {
+    let Some((real, repomd)) = checker.tree.file(path)? else {
         return Ok(());
     };
     checker.read_bytes += repomd.size;
-    let content = checker.tree.open(&repomd)?;
+    let content = checker.tree.open(&real, &repomd)?;
     let listed = match read_repomd(BufReader::new(content)) {
         Ok(listed) => listed,
         Err(reason) => {
@@ -275,7 +275,7 @@ fn primary(
     let unreadable = |error: std::io::Error| error.to_string();
     let mut failed = Ok(());
     let read = (|| {
-        let unpacked = packing.unpack(checker.tree.open(file).map_err(|error| error.to_string())?, limit);
+        let unpacked = packing.unpack(checker.tree.open(path, file).map_err(|error| error.to_string())?, limit);
         let mut hashing = Hashing::new(
             unpacked.map_err(unreadable)?,
             open_digest.as_ref().map(|open| open.kind),

@@ -31,7 +31,7 @@ mod index;
 mod open;
 mod segment;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -125,6 +125,8 @@ pub struct PackStore {
     refreshing: Mutex<()>,
     /// Absent in a reader.
     writer: Option<Mutex<Writer>>,
+    /// What was put into an [overlay](Self::open_overlay); absent in everything else.
+    overlay: Option<RwLock<HashMap<Key, Bytes>>>,
 }
 
 impl PackStore {
@@ -135,6 +137,9 @@ impl PackStore {
     /// [`StoreError::Damaged`] for the keys it concerns and leaves all others readable; putting the value again heals
     /// a damaged record.
     pub fn get(&self, key: &Key) -> Result<Option<Bytes>> {
+        if let Some(value) = self.overlaid(key) {
+            return Ok(Some(value));
+        }
         let mut tries = 0;
         loop {
             tries += 1;
@@ -164,6 +169,9 @@ impl PackStore {
 
     /// Whether a key is there, by the indexes alone. A record that was found damaged does not count.
     pub fn contains(&self, key: &Key) -> Result<bool> {
+        if self.overlaid(key).is_some() {
+            return Ok(true);
+        }
         if self.is_broken(key) {
             return Ok(false);
         }
@@ -180,14 +188,29 @@ impl PackStore {
     /// Errors: [`StoreError::ReadOnly`] in a reader, [`StoreError::TooLarge`] for a value above [`RECORD_BYTES_MAX`],
     /// [`StoreError::NoSpace`] (the space taken by the attempt is given back).
     pub fn put_batch<V: AsRef<[u8]>>(&self, records: impl IntoIterator<Item = (Key, V)>) -> Result<()> {
+        if let Some(overlay) = &self.overlay {
+            let records = records.into_iter();
+            let copied = records.map(|(key, value)| (key, Bytes::copy_from_slice(value.as_ref())));
+            overlay.write().unwrap_or_else(PoisonError::into_inner).extend(copied);
+            return Ok(());
+        }
         let mut writer = self.writer()?;
         self.put_locked(&mut writer, records.into_iter())
     }
 
     /// [`put_batch`](Self::put_batch) of those values whose keys are not there yet; returns how many that were.
     pub fn put_missing<V: AsRef<[u8]>>(&self, records: impl IntoIterator<Item = (Key, V)>) -> Result<usize> {
-        let mut writer = self.writer()?;
         let mut new = Vec::new();
+        if self.overlay.is_some() {
+            for (key, value) in records {
+                if !self.contains(&key)? {
+                    new.push((key, value));
+                }
+            }
+            let count = new.len();
+            return self.put_batch(new).map(|()| count);
+        }
+        let mut writer = self.writer()?;
         for (key, value) in records {
             if self.is_broken(&key) || find_in(&self.current(), &key)?.is_none() {
                 new.push((key, value));
@@ -379,6 +402,11 @@ impl PackStore {
         Ok(Some(value))
     }
 
+    fn overlaid(&self, key: &Key) -> Option<Bytes> {
+        let overlay = self.overlay.as_ref()?.read().unwrap_or_else(PoisonError::into_inner);
+        overlay.get(key).cloned()
+    }
+
     fn note_broken(&self, key: &Key) {
         let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
         if broken.len() < BROKEN_KEYS_MAX {
@@ -424,6 +452,9 @@ pub struct Copier {
 impl Copier {
     /// As [`PackStore::get`], which it falls back on where segments change under it. Every checksum is compared.
     pub fn get(&self, key: &Key) -> Result<Option<Bytes>> {
+        if let Some(value) = self.store.overlaid(key) {
+            return Ok(Some(value));
+        }
         let view = self.store.current();
         let found = find_in(&view, key)?;
         if let Some((_, _, at)) = found {

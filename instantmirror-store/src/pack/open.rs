@@ -3,7 +3,7 @@
 //! A reader changes nothing on the disk. A writer removes only what provably no index names, and nothing at all while
 //! an index is damaged: then it first rebuilds the indexes from the segments.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -64,6 +64,7 @@ impl PackStore {
             broken: Mutex::default(),
             refreshing: Mutex::default(),
             writer: Some(Mutex::new(writer)),
+            overlay: None,
             disk,
             dir,
             options,
@@ -83,19 +84,34 @@ impl PackStore {
 
     /// Opens the store in `dir` for reading, beside a writer in this or another process.
     pub fn open_reader(disk: Arc<dyn Disk>, dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref().to_path_buf();
-        let store = Self {
+        let store = Self::reader(disk, dir.as_ref());
+        store.refresh()?;
+        Ok(store)
+    }
+
+    /// Opens the store in `dir` as a [reader](Self::open_reader) does, with an overlay in memory: what is put is found
+    /// again by this one alone, and never reaches the disk. A directory that is not there counts as an empty store.
+    /// For those who want to know what a writer would come to.
+    pub fn open_overlay(disk: Arc<dyn Disk>, dir: impl AsRef<Path>) -> Result<Self> {
+        let mut store = Self::reader(disk, dir.as_ref());
+        store.overlay = Some(RwLock::new(HashMap::new()));
+        store.refresh()?;
+        Ok(store)
+    }
+
+    fn reader(disk: Arc<dyn Disk>, dir: &Path) -> Self {
+        let dir = dir.to_path_buf();
+        Self {
             segments: Segments::new(disk.clone(), &dir),
             view: RwLock::default(),
             broken: Mutex::default(),
             refreshing: Mutex::default(),
             writer: None,
+            overlay: None,
             disk,
             dir,
             options: PackOptions::default(),
-        };
-        store.refresh()?;
-        Ok(store)
+        }
     }
 
     /// Lets a reader see the batches published since it last looked; true if there were any. A writer sees its own
@@ -107,7 +123,10 @@ impl PackStore {
         let _order = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
         for tries in 1.. {
             let known = self.current();
-            let listing = list(self.disk.as_ref(), &self.dir)?;
+            let listing = match list(self.disk.as_ref(), &self.dir) {
+                Err(error) if error.is_not_found() && self.overlay.is_some() => Listing::default(),
+                listing => listing?,
+            };
             let loaded = known.indexes.len() + known.damaged.len();
             let all_known = listing
                 .indexes

@@ -50,6 +50,15 @@ impl StampBook {
         })
     }
 
+    /// Opens the book in `dir` for reading; pages that are put stay in memory.
+    ///
+    /// Errors: those of [`PackStore::open_overlay`].
+    pub fn open_overlay(disk: Arc<dyn Disk>, dir: impl AsRef<Path>) -> Result<Self> {
+        Ok(Self {
+            packs: PackStore::open_overlay(disk, dir)?,
+        })
+    }
+
     /// The root node of the tree that the last scan saw, if it was not cut off. `None` if there was none.
     ///
     /// Errors: those of reading the book.

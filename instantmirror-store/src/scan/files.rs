@@ -113,11 +113,7 @@ impl Scan<'_> {
         loop {
             tries += 1;
             let mut source = self.parts.tree.open_file(path)?;
-            // It may have been replaced or closed since its directory was listed.
-            if let Some((_, what)) = self.parts.rules.closed(|| path.as_str(), &RawKind::File, source.mode()) {
-                let path = source.path().to_path_buf();
-                return Err(StoreError::SourceChanged { path, what });
-            }
+            self.check_open(path, &RawKind::File, source.mode())?;
             let piece_bytes = self.parts.pieces.piece_bytes();
             let imported = self
                 .parts

@@ -37,7 +37,7 @@ use crate::digest::ContentDigest;
 use crate::error::{Result, StoreError};
 use crate::import::ImportOptions;
 use crate::objects::ObjectStore;
-use crate::tree::{FileStamp, LinkEnd, RawEntry, RawKind, SourceTree};
+use crate::tree::{FileStamp, LinkEnd, Listing, RawEntry, RawKind, SourceTree};
 
 /// How often a file that changes while it is read is read again before the scan gives up on it.
 pub const READ_TRIES_MAX: u32 = 3;
@@ -144,7 +144,37 @@ struct Gathered {
 pub fn scan(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<Scanned> {
     let root_entry = parts.tree.root_entry()?;
     let terms = parts.rules.terms(parts.tree)?;
-    let (mut directory, mut gathered) = walk(parts, sink, parts.previous, None)?;
+    let first = walk(parts, sink, parts.previous, None)?;
+    if let Some(refusal) = first.1.refusal() {
+        return Err(refusal);
+    }
+    let (scanned, refusal) = complete(parts, sink, &root_entry, first)?;
+    if let Some(refusal) = refusal {
+        return Err(refusal);
+    }
+    parts.book.put_terms(terms)?;
+    report::log(&scanned.left_out, &scanned.symlinks);
+    Ok(scanned)
+}
+
+/// Scans a tree as [`scan`] does, for a dry run: says what it would come to and, if it would be refused, the
+/// [`StoreError::Unpublishable`] beside what it would come to without what cannot be published. Logs nothing.
+///
+/// # Errors
+/// What failed.
+pub fn scan_dry(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<(Scanned, Option<StoreError>)> {
+    let root_entry = parts.tree.root_entry()?;
+    let first = walk(parts, sink, parts.previous, None)?;
+    complete(parts, sink, &root_entry, first)
+}
+
+/// The result of a scan after its first walk, and the reason to refuse it, if there is one.
+fn complete(
+    parts: &ScanParts<'_>,
+    sink: &dyn ScanSink,
+    root_entry: &RawEntry,
+    (mut directory, mut gathered): (Directory, Gathered),
+) -> Result<(Scanned, Option<StoreError>)> {
     // Which names are one file is known at the end only. Where that is not what it was, the tree is walked once more:
     // nothing is read for it.
     if let Some(groups) = std::mem::take(&mut gathered.links).correction(parts.is_full()) {
@@ -153,8 +183,6 @@ pub fn scan(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<Scanned> {
         gathered.counts.read_files += read.read_files;
         gathered.counts.read_bytes += read.read_bytes;
     }
-    parts.book.put_terms(terms)?;
-    report::log(&gathered.left_out, &gathered.symlinks);
     let Directory { node, files, bytes } = directory;
     gathered.counts.files = files;
     let root = Root {
@@ -164,12 +192,14 @@ pub fn scan(parts: &ScanParts<'_>, sink: &dyn ScanSink) -> Result<Scanned> {
         files,
         bytes,
     };
-    Ok(Scanned {
+    let refusal = gathered.refusal();
+    let scanned = Scanned {
         root,
         counts: gathered.counts,
         left_out: gathered.left_out,
         symlinks: gathered.symlinks,
-    })
+    };
+    Ok((scanned, refusal))
 }
 
 /// Looks at the tree once. Everything it comes to is durable.
@@ -190,14 +220,18 @@ fn walk(
     let directory = scan.changed_directory(&RepoPath::ROOT, previous, change)?;
     scan.flush(true)?;
     let gathered = scan.gathered.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if gathered.problem_count > 0 {
-        return Err(StoreError::Unpublishable {
-            count: gathered.problem_count,
-            problems: gathered.problems,
-            advice: gathered.advice.into_iter().collect(),
-        });
-    }
     Ok((directory, gathered))
+}
+
+impl Gathered {
+    /// Why nothing can be made of what was seen, if so.
+    fn refusal(&self) -> Option<StoreError> {
+        (self.problem_count > 0).then(|| StoreError::Unpublishable {
+            count: self.problem_count,
+            problems: self.problems.clone(),
+            advice: self.advice.iter().copied().collect(),
+        })
+    }
 }
 
 struct Scan<'a> {
@@ -259,6 +293,8 @@ impl Scan<'_> {
         let shown = path.as_str().to_owned();
         if !self.concerns_source(error) {
             None
+        } else if let StoreError::SourceClosed { mode, .. } = error {
+            Some(self.unwanted(LeftOutWhy::Private, shown, rules::closed_to_others(*mode)))
         } else if error.is_not_found() {
             Some(self.leave_out(LeftOutWhy::Vanished, shown, "it vanished during the scan"))
         } else if error.is_permission_denied() {
@@ -276,7 +312,8 @@ impl Scan<'_> {
     }
 
     fn directory(&self, path: &RepoPath, previous: Option<Directory>) -> Result<Directory> {
-        let listed = self.parts.tree.list(path)?;
+        let Listing { mode, entries: listed } = self.parts.tree.list(path)?;
+        self.check_open(path, &RawKind::Dir, mode)?;
         self.listed(&listed);
         let page = self.parts.book.page(path)?;
         let known = self.known(page.as_ref(), previous)?;
@@ -295,6 +332,16 @@ impl Scan<'_> {
             return Ok(same);
         }
         self.build(path, previous, entries, stamps, page.as_ref())
+    }
+
+    /// Fails with [`StoreError::SourceClosed`] if others may not read what was opened. It may have been closed or
+    /// replaced since its name was looked at, so it is the opened thing that counts. The root is never closed.
+    fn check_open(&self, path: &RepoPath, kind: &RawKind, mode: u16) -> Result<()> {
+        if path.is_root() || !self.parts.rules.is_closed(kind, mode) {
+            return Ok(());
+        }
+        let path = self.parts.tree.full(path);
+        Err(StoreError::SourceClosed { path, mode })
     }
 
     /// Makes a directory of what was seen in it.
@@ -483,7 +530,7 @@ impl Scan<'_> {
     /// is gone is no reason to leave a file out.
     fn concerns_source(&self, error: &StoreError) -> bool {
         match error {
-            StoreError::SourceChanged { .. } | StoreError::OutsideRoot { .. } => true,
+            StoreError::SourceChanged { .. } | StoreError::SourceClosed { .. } | StoreError::OutsideRoot { .. } => true,
             StoreError::Io { path, .. } => path.starts_with(self.parts.tree.root()),
             _ => false,
         }

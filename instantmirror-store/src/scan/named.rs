@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::{Held, Scan, Seen};
 use crate::error::Result;
-use crate::tree::FileStamp;
+use crate::tree::{FileStamp, RawKind};
 
 /// Of an entry of which nothing is remembered: no file has it, so a full scan reads the file again.
 const UNKNOWN: FileStamp = FileStamp {
@@ -55,7 +55,9 @@ impl Scan<'_> {
                 return self.directory(path, None);
             }
         };
-        let raw = self.parts.tree.entries(path, names.keys().map(Name::as_str))?;
+        let looked_at = self.parts.tree.entries(path, names.keys().map(Name::as_str))?;
+        self.check_open(path, &RawKind::Dir, looked_at.mode)?;
+        let raw = looked_at.entries;
         self.listed(&raw);
         let seen: Vec<Seen> = raw
             .into_par_iter()

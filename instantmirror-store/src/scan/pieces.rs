@@ -39,7 +39,17 @@ impl PieceSpace {
     ///
     /// Errors: those of [`PackStore::open_writer`].
     pub fn open(disk: Arc<dyn Disk>, dir: impl AsRef<Path>, piece_bytes: u32) -> Result<Self> {
-        let packs = PackStore::open_writer(disk, dir, PackOptions::default())?;
+        Self::new(PackStore::open_writer(disk, dir, PackOptions::default())?, piece_bytes)
+    }
+
+    /// Opens the piece space in `dir` for reading; what is assigned stays in memory.
+    ///
+    /// Errors: those of [`PackStore::open_overlay`].
+    pub fn open_overlay(disk: Arc<dyn Disk>, dir: impl AsRef<Path>, piece_bytes: u32) -> Result<Self> {
+        Self::new(PackStore::open_overlay(disk, dir)?, piece_bytes)
+    }
+
+    fn new(packs: PackStore, piece_bytes: u32) -> Result<Self> {
         let next = packs
             .get(&NEXT)?
             .map(|bytes| number(&bytes, packs.dir()))

@@ -107,11 +107,18 @@ impl ScanRules {
         if !self.exclude.is_empty() && self.exclude.matches_entry(path(), *kind == RawKind::Dir) {
             return Some((LeftOutWhy::Excluded, "excluded".to_owned()));
         }
-        (self.private != OnPrivate::Publish && is_private(kind, mode)).then(|| {
-            let reason = format!("closed to others (mode {mode:04o})");
-            (LeftOutWhy::Private, reason)
-        })
+        self.is_closed(kind, mode)
+            .then(|| (LeftOutWhy::Private, closed_to_others(mode)))
     }
+
+    /// Whether others may not read something, and that matters.
+    pub(super) fn is_closed(&self, kind: &RawKind, mode: u16) -> bool {
+        self.private != OnPrivate::Publish && is_private(kind, mode)
+    }
+}
+
+pub(super) fn closed_to_others(mode: u16) -> String {
+    format!("closed to others (mode {mode:04o})")
 }
 
 /// Whether others may not read it.

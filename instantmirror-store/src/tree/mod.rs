@@ -112,6 +112,16 @@ pub struct RawEntry {
     pub mode: u16,
 }
 
+/// Names of a directory, and the mode of the directory that they were read from: it may be another one than its name
+/// stood for a moment ago.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// Permission bits of the directory.
+    pub mode: u16,
+    /// What is in it.
+    pub entries: Vec<RawEntry>,
+}
+
 /// A directory tree to publish.
 #[derive(Debug)]
 pub struct SourceTree {
@@ -211,7 +221,7 @@ impl SourceTree {
                     FileType::Directory => RawKind::Dir,
                     _ => RawKind::Special,
                 },
-                mode: stat.stx_mode & 0o7777,
+                mode: mode_of(&stat),
             },
             Err(Errno::XDEV) => LinkEnd::Outside,
             Err(_) => LinkEnd::Nowhere,
@@ -233,9 +243,10 @@ impl SourceTree {
     /// All names in a directory, sorted by their bytes. A name that vanishes meanwhile is left out.
     ///
     /// Errors name the path; [`StoreError::OutsideRoot`] if a component of it is (or has become) a symbolic link.
-    pub fn list(&self, dir: &RepoPath) -> Result<Vec<RawEntry>> {
+    pub fn list(&self, dir: &RepoPath) -> Result<Listing> {
         let path = self.full(dir);
         let fd = self.open_beneath("open directory", dir, OFlags::DIRECTORY)?;
+        let mode = mode_of(&stat_fd(&fd, &path)?);
         let fail = |error: Errno| StoreError::io("list", &path, error);
         let mut names = Vec::new();
         for item in rustix::fs::Dir::read_from(&fd).map_err(fail)? {
@@ -249,17 +260,19 @@ impl SourceTree {
         let stats = stats.map(|name| self.stat_entry(&fd, &path, name));
         let mut entries: Vec<RawEntry> = stats.filter_map(Result::transpose).collect::<Result<_>>()?;
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Ok(entries)
+        Ok(Listing { mode, entries })
     }
 
     /// Those of these names that are in a directory, in the order given; nothing else of it is looked at. Errors as
     /// [`list`](Self::list)'s.
-    pub fn entries<'a>(&self, dir: &RepoPath, names: impl IntoIterator<Item = &'a str>) -> Result<Vec<RawEntry>> {
+    pub fn entries<'a>(&self, dir: &RepoPath, names: impl IntoIterator<Item = &'a str>) -> Result<Listing> {
         let path = self.full(dir);
         let fd = self.open_beneath("open directory", dir, OFlags::DIRECTORY)?;
+        let mode = mode_of(&stat_fd(&fd, &path)?);
         let entries = names.into_iter();
         let entries = entries.filter_map(|name| self.stat_entry(&fd, &path, name.as_bytes().to_vec()).transpose());
-        entries.collect()
+        let entries = entries.collect::<Result<_>>()?;
+        Ok(Listing { mode, entries })
     }
 
     /// Opens a regular file for reading.
@@ -279,7 +292,7 @@ impl SourceTree {
         }
         Ok(SourceFile {
             stamp: stamp_of(&stat),
-            mode: stat.stx_mode & 0o7777,
+            mode: mode_of(&stat),
             file,
             path,
         })
@@ -320,7 +333,7 @@ impl SourceTree {
         Ok(Some(entry_of(name, kind, &stat)))
     }
 
-    fn full(&self, path: &RepoPath) -> PathBuf {
+    pub(crate) fn full(&self, path: &RepoPath) -> PathBuf {
         if path.is_root() {
             self.root.clone()
         } else {
@@ -413,6 +426,11 @@ fn file_type(stat: &Statx) -> FileType {
     FileType::from_raw_mode(u32::from(stat.stx_mode))
 }
 
+/// Permission bits.
+fn mode_of(stat: &Statx) -> u16 {
+    stat.stx_mode & 0o7777
+}
+
 fn stamp_of(stat: &Statx) -> FileStamp {
     FileStamp {
         size: stat.stx_size,
@@ -433,6 +451,6 @@ fn entry_of(name: Vec<u8>, kind: RawKind, stat: &Statx) -> RawEntry {
         name,
         kind,
         stamp: stamp_of(stat),
-        mode: stat.stx_mode & 0o7777,
+        mode: mode_of(stat),
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod dry;
 mod named;
 mod rules;
 mod sparse;
@@ -52,14 +53,14 @@ struct Open {
     snapshots: DiskSnapshotStore,
     objects: ObjectStore,
     read_bytes: AtomicU64,
-    /// Removed as soon as the scan has begun to list.
-    sabotaged: Option<PathBuf>,
+    /// Done as soon as the scan has listed the root, before it has opened anything in it.
+    once_listed: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl ScanSink for Open {
     fn listed(&self, _: u64) {
-        if let Some(path) = &self.sabotaged {
-            std::fs::remove_dir(path).unwrap();
+        if let Some(act) = self.once_listed.lock().unwrap().take() {
+            act();
         }
     }
 
@@ -102,7 +103,7 @@ impl World {
             snapshots: DiskSnapshotStore::open(Arc::clone(&self.disk), "").unwrap(),
             objects: ObjectStore::open(Arc::clone(&self.disk), digests).unwrap(),
             read_bytes: AtomicU64::new(0),
-            sabotaged: None,
+            once_listed: Mutex::default(),
         }
     }
 
@@ -459,8 +460,8 @@ fn a_part_of_the_store_that_is_gone_fails_the_scan_and_leaves_no_file_out() {
     for import in [COPY, ImportOptions::default()] {
         let world = World::new();
         world.write("file", "content");
-        let mut open = world.open();
-        open.sabotaged = Some(world.dir.path().join("store/tmp"));
+        let (open, tmp) = (world.open(), world.dir.path().join("store/tmp"));
+        *open.once_listed.lock().unwrap() = Some(Box::new(|| std::fs::remove_dir(tmp).unwrap()));
         let failed = world.scan_with(open, None, import, 3600);
         assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
     }

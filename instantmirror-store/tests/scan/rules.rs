@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-use instantmirror_core::Kind;
+use instantmirror_core::changes::ChangeSet;
 use instantmirror_core::rules::PathGlobs;
+use instantmirror_core::{Kind, RepoPath};
 use instantmirror_store::StoreError;
 use instantmirror_store::scan::{LeftOutWhy, OnPrivate, Scanned, StampBook, SymlinkRule};
 use instantmirror_store::tree::SourceTree;
@@ -115,6 +116,44 @@ fn what_others_may_not_read_is_refused_or_published_where_the_rules_say_so() {
     let all = world.scan(None);
     assert_eq!((all.counts.files, all.left_out.len()), (4, 0));
     assert_eq!(world.lookup(&all, "closed").unwrap().mode, 0);
+}
+
+#[test]
+fn what_is_closed_after_it_was_listed_is_left_out_as_if_it_had_been_closed_before() {
+    let world = World::new();
+    for path in ["open", "key", "release/iso", "release/deep/er"] {
+        world.write(path, path);
+    }
+    let first = world.scan(None);
+    world.write("key", "another");
+    let closing = |names: &'static [&str]| {
+        for name in ["key", "release"] {
+            world.chmod(name, 0o755);
+        }
+        let (open, paths) = (
+            world.open(),
+            names.iter().map(|name| world.path(name)).collect::<Vec<_>>(),
+        );
+        let close = move || {
+            for path in paths {
+                fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap();
+            }
+        };
+        *open.once_listed.lock().unwrap() = Some(Box::new(close));
+        world.scan_with(open, Some(&first), COPY, 3600).unwrap()
+    };
+    // A directory is opened whatever is known of it, a file if it has changed.
+    let seen = closing(&["key", "release"]);
+    assert_eq!(left_out(&seen, LeftOutWhy::Private), ["key", "release"]);
+    assert_eq!(seen.counts.files, 1);
+    let (_, reason) = seen.left_out[&LeftOutWhy::Private].example().unwrap();
+    assert_eq!(reason, "closed to others (mode 0000)");
+    // The same where only what is in it was named.
+    let mut named = ChangeSet::default();
+    named.insert(&RepoPath::new("release/iso").unwrap());
+    *world.changes.lock().unwrap() = Some(named);
+    let seen = closing(&["release"]);
+    assert_eq!(left_out(&seen, LeftOutWhy::Private), ["release"]);
 }
 
 #[test]
