@@ -7,7 +7,7 @@ use std::io::{IsTerminal as _, Write};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::config::ByteSize;
 
@@ -26,13 +26,24 @@ pub enum Unit {
     Bytes,
     /// Files.
     Files,
+    /// Objects.
+    Objects,
 }
 
 impl Unit {
     fn shown(self, count: u64) -> String {
         match self {
             Self::Bytes => ByteSize(count).to_string(),
-            Self::Files => count.to_string(),
+            Self::Files | Self::Objects => count.to_string(),
+        }
+    }
+
+    /// What stands behind a number of them.
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Bytes => "",
+            Self::Files => " files",
+            Self::Objects => " objects",
         }
     }
 
@@ -44,8 +55,12 @@ impl Unit {
                 "{prefix} {spinner} {bytes}, {bytes_per_sec}, {elapsed}{msg}",
             ],
             Self::Files => [
-                "{prefix} {wide_bar} {human_pos} of {human_len} files, {per_sec}, {eta} left{msg}",
-                "{prefix} {spinner} {human_pos} files, {per_sec}, {elapsed}{msg}",
+                "{prefix} {wide_bar} {human_pos} of {human_len} files, {rate}, {eta} left{msg}",
+                "{prefix} {spinner} {human_pos} files, {rate}, {elapsed}{msg}",
+            ],
+            Self::Objects => [
+                "{prefix} {wide_bar} {human_pos} of {human_len} objects, {rate}, {eta} left{msg}",
+                "{prefix} {spinner} {human_pos} objects, {rate}, {elapsed}{msg}",
             ],
         }
     }
@@ -113,16 +128,22 @@ impl Bar {
         let shown = |count| self.unit.shown(count);
         let seconds = took.as_secs().max(1);
         let rate = done / seconds;
-        let files = if self.unit == Unit::Files { " files" } else { "" };
+        let noun = self.unit.noun();
         let mut text = match total.filter(|total| *total > 0) {
-            Some(total) => format!("{}: {} of {}{files}", self.what, shown(done), shown(total.max(done))),
-            None => format!("{}: {}{files}", self.what, shown(done)),
+            Some(total) => format!("{}: {} of {}{noun}", self.what, shown(done), shown(total.max(done))),
+            None => format!("{}: {}{noun}", self.what, shown(done)),
         };
         text += &format!(", {}/s", shown(rate));
         if let (Some(total), 1..) = (total, rate) {
             text += &format!(", {} s left", total.saturating_sub(done) / rate);
         }
         text + note
+    }
+
+    /// Writes a line to standard output, above the bars.
+    pub fn above(&self, line: &str) {
+        // Whoever does not read it any more is no reason to fail.
+        BARS.suspend(|| _ = writeln!(std::io::stdout(), "{line}"));
     }
 
     /// Takes the bar away.
@@ -139,7 +160,11 @@ impl Drop for Bar {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    // Nobody wants to know the fourth digit behind the point.
+    style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let _ = write!(out, "{:.0}/s", state.per_sec());
+    })
 }
 
 /// Writes to standard error, above whatever bars are drawn there.
@@ -181,6 +206,10 @@ mod tests {
         assert_eq!(
             line(Unit::Bytes, 1 << 30, Some(1 << 31), 1),
             "publish debian: 1.0 GiB of 2.0 GiB, 1.0 GiB/s, 1 s left; 3 new"
+        );
+        assert_eq!(
+            line(Unit::Objects, 10, Some(30), 10),
+            "publish debian: 10 of 30 objects, 1/s, 20 s left; 3 new"
         );
         // Nothing yet, more than was expected, and no time at all.
         assert_eq!(

@@ -279,6 +279,18 @@ impl References {
         }
     }
 
+    /// How many objects are listed as dead. Some of them may be in use again.
+    ///
+    /// # Errors
+    /// [`ReferenceError::Table`].
+    pub fn dead_object_count(&self) -> Result<u64, ReferenceError> {
+        let count = self
+            .db
+            .query_row("SELECT COUNT(*) FROM dead_objects", [], |row| row.get(0));
+        let count: i64 = count.map_err(table(&self.path))?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
     /// The files of these objects are gone for good: from now on their digests are what is left to remove.
     ///
     /// # Errors

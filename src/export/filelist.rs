@@ -2,23 +2,17 @@
 
 use std::io::Write;
 
-use instantmirror_core::catalog::NodeSource;
-use instantmirror_core::{Kind, Snapshot};
+use instantmirror_core::Kind;
 
-use super::{DIRECTORY_BYTES, ExportError, Sha256Of, walk};
+use super::{DIRECTORY_BYTES, ExportError, Listing, Sha256Of, walk};
 
 /// Files whose checksums are in the list: clients find out by them that a repository has changed.
 const CHECKED: &str = "repomd.xml";
 
-pub(super) fn write(
-    snapshot: &Snapshot,
-    nodes: &dyn NodeSource,
-    sha256: &Sha256Of<'_>,
-    out: &mut dyn Write,
-) -> Result<(), ExportError> {
+pub(super) fn write(listing: &Listing<'_>, sha256: &Sha256Of<'_>, out: &mut dyn Write) -> Result<(), ExportError> {
     out.write_all(b"[Version]\n2\n\n[Files]\n")?;
     let mut checksums = Vec::new();
-    walk(snapshot, nodes, &mut |path, entries| {
+    walk(listing, &mut |path, entries| {
         let prefix = if path.is_root() {
             String::new()
         } else {

@@ -6,18 +6,17 @@
 use std::collections::HashMap;
 use std::io::Write;
 
-use instantmirror_core::catalog::NodeSource;
-use instantmirror_core::{Entry, Kind, Snapshot};
+use instantmirror_core::{Entry, Kind};
 
 use super::calendar::ls_time;
-use super::{DIRECTORY_BYTES, ExportError, walk};
+use super::{DIRECTORY_BYTES, ExportError, Listing, walk};
 
 /// A file takes whole blocks of this many KiB.
 const BLOCK_KIB: u64 = 4;
 
-pub(super) fn write(snapshot: &Snapshot, nodes: &dyn NodeSource, out: &mut dyn Write) -> Result<(), ExportError> {
-    let now = snapshot.created.as_millis().div_euclid(1000);
-    walk(snapshot, nodes, &mut |path, entries| {
+pub(super) fn write(listing: &Listing<'_>, out: &mut dyn Write) -> Result<(), ExportError> {
+    let now = listing.snapshot.created.as_millis().div_euclid(1000);
+    walk(listing, &mut |path, entries| {
         if path.is_root() {
             writeln!(out, ".:")?;
         } else {

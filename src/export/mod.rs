@@ -14,6 +14,8 @@ use std::str::FromStr;
 use instantmirror_core::catalog::{Catalog, CatalogError, NodeSource};
 use instantmirror_core::{Directory, Entry, ObjectId, RepoPath, Snapshot};
 
+use crate::progress::{Counted, Progress};
+
 pub use calendar::Civil;
 
 /// Bytes that a directory is said to have.
@@ -62,7 +64,7 @@ pub enum ExportError {
 pub type Sha256Of<'a> = dyn Fn(&ObjectId) -> Result<Option<[u8; 32]>, crate::store::StoreError> + 'a;
 
 /// Writes a list of `snapshot`, whose catalog is in `nodes`, to `out`. Memory is that of the largest directory, and of the
-/// directories on the way to it.
+/// directories on the way to it. `progress` hears of files.
 ///
 /// # Errors
 /// [`ExportError`]; what was written until then is no whole list.
@@ -72,25 +74,41 @@ pub fn export(
     nodes: &dyn NodeSource,
     sha256: &Sha256Of<'_>,
     out: &mut dyn Write,
+    progress: &dyn Progress,
 ) -> Result<(), ExportError> {
+    let listing = Listing {
+        snapshot,
+        nodes,
+        progress: &Counted::new(progress, snapshot.root.files),
+    };
     match format {
-        ExportFormat::FullFileTimeList => filelist::write(snapshot, nodes, sha256, out),
+        ExportFormat::FullFileTimeList => filelist::write(&listing, sha256, out),
         ExportFormat::Trace => trace::write(snapshot, out),
-        ExportFormat::LsLr => ls::write(snapshot, nodes, out),
+        ExportFormat::LsLr => ls::write(&listing, out),
     }
+}
+
+/// A snapshot that is listed.
+struct Listing<'a> {
+    snapshot: &'a Snapshot,
+    nodes: &'a dyn NodeSource,
+    /// Of files.
+    progress: &'a Counted<'a>,
 }
 
 /// Is handed a directory and what it holds.
 type Visit<'a> = dyn FnMut(&RepoPath, &[Entry]) -> Result<(), ExportError> + 'a;
 
 /// Hands over the directories of a snapshot, each before those in it, in order of name, as `ls -R` does.
-fn walk(snapshot: &Snapshot, nodes: &dyn NodeSource, visit: &mut Visit<'_>) -> Result<(), ExportError> {
-    let catalog = Catalog::new(nodes, snapshot.root.meta());
+fn walk(listing: &Listing<'_>, visit: &mut Visit<'_>) -> Result<(), ExportError> {
+    let catalog = Catalog::new(listing.nodes, listing.snapshot.root.meta());
     let root = catalog.root().as_directory().copied();
     let mut pending: Vec<(RepoPath, Directory)> = root.map(|root| (RepoPath::ROOT, root)).into_iter().collect();
     while let Some((path, directory)) = pending.pop() {
         let entries = catalog.list(&directory, None).collect::<Result<Vec<_>, _>>()?;
         visit(&path, &entries)?;
+        let files = entries.iter().filter(|entry| entry.meta.as_file().is_some());
+        listing.progress.add(files.count() as u64);
         for entry in entries.iter().rev() {
             // A path too long for the model cannot be in a catalog that was published.
             if let (Some(directory), Ok(below)) = (entry.meta.as_directory(), path.join(&entry.name)) {

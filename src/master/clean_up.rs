@@ -21,10 +21,11 @@ use instantmirror_core::traits::SnapshotStore as _;
 use instantmirror_core::{Clock as _, Head, ObjectId, RepoName, SnapshotId, Timestamp};
 use instantmirror_store::references::{CountedTree, ReferenceError, References};
 
-use super::publish::counted_tree;
+use super::publish::{NoProgress, counted_tree};
 use super::writer::{WRITER_POLL, Writer};
 use super::{Master, MasterError, expired};
 use crate::clock::SystemClock;
+use crate::progress::Progress;
 
 /// Longest time for which one step of removing objects holds the store's lock.
 const STEP_TIME: Duration = Duration::from_millis(100);
@@ -70,6 +71,14 @@ impl Master {
     /// [`MasterError::Store`] with [`Locked`](instantmirror_store::StoreError::Locked) when a publish takes long: the
     /// next run goes on. [`MasterError::References`] if a catalog that is in use cannot be read: nothing is deleted then.
     pub fn clean_up(&self, options: CleanUpOptions) -> Result<CleanedUp, MasterError> {
+        self.clean_up_with(options, &NoProgress)
+    }
+
+    /// The same for who wants to hear how many objects are gone.
+    ///
+    /// # Errors
+    /// As [`clean_up`](Self::clean_up).
+    pub fn clean_up_with(&self, options: CleanUpOptions, progress: &dyn Progress) -> Result<CleanedUp, MasterError> {
         let (due, waiting) = self.count_out_expired(options)?;
         let mut done = CleanedUp {
             waiting,
@@ -78,8 +87,10 @@ impl Master {
         if options.orphans {
             self.condemn_orphans()?;
         }
+        let total = References::open(&self.config.store.dir)?.dead_object_count()?;
         let mut after = None;
         while self.remove_objects(&mut after, &mut done)? {
+            progress.at(done.objects, Some(total));
             // Long enough for whoever waits for the lock to have it.
             std::thread::sleep(WRITER_POLL * 2);
         }

@@ -19,6 +19,7 @@ use super::tags::unknown_snapshot;
 use super::writer::Writer;
 use super::{CleanUpOptions, CleanedUp, Master, MasterError, withdrawn};
 use crate::clock::SystemClock;
+use crate::progress::Progress;
 
 /// Why a repository did not go back, or a snapshot was not removed. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
@@ -247,7 +248,8 @@ impl Master {
 
     /// Takes snapshots away for good: out of every view of master and nodes, grace and the nodes' own tags included. Their
     /// objects are deleted at once where nothing else refers to them, without the time that an expired snapshot waits for
-    /// its readers: those who have a file open read it to its end, others get an error. Blocks until that is done; what a
+    /// its readers: those who have a file open read it to its end, others get an error. Blocks until that is done, while
+    /// `progress` hears how many objects are gone; what a
     /// crash leaves the next [`clean_up`](Self::clean_up) finishes.
     ///
     /// # Errors
@@ -259,6 +261,7 @@ impl Master {
         repository: &RepoName,
         snapshots: &[SnapshotId],
         options: &RemoveOptions,
+        progress: &dyn Progress,
     ) -> Result<Removal, MasterError> {
         self.take_out(&mut self.published_head(repository)?, snapshots, options)?;
         let mut removal = {
@@ -272,7 +275,7 @@ impl Master {
             removal.sequence = Some(self.commit(&writer, head, now)?);
             removal
         };
-        removal.deleted = self.clean_up(CleanUpOptions::default())?;
+        removal.deleted = self.clean_up_with(CleanUpOptions::default(), progress)?;
         Ok(removal)
     }
 
@@ -473,7 +476,7 @@ mod tests {
 
         let refused = |ids: &[SnapshotId], options: &RemoveOptions| {
             let refused = master
-                .remove_snapshots(&repository, ids, options)
+                .remove_snapshots(&repository, ids, options, &NoProgress)
                 .unwrap_err()
                 .to_string();
             assert_eq!(master.published_head(&repository).unwrap().sequence, 4, "{refused}");
@@ -495,7 +498,9 @@ mod tests {
         };
         let planned = master.plan_removal(&repository, &both, &options).unwrap();
         assert!(here(&world, "secret"), "that was a plan");
-        let done = master.remove_snapshots(&repository, &both, &options).unwrap();
+        let done = master
+            .remove_snapshots(&repository, &both, &options, &NoProgress)
+            .unwrap();
         for removal in [&planned, &done] {
             assert_eq!((removal.deleted.objects, removal.deleted.bytes), (2, 17));
             assert_eq!(removal.tags, ["gold".parse().unwrap()]);

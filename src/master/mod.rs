@@ -51,6 +51,7 @@ use instantmirror_store::snapshots::{CatalogWalker, DiskSnapshotStore};
 
 use crate::config::{ServerConfig, ServerRepository};
 use crate::export::{ExportError, ExportFormat, export};
+use crate::progress::Progress;
 
 pub use clean_up::{CleanUpOptions, CleanedUp};
 pub use hints::{HintError, Hints};
@@ -458,7 +459,8 @@ impl Master {
         Ok(Differences::new(self.snapshots.walker(), Some(before), after))
     }
 
-    /// Writes a list of a snapshot, of the current one if none is named, to `out`. Reads the catalog only.
+    /// Writes a list of a snapshot, of the current one if none is named, to `out`. Reads the catalog only. `progress` hears of
+    /// files.
     ///
     /// # Errors
     /// [`MasterError::UnknownRepository`], [`MasterError::NeverPublished`], [`MasterError::UnknownSnapshot`],
@@ -469,6 +471,7 @@ impl Master {
         snapshot: Option<SnapshotId>,
         format: ExportFormat,
         out: &mut dyn Write,
+        progress: &dyn Progress,
     ) -> Result<(), MasterError> {
         self.repository(repository)?;
         let head = self.head(repository).await?;
@@ -478,7 +481,14 @@ impl Master {
         let id = snapshot.or(head.ok_or_else(never)?.head().current).ok_or_else(never)?;
         let snapshot = self.snapshot(repository, id).await?;
         let sha256 = |object: &ObjectId| self.objects.sha256(object);
-        Ok(export(format, &snapshot, self.snapshots.as_ref(), &sha256, out)?)
+        Ok(export(
+            format,
+            &snapshot,
+            self.snapshots.as_ref(),
+            &sha256,
+            out,
+            progress,
+        )?)
     }
 
     fn repository_dir(name: &RepoName) -> PathBuf {

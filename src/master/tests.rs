@@ -139,8 +139,16 @@ async fn hashes_in_pieces_of_another_length_make_no_torrent() {
     world.publish("b", "the same");
     let options = crate::torrent::TorrentOptions::default();
     // The store keeps what came last.
-    world.master.torrents(&name("b"), None, &options).await.unwrap();
-    let refused = world.master.torrents(&name("a"), None, &options).await.unwrap_err();
+    world
+        .master
+        .torrents(&name("b"), None, &options, &NoProgress)
+        .await
+        .unwrap();
+    let refused = world
+        .master
+        .torrents(&name("a"), None, &options, &NoProgress)
+        .await
+        .unwrap_err();
     let text = refused.to_string();
     assert!(
         text.contains("hashes in pieces of 32768 bytes") && text.contains("pieces of 1048576"),
@@ -157,7 +165,11 @@ async fn a_name_or_a_tracker_changes_what_it_should_of_a_torrent_and_a_snapshot_
             name: called.map(str::to_owned),
             ..Default::default()
         };
-        world.master.torrents(&name("a"), snapshot, &options).await.unwrap()
+        world
+            .master
+            .torrents(&name("a"), snapshot, &options, &NoProgress)
+            .await
+            .unwrap()
     };
     let before = made(None, None).await;
     assert_eq!(

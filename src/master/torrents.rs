@@ -15,8 +15,9 @@ use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{Clock as _, RepoName, SignedHead, Snapshot, SnapshotId};
 
 use super::swarm::Seeding;
-use super::{Master, MasterError, MasterPublication};
+use super::{Master, MasterError, MasterPublication, NoProgress};
 use crate::clock::SystemClock;
+use crate::progress::Progress;
 use crate::torrent::{
     Offer, Offered, OfferedTree, Offers, PaddedPieces, Sources, TorrentError, TorrentOptions, Torrents, make,
 };
@@ -36,6 +37,7 @@ impl Master {
         repository: &RepoName,
         snapshot: Option<SnapshotId>,
         options: &TorrentOptions,
+        progress: &dyn Progress,
     ) -> Result<Torrents, MasterError> {
         self.repository(repository)?;
         let head = self.head(repository).await?;
@@ -46,7 +48,7 @@ impl Master {
         let id = snapshot.or(head.head().current).ok_or_else(never)?;
         let snapshot = self.snapshot(repository, id).await?;
         let mut padded = PaddedPieces::default();
-        Ok(self.make_torrents(&snapshot, head.head().piece_length, options, &mut padded)?)
+        Ok(self.make_torrents(&snapshot, head.head().piece_length, options, &mut padded, progress)?)
     }
 
     fn make_torrents(
@@ -55,12 +57,14 @@ impl Master {
         piece_bytes: u32,
         options: &TorrentOptions,
         padded: &mut PaddedPieces,
+        progress: &dyn Progress,
     ) -> Result<Torrents, TorrentError> {
         let mut sources = Sources {
             nodes: self.snapshots.as_ref(),
             digest: &|object| self.objects.digest(object),
             piece_bytes,
             padded,
+            progress,
         };
         make(snapshot, options, &mut sources)
     }
@@ -181,7 +185,7 @@ impl Maker {
                 shards: wanted.shards,
                 beyond_limits: false,
             };
-            match master.make_torrents(snapshot, piece_bytes, &options, padded) {
+            match master.make_torrents(snapshot, piece_bytes, &options, padded, &NoProgress) {
                 Ok(made) => {
                     let outside = outside(master, &made);
                     trees.push(OfferedTree::new(made, outside));

@@ -20,6 +20,8 @@ use super::{DIGESTS, Master, MasterError, ring};
 
 /// How long a writer waits for another one before it gives up. Everything but a publish is done much sooner.
 const WRITER_WAIT: Duration = Duration::from_secs(10);
+/// How long a writer waits without a word.
+const WRITER_SILENCE: Duration = Duration::from_secs(2);
 /// How often a waiting writer looks. Whoever yields the store stays away for longer than this.
 pub(super) const WRITER_POLL: Duration = Duration::from_millis(20);
 
@@ -68,9 +70,16 @@ impl Writer {
 
     fn open_within(master: &Master, patience: Duration) -> Result<Self, StoreError> {
         let begun = Instant::now();
+        let mut is_told = false;
         loop {
             match Self::open_now(master) {
-                Err(StoreError::Locked { .. }) if begun.elapsed() < patience => std::thread::sleep(WRITER_POLL),
+                Err(StoreError::Locked { pid, .. }) if begun.elapsed() < patience => {
+                    if !is_told && begun.elapsed() > WRITER_SILENCE {
+                        tracing::info!(pid, "another process writes to the store now; waiting for it");
+                        is_told = true;
+                    }
+                    std::thread::sleep(WRITER_POLL);
+                }
                 opened => return opened,
             }
         }

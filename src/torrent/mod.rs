@@ -20,6 +20,8 @@ use instantmirror_http::request::encode_path;
 use instantmirror_store::StoreError;
 use instantmirror_store::digest::ContentDigest;
 
+use crate::progress::{Counted, Progress};
+
 pub(crate) use offers::{Offer, Offered, OfferedTree, Offers, ReplacedRow, TorrentList, TorrentPages, TorrentRow};
 pub use padded::PaddedPieces;
 
@@ -172,6 +174,8 @@ pub struct Sources<'a> {
     pub piece_bytes: u32,
     /// Hashes of padded pieces that were needed before.
     pub padded: &'a mut PaddedPieces,
+    /// Hears of files.
+    pub progress: &'a dyn Progress,
 }
 
 /// Makes the torrents of a part of `snapshot`. Blocks for as long as it takes to hash the padding.
@@ -221,6 +225,9 @@ pub fn make(
         // Before anything is listed.
         limits.check(directory.files, 0, 0).map_err(metainfo)?;
     }
+    let below = catalog.lookup(&options.path).map_err(ShardError::from)?;
+    let files = below.map_or(0, |meta| meta.as_directory().map_or(1, |directory| directory.files));
+    let progress = Counted::new(sources.progress, files);
     let (mut torrents, mut renamed) = (Vec::with_capacity(plan.shards.len()), Vec::new());
     for shard in &plan.shards {
         let listed = shards::files(&catalog, &options.path, &shard.roots)?;
@@ -229,7 +236,7 @@ pub fn make(
         // Before anything is hashed.
         let pieces: u64 = listed.iter().map(|(_, file)| file.size.div_ceil(piece_bytes)).sum();
         limits.check(0, pieces, 0).map_err(metainfo)?;
-        let files = hashed(&listed, sources)?;
+        let files = hashed(&listed, sources, &progress)?;
         let info = build(&name, piece_bytes, &files, &limits).map_err(metainfo)?;
         torrents.push(Torrent {
             file_name: file_name(&name, &shard.label),
@@ -258,7 +265,11 @@ fn file_name(name: &Name, label: &str) -> String {
 }
 
 /// Files with their hashes.
-fn hashed(listed: &[(RepoPath, FileMeta)], sources: &mut Sources<'_>) -> Result<Vec<TorrentFile>, TorrentError> {
+fn hashed(
+    listed: &[(RepoPath, FileMeta)],
+    sources: &mut Sources<'_>,
+    progress: &Counted<'_>,
+) -> Result<Vec<TorrentFile>, TorrentError> {
     let mut files = Vec::with_capacity(listed.len());
     let mut tails = Vec::new();
     for (path, file) in listed {
@@ -285,6 +296,8 @@ fn hashed(listed: &[(RepoPath, FileMeta)], sources: &mut Sources<'_>) -> Result<
             content.full_pieces = Bytes::copy_from_slice(digest.full_pieces());
             if let Some(tail) = digest.tail() {
                 tails.push((files.len(), file.object, tail.clone()));
+            } else {
+                progress.add(1);
             }
         }
         files.push(TorrentFile {
@@ -292,7 +305,9 @@ fn hashed(listed: &[(RepoPath, FileMeta)], sources: &mut Sources<'_>) -> Result<
             content,
         });
     }
-    let padded = sources.padded.of(&tails, sources.piece_bytes);
+    let padded = sources
+        .padded
+        .of(&tails, sources.piece_bytes, &|files| progress.add(files));
     for ((at, _, tail), padded) in tails.iter().zip(padded) {
         if let Some(file) = files.get_mut(*at) {
             file.content.tail = Some(Tail {

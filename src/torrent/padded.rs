@@ -36,8 +36,13 @@ impl PaddedPieces {
         }
     }
 
-    /// The hashes of these, in order, computed where they are not known.
-    pub(super) fn of(&mut self, wanted: &[Wanted], piece_bytes: u32) -> Vec<[u8; SHA1_BYTES]> {
+    /// The hashes of these, in order, computed where they are not known. `done` hears how many more are known.
+    pub(super) fn of(
+        &mut self,
+        wanted: &[Wanted],
+        piece_bytes: u32,
+        done: &(dyn Fn(u64) + Sync),
+    ) -> Vec<[u8; SHA1_BYTES]> {
         let mut unknown: HashMap<ObjectId, &TailPiece> = HashMap::new();
         for (_, object, tail) in wanted {
             if !self.known.contains_key(&(*object, piece_bytes)) {
@@ -45,8 +50,13 @@ impl PaddedPieces {
             }
         }
         let unknown: Vec<_> = unknown.into_iter().collect();
+        done((wanted.len() - unknown.len()) as u64);
         let hash = |part: &[(ObjectId, &TailPiece)]| -> Vec<_> {
-            let one = |(object, tail): &(ObjectId, &TailPiece)| ((*object, piece_bytes), tail.sha1_padded(piece_bytes));
+            let one = |(object, tail): &(ObjectId, &TailPiece)| {
+                let hash = tail.sha1_padded(piece_bytes);
+                done(1);
+                ((*object, piece_bytes), hash)
+            };
             part.iter().map(one).collect()
         };
         let share = unknown.len().div_ceil(self.threads.max(1)).max(1);
@@ -98,11 +108,14 @@ mod tests {
             .collect();
         for threads in [0, 1, 2, 7, 100] {
             let mut pieces = PaddedPieces::with_threads(threads);
-            assert_eq!(pieces.of(&wanted, PIECE_BYTES_MIN), expected);
-            assert_eq!(pieces.of(&wanted[..2], PIECE_BYTES_MIN), expected[..2]);
+            let done = std::sync::atomic::AtomicU64::new(0);
+            let count = |more| _ = done.fetch_add(more, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(pieces.of(&wanted, PIECE_BYTES_MIN, &count), expected);
+            assert_eq!(pieces.of(&wanted[..2], PIECE_BYTES_MIN, &count), expected[..2]);
+            assert_eq!(done.into_inner(), 29 + 2);
             pieces.forget_others();
             assert_eq!(pieces.known.len(), wanted.len());
-            assert_eq!(pieces.of(&wanted[3..5], PIECE_BYTES_MIN), expected[3..5]);
+            assert_eq!(pieces.of(&wanted[3..5], PIECE_BYTES_MIN, &|_| ()), expected[3..5]);
             pieces.forget_others();
             assert_eq!(pieces.known.len(), 2);
         }

@@ -30,6 +30,7 @@ mod local_tags;
 mod many_clients;
 mod mirror_clients;
 mod owner;
+mod progress;
 mod publish;
 mod restart;
 mod sites;

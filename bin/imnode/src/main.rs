@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use instantmirror::bars::{Bar, Unit};
 use instantmirror::config::{ConfigError, LogConfig, NodeConfig};
 use instantmirror::core::snapshot_ref::SnapshotRef;
 use instantmirror::core::{RepoName, TagName};
 use instantmirror::node::{AdoptMethod, AdoptRequest, AdoptTrust, NodeStatus, VerifyRequest};
+use instantmirror::text::Count;
 use instantmirror::{Node, NodeServer, control, daemon, upkeep};
+use prefetch::LOOK;
 
 const EXAMPLES: &str = "Examples:
   imnode --print-config > imnode.toml    begin with a configuration in which every key is explained
@@ -309,23 +312,27 @@ async fn serve(file: &Path, config: NodeConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says how far a tag is, once a second, until it is complete.
+/// Shows how far a tag is until it is complete. Why it does not go on is said once.
 async fn wait_for_tag(socket: &Path, repository: &RepoName, name: &TagName) -> anyhow::Result<()> {
-    let (mut said, mut named) = (String::new(), None);
+    let bar = Bar::new(format!("tag {repository} {name}"), Unit::Bytes);
+    let (mut trouble, mut named) = (None, None);
     loop {
         let status: NodeStatus = control::status(socket).await?;
         let mut tags = status.tags.iter();
         let tag = tags.find(|tag| tag.repository == *repository && tag.tag == *name);
         let tag = tag.filter(|tag| *named.get_or_insert(tag.snapshot) == tag.snapshot);
         let tag = tag.ok_or_else(|| anyhow::anyhow!("tag '{name}' was moved or taken away meanwhile"))?;
-        let text = tag.to_string();
-        if text != said {
-            println!("{text}");
-        }
+        let note = format!("; {} of {}", tag.files_done, Count(tag.files, "file"));
+        bar.set(tag.bytes_done, Some(tag.bytes), &note);
         if tag.complete {
+            bar.finish();
+            println!("{tag}");
             return Ok(());
         }
-        said = text;
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        if tag.trouble.is_some() && tag.trouble != trouble {
+            bar.above(&tag.to_string());
+        }
+        trouble.clone_from(&tag.trouble);
+        tokio::time::sleep(LOOK).await;
     }
 }

@@ -9,7 +9,7 @@ use instantmirror::node::{NodeStatus, PrefetchStatus};
 use instantmirror::text::Count;
 
 /// How often the node is asked.
-const LOOK: Duration = Duration::from_millis(200);
+pub(crate) const LOOK: Duration = Duration::from_millis(200);
 
 /// Says what a prefetch is; with `wait` also how far it is, until it is over. An error if something could not be had.
 pub(crate) async fn wait(socket: &Path, id: u64, wait: bool) -> anyhow::Result<()> {

@@ -2,8 +2,9 @@
 //! what would differ.
 
 use std::fmt::Write as _;
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal as _, Write};
 
+use instantmirror::bars::{Bar, Unit};
 use instantmirror::config::ByteSize;
 use instantmirror::core::catalog::Difference;
 use instantmirror::core::{Kind, Meta, RepoName, SnapshotId};
@@ -112,7 +113,7 @@ pub(crate) fn run(
         ],
         behind: Vec::new(),
     });
-    write(differences, frame.as_ref())
+    write(&format!("diff {repository}"), differences, frame.as_ref())
 }
 
 /// Writes what a publish would change, and what would become of it.
@@ -151,7 +152,7 @@ pub(crate) fn plan(repository: &RepoName, plan: &PublishPlan, json: bool) -> any
         println!("{repository}: {plan}");
         return Ok(());
     }
-    write(plan.differences(), frame.as_ref())?;
+    write(&format!("diff {repository}"), plan.differences(), frame.as_ref())?;
     if frame.is_none() {
         println!("{repository}: {plan}");
     }
@@ -172,11 +173,14 @@ fn write_members(out: &mut impl Write, members: &[(&str, Value)]) -> io::Result<
 
 /// Writes differences as they are found, one by one, and their sums: for people, or as JSON in a frame.
 fn write(
+    what: &str,
     differences: impl Iterator<Item = Result<Difference, impl std::error::Error + Send + Sync + 'static>>,
     frame: Option<&Frame>,
 ) -> anyhow::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let (mut summary, mut first) = (Summary::default(), true);
+    // On a terminal the differences themselves say how far it is.
+    let bar = (!io::stdout().is_terminal()).then(|| Bar::new(what, Unit::Files));
+    let (mut summary, mut first, mut count) = (Summary::default(), true, 0);
     let written = (|| {
         if let Some(frame) = frame {
             write!(out, "{{")?;
@@ -186,6 +190,8 @@ fn write(
         for difference in differences {
             let difference = difference.map_err(io::Error::other)?;
             let kind = summary.count(&difference);
+            count += 1;
+            bar.iter().for_each(|bar| bar.set(count, None, ""));
             if frame.is_some() {
                 let (one, other) = (difference.before.as_ref(), difference.after.as_ref());
                 let shown = json!({

@@ -1,5 +1,6 @@
 //! `imserver retention`: what stays and why, what goes, what was deleted.
 
+use instantmirror::bars::{Bar, Unit};
 use instantmirror::config::ByteSize;
 use instantmirror::core::RepoName;
 use instantmirror::core::retention::{RetentionPlan, Verdict};
@@ -32,7 +33,7 @@ pub(crate) fn run(
             .iter()
             .for_each(|(name, plan)| show(name, plan, clean_up.is_none()));
     }
-    let done = clean_up.map(|options| master.clean_up(options)).transpose()?;
+    let done = clean_up.map(|options| deleting(master, options)).transpose()?;
     if json {
         let shown: Vec<Value> = plans.iter().map(|(name, plan)| as_json(name, plan)).collect();
         println!(
@@ -43,6 +44,11 @@ pub(crate) fn run(
         println!("{}", sentence(&done));
     }
     Ok(())
+}
+
+/// Cleans up, and shows how far that is.
+fn deleting(master: &Master, options: CleanUpOptions) -> Result<CleanedUp, MasterError> {
+    master.clean_up_with(options, &Bar::new("clean-up", Unit::Objects))
 }
 
 /// What every publish ends with. The publish itself is done: what fails here is said, and tried again by the next one.
@@ -56,7 +62,7 @@ pub(crate) fn after_publish(master: &Master, names: &[RepoName]) {
             ),
         }
     }
-    match master.clean_up(CleanUpOptions::default()) {
+    match deleting(master, CleanUpOptions::default()) {
         Ok(done)
             if done
                 == CleanedUp {

@@ -1,12 +1,14 @@
 //! What `imserver` prints of snapshots and of a running server.
 
-use std::io::{BufWriter, ErrorKind, Write as _};
+use std::io::{BufWriter, ErrorKind, IsTerminal as _, Write as _};
 
+use instantmirror::bars::{Bar, Unit};
 use instantmirror::config::ByteSize;
 use instantmirror::core::head::SnapshotState;
 use instantmirror::core::{Head, RepoName, SignedHead, Snapshot, SnapshotId};
 use instantmirror::export::{ExportError, ExportFormat};
-use instantmirror::master::MasterStatus;
+use instantmirror::master::{MasterStatus, NoProgress};
+use instantmirror::progress::Progress;
 use instantmirror::text::Count;
 use instantmirror::{Master, MasterError};
 
@@ -126,7 +128,11 @@ pub(crate) async fn export(
     format: ExportFormat,
 ) -> anyhow::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
-    let done = master.export(repository, snapshot, format, &mut out).await;
+    // On a terminal the list itself says how far it is.
+    let bar = (!std::io::stdout().is_terminal()).then(|| Bar::new(format!("export {repository}"), Unit::Files));
+    let progress: &dyn Progress = bar.as_ref().map_or(&NoProgress, |bar| bar);
+    let done = master.export(repository, snapshot, format, &mut out, progress).await;
+    drop(bar);
     match done {
         Err(MasterError::Export(ExportError::Write(error))) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         done => Ok(done.map(|()| out.flush())??),

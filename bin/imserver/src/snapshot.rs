@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use instantmirror::Master;
+use instantmirror::bars::{Bar, Unit};
 use instantmirror::config::ByteSize;
 use instantmirror::core::snapshot_ref::SnapshotRef;
 use instantmirror::core::{RepoName, SnapshotId, TagName};
@@ -225,7 +226,10 @@ fn change(master: &Master, command: SnapshotCommand) -> anyhow::Result<()> {
             let options = RemoveOptions { reason, tags, expired };
             let done = match dry_run {
                 true => master.plan_removal(&repository, &ids, &options)?,
-                false => master.remove_snapshots(&repository, &ids, &options)?,
+                false => {
+                    let bar = Bar::new(format!("remove from {repository}"), Unit::Objects);
+                    master.remove_snapshots(&repository, &ids, &options, &bar)?
+                }
             };
             removed(&done, dry_run, json);
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use instantmirror::Master;
+use instantmirror::bars::{Bar, Unit};
 use instantmirror::config::{ByteSize, TorrentsConfig, check_url};
 use instantmirror::core::metainfo::Outside;
 use instantmirror::core::snapshot_ref::SnapshotRef;
@@ -84,9 +85,12 @@ pub(crate) async fn run(master: &Master, arguments: Arguments) -> anyhow::Result
     };
     let asked = arguments.snapshot.as_ref();
     let snapshot = asked.map(|asked| crate::snapshot::resolve(master, &arguments.repository, asked));
+    let bar = Bar::new(format!("torrent {}", arguments.repository), Unit::Files);
     let made = master
-        .torrents(&arguments.repository, snapshot.transpose()?, &options)
-        .await?;
+        .torrents(&arguments.repository, snapshot.transpose()?, &options, &bar)
+        .await;
+    bar.finish();
+    let made = made?;
     if made.torrents.is_empty() {
         bail!(
             "there is no file that holds anything below '/{}', so there is nothing to share",
