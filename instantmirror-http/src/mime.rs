@@ -77,8 +77,8 @@ fn is_read_by_people(name: &str) -> bool {
 /// Whether the last word of a name, behind a hyphen or a full stop, or the first one is that of a list of checksums: `SHA256SUMS`,
 /// `md5sum`, `B2SUMS`, `SHA512`, `DIGESTS`, `Fedora-40-x86_64-CHECKSUM`, `Rocky-9.4.iso.CHECKSUM`, `CHECKSUM.SHA256-FreeBSD-14`.
 fn is_checksums(upper: &str) -> bool {
-    let words = upper.split(['-', '.', '_']);
-    let (first, last) = (words.clone().next(), words.last());
+    let mut words = upper.split(['-', '.', '_']);
+    let (first, last) = (words.clone().next(), words.next_back());
     first.is_some_and(is_checksum_word) || last.is_some_and(is_checksum_word)
 }
 
