@@ -19,7 +19,7 @@ fn main() -> anyhow::Result<()> {
 
     let catalog = Catalog::new(&store, meta(Kind::Directory(after)));
     let pool = catalog.lookup(&RepoPath::new("pool")?)?.context("no pool")?;
-    let pool = pool.as_directory().context("pool is no directory")?.clone();
+    let pool = *pool.as_directory().context("pool is no directory")?;
     println!("pool: {} files of {} bytes", pool.files, pool.bytes);
     for entry in catalog.list(&pool, None) {
         let entry = entry?;

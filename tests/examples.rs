@@ -1,6 +1,8 @@
 //! The examples that end by themselves say what they should. Cargo builds them with all tests; one that is not there because this
 //! file is tested alone is built first.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
