@@ -468,6 +468,7 @@ mod tests {
         let first = world.publish("a", "secret").snapshot;
         std::fs::write(world.in_store("../a/shared"), "of both").unwrap();
         let second = world.publish("a", "also secret").snapshot;
+        let time_of_second = world.in_store("../a/file").metadata().unwrap().modified().unwrap();
         let third = world.publish("a", "public").snapshot;
         let (master, repository) = (&world.master, name("a"));
         master.tag(&repository, &"gold".parse().unwrap(), first.id).unwrap();
@@ -522,7 +523,10 @@ mod tests {
         );
 
         // The removed tree in the source is not published again, and what a look at it took in goes again.
-        std::fs::write(world.in_store("../a/file"), "also secret").unwrap();
+        let file = world.in_store("../a/file");
+        std::fs::write(&file, "also secret").unwrap();
+        let file = std::fs::File::options().write(true).open(file).unwrap();
+        file.set_modified(time_of_second).unwrap();
         assert_eq!(again(&world, false), Published::TakenBack(second.id));
         master.clean_up(CleanUpOptions::default()).unwrap();
         assert!(!here(&world, "also secret") && here(&world, "public"));
