@@ -28,6 +28,7 @@ pub mod metadata;
 pub mod objects;
 pub mod pack;
 pub mod piece_map;
+mod read_once;
 pub mod references;
 pub mod scan;
 pub mod snapshots;

@@ -219,14 +219,12 @@ pub fn make(
         path: options.path.clone(),
         source,
     };
-    if let (false, Some(meta)) = (options.shards, catalog.lookup(&options.path).map_err(ShardError::from)?)
-        && let Some(directory) = meta.as_directory()
-    {
-        // Before anything is listed.
-        limits.check(directory.files, 0, 0).map_err(metainfo)?;
-    }
     let below = catalog.lookup(&options.path).map_err(ShardError::from)?;
     let files = below.map_or(0, |meta| meta.as_directory().map_or(1, |directory| directory.files));
+    if !options.shards {
+        // Before anything is listed.
+        limits.check(files, 0, 0).map_err(metainfo)?;
+    }
     let progress = Counted::new(sources.progress, files);
     let (mut torrents, mut renamed) = (Vec::with_capacity(plan.shards.len()), Vec::new());
     for shard in &plan.shards {

@@ -1,13 +1,13 @@
 //! `imserver snapshot`: looking at snapshots, naming them, going back, taking them away.
 
 use clap::Subcommand;
-use instantmirror::Master;
 use instantmirror::bars::{Bar, Unit};
 use instantmirror::config::ByteSize;
 use instantmirror::core::snapshot_ref::SnapshotRef;
 use instantmirror::core::{RepoName, SnapshotId, TagName};
 use instantmirror::master::{Removal, RemoveOptions, Rollback};
 use instantmirror::text::Count;
+use instantmirror::{Master, MasterError};
 use serde_json::json;
 
 use crate::show;
@@ -226,15 +226,22 @@ fn change(master: &Master, command: SnapshotCommand) -> anyhow::Result<()> {
             let options = RemoveOptions { reason, tags, expired };
             let done = match dry_run {
                 true => master.plan_removal(&repository, &ids, &options)?,
-                false => {
-                    let bar = Bar::new(format!("remove from {repository}"), Unit::Objects);
-                    master.remove_snapshots(&repository, &ids, &options, &bar)?
-                }
+                false => remove(master, &repository, &ids, &options)?,
             };
             removed(&done, dry_run, json);
         }
     }
     Ok(())
+}
+
+fn remove(
+    master: &Master,
+    repository: &RepoName,
+    ids: &[SnapshotId],
+    options: &RemoveOptions,
+) -> Result<Removal, MasterError> {
+    let bar = Bar::new(format!("remove from {repository}"), Unit::Objects);
+    master.remove_snapshots(repository, ids, options, &bar)
 }
 
 fn rolled_back(repository: &RepoName, done: &Rollback, dry_run: bool, json: bool) {
