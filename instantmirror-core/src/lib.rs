@@ -49,6 +49,7 @@ pub mod filelist;
 pub mod fill;
 pub mod grace;
 pub mod head;
+pub mod heads;
 pub mod id;
 pub mod keys;
 pub mod log_limit;
@@ -79,6 +80,7 @@ pub mod view;
 
 pub use entry::{Directory, Entry, FileMeta, Kind, Meta};
 pub use head::{Head, HeadError, SignedHead};
+pub use heads::{HeadMark, HeadMarks};
 pub use id::{IdError, NodeId, NodeName, ObjectId, RecordId, RepoName, SnapshotId, TagName};
 pub use keys::{KeyChain, KeyList, KeysError};
 pub use name::{Name, NameError, RepoPath};

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::head::SignedHead;
-use crate::{RepoName, RepoPath, Snapshot, SnapshotId, TagName, Timestamp, order};
+use crate::{HeadMark, RepoName, RepoPath, Snapshot, SnapshotId, TagName, Timestamp, order};
 
 /// The names directly below a repository, in the order in which they are listed.
 pub const AREAS: [&str; 3] = ["snap", "master-snap", "local-snap"];
@@ -126,6 +126,12 @@ impl RepositoryState {
             current: None,
             local_tags: BTreeMap::new(),
         }
+    }
+
+    /// Where its head is.
+    #[must_use]
+    pub fn head_mark(&self) -> HeadMark {
+        HeadMark::Sequence(self.head.as_ref().map_or(0, |head| head.head().sequence))
     }
 
     /// The snapshot that `view` shows now, if it is visible.

@@ -17,7 +17,9 @@ use instantmirror_core::traits::{
     TransportError,
 };
 use instantmirror_core::view::RepositoryState;
-use instantmirror_core::{Clock as _, ObjectId, RepoName, RepoPath, SignedHead, Snapshot, SnapshotId};
+use instantmirror_core::{
+    Clock as _, HeadMark, HeadMarks, ObjectId, RepoName, RepoPath, SignedHead, Snapshot, SnapshotId,
+};
 use instantmirror_store::objects::ObjectStore;
 use tokio::sync::watch;
 
@@ -32,6 +34,8 @@ use crate::torrent::Offers;
 pub struct MasterPublication {
     master: Master,
     states: BTreeMap<RepoName, watch::Sender<Arc<RepositoryState>>>,
+    /// Changes when a state does: those who wait for any of many wait for this.
+    turns: watch::Sender<u64>,
     objects: Arc<StoreSource>,
     /// Worked on by one refresh at a time.
     embargo: tokio::sync::Mutex<Embargo>,
@@ -66,6 +70,7 @@ impl MasterPublication {
         let objects = Arc::new(StoreSource(Arc::clone(&master.objects)));
         let publication = Self {
             states: states.collect(),
+            turns: watch::Sender::default(),
             objects,
             master,
             embargo: tokio::sync::Mutex::default(),
@@ -111,6 +116,7 @@ impl MasterPublication {
                     state.send_replace(next.state);
                 }
             }
+            self.turns.send_modify(|turn| *turn += 1);
             first_error = first_error.and(withheld);
         }
         first_error
@@ -247,6 +253,35 @@ impl Catalogs for MasterPublication {
 impl NodeApi for MasterPublication {
     async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {
         head_after(self.states.get(repository)?.subscribe(), after).await
+    }
+
+    fn head_mark(&self, repository: &RepoName) -> HeadMark {
+        let state = self.states.get(repository);
+        state.map_or(HeadMark::Absent, |state| state.borrow().head_mark())
+    }
+
+    /// Waits for one thing, however many repositories are asked for, and looks none of them up again.
+    async fn heads_moved(&self, known: &HeadMarks) -> HeadMarks {
+        let mut turns = self.turns.subscribe();
+        let asked: Vec<_> = known
+            .iter()
+            .map(|(name, mark)| (name, *mark, self.states.get(name)))
+            .collect();
+        loop {
+            // Before the look: what comes meanwhile is another turn.
+            turns.borrow_and_update();
+            let moved = asked.iter().filter_map(|(name, mark, state)| {
+                let now = state.map_or(HeadMark::Absent, |state| state.borrow().head_mark());
+                (now != *mark).then(|| (RepoName::clone(name), now))
+            });
+            let moved: HeadMarks = moved.collect();
+            if !moved.is_empty() {
+                return moved;
+            }
+            if turns.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     fn keys(&self, _: &RepoName) -> Option<Bytes> {

@@ -9,7 +9,7 @@ use instantmirror_core::companion::GraceRule;
 use instantmirror_core::grace::fallbacks;
 use instantmirror_core::traits::{Annotations, Catalogs, NodeApi, ObjectSource, TorrentLink};
 use instantmirror_core::view::RepositoryState;
-use instantmirror_core::{Clock as _, RepoName, RepoPath, SignedHead, Snapshot, SnapshotId};
+use instantmirror_core::{Clock as _, HeadMark, RepoName, RepoPath, SignedHead, Snapshot, SnapshotId};
 
 use super::Node;
 use super::preseed::Watched;
@@ -64,6 +64,11 @@ impl Catalogs for NodePublication {
 impl NodeApi for NodePublication {
     async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>> {
         head_after(self.0.followers.get(repository)?.subscribe(), after).await
+    }
+
+    fn head_mark(&self, repository: &RepoName) -> HeadMark {
+        let follower = self.0.followers.get(repository);
+        follower.map_or(HeadMark::Absent, |follower| follower.state().head_mark())
     }
 
     fn keys(&self, repository: &RepoName) -> Option<Bytes> {

@@ -15,6 +15,9 @@ use instantmirror_testkit::process::{TestDir, poll};
 
 use crate::world::{LIMIT, Master, Node};
 
+/// Where the heads of many repositories are asked for.
+const HEADS: &str = "/.im/v1/heads";
+
 /// What the man in the middle does with a request.
 #[derive(Clone)]
 enum Reply {
@@ -91,13 +94,26 @@ fn serve(mut client: TcpStream, master: SocketAddr, choose: &Mutex<Choose>) -> s
         request.push(byte[0]);
     }
     let text = String::from_utf8_lossy(&request).into_owned();
+    let length = text.to_ascii_lowercase();
+    let length = length
+        .split("content-length: ")
+        .nth(1)
+        .and_then(|rest| rest.split('\r').next());
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    client.read_exact(&mut body)?;
     let path = text.split(' ').nth(1).unwrap_or_default();
     let reply = choose.lock().unwrap()(path);
+    if matches!(reply, Reply::Pass) && path.starts_with(HEADS) {
+        // A man in the middle has more to say where each head is asked for.
+        client.write_all(b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+        return client.shutdown(Shutdown::Both);
+    }
     let header = "HTTP/1.1 200 OK\r\nConnection: close\r\n";
     match reply {
         Reply::Pass => {
             let mut upstream = TcpStream::connect(master)?;
             upstream.write_all(text.replacen("\r\n", "\r\nConnection: close\r\n", 1).as_bytes())?;
+            upstream.write_all(&body)?;
             std::io::copy(&mut upstream, &mut client)?;
         }
         Reply::Body(body) => {
@@ -287,6 +303,13 @@ fn a_man_in_the_middle_can_neither_roll_back_nor_mix_nor_send_without_end() {
     world.refused("more than 16777216 bytes", |path| {
         if is(path, "head") {
             Reply::Endless(b"{ ".to_vec())
+        } else {
+            Reply::Pass
+        }
+    });
+    world.refused("more than 96256 bytes", |path| {
+        if path.starts_with(HEADS) {
+            Reply::Endless(b"r 9\n".to_vec())
         } else {
             Reply::Pass
         }

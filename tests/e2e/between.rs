@@ -412,7 +412,7 @@ fn a_node_reaches_its_master_by_a_proxy_with_a_private_authority_and_a_certifica
             std::fs::read(source.join("3")).unwrap()
         );
     }
-    seen(&format!("mirror GET {}/.im/v1/plain/head", master.url()));
+    seen(&format!("mirror POST {}/.im/v1/heads", master.url()));
     assert!(!node.daemon_log().contains("Sesame-9"));
     node.stop(false);
     seen(&format!("mirror CONNECT 127.0.0.1:{gate} 200"));
@@ -429,7 +429,7 @@ fn a_node_reaches_its_master_by_a_proxy_with_a_private_authority_and_a_certifica
         ("HTTP_PROXY", "http://127.0.0.1:1"),
         ("no_proxy", "example.org"),
     ]);
-    seen(&format!("mirror GET {}/.im/v1/plain/head", master.url()));
+    seen(&format!("mirror POST {}/.im/v1/heads", master.url()));
     let reached = poll(LIMIT, || {
         node.status()["repositories"][0]["last_contact"]
             .is_string()
@@ -527,7 +527,9 @@ fn a_proxy_that_cuts_long_polls_is_no_trouble() {
     node.wait_for("r", &first);
     let answers = |status: &str| {
         let log = std::fs::read_to_string(folder.join("access.log")).unwrap_or_default();
-        let polls = log.lines().filter(|line| line.contains("/r/head?after="));
+        let polls = log
+            .lines()
+            .filter(|line| line.contains("/.im/v1/heads?wait=") && !line.contains("wait=0 "));
         polls
             .filter(|line| line.contains(&format!("HTTP/1.1\" {status}")))
             .count()

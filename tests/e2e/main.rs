@@ -20,6 +20,7 @@ mod dry_run;
 mod export;
 mod floods;
 mod grace;
+mod heads;
 mod keys;
 mod kill;
 mod kill_cache;

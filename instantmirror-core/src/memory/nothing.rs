@@ -8,7 +8,7 @@ use super::MemoryStore;
 use crate::catalog::NodeSource;
 use crate::traits::{Annotations, Catalogs, FetchError, NodeApi, ObjectReader, ObjectSource, ReadIntent};
 use crate::view::RepositoryState;
-use crate::{CacheError, FileMeta, RepoName, SignedHead};
+use crate::{CacheError, FileMeta, HeadMark, RepoName, SignedHead};
 
 /// Has no repository: for servers that answer only what stands beside repositories, as a tracker's does, and for those
 /// without annotations.
@@ -37,6 +37,10 @@ impl Catalogs for Nothing {
 impl NodeApi for Nothing {
     async fn head_after(&self, _: &RepoName, _: u64) -> Option<Arc<SignedHead>> {
         None
+    }
+
+    fn head_mark(&self, _: &RepoName) -> HeadMark {
+        HeadMark::Absent
     }
 }
 

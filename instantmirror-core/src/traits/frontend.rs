@@ -13,6 +13,7 @@ use crate::catalog::NodeSource;
 use crate::companion::GraceRule;
 use crate::entry::FileMeta;
 use crate::head::SignedHead;
+use crate::heads::{HeadMark, HeadMarks};
 use crate::metainfo::InfoHash;
 use crate::view::RepositoryState;
 use crate::{ObjectId, RepoName, RepoPath, Snapshot, SnapshotId};
@@ -158,6 +159,36 @@ pub trait NodeApi: Debug + Send + Sync + 'static {
     /// repository. Waits for ever if none comes: the caller sets the limit. Cancellation safe.
     async fn head_after(&self, repository: &RepoName, after: u64) -> Option<Arc<SignedHead>>;
 
+    /// Where the head of a repository is now. Must not wait.
+    fn head_mark(&self, repository: &RepoName) -> HeadMark;
+
+    /// Waits until the head of one of these repositories is somewhere else than `known` says, and returns where it is, for
+    /// all for which that is so. Waits for ever if none moves: the caller sets the limit. Cancellation safe.
+    ///
+    /// This one waits for each of them by itself; who has many of them and many who ask has a cheaper way.
+    async fn heads_moved(&self, known: &HeadMarks) -> HeadMarks {
+        loop {
+            let moved = moved_of(known, |repository| self.head_mark(repository));
+            if !moved.is_empty() {
+                return moved;
+            }
+            let (mut names, mut waits) = (Vec::new(), Vec::new());
+            for (repository, mark) in known {
+                if let HeadMark::Sequence(sequence) = mark {
+                    names.push(repository);
+                    waits.push(self.head_after(repository, *sequence));
+                }
+            }
+            if waits.is_empty() {
+                return std::future::pending().await;
+            }
+            let (head, at, _) = futures_util::future::select_all(waits).await;
+            if head.is_none() {
+                return HeadMarks::from([(names[at].clone(), HeadMark::Absent)]);
+            }
+        }
+    }
+
     /// The key lists of the repository's master ([`KeyChain::encode`](crate::KeyChain::encode)); `None` if there are none.
     /// May read a disk.
     fn keys(&self, repository: &RepoName) -> Option<Bytes> {
@@ -193,6 +224,15 @@ pub trait Annotations: Debug + Send + Sync + 'static {
         let _ = (repository, snapshot, path);
         Vec::new()
     }
+}
+
+/// Of `known`, what is somewhere else now: the comparison of every [`NodeApi::heads_moved`].
+pub fn moved_of(known: &HeadMarks, now: impl Fn(&RepoName) -> HeadMark) -> HeadMarks {
+    let moved = known.iter().filter_map(|(repository, mark)| {
+        let now = now(repository);
+        (now != *mark).then(|| (repository.clone(), now))
+    });
+    moved.collect()
 }
 
 /// Where a torrent is offered.

@@ -28,9 +28,11 @@ pub use cache::{CacheEvent, CacheObserver, CacheUsage, ObjectCache, ObjectFill, 
 pub use error::{CacheError, Cause, FetchError, StoreError, TransportError};
 pub use frontend::{
     Annotations, Catalogs, Duplicate, NodeApi, ObjectReader, ObjectSource, Provenance, ReadIntent, TorrentLink,
+    moved_of,
 };
 pub use scheduler::{Class, Next, Outcome, QueueStatus, Request, Scheduler, Ticket};
 pub use store::SnapshotStore;
 pub use transport::{
-    BatchItem, ByteStream, Group, GroupRequest, GroupStream, PeerTransport, Receipt, Swarm, Transport, Upstream,
+    BatchItem, ByteStream, Group, GroupRequest, GroupStream, HeadNews, PeerTransport, Receipt, Swarm, Transport,
+    Upstream,
 };

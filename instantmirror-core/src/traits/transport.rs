@@ -226,6 +226,17 @@ pub trait PeerTransport: Debug + Send + Sync + 'static {
     ) -> Result<(), TransportError>;
 }
 
+/// What came of the question whether there is another head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeadNews {
+    /// There is: the signed head, not yet verified.
+    Head(Bytes),
+    /// There is none: the other side's head is the one that was named.
+    Same,
+    /// None with a higher sequence number. It may be a lower one: the other side was not asked for that.
+    NoneNewer,
+}
+
 /// Somebody who knows heads, records and catalogs: the master, or a node that passes them on.
 #[async_trait]
 pub trait Upstream: Debug + Send + Sync + 'static {
@@ -238,6 +249,22 @@ pub trait Upstream: Debug + Send + Sync + 'static {
     /// # Errors
     /// Any [`TransportError`].
     async fn head(&self, repository: &RepoName, after: Option<u64>) -> Result<Option<Bytes>, TransportError>;
+
+    /// The head, if it is another one than that with sequence number `held` (0: none is held). With `wait`, waits until it
+    /// is one, but not for ever: ask again.
+    ///
+    /// An implementation may put the questions of many who ask at the same time into one request. What is wrong with one
+    /// repository must be the trouble of those alone who ask for that one. Unless it does so, it asks for the
+    /// [head](Self::head).
+    ///
+    /// # Errors
+    /// Any [`TransportError`].
+    async fn head_news(&self, repository: &RepoName, held: u64, wait: bool) -> Result<HeadNews, TransportError> {
+        // One that has nothing is waited for in any case: a head that is not there cannot be asked for.
+        let after = (wait || held == 0).then_some(held);
+        let head = self.head(repository, after).await?;
+        Ok(head.map_or(HeadNews::NoneNewer, HeadNews::Head))
+    }
 
     /// The key lists of a master ([`KeyChain::encode`](crate::KeyChain::encode)), not yet verified; none from somebody who
     /// does not know of any.

@@ -5,22 +5,21 @@
 
 mod access;
 mod delta;
+mod heads;
 mod objects;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
-use instantmirror_core::head::SignedHead;
 use instantmirror_core::traits::{Catalogs, NodeApi, Objects};
 use instantmirror_core::{NodeId, ObjectId, RepoName, RepoPath, SnapshotId};
 use serde_json::json;
 
 use crate::body::ServeBody;
-use crate::limits::{LONG_POLL_MAX, Stopping};
-use crate::request::{Request, query_value};
+use crate::limits::Stopping;
+use crate::request::Request;
 
 pub use access::Gatekeeper;
 
@@ -28,6 +27,8 @@ use access::Sight;
 
 const FOREVER: &str = "public, max-age=31536000, immutable";
 const ALLOW: &str = "GET, HEAD, OPTIONS";
+/// The path of the one call that is not about one repository.
+const HEADS: &str = ".im/v1/heads";
 const ALLOW_POST: &str = "POST, OPTIONS";
 /// Longest report of a node.
 const REPORT_BYTES_MAX: usize = 1024;
@@ -119,12 +120,16 @@ impl Api {
         body: Bytes,
         stopping: &Stopping,
     ) -> Answer {
+        if path.as_str() == HEADS {
+            return self.answer_heads(request, &body, stopping).await;
+        }
         let (repository, call) = match Call::parse(path) {
             Some(Ok(parsed)) => parsed,
             Some(Err(text)) => return error(StatusCode::BAD_REQUEST, &text),
             None => return error(StatusCode::NOT_FOUND, "not a path of the API"),
         };
-        if let Some(answer) = answer_method(&request.method, &call) {
+        let is_post = matches!(call, Call::Batch | Call::Synced);
+        if let Some(answer) = answer_method(&request.method, is_post) {
             return answer;
         }
         if catalogs.state(&repository).is_none() {
@@ -151,7 +156,7 @@ impl Api {
             return nothing_staged(catalogs, &repository, &call);
         }
         let answer = match call {
-            Call::Head => self.head(catalogs, &repository, request.query, stopping).await,
+            Call::Head => heads::head(self.node_api.as_ref(), catalogs, &repository, request.query, stopping).await,
             Call::Keys => match self.node_api.keys(&repository) {
                 Some(keys) => whole("application/vnd.instantmirror.keys.v1+jsonl", "no-cache", keys),
                 None => error(
@@ -176,40 +181,14 @@ impl Api {
         if is_staged { access::private(answer) } else { answer }
     }
 
-    async fn head(&self, catalogs: &dyn Catalogs, repository: &RepoName, query: &str, stopping: &Stopping) -> Answer {
-        let seal = |head: &SignedHead| whole("application/vnd.dsse+json", "no-cache", head.bytes().clone());
-        let Some(after) = query_value(query, "after") else {
-            let state = catalogs.state(repository);
-            return match state.and_then(|state| state.head.clone()) {
-                Some(head) => seal(&head),
-                None => error(
-                    StatusCode::NOT_FOUND,
-                    &format!("repository '{repository}' has no head yet"),
-                ),
-            };
-        };
-        let wait = query_value(query, "wait").map_or(Some(LONG_POLL_MAX), |text| {
-            number(text).map(|seconds| Duration::from_secs(seconds).min(LONG_POLL_MAX))
-        });
-        let (Some(after), Some(wait)) = (number(after), wait) else {
-            return error(
-                StatusCode::BAD_REQUEST,
-                "'after' is a sequence number and 'wait' a number of seconds",
-            );
-        };
-        tokio::select! {
-            // A head that is there already goes before a wait of no seconds.
-            biased;
-            head = self.node_api.head_after(repository, after) => match head {
-                Some(head) => seal(&head),
-                None => error(StatusCode::NOT_FOUND, &format!("there is no repository '{repository}' here")),
-            },
-            () = stopping.stopped() => error(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping; ask again"),
-            () = tokio::time::sleep(wait) => {
-                let mut answer = Response::new(ServeBody::whole(Bytes::new()));
-                *answer.status_mut() = StatusCode::NO_CONTENT;
-                answer
-            }
+    /// The one call that is not about one repository: which of many have another head than the asker knows.
+    async fn answer_heads(&self, request: &Request<'_>, body: &[u8], stopping: &Stopping) -> Answer {
+        if let Some(answer) = answer_method(&request.method, true) {
+            return answer;
+        }
+        match Sight::of(self.gatekeeper.as_ref(), request) {
+            Some(_) => heads::moved(self.node_api.as_ref(), request.query, body, stopping).await,
+            None => access::not_admitted(),
         }
     }
 }
@@ -224,8 +203,7 @@ fn nothing_staged(catalogs: &dyn Catalogs, repository: &RepoName, call: &Call) -
     }
 }
 
-fn answer_method(method: &Method, call: &Call) -> Option<Answer> {
-    let is_post = matches!(call, Call::Batch | Call::Synced);
+fn answer_method(method: &Method, is_post: bool) -> Option<Answer> {
     let allow = if is_post { ALLOW_POST } else { ALLOW };
     let fits = match *method {
         Method::OPTIONS => {
@@ -272,12 +250,6 @@ fn typed(media: &'static str, cache: &'static str, body: ServeBody) -> Answer {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
     answer
-}
-
-/// Digits and nothing else.
-fn number(text: &str) -> Option<u64> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
 fn snapshot(catalogs: &dyn Catalogs, repository: &RepoName, id: SnapshotId) -> Answer {
@@ -332,15 +304,6 @@ mod tests {
         }
         for path in ["", ".im", ".im/v2/debian/head", "debian/.im/v1/debian/head"] {
             assert!(!is_api(&RepoPath::new(path).unwrap()), "{path}");
-        }
-    }
-
-    #[test]
-    fn numbers_are_digits() {
-        assert_eq!(number("12"), Some(12));
-        assert_eq!(number("99999999999999999999"), Some(u64::MAX));
-        for text in ["", "+1", "-1", "1.0", "0x1", " 1"] {
-            assert_eq!(number(text), None, "{text}");
         }
     }
 }

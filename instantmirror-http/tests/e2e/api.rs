@@ -9,6 +9,7 @@ use http_body_util::{Empty, StreamBody};
 use instantmirror_core::batch::{BATCH_ANSWER_BYTES_MAX, BATCH_OBJECTS_MAX, BatchDecoder, encode_request};
 use instantmirror_core::catalog::frame::FrameDecoder;
 use instantmirror_core::catalog::{CatalogNode, NodeSource as _, check_closure};
+use instantmirror_core::heads::HEADS_MAX;
 use instantmirror_core::memory::MemoryStore;
 use instantmirror_core::{Directory, NodeId, ObjectId, SecretKey, SignedHead, Snapshot};
 use instantmirror_http::Stopping;
@@ -68,6 +69,43 @@ async fn heads_and_the_long_poll() {
     let reply = send(at, "DELETE", "/.im/v1/debian/head", "", b"").await;
     assert_error(&reply, 405);
     assert_eq!(reply.header("allow"), "GET, HEAD, OPTIONS");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_heads_of_many_are_asked_for_at_once() {
+    let (server, _, world) = world().await;
+    let at = server.address;
+    let ask = move |query: &str, body: &str| {
+        let (target, body) = (format!("/.im/v1/heads{query}"), body.to_owned());
+        async move { send(at, "POST", &target, "", body.as_bytes()).await }
+    };
+    let moved = ask("", "debian 0\nfedora 4\nsuse -\n").await;
+    let said = (moved.status, String::from_utf8_lossy(&moved.body).into_owned());
+    assert_eq!(said, (200, "debian 1\nfedora -\n".to_owned()));
+    assert_eq!(moved.header("cache-control"), "no-store");
+    // A head that was set back is another one too.
+    assert_eq!(ask("", "debian 9").await.body, b"debian 1\n");
+    assert_eq!(ask("?wait=0", "debian 1\nfedora -").await.status, 204);
+    let waiting = tokio::spawn(ask("", "debian 1\nfedora -"));
+    tokio::task::yield_now().await;
+    world.publish(2, tree(10), true).await;
+    assert_eq!(waiting.await.unwrap().body, b"debian 2\n");
+    for (query, body, status) in [
+        ("", "", 400),
+        ("", "debian", 400),
+        ("", "debian 1\n\n", 400),
+        ("", "debian 1\ndebian 2", 400),
+        ("", "../x 1", 400),
+        ("?wait=x", "debian 1", 400),
+    ] {
+        assert_error(&ask(query, body).await, status);
+    }
+    let many: String = (0..=HEADS_MAX).map(|i| format!("r{i} 1\n")).collect();
+    assert_error(&ask("", &many).await, 413);
+    let reply = get(at, "/.im/v1/heads").await;
+    assert_error(&reply, 405);
+    assert_eq!(reply.header("allow"), "POST, OPTIONS");
     server.stop().await;
 }
 

@@ -20,8 +20,8 @@ use instantmirror_core::traits::{
 };
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{
-    CacheError, Directory, Entry, FetchError, FileMeta, Head, Kind, Meta, Name, ObjectId, RepoName, RepoPath, Root,
-    SecretKey, SignedHead, Snapshot, SnapshotId, Timestamp,
+    CacheError, Directory, Entry, FetchError, FileMeta, Head, HeadMark, Kind, Meta, Name, ObjectId, RepoName, RepoPath,
+    Root, SecretKey, SignedHead, Snapshot, SnapshotId, Timestamp,
 };
 use instantmirror_http::{Api, Server, Service};
 use tokio::sync::{oneshot, watch};
@@ -286,6 +286,11 @@ impl NodeApi for Shown {
         let newer = |state: &Arc<RepositoryState>| state.head.as_ref().is_some_and(|head| head.head().sequence > after);
         let state = states.wait_for(newer).await.ok()?;
         state.head.clone()
+    }
+
+    fn head_mark(&self, repository: &RepoName) -> HeadMark {
+        let state = self.state(repository);
+        state.map_or(HeadMark::Absent, |state| state.head_mark())
     }
 }
 

@@ -18,7 +18,7 @@ use instantmirror_core::catalog::{CatalogError, CatalogNode, check_closure};
 use instantmirror_core::head::{LiveSnapshot, Succession};
 use instantmirror_core::order::{Turn, newest_first};
 use instantmirror_core::retention::RetentionPolicy;
-use instantmirror_core::traits::{SnapshotStore, StoreError, TransportError, Upstream};
+use instantmirror_core::traits::{HeadNews, SnapshotStore, StoreError, TransportError, Upstream};
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{
     Clock, Directory, HeadError, KeysError, Kind, NodeId, PublicKey, RecordError, RepoName, SignedHead, Snapshot,
@@ -86,6 +86,14 @@ pub struct FollowStatus {
     pub catalog_bytes: u64,
     /// Heads, records and catalogs that were refused since the start.
     pub refused: u64,
+}
+
+/// What came of one round with a master.
+struct Round {
+    /// Whether anything changed here.
+    changed: bool,
+    /// Whether the master's head is known to be the one held.
+    is_same: bool,
 }
 
 /// Follows one repository. [`run`](Self::run) does the work; the rest may be called from anywhere.
@@ -225,11 +233,11 @@ impl Follower {
                 return;
             };
             self.note(|status| upstream.label().clone_into(&mut status.upstream));
-            match self.poll(upstream.as_ref(), is_known).await {
-                Ok(changed) => {
-                    // Who waited in vain asks the other way: the master may have been set back meanwhile, and come back so
-                    // quickly that no request failed. It would never have anything newer.
-                    is_known = changed || !is_known;
+            match self.round(upstream.as_ref(), is_known).await {
+                Ok(round) => {
+                    // Who waited in vain for something newer asks the other way: the master may have been set back
+                    // meanwhile, and come back so quickly that no request failed. It would never have anything newer.
+                    is_known = round.is_same || round.changed || !is_known;
                     if !complained.is_empty() {
                         tracing::info!(repository = %self.repository, master = upstream.label(), "reached again");
                     }
@@ -296,24 +304,37 @@ impl Follower {
     /// # Errors
     /// [`FollowError`]; the head held so far stays in force unless the new one was valid.
     pub async fn poll(&self, upstream: &dyn Upstream, wait: bool) -> Result<bool, FollowError> {
+        Ok(self.round(upstream, wait).await?.changed)
+    }
+
+    async fn round(&self, upstream: &dyn Upstream, wait: bool) -> Result<Round, FollowError> {
         let held = self.state().head.clone();
         // A snapshot that could not be made whole is tried again before anything is waited for.
         let whole = held.as_ref().is_some_and(|head| self.missing(head).is_empty());
         // One whose keys were all retired protects from nothing, and is replaced by whatever the new ones have signed.
         let counted = held.as_deref().filter(|head| self.is_trusted(head));
-        let after = match counted {
-            Some(held) if whole && wait => Some(held.head().sequence),
+        let known = match counted {
+            Some(held) if whole => Some(held.head().sequence),
             Some(_) => None,
             None if held.is_some() => None,
             // Sequences begin at 1: a master that has not published yet answers as soon as it has.
             None => Some(0),
         };
         let asked = tokio::time::Instant::now();
-        let Some(bytes) = upstream.head(&self.repository, after).await? else {
-            // "Nothing newer" comes after a wait. From somebody who does not wait it is not asked for in a tight loop.
-            tokio::time::sleep_until(asked + RETRY_PAUSE).await;
-            self.stage(upstream).await;
-            return self.drop_aged().await;
+        let news = match known {
+            Some(sequence) => upstream.head_news(&self.repository, sequence, wait).await?,
+            None => {
+                let head = upstream.head(&self.repository, None).await?;
+                head.map_or(HeadNews::NoneNewer, HeadNews::Head)
+            }
+        };
+        let is_same = news == HeadNews::Same;
+        let HeadNews::Head(bytes) = news else {
+            if wait || !is_same {
+                // "Nothing newer" comes after a wait. From somebody who does not wait it is not asked for in a tight loop.
+                tokio::time::sleep_until(asked + RETRY_PAUSE).await;
+            }
+            return self.look_around(upstream, is_same).await;
         };
         let head = self.verify(bytes, upstream).await?;
         // What was learned on the way may have retired the key of the one held.
@@ -324,8 +345,7 @@ impl Follower {
                     // The other side did not wait: do not ask in a tight loop.
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
-                self.stage(upstream).await;
-                return self.drop_aged().await;
+                return self.look_around(upstream, false).await;
             }
             Succession::Same => {}
             Succession::Newer if counted.is_some() => self.store.put_head(&head).await?,
@@ -333,7 +353,17 @@ impl Follower {
         }
         self.catch_up(Arc::new(head), upstream).await?;
         self.stage(upstream).await;
-        Ok(true)
+        Ok(Round {
+            changed: true,
+            is_same: false,
+        })
+    }
+
+    /// What is to be done while the master has nothing new.
+    async fn look_around(&self, upstream: &dyn Upstream, is_same: bool) -> Result<Round, FollowError> {
+        self.stage(upstream).await;
+        let changed = self.drop_aged().await?;
+        Ok(Round { changed, is_same })
     }
 
     /// Makes the staged snapshots of the head whole here. What fails is logged and tried again in the next round: it

@@ -15,6 +15,10 @@ use super::{CONNECT_TIMEOUT, Outgoing};
 /// masters and proxies do it (75 s by default in ours and in nginx): a request that meets their farewell is lost.
 const IDLE: Duration = Duration::from_secs(70);
 
+/// Idle connections that are kept for requests that come now and then. Hundreds of repositories that ask at the same time
+/// use as many connections as they need (over HTTP/1.1), and leave no more than this behind.
+const COMMON_IDLE_MAX: usize = 1;
+
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
@@ -43,8 +47,9 @@ pub(super) struct Clients([Client; 4]);
 
 impl Clients {
     fn new(outgoing: &Outgoing) -> Result<Self, String> {
-        let client = || client(outgoing);
-        Ok(Self([client()?, client()?, client()?, client()?]))
+        let [one, any] = [COMMON_IDLE_MAX, usize::MAX];
+        let client = |idle_max| client(outgoing, idle_max);
+        Ok(Self([client(one)?, client(any)?, client(any)?, client(one)?]))
     }
 
     pub(super) fn of(&self, lane: Lane) -> &Client {
@@ -94,11 +99,12 @@ pub(crate) fn address_of(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_matches(['[', ']']).parse().ok()
 }
 
-fn client(outgoing: &Outgoing) -> Result<Client, String> {
+fn client(outgoing: &Outgoing, idle_max: usize) -> Result<Client, String> {
     let builder = Client::builder()
         .user_agent(concat!("InstantMirror/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(idle_max)
         .tcp_nodelay(true)
         // We follow them ourselves: a POST stays one.
         .redirect(reqwest::redirect::Policy::none());

@@ -2,6 +2,7 @@
 //! (docs/formats/api.md). Verifies nothing; whoever asks does.
 
 mod connect;
+mod heads;
 mod outgoing;
 mod patience;
 mod redirect;
@@ -25,6 +26,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 
 use connect::{Connections, Lane};
 pub(crate) use connect::{PolicyResolver, address_of};
+use heads::HeadPolls;
 pub use outgoing::{Outgoing, Proxies};
 use patience::Patience;
 
@@ -70,6 +72,8 @@ pub struct HttpOrigin {
     label: String,
     /// Says who we are.
     authorization: Option<header::HeaderValue>,
+    /// Of all clones, which are the same to the master.
+    polls: Arc<HeadPolls>,
 }
 
 /// One state for all clones.
@@ -135,6 +139,7 @@ impl HttpOrigin {
             base: url,
             label: label.trim_end_matches('/').to_owned(),
             authorization,
+            polls: Arc::default(),
         })
     }
 
@@ -160,6 +165,8 @@ impl HttpOrigin {
         let mut value = value.map_err(|_| refused("its token holds characters that no token has"))?;
         value.set_sensitive(true);
         self.authorization = Some(value);
+        // Another one than its clones so far.
+        self.polls = Arc::default();
         Ok(self)
     }
 
@@ -183,6 +190,7 @@ impl HttpOrigin {
             return Err(self.refused(format!("the configuration admits nothing at {}", self.host())));
         }
         self.shared = Shared::new(connections);
+        self.polls = Arc::default();
         Ok(self)
     }
 
@@ -323,11 +331,7 @@ impl HttpOrigin {
     }
 
     async fn send(&self, what: &str, request: RequestBuilder, wait: Duration) -> Result<Response, TransportError> {
-        let answer = tokio::time::timeout(wait, self.follow(request)).await;
-        let response = answer.map_err(|_| {
-            self.moved_out_of_reach();
-            self.unreachable("no answer in time")
-        })??;
+        let response = self.answer_in(request, wait).await?;
         match response.status() {
             status if status.is_success() => Ok(response),
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(TransportError::NotFound {
@@ -339,6 +343,15 @@ impl HttpOrigin {
             }
             status => Err(self.refused(format!("{status} for {what}"))),
         }
+    }
+
+    /// The answer to a request, whatever it is.
+    async fn answer_in(&self, request: RequestBuilder, wait: Duration) -> Result<Response, TransportError> {
+        let answer = tokio::time::timeout(wait, self.follow(request)).await;
+        answer.map_err(|_| {
+            self.moved_out_of_reach();
+            self.unreachable("no answer in time")
+        })?
     }
 
     fn refused(&self, reason: String) -> TransportError {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use instantmirror_core::keys::KEY_CHAIN_BYTES_MAX;
 use instantmirror_core::sign::ENVELOPE_BYTES_MAX;
-use instantmirror_core::traits::{ByteStream, TransportError, Upstream};
+use instantmirror_core::traits::{ByteStream, HeadNews, TransportError, Upstream};
 use instantmirror_core::{NodeId, RepoName, SnapshotId};
 use reqwest::{Method, StatusCode};
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
@@ -22,34 +22,11 @@ impl Upstream for HttpOrigin {
     }
 
     async fn head(&self, repository: &RepoName, after: Option<u64>) -> Result<Option<Bytes>, TransportError> {
-        let Some(sequence) = after else {
-            return self.ask_head(repository, None).await;
-        };
-        self.keep_warm(repository);
-        let wait = lock(&self.shared.patience).wait();
-        let asked = tokio::time::Instant::now();
-        let answer = self.ask_head(repository, Some((sequence, wait))).await;
-        let waited = asked.elapsed();
-        match answer {
-            Err(TransportError::Unreachable { .. }) if Patience::may_be_cut(waited) => {
-                // The master may be well, and something in between has lost its patience: a fresh request tells.
-                let head = self.ask_head(repository, None).await?;
-                if lock(&self.shared.patience).cut(wait, waited) {
-                    tracing::info!(
-                        master = self.label,
-                        seconds = waited.as_secs_f64(),
-                        "requests that wait for news are cut on the way; shorter ones are made from now on"
-                    );
-                }
-                Ok(head)
-            }
-            answer => {
-                if answer.is_ok() {
-                    lock(&self.shared.patience).ended_well();
-                }
-                answer
-            }
-        }
+        self.wait_for_head(repository, after).await
+    }
+
+    async fn head_news(&self, repository: &RepoName, held: u64, wait: bool) -> Result<HeadNews, TransportError> {
+        self.news_with_others(repository, held, wait).await
     }
 
     async fn keys(&self, repository: &RepoName) -> Result<Bytes, TransportError> {
@@ -99,8 +76,50 @@ fn decoder() -> std::io::Result<Decoder<'static>> {
 }
 
 impl HttpOrigin {
+    /// The head; with `after`, one with a higher sequence number, for as long as what stands between bears it.
+    pub(super) async fn wait_for_head(
+        &self,
+        repository: &RepoName,
+        after: Option<u64>,
+    ) -> Result<Option<Bytes>, TransportError> {
+        let Some(sequence) = after else {
+            return self.ask_head(repository, None).await;
+        };
+        self.keep_warm(repository);
+        let wait = lock(&self.shared.patience).wait();
+        let asked = tokio::time::Instant::now();
+        let answer = self.ask_head(repository, Some((sequence, wait))).await;
+        let waited = asked.elapsed();
+        match answer {
+            Err(TransportError::Unreachable { .. }) if Patience::may_be_cut(waited) => {
+                // The master may be well, and something in between has lost its patience: a fresh request tells.
+                let head = self.ask_head(repository, None).await?;
+                self.note_cut(wait, waited);
+                Ok(head)
+            }
+            answer => {
+                if answer.is_ok() {
+                    lock(&self.shared.patience).ended_well();
+                }
+                answer
+            }
+        }
+    }
+
+    /// A wait was cut on the way, and the master is well: or it is another program by now, after a quick restart.
+    pub(super) fn note_cut(&self, wait: Duration, waited: Duration) {
+        self.polls.master_was_away();
+        if lock(&self.shared.patience).cut(wait, waited) {
+            tracing::info!(
+                master = self.label,
+                seconds = waited.as_secs_f64(),
+                "requests that wait for news are cut on the way; shorter ones are made from now on"
+            );
+        }
+    }
+
     /// The head, or one with a higher sequence number within some time.
-    async fn ask_head(
+    pub(super) async fn ask_head(
         &self,
         repository: &RepoName,
         after: Option<(u64, Duration)>,

@@ -16,7 +16,7 @@ use instantmirror_core::{HeadError, RecordError, SnapshotId};
 use instantmirror_swarm::follow::RETRY_PAUSE;
 use instantmirror_swarm::{FollowError, Follower, Intake};
 
-use support::{FakeMaster, HOUR, Impatient, RottenStore, START, Spoil, TestClock, head, key, repository};
+use support::{Certain, FakeMaster, HOUR, Impatient, RottenStore, START, Spoil, TestClock, head, key, repository};
 
 struct Setup {
     master: Arc<FakeMaster>,
@@ -441,6 +441,42 @@ async fn a_master_that_does_not_wait_is_not_asked_in_a_tight_loop() {
         (2..=minute.as_millis() / RETRY_PAUSE.as_millis() + 1).contains(&asked),
         "{asked}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_that_knows_that_its_head_is_the_one_held_is_only_waited_for() {
+    let (master, store) = (FakeMaster::new(), Arc::new(MemoryStore::new()));
+    let clock = Arc::new(TestClock(Mutex::new(START)));
+    let certain = Arc::new(Certain {
+        master: Arc::clone(&master),
+        asked: Mutex::default(),
+    });
+    let upstreams: Vec<Arc<dyn Upstream>> = vec![certain.clone()];
+    let follower = Follower::open(repository(), upstreams, store, vec![key(1).public()], clock).await;
+    let follower = follower.unwrap();
+    let first = master.snapshot(1, 10);
+    let (mut states, mut status) = (follower.subscribe(), None);
+    let life = async {
+        // Nothing is there at first.
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        let before = std::mem::take(&mut *certain.asked.lock().unwrap());
+        assert_eq!(before, [(0, false), (0, true), (0, true), (0, true), (0, true)]);
+        master.publish(&head(7, &[&first]));
+        states.wait_for(|state| state.current == Some(first.id)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        // One that was set back is noticed while it is waited for.
+        master.publish(&head(6, &[&first]));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        status = Some(follower.status());
+    };
+    tokio::select! {
+        () = follower.run() => unreachable!("it never ends"),
+        () = life => {}
+    }
+    let error = status.unwrap().last_error.unwrap_or_default();
+    assert!(error.contains('6') && error.contains('7'), "{error}");
+    let asked = certain.asked.lock().unwrap().clone();
+    assert_eq!(asked, [(7, true), (7, true), (7, true), (7, true)]);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use futures_util::stream;
 use instantmirror_core::catalog::{CatalogNode, Delta, NodeSource, build_directory, frame};
 use instantmirror_core::head::{LiveSnapshot, SnapshotState};
 use instantmirror_core::memory::MemoryStore;
-use instantmirror_core::traits::{ByteStream, SnapshotStore, StoreError, TransportError, Upstream};
+use instantmirror_core::traits::{ByteStream, HeadNews, SnapshotStore, StoreError, TransportError, Upstream};
 use instantmirror_core::{
     Clock, Entry, FileMeta, Head, Kind, Meta, Name, NodeId, ObjectId, PublicKey, RecordId, RepoName, Root, SecretKey,
     SignedHead, Snapshot, SnapshotId, Timestamp,
@@ -322,5 +322,48 @@ impl Upstream for Impatient {
 
     async fn delta(&self, _: &RepoName, _: Option<NodeId>, _: NodeId) -> Result<ByteStream, TransportError> {
         unreachable!("it never said that there is one")
+    }
+}
+
+/// A master that knows when its head is the one that is held.
+#[derive(Debug)]
+pub(crate) struct Certain {
+    pub(crate) master: Arc<FakeMaster>,
+    /// What was held by whoever asked, and whether it waited.
+    pub(crate) asked: Mutex<Vec<(u64, bool)>>,
+}
+
+#[async_trait]
+impl Upstream for Certain {
+    fn label(&self) -> &str {
+        "certain master"
+    }
+
+    async fn head(&self, _: &RepoName, _: Option<u64>) -> Result<Option<Bytes>, TransportError> {
+        unreachable!("it is asked for news, as long as what is held is whole")
+    }
+
+    async fn head_news(&self, _: &RepoName, held: u64, wait: bool) -> Result<HeadNews, TransportError> {
+        self.master.check_here()?;
+        self.asked.lock().unwrap().push((held, wait));
+        let mut heads = self.master.head.subscribe();
+        let sequence = |head: &Option<(u64, Bytes)>| head.as_ref().map_or(0, |(sequence, _)| *sequence);
+        let limit = Duration::from_secs(if wait { 55 } else { 0 });
+        let moved = tokio::time::timeout(limit, heads.wait_for(|head| sequence(head) != held)).await;
+        let moved = moved.map(|head| head.unwrap().as_ref().map(|(_, bytes)| bytes.clone()));
+        Ok(moved.ok().flatten().map_or(HeadNews::Same, HeadNews::Head))
+    }
+
+    async fn snapshot(&self, repository: &RepoName, snapshot: SnapshotId) -> Result<Bytes, TransportError> {
+        Upstream::snapshot(self.master.as_ref(), repository, snapshot).await
+    }
+
+    async fn delta(
+        &self,
+        repository: &RepoName,
+        have: Option<NodeId>,
+        want: NodeId,
+    ) -> Result<ByteStream, TransportError> {
+        self.master.delta(repository, have, want).await
     }
 }

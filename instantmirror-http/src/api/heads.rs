@@ -1,0 +1,123 @@
+//! Heads: of one repository, and the question for those of many (docs/formats/api.md). Both wait, and hold nothing but a
+//! task while they do.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use instantmirror_core::head::SignedHead;
+use instantmirror_core::heads::{self, HeadMarksError, HeadQuestion};
+use instantmirror_core::traits::{Catalogs, NodeApi};
+use instantmirror_core::{HeadMarks, RepoName};
+
+use super::{Answer, error, whole};
+use crate::body::ServeBody;
+use crate::limits::{LONG_POLL_MAX, Stopping};
+use crate::request::query_value;
+
+/// `GET head`.
+pub(super) async fn head(
+    node_api: &dyn NodeApi,
+    catalogs: &dyn Catalogs,
+    repository: &RepoName,
+    query: &str,
+    stopping: &Stopping,
+) -> Answer {
+    let seal = |head: &SignedHead| whole("application/vnd.dsse+json", "no-cache", head.bytes().clone());
+    let Some(after) = query_value(query, "after") else {
+        let state = catalogs.state(repository);
+        return match state.and_then(|state| state.head.clone()) {
+            Some(head) => seal(&head),
+            None => error(
+                StatusCode::NOT_FOUND,
+                &format!("repository '{repository}' has no head yet"),
+            ),
+        };
+    };
+    let (Some(after), Some(wait)) = (number(after), wait_of(query)) else {
+        return error(
+            StatusCode::BAD_REQUEST,
+            "'after' is a sequence number and 'wait' a number of seconds",
+        );
+    };
+    let head = within(wait, node_api.head_after(repository, after), stopping).await;
+    head.map_or_else(
+        |over| over,
+        |head| match head {
+            Some(head) => seal(&head),
+            None => error(
+                StatusCode::NOT_FOUND,
+                &format!("there is no repository '{repository}' here"),
+            ),
+        },
+    )
+}
+
+/// `POST heads`.
+pub(super) async fn moved(node_api: &dyn NodeApi, query: &str, body: &[u8], stopping: &Stopping) -> Answer {
+    let Some(wait) = wait_of(query) else {
+        return error(StatusCode::BAD_REQUEST, "'wait' is a number of seconds");
+    };
+    let known = match HeadQuestion::decode(body) {
+        Ok(question) => question.known,
+        Err(wrong) => {
+            let is_long = wrong == HeadMarksError::Count && !body.is_empty();
+            let status = if is_long {
+                StatusCode::PAYLOAD_TOO_LARGE
+            } else {
+                StatusCode::BAD_REQUEST
+            };
+            return error(status, &wrong.to_string());
+        }
+    };
+    let moved = within(wait, node_api.heads_moved(&known), stopping).await;
+    moved.map_or_else(|over| over, |moved| marks(&moved))
+}
+
+fn marks(marks: &HeadMarks) -> Answer {
+    whole("text/plain; charset=utf-8", "no-store", heads::encode(marks).into())
+}
+
+/// How long to wait; `None` if the query says what cannot be understood.
+fn wait_of(query: &str) -> Option<Duration> {
+    query_value(query, "wait").map_or(Some(LONG_POLL_MAX), |text| {
+        number(text).map(|seconds| Duration::from_secs(seconds).min(LONG_POLL_MAX))
+    })
+}
+
+/// What comes within some time; else the answer that nothing did.
+async fn within<T>(wait: Duration, news: impl Future<Output = T>, stopping: &Stopping) -> Result<T, Answer> {
+    tokio::select! {
+        // What is there already goes before a wait of no seconds.
+        biased;
+        news = news => Ok(news),
+        () = stopping.stopped() => {
+            Err(error(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping; ask again"))
+        }
+        () = tokio::time::sleep(wait) => {
+            let mut answer = Response::new(ServeBody::whole(Bytes::new()));
+            *answer.status_mut() = StatusCode::NO_CONTENT;
+            Err(answer)
+        }
+    }
+}
+
+/// Digits and nothing else.
+fn number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_digits() {
+        assert_eq!(number("12"), Some(12));
+        assert_eq!(number("99999999999999999999"), Some(u64::MAX));
+        for text in ["", "+1", "-1", "1.0", "0x1", " 1"] {
+            assert_eq!(number(text), None, "{text}");
+        }
+    }
+}
