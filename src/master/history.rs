@@ -21,7 +21,8 @@ use super::{CleanUpOptions, CleanedUp, Master, MasterError, withdrawn};
 use crate::clock::SystemClock;
 use crate::progress::Progress;
 
-/// Why a repository did not go back, or a snapshot was not removed. Nothing has changed then.
+/// Why a repository did not go back, or a snapshot was not removed. Nothing has changed then, but for
+/// [`NotDeleted`](Self::NotDeleted).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HistoryError {
@@ -64,6 +65,23 @@ pub enum HistoryError {
         snapshot: SnapshotId,
         /// Its tags.
         tags: Vec<TagName>,
+    },
+    /// The snapshots are removed: the head that says so is out, and mirrors drop them. Their data is still on the disk.
+    #[error(
+        "removed from '{repository}': {}; head {sequence} says so, and mirrors drop what it names. But the data is not \
+         deleted from the store yet: {source}. The next publish, a running `imserver serve` within the hour, or \
+         `imserver retention {repository}` now deletes it; nothing has to be removed again",
+        snapshots.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    NotDeleted {
+        /// The repository.
+        repository: RepoName,
+        /// The snapshots.
+        snapshots: Vec<SnapshotId>,
+        /// The head that says so.
+        sequence: u64,
+        /// Why their data is not deleted.
+        source: Box<MasterError>,
     },
     /// The reason of a removal is too long for a head.
     #[error("the reason has {bytes} bytes; at most {REASON_BYTES_MAX} travel with a head")]
@@ -255,7 +273,8 @@ impl Master {
     /// # Errors
     /// [`MasterError::UnknownSnapshot`], [`HistoryError::RemovesCurrent`], [`HistoryError::RemovesTagged`],
     /// [`HistoryError::LongReason`]; [`MasterError::Store`] with [`Locked`](instantmirror_store::StoreError::Locked) while
-    /// somebody publishes. Nothing has changed then.
+    /// somebody publishes: nothing has changed then. [`HistoryError::NotDeleted`] if they are removed and only their data
+    /// could not be deleted.
     pub fn remove_snapshots(
         &self,
         repository: &RepoName,
@@ -264,18 +283,24 @@ impl Master {
         progress: &dyn Progress,
     ) -> Result<Removal, MasterError> {
         self.take_out(&mut self.published_head(repository)?, snapshots, options)?;
-        let mut removal = {
+        let (mut removal, sequence) = {
             let writer = Writer::open(self)?;
             let mut head = self.published_head(repository)?;
-            let mut removal = self.take_out(&mut head, snapshots, options)?;
+            let removal = self.take_out(&mut head, snapshots, options)?;
             let (now, trees) = (SystemClock.now(), self.trees_of(&removal)?);
             withdrawn::change(self.disk.as_ref(), repository, |list| {
                 list.extend(trees.into_iter().map(|(node, id)| (node, (id, now))));
             })?;
-            removal.sequence = Some(self.commit(&writer, head, now)?);
-            removal
+            (removal, self.commit(&writer, head, now)?)
         };
-        removal.deleted = self.clean_up_with(CleanUpOptions::default(), progress)?;
+        removal.sequence = Some(sequence);
+        let deleted = self.clean_up_with(CleanUpOptions::default(), progress);
+        removal.deleted = deleted.map_err(|error| HistoryError::NotDeleted {
+            repository: repository.clone(),
+            snapshots: removal.snapshots.clone(),
+            sequence,
+            source: Box::new(error),
+        })?;
         Ok(removal)
     }
 
@@ -368,8 +393,8 @@ impl Master {
 
 #[cfg(test)]
 mod tests {
-    use instantmirror_core::ObjectId;
     use instantmirror_core::traits::Catalogs as _;
+    use instantmirror_core::{ObjectId, Snapshot};
 
     use super::super::tests::{World, name};
     use super::super::{MasterPublication, NoProgress, PublishOptions, Published};
@@ -385,6 +410,13 @@ mod tests {
 
     fn here(world: &World, content: &str) -> bool {
         world.master.objects.is_here(&ObjectId::of(content.as_bytes())).unwrap()
+    }
+
+    fn with_a_secret() -> (World, Snapshot) {
+        let world = World::new();
+        let first = world.publish("a", "secret").snapshot;
+        world.publish("a", "public");
+        (world, first)
     }
 
     #[tokio::test]
@@ -533,10 +565,32 @@ mod tests {
     }
 
     #[test]
+    fn a_removal_whose_data_cannot_be_deleted_says_what_was_done_and_what_was_not() {
+        let (world, first) = with_a_secret();
+        let (master, repository) = (&world.master, name("a"));
+        // The clean-up can neither use nor make its table.
+        let table = world.in_store("references.db");
+        std::fs::remove_file(&table).unwrap();
+        std::fs::create_dir(&table).unwrap();
+        let removed = master.remove_snapshots(&repository, &[first.id], &RemoveOptions::default(), &NoProgress);
+        let text = removed.unwrap_err().to_string();
+        let head = master.published_head(&repository).unwrap();
+        assert!(head.has_removed(&first.id) && here(&world, "secret"));
+        let said = format!("removed from 'a': {}; head {} says so", first.id, head.sequence);
+        assert!(text.contains(&said), "{text}");
+        assert!(
+            text.contains("not deleted from the store yet") && text.contains("imserver retention a"),
+            "{text}"
+        );
+        std::fs::remove_dir(&table).unwrap();
+        let done = master.clean_up(CleanUpOptions::default()).unwrap();
+        assert_eq!((done.objects, done.waiting), (1, 0));
+        assert!(!here(&world, "secret"));
+    }
+
+    #[test]
     fn a_removal_that_was_cut_off_is_finished_by_the_next_clean_up() {
-        let world = World::new();
-        let first = world.publish("a", "secret").snapshot;
-        world.publish("a", "public");
+        let (world, first) = with_a_secret();
         let (master, repository) = (&world.master, name("a"));
         let mut head = master.published_head(&repository).unwrap();
         master
