@@ -69,7 +69,9 @@ impl Known {
     async fn asked_anew(mut self, url: &SecretUrl, rescan: Duration) -> Self {
         let Ok((origin, name)) = parse(url) else { return self };
         let is_fresh = self.asked.is_some_and(|asked| asked.elapsed() < rescan);
-        if is_fresh && self.version.is_empty() {
+        // A master that is too old to say whether its list has changed is not asked for all of it all the time. One that has
+        // none yet is: its first torrent is to be known as soon as those that follow.
+        if is_fresh && self.version.is_empty() && !self.offered.is_empty() {
             return self;
         }
         let done = if is_fresh {
@@ -121,5 +123,99 @@ impl Known {
         self.offered = rows.filter_map(|row| row.info_hash.parse().ok()).collect();
         self.version = list.version;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::json;
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+
+    use super::*;
+
+    /// A master with a swarm, and the list of torrents that it is told to have.
+    #[derive(Debug, Default)]
+    struct Master {
+        list: Mutex<Option<String>>,
+        asked_for_lists: AtomicUsize,
+    }
+
+    impl Master {
+        async fn start() -> (Arc<Self>, SecretUrl) {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}/r", listener.local_addr().unwrap());
+            let master = Arc::new(Self::default());
+            let answering = Arc::clone(&master);
+            tokio::spawn(async move {
+                loop {
+                    let (socket, _) = listener.accept().await.unwrap();
+                    let mut socket = BufReader::new(socket);
+                    let (mut request, mut line) = (String::new(), String::new());
+                    socket.read_line(&mut request).await.unwrap();
+                    while line != "\r\n" {
+                        line.clear();
+                        socket.read_line(&mut line).await.unwrap();
+                    }
+                    let (status, body) = answering.answer(&request);
+                    let answer = format!(
+                        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                        body.len()
+                    );
+                    socket.write_all(answer.as_bytes()).await.unwrap();
+                }
+            });
+            (master, SecretUrl::from(url))
+        }
+
+        fn answer(&self, request: &str) -> (&'static str, String) {
+            if request.contains("/swarm ") {
+                return (
+                    "200 OK",
+                    json!({ "info_hash": hash(1).to_string(), "ports": [] }).to_string(),
+                );
+            }
+            self.asked_for_lists.fetch_add(1, Ordering::SeqCst);
+            match self.list.lock().unwrap().clone() {
+                Some(list) => ("200 OK", list),
+                None => ("404 Not Found", String::new()),
+            }
+        }
+
+        fn offer(&self, version: &str, number: u8) {
+            let torrent = json!({
+                "file": "a.torrent", "url": "/a", "magnet": "magnet:", "info_hash": hash(number).to_string(),
+                "path": "", "files": 1, "bytes": 1,
+            });
+            let list = json!({ "snapshot": "s", "version": version, "torrents": [torrent] });
+            *self.list.lock().unwrap() = Some(list.to_string());
+        }
+    }
+
+    fn hash(number: u8) -> InfoHash {
+        format!("{number:02x}").repeat(20).parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_first_torrent_of_a_master_is_known_as_soon_as_those_that_follow() {
+        let (master, url) = Master::start().await;
+        let (mut masters, urls, rescan) = (Masters::default(), [url], Duration::from_secs(3600));
+        masters.ask(&urls, rescan).await;
+        assert!(masters.are_known(&urls));
+        assert_eq!(masters.swarms(), HashSet::from([hash(1)]));
+        for (version, number) in [("v1", 2), ("v2", 3)] {
+            master.offer(version, number);
+            masters.ask(&urls, rescan).await;
+            assert_eq!(masters.swarms(), HashSet::from([hash(1), hash(number)]), "{version}");
+        }
+        // A master that does not say which list it is has all of it asked for once in a while.
+        master.offer("", 4);
+        masters.ask(&urls, rescan).await;
+        let before = master.asked_for_lists.load(Ordering::SeqCst);
+        masters.ask(&urls, rescan).await;
+        assert_eq!(master.asked_for_lists.load(Ordering::SeqCst), before);
+        assert_eq!(masters.swarms(), HashSet::from([hash(1), hash(4)]));
     }
 }
