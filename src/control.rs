@@ -10,6 +10,7 @@ use tokio::net::UnixStream;
 use instantmirror_core::snapshot_ref::SnapshotRef;
 use instantmirror_core::{RepoName, TagName};
 
+use crate::master::{MIRRORS_PATH, MirrorsStatus};
 use crate::node::{
     ADOPT_PATH, AdoptRequest, PREFETCH_PATH, PrefetchRequest, Prefetched, RELOAD_PATH, Reloaded, TAG_PATH, TagRequest,
     UNTAG_PATH, VERIFY_PATH, VerifyRequest,
@@ -62,7 +63,19 @@ pub enum ControlError {
 /// # Errors
 /// [`ControlError`].
 pub async fn status<T: DeserializeOwned>(socket: &Path) -> Result<T, ControlError> {
-    let request = format!("GET /{STATUS_PATH} HTTP/1.1\r\nHost: control\r\nConnection: close\r\n\r\n");
+    get(socket, STATUS_PATH).await
+}
+
+/// Asks a running master for its mirrors.
+///
+/// # Errors
+/// [`ControlError`].
+pub async fn mirrors(socket: &Path) -> Result<MirrorsStatus, ControlError> {
+    get(socket, MIRRORS_PATH).await
+}
+
+async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ControlError> {
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: control\r\nConnection: close\r\n\r\n");
     let body = exchange(socket, request, ANSWER_TIMEOUT).await?;
     serde_json::from_slice(&body).map_err(|error| ControlError::Answer {
         socket: socket.to_path_buf(),

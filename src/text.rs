@@ -1,6 +1,7 @@
 //! Small pieces of the sentences that the programs print.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+use std::time::Duration;
 
 /// So many of something, for people: `1 file`, `2 files`, `0 directories`.
 ///
@@ -36,6 +37,25 @@ impl fmt::Display for Count {
     }
 }
 
+/// `3 d 4 h`, `12 min 5 s`: the two largest units.
+pub(crate) fn people_time(time: Duration) -> String {
+    let mut rest = time.as_secs();
+    let mut text = String::new();
+    for (unit, seconds) in [("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)] {
+        let count = rest / seconds;
+        rest %= seconds;
+        if count > 0 || unit == "s" && text.is_empty() {
+            let space = if text.is_empty() { "" } else { " " };
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{space}{count} {unit}");
+            if !space.is_empty() {
+                break;
+            }
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,5 +67,18 @@ mod tests {
         assert_eq!(said(1, "repository"), "1 repository");
         assert_eq!(said(3, "repository"), "3 repositories");
         assert_eq!(said(2, "key"), "2 keys");
+    }
+
+    #[test]
+    fn times_are_for_people() {
+        for (seconds, text) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (61, "1 min 1 s"),
+            (3600, "1 h"),
+            (273_600, "3 d 4 h"),
+        ] {
+            assert_eq!(people_time(Duration::from_secs(seconds)), text);
+        }
     }
 }

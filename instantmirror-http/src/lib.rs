@@ -62,7 +62,7 @@ mod stream;
 mod tls;
 
 pub use access_log::{AccessLog, AccessLogError, AccessLogFormat};
-pub use api::{Api, Gatekeeper};
+pub use api::{Api, Gatekeeper, HeadPoll};
 pub use body::ServeBody;
 pub use coding::Coding;
 pub use header_rules::{HeaderRule, HeaderRuleError, HeaderRules, header_field};

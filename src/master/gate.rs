@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use instantmirror_core::appearance::Synced;
-use instantmirror_core::{NodeId, NodeName, ObjectId, RepoName, Snapshot, SnapshotId};
-use instantmirror_http::Gatekeeper;
+use instantmirror_core::appearance::{self, Synced};
+use instantmirror_core::traits::Catalogs as _;
+use instantmirror_core::{Clock as _, NodeId, NodeName, ObjectId, RepoName, SignedHead, Snapshot, SnapshotId};
 use instantmirror_http::request::Client;
+use instantmirror_http::{Gatekeeper, HeadPoll};
 
+use super::mirrors::{Mirrors, MirrorsStatus, StagedAt};
 use super::{Master, MasterPublication};
+use crate::clock::SystemClock;
 
 /// Nodes that have all of a staged snapshot.
 type Reports = BTreeMap<(RepoName, SnapshotId), BTreeSet<NodeName>>;
@@ -19,6 +22,7 @@ pub(super) struct MasterGate {
     master: Master,
     publication: Arc<MasterPublication>,
     reports: Mutex<Reports>,
+    mirrors: Mirrors,
 }
 
 impl MasterGate {
@@ -27,7 +31,32 @@ impl MasterGate {
             master,
             publication,
             reports: Mutex::default(),
+            mirrors: Mirrors::new(SystemClock.now()),
         }
+    }
+
+    /// The mirrors, and what they have.
+    pub(super) fn mirrors(&self) -> MirrorsStatus {
+        let registered = self.master.nodes().unwrap_or_default();
+        let heads: BTreeMap<RepoName, Arc<SignedHead>> = self
+            .publication
+            .repositories()
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), self.publication.state(&name)?.head.clone()?)))
+            .collect();
+        let head = |name: &RepoName| heads.get(name).map(|head| head.head());
+        let reports = self.reports().clone();
+        let staged = |name: &RepoName, node: &NodeName| {
+            let staged = heads.get(name).map(|head| appearance::staged(head.head()));
+            let at = staged.into_iter().flatten().map(|live| StagedAt {
+                snapshot: live.id,
+                complete: reports
+                    .get(&(name.clone(), live.id))
+                    .is_some_and(|done| done.contains(node)),
+            });
+            at.collect()
+        };
+        self.mirrors.status(registered, SystemClock.now(), head, staged)
     }
 
     /// How many of the registered nodes have all of a staged snapshot.
@@ -71,6 +100,11 @@ impl Gatekeeper for MasterGate {
 
     fn is_staged_object(&self, object: &ObjectId) -> bool {
         self.publication.hidden().objects.contains(object)
+    }
+
+    fn polled(&self, poll: &HeadPoll<'_>) {
+        let is_here = |name: &RepoName| self.publication.state(name).is_some();
+        self.mirrors.note(poll, SystemClock.now(), is_here);
     }
 
     fn synced(&self, repository: &RepoName, snapshot: SnapshotId, node: &NodeName) -> bool {

@@ -1,6 +1,8 @@
 //! `POST /.im/publish/<repository>` on the control socket: a publish for build systems, answered with JSON when it is
 //! done (docs/formats/api.md).
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header};
@@ -8,18 +10,22 @@ use instantmirror_core::RepoName;
 use instantmirror_http::{Extra, ExtraRequest};
 use serde::{Deserialize, Serialize};
 
+use super::gate::MasterGate;
 use super::{Hints, Master, MasterError, NoProgress, PublishOptions, Published};
 use crate::daemon::explain;
 use crate::progress::{self, PathsByWord};
 use crate::serve::StatusPage;
 
 const PREFIX: &str = ".im/publish/";
+/// `GET /.im/mirrors`: the mirrors and what they have.
+pub(crate) const MIRRORS_PATH: &str = ".im/mirrors";
 
 /// What the control socket of a master answers.
 #[derive(Debug)]
 pub(super) struct ControlPages {
     pub(super) master: Master,
     pub(super) status: StatusPage,
+    pub(super) gate: Arc<MasterGate>,
 }
 
 /// The body of a request; all of it may be left out.
@@ -69,6 +75,9 @@ struct Failed {
 #[async_trait]
 impl Extra for ControlPages {
     async fn answer(&self, request: ExtraRequest<'_>) -> Option<Response<Bytes>> {
+        if request.path == MIRRORS_PATH {
+            return json(StatusCode::OK, &self.gate.mirrors());
+        }
         let Some(name) = request.path.strip_prefix(PREFIX) else {
             return self.status.answer(request).await;
         };

@@ -165,6 +165,7 @@ impl MasterServer {
         let pages = ControlPages {
             master: master.clone(),
             status: StatusPage::new(move || serde_json::to_vec(&status(&shown, &answers.stats(), told.as_ref()))),
+            gate: Arc::clone(&gate),
         };
         let local = Service::new(publication.clone())
             .with_annotations(publication.clone())

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod control;
+mod identity;
 mod preseed;
 mod publication;
 mod reload;
@@ -37,6 +38,7 @@ use crate::clock::SystemClock;
 use crate::config::{NodeConfig, NodeRepository, OutgoingConfig};
 
 use adopt::Adoption;
+use identity::NodeNumbers;
 use preseed::{Ahead, Preseed, RulesDriver};
 use swarm::Swarming;
 use tags::Tags;
@@ -138,7 +140,7 @@ impl Node {
         let (mut followers, mut sources) = (BTreeMap::new(), BTreeMap::new());
         let (intake, mut registered) = (Intake::default(), BTreeMap::new());
         let mut torrents = TorrentKeeper::new(&disk);
-        let mut masters = Masters::of_node(&config);
+        let mut masters = Masters::of_node(&config, NodeNumbers::open(disk.as_ref()));
         for repository in &config.repositories {
             let origins = masters.of(repository)?;
             if repository.token_file.is_some() {
@@ -316,13 +318,15 @@ impl Node {
 /// The masters of all repositories. Repositories that reach a master in the same way share their connections to it.
 struct Masters<'a> {
     config: &'a NodeConfig,
+    numbers: NodeNumbers,
     known: BTreeMap<(SecretUrl, Option<PathBuf>, OutgoingConfig), HttpOrigin>,
 }
 
 impl<'a> Masters<'a> {
-    fn of_node(config: &'a NodeConfig) -> Self {
+    fn of_node(config: &'a NodeConfig, numbers: NodeNumbers) -> Self {
         Self {
             config,
+            numbers,
             known: BTreeMap::new(),
         }
     }
@@ -339,6 +343,9 @@ impl<'a> Masters<'a> {
                         .load(&self.config.peers.policy())
                         .map_err(NodeError::Outgoing)?;
                     let mut origin = HttpOrigin::new(url.exposed())?.with_outgoing(&outgoing)?;
+                    if let Some(number) = self.numbers.for_master(url) {
+                        origin = origin.with_node_id(number);
+                    }
                     if let Some(file) = &repository.token_file {
                         origin = origin.with_token(&token::load(file)?)?;
                     }

@@ -30,6 +30,7 @@ mod link;
 mod local_tags;
 mod many_clients;
 mod mirror_clients;
+mod mirrors;
 mod owner;
 mod progress;
 mod publish;

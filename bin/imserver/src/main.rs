@@ -17,6 +17,7 @@ use instantmirror::{Master, MasterServer, control, daemon};
 mod diff;
 mod init;
 mod keys;
+mod mirrors;
 mod publish;
 mod retention;
 mod show;
@@ -120,6 +121,15 @@ enum Command {
         /// The new key file; it is never overwritten.
         file: PathBuf,
     },
+    /// Show the mirrors that a running `imserver serve` has heard of: when, which snapshot each has, how far it is behind, and
+    /// whether it has what is staged.
+    Mirrors {
+        /// Only what concerns this repository.
+        repository: Option<RepoName>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show what a running `imserver serve` serves.
     Status {
         /// As JSON.
@@ -193,10 +203,14 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
     let config = ServerConfig::load(file)?;
     daemon::start_logging(&config.log).map_err(anyhow::Error::msg)?;
-    if let Command::Status { json } = command {
-        let status: MasterStatus = control::status(&config.control_socket()).await?;
-        return show::status(&status, json);
-    }
+    let command = match command {
+        Command::Status { json } => {
+            let status: MasterStatus = control::status(&config.control_socket()).await?;
+            return show::status(&status, json);
+        }
+        Command::Mirrors { repository, json } => return mirrors::run(&config, repository, json).await,
+        command => command,
+    };
     let master = Master::open(config)?;
     match command {
         Command::Publish(arguments) => publish::run(&master, arguments),
@@ -250,7 +264,7 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
         }
         Command::Key(command) => tokio::task::block_in_place(|| keys::run(&master, &command)),
         Command::Snapshot(command) => snapshot::run(&master, command).await,
-        Command::Init { .. } | Command::Keygen { .. } | Command::Status { .. } => Ok(()),
+        Command::Init { .. } | Command::Keygen { .. } | Command::Status { .. } | Command::Mirrors { .. } => Ok(()),
     }
 }
 

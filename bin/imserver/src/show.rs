@@ -1,16 +1,17 @@
 //! What `imserver` prints of snapshots and of a running server.
 
+use std::collections::BTreeMap;
 use std::io::{BufWriter, ErrorKind, IsTerminal as _, Write as _};
 
 use instantmirror::bars::{Bar, Unit};
 use instantmirror::config::ByteSize;
-use instantmirror::core::head::SnapshotState;
-use instantmirror::core::{Head, RepoName, SignedHead, Snapshot, SnapshotId};
+use instantmirror::core::head::{LiveSnapshot, SnapshotState};
+use instantmirror::core::{Head, RepoName, SignedHead, Snapshot, SnapshotId, appearance};
 use instantmirror::export::{ExportError, ExportFormat};
 use instantmirror::master::{MasterStatus, NoProgress};
 use instantmirror::progress::Progress;
 use instantmirror::text::Count;
-use instantmirror::{Master, MasterError};
+use instantmirror::{Master, MasterError, control};
 
 /// The live snapshots, oldest first.
 pub(crate) async fn list(master: &Master, repository: &RepoName, json: bool) -> anyhow::Result<()> {
@@ -23,10 +24,15 @@ pub(crate) async fn list(master: &Master, repository: &RepoName, json: bool) -> 
     for live in &head.snapshots {
         rows.push((live, master.snapshot(repository, live.id).await?));
     }
+    let staged_at = staged_at(master, repository, head).await;
     if json {
-        let row = |(live, snapshot): &(_, Snapshot)| {
+        let row = |(live, snapshot): &(&LiveSnapshot, Snapshot)| {
             let (current, tags) = (head.current == Some(snapshot.id), tags(head, snapshot.id));
-            serde_json::json!({ "live": live, "current": current, "tags": tags, "snapshot": snapshot })
+            let mut row = serde_json::json!({ "live": live, "current": current, "tags": tags, "snapshot": snapshot });
+            if let Some((complete, _)) = staged_at.get(&live.id) {
+                row["staged_at"] = serde_json::json!(complete);
+            }
+            row
         };
         println!("{:#}", serde_json::Value::Array(rows.iter().map(row).collect()));
         return Ok(());
@@ -44,8 +50,37 @@ pub(crate) async fn list(master: &Master, repository: &RepoName, json: bool) -> 
             "{}  {}  {files:>9} files  {size:>10}  {current}{state}{tags}  {}",
             live.id, snapshot.created, snapshot.note
         );
+        if let Some((complete, of)) = staged_at.get(&live.id) {
+            let names = if complete.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", complete.join(", "))
+            };
+            println!(
+                "    all of it at {} of {}{names}",
+                complete.len(),
+                Count::of(*of, "registered mirror")
+            );
+        }
     }
     Ok(())
+}
+
+/// Which of so many registered mirrors have all of each staged snapshot; nothing if the server does not run, which alone is
+/// told of that.
+async fn staged_at(master: &Master, repository: &RepoName, head: &Head) -> BTreeMap<SnapshotId, (Vec<String>, usize)> {
+    let mut staged = appearance::staged(head).peekable();
+    if staged.peek().is_none() {
+        return BTreeMap::new();
+    }
+    let Ok(mirrors) = control::mirrors(&master.config().control_socket()).await else {
+        return BTreeMap::new();
+    };
+    let at = |live: &LiveSnapshot| {
+        let (complete, of) = mirrors.staged_at(repository, live.id);
+        (live.id, (complete.iter().map(ToString::to_string).collect(), of))
+    };
+    staged.map(at).collect()
 }
 
 /// The tags of a snapshot, in order.

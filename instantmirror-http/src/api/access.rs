@@ -10,11 +10,25 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderValue};
+use instantmirror_core::heads::HeadQuestion;
 use instantmirror_core::{NodeId, NodeName, ObjectId, RepoName, Snapshot, SnapshotId};
 
 use super::{Answer, REPORT_BYTES_MAX, error};
 use crate::body::ServeBody;
 use crate::request::{Client, Request};
+
+/// What somebody says to have who polls for heads.
+#[derive(Debug)]
+pub struct HeadPoll<'a> {
+    /// The address that it comes from.
+    pub client: &'a Client,
+    /// Its name, if it is a registered node.
+    pub node: Option<&'a NodeName>,
+    /// The number by which it asks to be told from others at its address.
+    pub id: Option<u64>,
+    /// Where the heads are, as far as it knows.
+    pub question: &'a HeadQuestion,
+}
 
 /// Knows the nodes of a master, and what is staged for them. Called for every request to the API: cheap.
 pub trait Gatekeeper: Debug + Send + Sync + 'static {
@@ -32,6 +46,11 @@ pub trait Gatekeeper: Debug + Send + Sync + 'static {
 
     /// Whether an object belongs to staged snapshots alone.
     fn is_staged_object(&self, object: &ObjectId) -> bool;
+
+    /// Takes note of a poll for heads, before it is answered.
+    fn polled(&self, poll: &HeadPoll<'_>) {
+        let _ = poll;
+    }
 
     /// Takes note that a node has all of a staged snapshot. Returns whether there is such a snapshot.
     fn synced(&self, repository: &RepoName, snapshot: SnapshotId, node: &NodeName) -> bool;
@@ -77,6 +96,18 @@ impl Sight {
     /// Whether a node of the master's asks.
     pub(super) fn is_node(&self) -> bool {
         self.node.is_some()
+    }
+
+    /// Takes note of a poll for heads.
+    pub(super) fn polled(&self, client: &Client, id: Option<u64>, question: &HeadQuestion) {
+        if let Some(keeper) = &self.gatekeeper {
+            keeper.polled(&HeadPoll {
+                client,
+                node: self.node.as_ref(),
+                id,
+                question,
+            });
+        }
     }
 
     pub(super) fn is_staged_node(&self, node: &NodeId) -> bool {

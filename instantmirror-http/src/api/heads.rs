@@ -8,21 +8,24 @@ use http::{Response, StatusCode};
 use instantmirror_core::head::SignedHead;
 use instantmirror_core::heads::{self, HeadMarksError, HeadQuestion};
 use instantmirror_core::traits::{Catalogs, NodeApi};
-use instantmirror_core::{HeadMarks, RepoName};
+use instantmirror_core::{HeadMark, HeadMarks, RepoName};
 
+use super::access::Sight;
 use super::{Answer, error, whole};
 use crate::body::ServeBody;
 use crate::limits::{LONG_POLL_MAX, Stopping};
-use crate::request::query_value;
+use crate::request::{Request, query_value};
 
 /// `GET head`.
 pub(super) async fn head(
     node_api: &dyn NodeApi,
     catalogs: &dyn Catalogs,
     repository: &RepoName,
-    query: &str,
+    request: &Request<'_>,
+    sight: &Sight,
     stopping: &Stopping,
 ) -> Answer {
+    let query = request.query;
     let seal = |head: &SignedHead| whole("application/vnd.dsse+json", "no-cache", head.bytes().clone());
     let Some(after) = query_value(query, "after") else {
         let state = catalogs.state(repository);
@@ -40,6 +43,12 @@ pub(super) async fn head(
             "'after' is a sequence number and 'wait' a number of seconds",
         );
     };
+    let known = HeadMarks::from([(repository.clone(), HeadMark::Sequence(after))]);
+    let question = HeadQuestion {
+        known,
+        ..HeadQuestion::default()
+    };
+    sight.polled(&request.client, id_in(query), &question);
     let head = within(wait, node_api.head_after(repository, after), stopping).await;
     head.map_or_else(
         |over| over,
@@ -54,12 +63,19 @@ pub(super) async fn head(
 }
 
 /// `POST heads`.
-pub(super) async fn moved(node_api: &dyn NodeApi, query: &str, body: &[u8], stopping: &Stopping) -> Answer {
+pub(super) async fn moved(
+    node_api: &dyn NodeApi,
+    request: &Request<'_>,
+    body: &[u8],
+    sight: &Sight,
+    stopping: &Stopping,
+) -> Answer {
+    let query = request.query;
     let Some(wait) = wait_of(query) else {
         return error(StatusCode::BAD_REQUEST, "'wait' is a number of seconds");
     };
-    let known = match HeadQuestion::decode(body) {
-        Ok(question) => question.known,
+    let question = match HeadQuestion::decode(body) {
+        Ok(question) => question,
         Err(wrong) => {
             let is_long = wrong == HeadMarksError::Count && !body.is_empty();
             let status = if is_long {
@@ -70,12 +86,20 @@ pub(super) async fn moved(node_api: &dyn NodeApi, query: &str, body: &[u8], stop
             return error(status, &wrong.to_string());
         }
     };
-    let moved = within(wait, node_api.heads_moved(&known), stopping).await;
+    sight.polled(&request.client, id_in(query), &question);
+    let moved = within(wait, node_api.heads_moved(&question.known), stopping).await;
     moved.map_or_else(|over| over, |moved| marks(&moved))
 }
 
 fn marks(marks: &HeadMarks) -> Answer {
     whole("text/plain; charset=utf-8", "no-store", heads::encode(marks).into())
+}
+
+/// The number by which a node asks to be told from others at its address. One that is none is not looked at.
+fn id_in(query: &str) -> Option<u64> {
+    let text = query_value(query, "node").filter(|text| text.len() == 16)?;
+    let is_lower_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    u64::from_str_radix(text, 16).ok().filter(|_| is_lower_hex)
 }
 
 /// How long to wait; `None` if the query says what cannot be understood.
@@ -111,6 +135,21 @@ fn number(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_is_told_by_sixteen_digits_and_by_nothing_else() {
+        assert_eq!(id_in("wait=1&node=00000000000000ff"), Some(255));
+        for query in [
+            "",
+            "node=",
+            "node=ff",
+            "node=00000000000000FF",
+            "node=+0000000000000ff",
+            "node=00000000000000ff0",
+        ] {
+            assert_eq!(id_in(query), None, "{query}");
+        }
+    }
 
     #[test]
     fn numbers_are_digits() {

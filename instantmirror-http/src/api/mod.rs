@@ -21,7 +21,7 @@ use crate::body::ServeBody;
 use crate::limits::Stopping;
 use crate::request::Request;
 
-pub use access::Gatekeeper;
+pub use access::{Gatekeeper, HeadPoll};
 
 use access::Sight;
 
@@ -156,7 +156,10 @@ impl Api {
             return nothing_staged(catalogs, &repository, &call);
         }
         let answer = match call {
-            Call::Head => heads::head(self.node_api.as_ref(), catalogs, &repository, request.query, stopping).await,
+            Call::Head => {
+                let node_api = self.node_api.as_ref();
+                heads::head(node_api, catalogs, &repository, request, &sight, stopping).await
+            }
             Call::Keys => match self.node_api.keys(&repository) {
                 Some(keys) => whole("application/vnd.instantmirror.keys.v1+jsonl", "no-cache", keys),
                 None => error(
@@ -187,7 +190,7 @@ impl Api {
             return answer;
         }
         match Sight::of(self.gatekeeper.as_ref(), request) {
-            Some(_) => heads::moved(self.node_api.as_ref(), request.query, body, stopping).await,
+            Some(sight) => heads::moved(self.node_api.as_ref(), request, body, &sight, stopping).await,
             None => access::not_admitted(),
         }
     }

@@ -444,10 +444,13 @@ impl HttpOrigin {
     async fn ask_heads(&self, question: &HeadQuestion, wait: Duration) -> Result<HeadMarks, Untold> {
         let mut url = self.base_now();
         url.set_path(&format!("{}.im/v1/heads", url.path()));
-        let request = self
+        let mut request = self
             .request_to(Lane::Common, Method::POST, url)?
-            .query(&[("wait", wait.as_secs())])
-            .body(question.encode());
+            .query(&[("wait", wait.as_secs())]);
+        if let Some(id) = self.node_id {
+            request = request.query(&[("node", format!("{id:016x}"))]);
+        }
+        let request = request.body(question.encode());
         let patience = if wait.is_zero() {
             PROGRESS_TIMEOUT
         } else {

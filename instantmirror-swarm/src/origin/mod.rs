@@ -74,6 +74,8 @@ pub struct HttpOrigin {
     authorization: Option<header::HeaderValue>,
     /// Of all clones, which are the same to the master.
     polls: Arc<HeadPolls>,
+    /// By which the master tells us from others at our address.
+    node_id: Option<u64>,
 }
 
 /// One state for all clones.
@@ -140,6 +142,7 @@ impl HttpOrigin {
             label: label.trim_end_matches('/').to_owned(),
             authorization,
             polls: Arc::default(),
+            node_id: None,
         })
     }
 
@@ -168,6 +171,14 @@ impl HttpOrigin {
         // Another one than its clones so far.
         self.polls = Arc::default();
         Ok(self)
+    }
+
+    /// Tells the master a number with each poll for heads, so that its operator can tell us from others at our address. To
+    /// be kept for as long as we are the same node, and to be another one for each master.
+    #[must_use]
+    pub fn with_node_id(mut self, id: u64) -> Self {
+        self.node_id = Some(id);
+        self
     }
 
     /// Deals with no address that the policy does not admit, whatever the master's name resolves to and wherever it sends

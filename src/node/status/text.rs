@@ -1,6 +1,6 @@
 //! What a node tells of itself, for people.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::time::Duration;
 
 use instantmirror_core::traits::Class;
@@ -8,7 +8,7 @@ use instantmirror_core::traits::Class;
 use super::super::{PrefetchStatus, PreseedStatus, StepStatus, TagStatus};
 use super::{KeyStatus, NodeStatus, RepositoryStatus};
 use crate::config::{ByteRate, ByteSize};
-use crate::text::Count;
+use crate::text::{Count, people_time};
 
 /// For people: a few lines per repository, then cache and transfers.
 impl fmt::Display for NodeStatus {
@@ -271,43 +271,6 @@ impl fmt::Display for TagStatus {
         match &self.trouble {
             Some(trouble) => write!(f, "; TROUBLE {trouble}"),
             None => Ok(()),
-        }
-    }
-}
-
-/// `3 d 4 h`, `12 min 5 s`: the two largest units.
-fn people_time(time: Duration) -> String {
-    let mut rest = time.as_secs();
-    let mut text = String::new();
-    for (unit, seconds) in [("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)] {
-        let count = rest / seconds;
-        rest %= seconds;
-        if count > 0 || unit == "s" && text.is_empty() {
-            let space = if text.is_empty() { "" } else { " " };
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{space}{count} {unit}");
-            if !space.is_empty() {
-                break;
-            }
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_for_people() {
-        for (seconds, text) in [
-            (0, "0 s"),
-            (59, "59 s"),
-            (61, "1 min 1 s"),
-            (3600, "1 h"),
-            (273_600, "3 d 4 h"),
-        ] {
-            assert_eq!(people_time(Duration::from_secs(seconds)), text);
         }
     }
 }
