@@ -258,10 +258,13 @@ impl Drop for Entry {
             None => "-",
             Some(Provenance::Kept) => "hit",
             Some(Provenance::Fetched { .. }) => "miss",
-            Some(_) => "streamed",
+            Some(Provenance::Streamed { .. }) => "streamed",
+            Some(_) => "-",
         };
         let fetched = match self.provenance {
-            Some(Provenance::Fetched { masters, peers }) => Some((masters, peers)),
+            Some(Provenance::Fetched { masters, peers } | Provenance::Streamed { masters, peers }) => {
+                Some((masters, peers))
+            }
             _ => None,
         };
         let _ = match (self.log.shared.format, fetched) {
@@ -444,11 +447,12 @@ mod tests {
         };
         let (masters, peers) = (5, 2);
         let fetched = Provenance::Fetched { masters, peers };
+        let streamed = Provenance::Streamed { masters, peers };
         for (provenance, cache, sides) in [
             (None, "-", " - -\n"),
             (Some(Provenance::Kept), "hit", " - -\n"),
             (Some(fetched), "miss", " 5 2\n"),
-            (Some(Provenance::Streamed), "streamed", " - -\n"),
+            (Some(streamed), "streamed", " 5 2\n"),
         ] {
             let extended = line(AccessLogFormat::Extended, provenance);
             assert!(
@@ -469,7 +473,7 @@ mod tests {
             );
             assert_eq!(
                 json["from_peers"].as_u64(),
-                matches!(provenance, Some(Provenance::Fetched { .. })).then_some(2)
+                [Some(fetched), Some(streamed)].contains(&provenance).then_some(2)
             );
             assert!(json.get("referer").is_none() && json["agent"].is_string());
         }

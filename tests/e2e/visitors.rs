@@ -133,7 +133,7 @@ fn the_access_log_says_where_it_came_from_and_how_long_it_took() {
     for (target, cache, bytes, masters) in [
         ("big?number=0", "miss", 300_000, Some(300_000)),
         ("big?number=1", "hit", 300_000, None),
-        ("passing.iso", "streamed", 300_000, None),
+        ("passing.iso", "streamed", 300_000, Some(300_000)),
         ("/none", "-", 0, None),
     ] {
         let line: serde_json::Value = serde_json::from_str(&logged.line(target)).unwrap();
@@ -167,6 +167,12 @@ fn the_journal_gets_priorities_and_machines_get_json() {
         if format == "json" {
             let line: serde_json::Value = serde_json::from_str(&line).unwrap();
             assert_eq!(line["level"], "WARN");
+            let line = daemon.wait_for_line("announce at", LIMIT).unwrap();
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert!(
+                line["message"].as_str().unwrap().starts_with("announce at http://"),
+                "{line}"
+            );
         }
         assert!(daemon.terminate(LIMIT).unwrap().success());
     }

@@ -68,7 +68,12 @@ pub enum Provenance {
         peers: u64,
     },
     /// They are fetched, and not kept.
-    Streamed,
+    Streamed {
+        /// Bytes of the object that came from masters so far, for this reader.
+        masters: u64,
+        /// The same from other peers.
+        peers: u64,
+    },
 }
 
 /// One reader of one object, complete or being filled.

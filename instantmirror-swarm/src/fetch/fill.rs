@@ -128,6 +128,11 @@ impl Fill {
         }
     }
 
+    /// Whether the cache has all of a range.
+    pub(super) fn has(&self, range: &Range<u64>) -> bool {
+        lock(&self.state).plan.present().contains(range.clone())
+    }
+
     /// Bytes that came from masters, and from other peers.
     pub(super) fn came(&self) -> [u64; 2] {
         self.came.each_ref().map(|came| came.load(Ordering::Relaxed))

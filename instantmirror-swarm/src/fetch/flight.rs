@@ -204,7 +204,7 @@ impl Job {
 
     /// Hands groups to the cache, which verifies them. A disk that is busy blocks whoever writes: not the runtime's
     /// threads, where what clients wait for runs. Nor does a client wait for it: the first groups are announced before.
-    pub(super) async fn write(&self, position: u64, groups: Bytes, is_first: bool) -> Result<(), CacheError> {
+    async fn write(&self, source: &Source, position: u64, groups: Bytes, is_first: bool) -> Result<(), CacheError> {
         let sink = Arc::clone(&self.sink);
         // One that a client comes to wait for must not wait for others, who hold still for it.
         let _one = tokio::select! {
@@ -212,13 +212,21 @@ impl Job {
             () = self.fill.demanded() => None,
             one = self.engine.writing.acquire() => one.ok(),
         };
-        if is_first && !self.fill.class().is_background() {
+        let bytes = groups.len() as u64;
+        let is_announced = is_first && !self.fill.class().is_background();
+        if is_announced {
             let outboard = sink.outboard().ok_or(VerifyError::Outboard(self.fill.object))?;
             outboard.verify_groups(position, &groups)?;
+            // Whoever reads them may be done, and say where they came from, before the disk is.
+            self.fill.count(source, bytes);
             self.fill.hold(position, groups.clone());
         }
         let written = tokio::task::spawn_blocking(move || sink.write(position, &groups)).await;
-        written.unwrap_or_else(|error| Err(broken_off(error)))
+        written.unwrap_or_else(|error| Err(broken_off(error)))?;
+        if !is_announced {
+            self.fill.count(source, bytes);
+        }
+        Ok(())
     }
 
     /// The same with groups from several places; says of each how it went.
@@ -311,7 +319,7 @@ impl Job {
                 continue;
             }
             let groups = held.split_to(usize::try_from(take).unwrap_or(held.len())).freeze();
-            let written = self.write(position, groups, position == gap.start).await;
+            let written = self.write(source, position, groups, position == gap.start).await;
             written.map_err(|error| match error {
                 CacheError::Verify(error) => self.corrupt(source, error),
                 other => FetchError::Cache(other),
@@ -319,7 +327,6 @@ impl Job {
             let label = source.label();
             self.engine.stats.received(label, self.fill.class(), take);
             running.received(take);
-            self.fill.count(source, take);
             self.fill.arrived(flight, position..position + take);
             position += take;
             self.unless_cut(flight, self.pace(label, take)).await;

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -119,6 +120,8 @@ pub(super) struct Passing {
     sources: Vec<Source>,
     outboard: OnceCell<Outboard>,
     window: Mutex<Window>,
+    /// Verified bytes that came.
+    came: AtomicU64,
     transfer: tokio::sync::Mutex<Option<Transfer>>,
 }
 
@@ -146,6 +149,7 @@ impl Passing {
                 .ordered(&fill.origins(), &fill.object, fill.size, Class::Demand),
             outboard: OnceCell::new(),
             window: Mutex::default(),
+            came: AtomicU64::new(0),
             transfer: tokio::sync::Mutex::default(),
         }
     }
@@ -205,6 +209,11 @@ impl Passing {
         lock(&self.window).read(range)
     }
 
+    /// Bytes that came, all of them from those that answer ranges: masters.
+    pub(super) fn came(&self) -> u64 {
+        self.came.load(Ordering::Relaxed)
+    }
+
     /// Brings one group into the window: the next of the transfer, or the first of a new one that begins at `offset`.
     async fn pull(
         &self,
@@ -234,6 +243,8 @@ impl Passing {
         let verified = outboard.verify_groups(open.position, &group);
         verified.map_err(|error| self.corrupt(source, error))?;
         let (position, bytes) = (open.position, group.len() as u64);
+        // Before anybody reads them, and says where they came from.
+        self.came.fetch_add(bytes, Ordering::Relaxed);
         lock(&self.window).push(position, group);
         open.position += bytes;
         let label = source.label();

@@ -106,10 +106,15 @@ impl ObjectReader for FillReader {
     }
 
     fn provenance(&self) -> Provenance {
-        if self.passing.get().is_some() {
-            return Provenance::Streamed;
-        }
         let [masters, peers] = self.fill.came();
+        if let Some(passing) = self.passing.get() {
+            let masters = masters + passing.came();
+            return Provenance::Streamed { masters, peers };
+        }
+        if masters + peers == 0 && self.fill.has(&self.range) {
+            // A batch brought it meanwhile.
+            return Provenance::Kept;
+        }
         Provenance::Fetched { masters, peers }
     }
 

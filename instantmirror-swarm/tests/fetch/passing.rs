@@ -3,7 +3,9 @@
 use instantmirror_core::conformance::content;
 use instantmirror_core::memory::MemoryCache;
 use instantmirror_core::rules::PathGlobs;
-use instantmirror_core::traits::{CacheError, FetchError, ObjectCache, ObjectSource as _, Objects, ReadIntent};
+use instantmirror_core::traits::{
+    CacheError, FetchError, ObjectCache, ObjectSource as _, Objects, Provenance, ReadIntent,
+};
 use instantmirror_core::{ObjectId, RepoPath};
 
 use super::{G, engine, fetch, file, open, read, repository, settle, settle_disk, source};
@@ -34,6 +36,8 @@ async fn a_reader_past_the_cache_takes_no_more_than_it_asks_for_and_holds_no_mor
     settle().await;
     assert!(master.delivered() <= 2 * G as u64, "nobody reads ahead of the reader");
     assert!(read(reader.as_ref(), 0..5 << 20).await.unwrap() == data[..5 << 20]);
+    let (masters, peers) = (5 << 20, 0);
+    assert_eq!(reader.provenance(), Provenance::Streamed { masters, peers });
     for gone in [0..first, (4 << 20) - 1..4 << 20, 6 << 20..(6 << 20) + 1] {
         let error = reader.read(gone).unwrap_err();
         assert!(matches!(error, FetchError::Cache(CacheError::Absent { .. })), "{error}");

@@ -10,7 +10,7 @@ use instantmirror_core::memory::MemoryCache;
 use instantmirror_core::outboard::Outboard;
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::{
-    CacheError, CacheUsage, FetchError, ObjectCache, ObjectFill, ObjectHandle, Objects, Transport,
+    CacheError, CacheUsage, FetchError, ObjectCache, ObjectFill, ObjectHandle, Objects, Provenance, Transport,
 };
 use instantmirror_core::{ObjectId, RepoName};
 use instantmirror_swarm::fetch::FetchEngine;
@@ -137,6 +137,9 @@ async fn the_first_bytes_reach_a_client_while_the_disk_stands_still() {
         let end = usize::try_from(reader.ready(0).await.unwrap()).unwrap();
         assert!(end >= size.min(G), "{end} of {size}");
         assert_eq!(reader.held(0).unwrap(), data[..end]);
+        // Whoever reads no more than these says where they came from.
+        let (masters, peers) = (end as u64, 0);
+        assert_eq!(reader.provenance(), Provenance::Fetched { masters, peers });
         assert_eq!(reader.held(end as u64 - 1).unwrap(), data[end - 1..end]);
         assert_eq!(reader.read(1..end as u64).unwrap(), data[1..end]);
         settle().await;
@@ -169,6 +172,27 @@ async fn what_is_fetched_ahead_is_here_when_the_disk_has_it() {
     cache.set(Disk::Works);
     fetching.await.unwrap().unwrap();
     assert!(read(reader.as_ref(), 0..G).await.unwrap() == data);
+}
+
+/// Its own fill waits for the batch, and then finds everything there.
+#[tokio::test(start_paused = true)]
+async fn what_a_batch_brings_for_a_client_was_kept_and_not_fetched_from_nowhere() {
+    let data = content(1, 100);
+    let (cache, master) = (SlowCache::new(Disk::StandsStill), source("master", &[&data]));
+    let engine = cache.engine(&master);
+    let step = instantmirror_core::preseed::Step::of(instantmirror_core::traits::Class::Preseed);
+    let fetching = {
+        let (engine, files) = (engine.clone(), [file(&data)]);
+        tokio::spawn(async move { engine.fetch_batch(&repository(), &files, step).await })
+    };
+    settle().await;
+    let reader = open(&engine, &file(&data), 0..100).await.unwrap();
+    settle().await;
+    cache.set(Disk::Works);
+    assert_eq!(fetching.await.unwrap().fetched, 1);
+    assert!(read(reader.as_ref(), 0..100).await.unwrap() == data);
+    assert!(master.ranges().is_empty());
+    assert_eq!(reader.provenance(), Provenance::Kept);
 }
 
 #[tokio::test(start_paused = true)]
