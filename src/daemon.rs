@@ -32,6 +32,13 @@ pub fn start_logging(config: &LogConfig) -> Result<(), String> {
     begun.map_err(|error| error.to_string())
 }
 
+/// A line for standard output of a program that says where the daemon is reached. Where the log is JSON, this is too: the
+/// journal and containers put both streams together.
+#[must_use]
+pub fn line(config: &LogConfig, program: &str, text: &str) -> String {
+    crate::logging::line(config.format, program, text)
+}
+
 /// Ends the program with exit code 1 and without a word when whoever reads its standard output has gone, as `head` goes: printing
 /// panics then.
 pub fn end_with_the_reader() {

@@ -294,11 +294,12 @@ async fn serve(file: &Path, config: NodeConfig) -> anyhow::Result<()> {
     daemon::start_logging(&config.log).map_err(anyhow::Error::msg)?;
     daemon::raise_descriptor_limit(config.http.max_connections);
     let read_again = file.to_path_buf();
+    let log = config.log.clone();
     let server = NodeServer::bind(Node::open(config).await?).await?;
     let server = server.reloading(move || NodeConfig::load(&read_again));
     let stop = daemon::told_to_stop();
     for url in server.urls() {
-        println!("serving on {url}");
+        println!("{}", daemon::line(&log, "imnode", &format!("serving on {url}")));
     }
     let (frontend, reload) = (server.frontend(), server.reloader());
     let obey = daemon::obey(&frontend, || match &reload {

@@ -227,10 +227,11 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
         }
         Command::Serve => {
             daemon::raise_descriptor_limit(master.config().http.max_connections);
+            let log = master.config().log.clone();
             let server = MasterServer::bind(master).await?;
             let stop = daemon::told_to_stop();
             for url in server.urls() {
-                println!("serving on {url}");
+                println!("{}", daemon::line(&log, "imserver", &format!("serving on {url}")));
             }
             let (frontend, reloader) = (server.frontend(), server.reloader());
             let obey = daemon::obey(&frontend, || {

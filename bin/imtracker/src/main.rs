@@ -115,11 +115,12 @@ async fn serve(file: &Path, config: TrackerConfig) -> anyhow::Result<()> {
     daemon::start_logging(&config.log).map_err(anyhow::Error::msg)?;
     daemon::raise_descriptor_limit(config.http.max_connections);
     let read_again = file.to_path_buf();
+    let log = config.log.clone();
     let server = TrackerServer::bind(Tracker::open(config)?).await?;
     let server = server.reloading(move || TrackerConfig::load(&read_again));
     let stop = daemon::told_to_stop();
     for url in server.urls() {
-        println!("announce at {url}");
+        println!("{}", daemon::line(&log, "imtracker", &format!("announce at {url}")));
     }
     let (frontend, reload) = (server.frontend(), server.reloader());
     let obey = daemon::obey(&frontend, || match &reload {
