@@ -64,7 +64,7 @@ impl TrustedProxies {
             ForwardedBy::Forwarded => fields.forwarded.as_deref(),
         };
         let mut client = peer;
-        for hop in list.unwrap_or_default().rsplit(',') {
+        for hop in from_the_end(list.unwrap_or_default(), b',') {
             let told = match self.header {
                 ForwardedBy::XForwardedFor => Some(hop.trim()),
                 ForwardedBy::Forwarded => node_of(hop),
@@ -81,9 +81,33 @@ impl TrustedProxies {
     }
 }
 
+/// The parts of a list from its last on. A separator inside quotes separates nothing. Read from the end, since what our
+/// proxies have added stands there: whoever wrote the rest may have left a quote open.
+fn from_the_end(list: &str, separator: u8) -> impl Iterator<Item = &str> {
+    let mut rest = Some(list);
+    std::iter::from_fn(move || {
+        let list = rest?;
+        let (bytes, mut is_quoted) = (list.as_bytes(), false);
+        let is_escaped = |at: usize| {
+            let before = bytes.iter().take(at).rev();
+            before.take_while(|byte| **byte == b'\\').count() % 2 == 1
+        };
+        for (at, byte) in bytes.iter().enumerate().rev() {
+            if *byte == b'"' && !is_escaped(at) {
+                is_quoted = !is_quoted;
+            } else if *byte == separator && !is_quoted {
+                let (before, last) = list.split_at(at);
+                rest = Some(before);
+                return last.get(1..);
+            }
+        }
+        rest.take()
+    })
+}
+
 /// The `for` of one element of a Forwarded header, without quotes.
 fn node_of(element: &str) -> Option<&str> {
-    element.split(';').find_map(|pair| {
+    from_the_end(element, b';').find_map(|pair| {
         let (name, value) = pair.split_once('=')?;
         name.trim()
             .eq_ignore_ascii_case("for")
@@ -195,6 +219,13 @@ mod tests {
             ("proto=https;for=\"[2001:db9::7]:4711\", for=10.3.3.3", "2001:db9::7"),
             ("for=_hidden", "10.0.0.1"),
             ("for=203.0.113.9, by=10.0.0.1", "10.0.0.1"),
+            // What is quoted is one value, whatever it holds.
+            ("for=203.0.113.9;by=\"a,b\"", "203.0.113.9"),
+            ("for=203.0.113.9;by=\"a;for=6.6.6.6,\"", "203.0.113.9"),
+            ("for=203.0.113.9;by=\"\\\",x\\\\\"", "203.0.113.9"),
+            // And what the client leaves open ends nothing of what a proxy says.
+            ("for=\"6.6.6.6, for=203.0.113.9", "203.0.113.9"),
+            ("for=\"6.6.6.6, for=\"[2001:db9::7]\"", "2001:db9::7"),
         ] {
             assert_eq!(client(ForwardedBy::Forwarded, "10.0.0.1", list), expected, "{list}");
         }
