@@ -97,6 +97,14 @@ fn secrets_of_urls_and_hidden_masters_are_never_told() {
     node.run();
     node.wait_for("r", &snapshot);
     assert_eq!(node.get("/pub/r/3"), std::fs::read(source.join("3")).unwrap());
+    // The gate passes on who somebody is to it. Whoever asks so does not say to be a node.
+    let gone = "00000000-0000-4000-8000-000000000000";
+    let record = |id: &str| {
+        let url = format!("http://127.0.0.1:{port}/.im/v1/r/snapshots/{id}");
+        curl(&url, &["-u", "mirror:Sesame-9"])
+    };
+    assert!(record(&snapshot).starts_with("HTTP/1.1 200 "), "{}", record(&snapshot));
+    assert!(record(gone).starts_with("HTTP/1.1 404 "), "{}", record(gone));
     nginx.stop();
     master.stop(true);
     let answers: Vec<String> = [
