@@ -401,7 +401,7 @@ impl Connection {
                 self.blocked += since.elapsed();
                 self.taken += *sent as u64;
                 if self.is_dawdling() {
-                    return Poll::Ready(Err(too_slow("the client takes an answer too slowly")));
+                    return Poll::Ready(Err(self.cut("the client takes an answer too slowly")));
                 }
             }
             return Poll::Ready(done);
@@ -411,7 +411,14 @@ impl Connection {
             self.patience.lasts(self.shared.limits.write_timeout);
         }
         ready!(self.patience.poll_over(cx));
-        Poll::Ready(Err(too_slow("the client took nothing for too long")))
+        Poll::Ready(Err(self.cut("the client took nothing for too long")))
+    }
+
+    /// The error that ends the connection of a client that is too slow. What the kernel still has for it is thrown away, or
+    /// it would keep megabytes for minutes.
+    fn cut(&self, text: &str) -> io::Error {
+        self.socket.reset_at_end();
+        io::Error::new(io::ErrorKind::TimedOut, text)
     }
 
     /// Begins to measure how fast the client takes an answer.
@@ -432,10 +439,6 @@ impl Connection {
 /// sooner (and, as it turns out, cheaper) behind a header that was not held back.
 pub(super) fn is_joined(body: &Range<u64>) -> bool {
     body.end - body.start <= JOINED_BYTES_MAX
-}
-
-fn too_slow(text: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
 fn says_close(answer: &Answer) -> bool {

@@ -4,8 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustix::net::SendFlags;
+use rustix::net::sockopt::set_socket_linger;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -82,6 +84,16 @@ impl Socket {
         }
     }
 
+    /// Has the connection reset, and what is not sent thrown away, when the socket is closed.
+    pub(crate) fn reset_at_end(&self) {
+        match self {
+            Self::Tcp(socket) => reset_at_end(socket.as_fd()),
+            Self::Tls(socket) => reset_at_end(socket.get_ref().0.as_fd()),
+            // What its buffer holds goes with it.
+            Self::Unix(_) => {}
+        }
+    }
+
     /// Says goodbye where the protocol wants it. Closing the socket, which follows, is the goodbye of the others.
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
@@ -97,6 +109,13 @@ impl Socket {
             Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Tls(socket) => Pin::new(socket).poll_shutdown(cx),
         }
+    }
+}
+
+/// The same of a TCP socket: closing it would wait for a client that takes nothing, in the kernel (FIN-WAIT-1).
+pub(crate) fn reset_at_end(socket: BorrowedFd<'_>) {
+    if let Err(error) = set_socket_linger(socket, Some(Duration::ZERO)) {
+        tracing::debug!(%error, "a connection is not reset");
     }
 }
 
