@@ -27,6 +27,7 @@
 
 mod background;
 pub mod bars;
+pub mod blocking;
 pub mod clock;
 pub mod config;
 pub mod control;

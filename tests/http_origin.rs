@@ -124,8 +124,8 @@ async fn filled(objects: &[Bytes]) -> MemoryCache {
     let cache = MemoryCache::new(None);
     for data in objects {
         let fill = cache.fill(&ObjectId::of(data), data.len() as u64).await.unwrap();
-        fill.set_outboard(outboard_of(data)).unwrap();
-        fill.write(0, data).unwrap();
+        fill.set_outboard(outboard_of(data)).await.unwrap();
+        fill.write(0, data.clone()).await.unwrap();
         fill.finish().await.unwrap();
     }
     cache

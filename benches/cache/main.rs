@@ -100,7 +100,7 @@ fn main() -> Result<()> {
 fn put(cache: &DiskCache, number: u64) -> Result<()> {
     let data = content(number);
     let fill = block_on(cache.fill(&ObjectId::of(&data), data.len() as u64))?;
-    fill.write(0, &data)?;
+    block_on(fill.write(0, data.into()))?;
     block_on(fill.finish())?;
     Ok(())
 }
@@ -137,7 +137,7 @@ fn scattered(step: u64, objects: u64) -> u64 {
 fn read(cache: &DiskCache, number: u64) -> Result<()> {
     let data = content(number);
     let handle = block_on(cache.open(&ObjectId::of(&data)))?.context("it should be here")?;
-    ensure!(handle.read(0..data.len() as u64)? == data, "wrong bytes");
+    ensure!(block_on(handle.read(0..data.len() as u64))? == data, "wrong bytes");
     Ok(())
 }
 

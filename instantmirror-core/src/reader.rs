@@ -41,8 +41,8 @@ impl ObjectReader for HandleReader {
         }))
     }
 
-    fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError> {
-        self.0.read(range).map_err(FetchError::Cache)
+    async fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError> {
+        self.0.read(range).await.map_err(FetchError::Cache)
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -68,7 +68,7 @@ impl ObjectReader for EmptyReader {
         Ok(0)
     }
 
-    fn read(&self, _range: Range<u64>) -> Result<Bytes, FetchError> {
+    async fn read(&self, _range: Range<u64>) -> Result<Bytes, FetchError> {
         Ok(Bytes::new())
     }
 }

@@ -22,7 +22,6 @@ use instantmirror_core::{FileMeta, RepoName};
 use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
 
-use crate::body;
 use crate::engine::wire;
 use crate::header_rules::HeaderRules;
 use crate::request::{Fields, Validators, http_seconds};
@@ -175,7 +174,7 @@ impl HotAnswers {
         if size <= HOT_BODY_BYTES_MAX
             && let Some(share) = self.memory.take(size)
         {
-            let bytes = body::read(&reader, 0..size).await.ok()?;
+            let bytes = reader.read(0..size).await.ok()?;
             let bytes = (bytes.len() as u64 == size).then_some(bytes)?;
             return Some(HotBody::Memory { bytes, _share: share });
         }

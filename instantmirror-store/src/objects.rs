@@ -50,6 +50,9 @@ pub struct ImportedFile {
 }
 
 /// Objects by id, with the table of their digests. Share it behind an `Arc`.
+///
+/// As [`Objects`] its futures block on the disk: async callers are given it inside
+/// [`Blocking`](instantmirror_core::traits::blocking::Blocking).
 #[derive(Debug)]
 pub struct ObjectStore {
     disk: Arc<dyn Disk>,
@@ -409,7 +412,7 @@ impl Read for ObjectContent {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.ready.is_empty() {
             let end = self.object.size().min(self.position + READ_BYTES as u64);
-            let read = self.object.read(self.position..end);
+            let read = self.object.read_range(self.position..end);
             (self.ready, self.position) = (read.map_err(std::io::Error::other)?, end);
         }
         let len = buffer.len().min(self.ready.len());
@@ -438,6 +441,7 @@ struct StoredObject {
     file: Box<dyn DiskFile>,
 }
 
+#[async_trait]
 impl ObjectHandle for StoredObject {
     fn object(&self) -> ObjectId {
         self.outboard.object()
@@ -453,9 +457,19 @@ impl ObjectHandle for StoredObject {
         all
     }
 
+    async fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
+        self.read_range(range)
+    }
+}
+
+impl StoredObject {
+    fn size(&self) -> u64 {
+        self.outboard.size()
+    }
+
     /// Reads and verifies the groups that cover `range`.
-    fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
-        let object = self.object();
+    fn read_range(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
+        let object = self.outboard.object();
         let cover = group_cover(range.clone(), self.size());
         let len = usize::try_from(cover.end - cover.start);
         let Some(len) = len.ok().filter(|_| range.end <= self.size()) else {

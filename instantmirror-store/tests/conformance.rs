@@ -37,6 +37,33 @@ mod cache_on_a_real_disk {
     }
 }
 
+/// As async callers have it: what blocks is done by other threads, here one for each call.
+mod cache_on_other_threads {
+    use std::sync::Arc;
+
+    use instantmirror_core::conformance::Subject;
+    use instantmirror_core::traits::blocking::{Blocking, Threads};
+    use instantmirror_store::cache::{CacheLimits, CacheOptions, DiskCache};
+    use instantmirror_store::disk::RealDisk;
+
+    fn make(max_bytes: Option<u64>) -> Subject<Blocking<DiskCache>> {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = CacheLimits {
+            max_bytes,
+            ..CacheLimits::default()
+        };
+        let options = CacheOptions {
+            limits,
+            ..CacheOptions::default()
+        };
+        let cache = DiskCache::open(Arc::new(RealDisk::open(dir.path()).unwrap()), options).unwrap();
+        let threads = Threads::new(|work| drop(std::thread::spawn(work)));
+        Subject::on(Blocking::new(Arc::new(cache), threads), dir)
+    }
+
+    instantmirror_core::object_cache_conformance!(make);
+}
+
 mod cache_on_a_simulated_disk {
     use std::sync::Arc;
 

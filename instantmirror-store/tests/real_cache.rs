@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use instantmirror_core::conformance::{ReadNow as _, WriteNow as _};
 use instantmirror_core::traits::{ObjectCache, Objects};
 use instantmirror_core::{ObjectId, RepoPath};
 use instantmirror_store::StoreError;
@@ -29,7 +30,7 @@ fn open(dir: &Path) -> Result<DiskCache, StoreError> {
 
 fn put(cache: &DiskCache, data: &[u8]) {
     let fill = now(cache.fill(&ObjectId::of(data), data.len() as u64)).unwrap();
-    fill.write(0, data).unwrap();
+    fill.write_now(0, data).unwrap();
     now(fill.finish()).unwrap();
 }
 
@@ -70,7 +71,7 @@ fn second_process_is_refused_with_the_pid_and_starts_at_once_after_kill() {
     child.wait().unwrap();
     let cache = open(dir.path()).unwrap();
     let handle = now(cache.open(&ObjectId::of(b"from the child"))).unwrap().unwrap();
-    assert_eq!(handle.read(0..14).unwrap(), b"from the child"[..]);
+    assert_eq!(handle.read_now(0..14).unwrap(), b"from the child"[..]);
 }
 
 #[test]
@@ -107,7 +108,7 @@ fn import(data: &[u8], options: ImportOptions) -> (ImportMethod, bool) {
     assert_eq!(cache.import(&request).unwrap().method, ImportMethod::Present);
     fs::remove_file(source.join("f")).unwrap();
     let handle = now(cache.open(&ObjectId::of(data))).unwrap().unwrap();
-    assert_eq!(handle.read(0..data.len() as u64).unwrap(), data);
+    assert_eq!(handle.read_now(0..data.len() as u64).unwrap(), data);
     let file = File::from(handle.descriptor().unwrap().try_clone_to_owned().unwrap());
     (
         imported.method,

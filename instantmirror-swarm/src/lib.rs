@@ -1,7 +1,7 @@
 //! Where InstantMirror gets its bytes from.
 //!
 //! Key decision: **what to fetch is decided in core, this crate carries it out.** A [`FetchEngine`] drives
-//! core's scheduler and fill plans over any number of [`PeerTransport`](instantmirror_core::traits::PeerTransport)s
+//! core's scheduler and fill plans over any number of [`Transport`](instantmirror_core::traits::Transport)s
 //! and lets nothing into the cache that was not verified; a [`Follower`] keeps a repository's head and
 //! catalogs up with its master. [`HttpOrigin`] talks to a master over HTTP. BitTorrent stands in layers: [`wire`] is what
 //! peers say to each other and [`session`] one swarm, both plain code; [`peer`] carries swarms on sockets, as a source of the

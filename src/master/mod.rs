@@ -38,7 +38,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use instantmirror_core::catalog::Differences;
-use instantmirror_core::traits::SnapshotStore as _;
+use instantmirror_core::traits::blocking::Blocking;
+use instantmirror_core::traits::{Objects, SnapshotStore as _};
 use instantmirror_core::{
     CacheError, HeadError, KeysError, NodeName, ObjectId, PublicKey, RepoName, SignedHead, Snapshot, SnapshotId,
     TagName,
@@ -50,6 +51,7 @@ use instantmirror_store::metadata::{MetadataError, Problems};
 use instantmirror_store::objects::ObjectStore;
 use instantmirror_store::snapshots::{CatalogWalker, DiskSnapshotStore};
 
+use crate::blocking::threads;
 use crate::config::{ServerConfig, ServerRepository};
 use crate::export::{ExportError, ExportFormat, export};
 use crate::progress::Progress;
@@ -369,6 +371,11 @@ impl Master {
     #[must_use]
     pub fn config(&self) -> &ServerConfig {
         &self.config
+    }
+
+    /// Its objects, for async readers.
+    fn readable_objects(&self) -> Arc<dyn Objects> {
+        Arc::new(Blocking::new(Arc::clone(&self.objects), threads()))
     }
 
     /// The key that new nodes have to trust: the newest one, when this was opened.

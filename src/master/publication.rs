@@ -13,14 +13,13 @@ use instantmirror_core::grace::fallbacks;
 use instantmirror_core::log_limited;
 use instantmirror_core::reader::{EmptyReader, HandleReader};
 use instantmirror_core::traits::{
-    Annotations, Catalogs, FetchError, NodeApi, ObjectReader, ObjectSource, Objects as _, ReadIntent, TorrentLink,
+    Annotations, Catalogs, FetchError, NodeApi, ObjectReader, ObjectSource, Objects, ReadIntent, TorrentLink,
     TransportError,
 };
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{
     Clock as _, HeadMark, HeadMarks, ObjectId, RepoName, RepoPath, SignedHead, Snapshot, SnapshotId,
 };
-use instantmirror_store::objects::ObjectStore;
 use tokio::sync::watch;
 
 use super::embargo::{Embargo, Hidden, Roots};
@@ -67,7 +66,7 @@ impl MasterPublication {
             .iter()
             .map(|repository| repository.name.clone());
         let states = names.map(|name| (name.clone(), watch::Sender::new(Arc::new(RepositoryState::empty(name)))));
-        let objects = Arc::new(StoreSource(Arc::clone(&master.objects)));
+        let objects = Arc::new(StoreSource(master.readable_objects()));
         let publication = Self {
             states: states.collect(),
             turns: watch::Sender::default(),
@@ -330,7 +329,7 @@ pub(crate) async fn head_after(
 
 /// Opens objects of the store.
 #[derive(Debug)]
-struct StoreSource(Arc<ObjectStore>);
+struct StoreSource(Arc<dyn Objects>);
 
 #[async_trait]
 impl ObjectSource for StoreSource {

@@ -95,7 +95,7 @@ impl MasterServer {
         let background = Background::start().map_err(MasterError::Threads)?;
         let sockets = Sockets::open(&config.http, &config.control_socket(), Some(background.handle())).await?;
         let gate = Arc::new(MasterGate::new(master.clone(), Arc::clone(&publication)));
-        let (told, objects, keeper) = (Arc::clone(&publication), Arc::clone(&master.objects), Arc::clone(&gate));
+        let (told, objects, keeper) = (Arc::clone(&publication), master.readable_objects(), Arc::clone(&gate));
         let api = move || Api::new(told.clone(), objects.clone()).with_gatekeeper(keeper.clone());
         let pages = Arc::new(TorrentPages(publication.offers()));
         let shown = Arc::clone(&publication);

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::metainfo::InfoHash;
-use instantmirror_core::traits::{Catalogs as _, NodeApi as _, Objects};
+use instantmirror_core::traits::{Catalogs as _, NodeApi as _};
 use instantmirror_core::{NodeId, RepoName};
 use instantmirror_swarm::peer::Origin;
 
@@ -55,7 +55,7 @@ impl Seeding {
         }
         let exports = Exports::new(ExportTerms {
             peering: Arc::clone(&peering),
-            objects: Arc::clone(&master.objects) as Arc<dyn Objects>,
+            objects: master.readable_objects(),
             role: JoinAs::Master,
             is_private: config.private,
         });
@@ -137,10 +137,7 @@ async fn seed_one(
         };
         sequence = head.head().sequence;
         if joined.is_none() {
-            let (disk, objects) = (
-                Arc::clone(&master.disk),
-                Arc::clone(&master.objects) as Arc<dyn Objects>,
-            );
+            let (disk, objects) = (Arc::clone(&master.disk), master.readable_objects());
             let (dir, piece_bytes) = (swarm_dir(name), head.head().piece_length);
             let open = move || RepositorySwarm::open_pieces(disk, &dir, piece_bytes, objects);
             let pieces = match tokio::task::spawn_blocking(open).await {

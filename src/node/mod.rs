@@ -23,7 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
-use instantmirror_core::traits::{ObjectCache, SnapshotStore, Transport, Upstream};
+use instantmirror_core::traits::blocking::Blocking;
+use instantmirror_core::traits::{SnapshotStore, Transport, Upstream};
 use instantmirror_core::url::SecretUrl;
 use instantmirror_core::{RepoName, SnapshotId};
 use instantmirror_store::StoreError;
@@ -34,6 +35,7 @@ use instantmirror_swarm::{FetchEngine, Follower, HttpOrigin, Intake};
 use tokio::task::JoinSet;
 
 use crate::background::Background;
+use crate::blocking::threads;
 use crate::clock::SystemClock;
 use crate::config::{NodeConfig, NodeRepository, OutgoingConfig};
 
@@ -173,7 +175,7 @@ impl Node {
             sources.insert(name, transports);
         }
         let scheduler = Box::new(PriorityScheduler::new(SchedulerLimits::default()));
-        let objects: Arc<dyn ObjectCache> = Arc::new(cache.clone());
+        let objects = Arc::new(Blocking::new(Arc::new(cache.clone()), threads()));
         let engine = FetchEngine::new(objects, sources, scheduler);
         engine.never_keep(config.cache.never.clone());
         engine.set_limits(config.fetch_limits());
@@ -300,18 +302,11 @@ impl Node {
     /// # Errors
     /// [`instantmirror_core::CacheError::Io`].
     pub async fn checkpoint(&self) -> Result<(), instantmirror_core::CacheError> {
-        let cache = self.cache.clone();
-        // Before all is listed there is nothing new to say. It syncs a file system: not on the runtime's threads.
-        let written = tokio::task::spawn_blocking(move || match cache.is_loaded() {
-            true => futures_executor::block_on(cache.checkpoint()),
+        // Before all is listed there is nothing new to say.
+        match self.cache.is_loaded() {
+            true => self.engine.cache().checkpoint().await,
             false => Ok(()),
-        });
-        written.await.unwrap_or_else(|error| {
-            Err(instantmirror_core::CacheError::Io {
-                what: "cannot write down the state of the cache".to_owned(),
-                source: Arc::new(error),
-            })
-        })
+        }
     }
 }
 

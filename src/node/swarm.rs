@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use instantmirror_core::traits::Objects;
+use instantmirror_core::traits::blocking::Blocking;
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{NodeId, RepoName, Snapshot};
 use instantmirror_store::cache::DiskCache;
@@ -16,6 +17,7 @@ use instantmirror_swarm::peer::{Origin, SwarmTransport};
 use instantmirror_swarm::{Follower, HttpOrigin};
 
 use super::{Node, NodeError};
+use crate::blocking::threads;
 use crate::config::NodeConfig;
 use crate::peering::{
     ExportChanges, ExportTerms, Exports, HaveKeeper, JoinAs, Peering, Remembered, RepositoryPieces, RepositorySwarm,
@@ -59,7 +61,7 @@ impl Swarming {
         let Some(peering) = Peering::open(&config.peers, &config.outgoing).await? else {
             return Ok(None);
         };
-        let objects: Arc<dyn Objects> = Arc::new(cache.clone());
+        let objects: Arc<dyn Objects> = Arc::new(Blocking::new(Arc::new(cache.clone()), threads()));
         let exports = Exports::new(ExportTerms {
             peering: Arc::clone(&peering),
             objects: Arc::clone(&objects),

@@ -1,6 +1,7 @@
 //! Torrents as they are built, read as pieces.
 
 use instantmirror_core::catalog::build_directory;
+use instantmirror_core::conformance::WriteNow as _;
 use instantmirror_core::memory::{MemoryCache, MemoryStore};
 use instantmirror_core::metainfo::{Content, Limits, SHA1_BYTES, Tail, TorrentFile, build};
 use instantmirror_core::outboard::ObjectHasher;
@@ -70,8 +71,8 @@ fn keep(objects: &MemoryCache, bytes: &[u8]) -> FileMeta {
     let is_new = size > 0 && futures_executor::block_on(objects.open(&object)).unwrap().is_none();
     if is_new {
         let fill = futures_executor::block_on(objects.fill(&object, size)).unwrap();
-        fill.set_outboard(outboard).unwrap();
-        fill.write(0, bytes).unwrap();
+        fill.set_outboard_now(outboard).unwrap();
+        fill.write_now(0, bytes).unwrap();
         futures_executor::block_on(fill.finish()).unwrap();
     }
     FileMeta {

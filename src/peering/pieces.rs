@@ -10,6 +10,7 @@ use instantmirror_core::ObjectId;
 use instantmirror_core::log_limited;
 use instantmirror_core::swarm::PieceIndex;
 use instantmirror_core::traits::Objects;
+use instantmirror_core::traits::blocking::may_block;
 use instantmirror_store::piece_map::PieceMap;
 use instantmirror_swarm::peer::{ObjectPlace, PieceSource};
 use instantmirror_swarm::wire::Block;
@@ -69,18 +70,11 @@ impl PieceSource for RepositoryPieces {
         read_objects(&self.objects, found).await
     }
 
-    /// May read the whole object, if its outboard was lost: not on the runtime's threads.
     async fn outboard(&self, object: &ObjectId) -> Option<Bytes> {
-        let (objects, wanted) = (Arc::clone(&self.objects), *object);
-        let read = tokio::task::spawn_blocking(move || futures_executor::block_on(objects.outboard(&wanted)));
-        match read.await {
-            Ok(Ok(outboard)) => outboard.map(|outboard| outboard.values().clone()),
-            Ok(Err(error)) => {
-                log_limited!(Instant::now(), warn, %object, "its outboard cannot be given to a peer: {error}");
-                None
-            }
+        match self.objects.outboard(object).await {
+            Ok(outboard) => outboard.map(|outboard| outboard.values().clone()),
             Err(error) => {
-                log_limited!(Instant::now(), error, %object, "its outboard cannot be given to a peer: {error}");
+                log_limited!(Instant::now(), warn, %object, "its outboard cannot be given to a peer: {error}");
                 None
             }
         }
@@ -108,12 +102,22 @@ async fn read_objects(
     parts: Vec<Result<ObjectPart, String>>,
 ) -> Vec<Result<Bytes, String>> {
     let (objects, count) = (Arc::clone(objects), parts.len());
-    let read_one = move |(object, range): ObjectPart| {
-        let handle = futures_executor::block_on(objects.open(&object)).map_err(|error| error.to_string())?;
-        let handle = handle.ok_or("it is not here (any more)")?;
-        handle.read(range).map_err(|error| error.to_string())
+    let read_all = async move {
+        let mut read = Vec::with_capacity(parts.len());
+        for part in parts {
+            read.push(match part {
+                Ok(part) => read_part(objects.as_ref(), part).await,
+                Err(why) => Err(why),
+            });
+        }
+        read
     };
-    let read_all = move || parts.into_iter().map(|part| part.and_then(&read_one)).collect();
-    let read = tokio::task::spawn_blocking(read_all).await;
+    let read = tokio::task::spawn_blocking(move || may_block(|| futures_executor::block_on(read_all))).await;
     read.unwrap_or_else(|error| vec![Err(error.to_string()); count])
+}
+
+async fn read_part(objects: &dyn Objects, (object, range): ObjectPart) -> Result<Bytes, String> {
+    let handle = objects.open(&object).await.map_err(|error| error.to_string())?;
+    let handle = handle.ok_or("it is not here (any more)")?;
+    handle.read(range).await.map_err(|error| error.to_string())
 }

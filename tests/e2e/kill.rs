@@ -73,7 +73,7 @@ pub(crate) async fn snapshots_that_are_whole(master: &Master) -> Vec<Snapshot> {
                             .open(&name, &file, intent)
                             .await
                             .expect("its objects are there");
-                        let content = reader.read(0..file.size).expect("and right");
+                        let content = reader.read(0..file.size).await.expect("and right");
                         assert_eq!(instantmirror::core::ObjectId::of(&content), file.object);
                     }
                     Kind::Symlink(_) => {}

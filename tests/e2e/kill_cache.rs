@@ -77,7 +77,7 @@ fn check(node: &Node, what: &str) -> usize {
         let opened = futures_executor::block_on(cache.open(&object)).unwrap();
         let Some(handle) = opened else { continue };
         for range in handle.present().ranges() {
-            let bytes = handle.read(range.clone()).unwrap();
+            let bytes = futures_executor::block_on(handle.read(range.clone())).unwrap();
             let (start, end) = (
                 usize::try_from(range.start).unwrap(),
                 usize::try_from(range.end).unwrap(),

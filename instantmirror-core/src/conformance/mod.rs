@@ -27,7 +27,7 @@ pub mod snapshot_store;
 
 use std::any::Any;
 use std::fmt::Debug;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +35,11 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use crate::CacheError;
 use crate::outboard::{ObjectHasher, Outboard};
+use crate::traits::{ObjectFill, ObjectHandle};
 
 pub use faulty::{Call, FaultyTransport};
 
@@ -110,6 +114,46 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
             thread::park_timeout(Duration::from_secs(1));
             waited += 1;
         }
+    }
+}
+
+/// [`ObjectHandle::read`], waited for on this thread.
+pub trait ReadNow {
+    /// Reads exactly `range`.
+    ///
+    /// # Errors
+    /// As [`ObjectHandle::read`].
+    fn read_now(&self, range: Range<u64>) -> Result<Bytes, CacheError>;
+}
+
+impl<H: ObjectHandle + ?Sized> ReadNow for H {
+    fn read_now(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
+        block_on(self.read(range))
+    }
+}
+
+/// [`ObjectFill::set_outboard`] and [`ObjectFill::write`], waited for on this thread.
+pub trait WriteNow {
+    /// Hands the outboard in.
+    ///
+    /// # Errors
+    /// As [`ObjectFill::set_outboard`].
+    fn set_outboard_now(&self, outboard: Outboard) -> Result<(), CacheError>;
+
+    /// Writes whole groups.
+    ///
+    /// # Errors
+    /// As [`ObjectFill::write`].
+    fn write_now(&self, offset: u64, data: &[u8]) -> Result<(), CacheError>;
+}
+
+impl<F: ObjectFill + ?Sized> WriteNow for F {
+    fn set_outboard_now(&self, outboard: Outboard) -> Result<(), CacheError> {
+        block_on(self.set_outboard(outboard))
+    }
+
+    fn write_now(&self, offset: u64, data: &[u8]) -> Result<(), CacheError> {
+        block_on(self.write(offset, Bytes::copy_from_slice(data)))
     }
 }
 

@@ -233,6 +233,7 @@ struct MemoryHandle {
     content: Arc<Mutex<Content>>,
 }
 
+#[async_trait]
 impl ObjectHandle for MemoryHandle {
     fn object(&self) -> ObjectId {
         self.object
@@ -246,7 +247,7 @@ impl ObjectHandle for MemoryHandle {
         lock(&self.content).present.clone()
     }
 
-    fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
+    async fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
         let content = lock(&self.content);
         let place = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
         let data = place.filter(|_| content.present.contains(range.clone()));
@@ -275,7 +276,7 @@ impl ObjectFill for MemoryFill {
         lock(&self.handle.content).outboard.clone()
     }
 
-    fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError> {
+    async fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError> {
         let mut content = lock(&self.handle.content);
         if outboard.object() != self.handle.object || outboard.size() != content.size {
             return Err(VerifyError::Outboard(self.handle.object).into());
@@ -284,12 +285,12 @@ impl ObjectFill for MemoryFill {
         Ok(())
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), CacheError> {
+    async fn write(&self, offset: u64, data: Bytes) -> Result<(), CacheError> {
         // The cache is locked so that used and reserved change together.
         let mut inner = lock(&self.cache.0);
         let mut content = lock(&self.handle.content);
         let missing = VerifyError::Outboard(self.handle.object);
-        content.outboard.as_ref().ok_or(missing)?.verify_groups(offset, data)?;
+        content.outboard.as_ref().ok_or(missing)?.verify_groups(offset, &data)?;
         let (mut start, before) = (offset, content.present.len());
         for group in data.chunks(usize::try_from(GROUP_BYTES).unwrap_or(usize::MAX)) {
             let range = start..start + group.len() as u64;

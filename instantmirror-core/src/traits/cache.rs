@@ -96,8 +96,8 @@ pub trait Objects: Debug + Send + Sync + 'static {
 /// * Losing power may lose objects (they can be fetched again), never the truth about them.
 ///
 /// Cancellation: dropping a future leaves the cache as before the call; dropping a fill keeps what was
-/// verified so far and returns what it had reserved beyond that. Reads and writes may block on the disk
-/// for as long as it takes; no lock is held across objects meanwhile.
+/// verified so far and returns what it had reserved beyond that. A call may wait for a disk or a network for as long as that
+/// takes; no lock is held across objects meanwhile.
 #[async_trait]
 pub trait ObjectCache: Objects {
     /// Begins or resumes filling an object of `size` bytes: room for all of it is reserved before this
@@ -139,6 +139,7 @@ pub trait ObjectCache: Objects {
 
 /// An open object. Holding it keeps its bytes. For an object that is being filled, more becomes present
 /// while the handle is open.
+#[async_trait]
 pub trait ObjectHandle: Debug + Send + Sync {
     /// The object.
     fn object(&self) -> ObjectId;
@@ -154,12 +155,13 @@ pub trait ObjectHandle: Debug + Send + Sync {
         self.present().contains(0..self.size())
     }
 
-    /// Reads exactly `range`.
+    /// Reads exactly `range`, from wherever it lies: a file, or the network. A frontend that can send a
+    /// [`descriptor`](Self::descriptor) does so instead, without a future.
     ///
     /// # Errors
     /// [`CacheError::Absent`] if any of it is not present, [`CacheError::Io`] or
     /// [`CacheError::Damaged`] if the medium fails; never wrong bytes in silence.
-    fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError>;
+    async fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError>;
 
     /// A descriptor from which [`present`](Self::present) ranges can be sent by `sendfile` or `splice`,
     /// at the same offsets. Core only passes it on.
@@ -181,14 +183,14 @@ pub trait ObjectFill: Debug + Send + Sync {
     ///
     /// # Errors
     /// [`CacheError::Verify`] if it belongs to another object, [`CacheError::Io`].
-    fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError>;
+    async fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError>;
 
     /// Verifies `data`, whole groups at `offset`, and makes them readable. Groups that are present are
     /// left as they are.
     ///
     /// # Errors
     /// [`CacheError::Verify`] if it does not match (nothing is kept of it), [`CacheError::Io`].
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), CacheError>;
+    async fn write(&self, offset: u64, data: Bytes) -> Result<(), CacheError>;
 
     /// Publishes the object as whole. Handles opened before go on working.
     ///

@@ -98,11 +98,11 @@ pub trait ObjectReader: Debug + Send + Sync {
         None
     }
 
-    /// Reads exactly `range`, which [`ready`](Self::ready) has announced. May block on the disk.
+    /// Reads exactly `range`, which [`ready`](Self::ready) has announced; as [`ObjectHandle::read`](super::ObjectHandle::read).
     ///
     /// # Errors
     /// [`FetchError::Cache`].
-    fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError>;
+    async fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError>;
 
     /// A descriptor from which announced ranges can be sent, as
     /// [`ObjectHandle::descriptor`](super::ObjectHandle::descriptor), but for what is [`held`](Self::held).

@@ -16,7 +16,11 @@
 //!
 //! All are object safe and free of any runtime: futures may be polled by any executor, and dropping one
 //! cancels the work at the next await point, leaving nothing half done that a later call could see.
+//!
+//! A future must not block the thread that polls it. An implementation that cannot help it (files) says so in its
+//! documentation, and is given to async callers inside [`Blocking`](blocking::Blocking).
 
+pub mod blocking;
 mod cache;
 mod error;
 mod frontend;

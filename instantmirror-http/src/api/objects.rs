@@ -13,6 +13,7 @@ use instantmirror_core::batch::{
 };
 use instantmirror_core::log_limited;
 use instantmirror_core::reader::HandleReader;
+use instantmirror_core::traits::blocking::may_block;
 use instantmirror_core::traits::{ObjectHandle, Objects};
 use instantmirror_core::{CacheError, FileMeta, ObjectId, RepoName, RepoPath};
 use tokio::runtime::Handle;
@@ -145,7 +146,7 @@ pub(super) fn batch(store: &Arc<dyn Objects>, body: &[u8], sight: Sight) -> Answ
         // would cost more than what it does.
         let (mut batch, runtime) = (batch?, Handle::current());
         let gathered = spawn_blocking(move || {
-            let piece = runtime.block_on(batch.piece());
+            let piece = may_block(|| runtime.block_on(batch.piece()));
             (piece, batch)
         });
         match gathered.await {
@@ -179,7 +180,7 @@ impl Batch {
                 break;
             }
             let end = item.size.min(item.at + room);
-            let content = handle.read(item.at..end);
+            let content = handle.read(item.at..end).await;
             match content.ok().filter(|content| content.len() as u64 == end - item.at) {
                 Some(content) => {
                     if item.at == 0 {

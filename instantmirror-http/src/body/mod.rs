@@ -31,7 +31,7 @@ use crate::respond::Body;
 use crate::stats::Counters;
 use crate::tls::Running;
 
-pub(crate) use object::{ObjectBody, Piece, Refusal, read};
+pub(crate) use object::{ObjectBody, Piece, Refusal};
 
 /// Most bytes read and handed to the transport at once.
 pub const PIECE_BYTES_MAX: u64 = 256 * 1024;

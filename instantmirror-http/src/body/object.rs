@@ -247,26 +247,13 @@ impl Reading {
     /// Reads the next piece, which is ready.
     async fn read(&self, content: &Content) -> Result<Bytes, FetchError> {
         let end = self.end.min(self.ready).min(self.at.saturating_add(PIECE_BYTES_MAX));
-        let piece = read(&self.reader, self.at..end).await?;
+        let piece = self.reader.read(self.at..end).await?;
         if piece.is_empty() || piece.len() as u64 != end.saturating_sub(self.at) {
             let (object, range) = (content.file.object, self.at..self.end);
             return Err(FetchError::Cache(CacheError::Absent { object, range }));
         }
         Ok(piece)
     }
-}
-
-/// Reads come from a disk that may take its time, and may be verified on the way; the thread that runs this serves
-/// other connections too. So they go to the blocking pool: some 10 µs for up to 256 KiB that take more to copy.
-pub(crate) async fn read(reader: &Arc<dyn ObjectReader>, range: Range<u64>) -> Result<Bytes, FetchError> {
-    let reader = Arc::clone(reader);
-    let read = tokio::task::spawn_blocking(move || reader.read(range)).await;
-    read.unwrap_or_else(|failed| {
-        Err(FetchError::Cache(CacheError::Io {
-            what: "reading an object".to_owned(),
-            source: Arc::new(failed),
-        }))
-    })
 }
 
 /// Whether the operator has to do something about it. All else passes by itself, or is told elsewhere: that a master cannot

@@ -22,7 +22,7 @@ use super::socket::SENDFILE_BYTES_MAX;
 use super::wire::{self, Behind};
 use crate::access_log::Visit;
 use crate::api::Answer;
-use crate::body::{Inner, ObjectBody, PIECE_BYTES_MAX, Piece, Pieces, read};
+use crate::body::{Inner, ObjectBody, PIECE_BYTES_MAX, Piece, Pieces};
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT};
 
 /// Bytes are collected up to so many before they are sent.
@@ -292,7 +292,7 @@ impl Connection {
                 end = range.end.min(at + PIECE_BYTES_MAX);
                 // The disk takes its time, which must not be that of this thread. The bytes stay in the page
                 // cache; if they cannot be read, sendfile will say so.
-                let _ = Box::pin(read(reader, at..end)).await;
+                let _ = reader.read(at..end).await;
             }
             self.send_from_memory(reader, at..end, visit).await?;
             at = end;
@@ -332,7 +332,7 @@ impl Connection {
         let mut at = range.start;
         while at < range.end {
             let end = range.end.min(at + PIECE_BYTES_MAX);
-            let bytes = read(reader, at..end).await.map_err(io::Error::other)?;
+            let bytes = reader.read(at..end).await.map_err(io::Error::other)?;
             self.send_bytes(&bytes, visit).await?;
             at = end;
         }

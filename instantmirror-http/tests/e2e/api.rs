@@ -274,8 +274,8 @@ async fn a_partial_object_is_not_there() {
     let outboard = hasher.finish();
     let object = outboard.object();
     let fill = world.cache.fill(&object, 200_000).await.unwrap();
-    fill.set_outboard(outboard).unwrap();
-    fill.write(0, &content[..65_536]).unwrap();
+    fill.set_outboard(outboard).await.unwrap();
+    fill.write(0, Bytes::copy_from_slice(&content[..65_536])).await.unwrap();
     assert_error(
         &get(server.address, &format!("/.im/v1/debian/objects/{object}")).await,
         404,

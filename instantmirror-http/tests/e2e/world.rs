@@ -249,8 +249,8 @@ impl World {
         let outboard = hasher.finish();
         let object = outboard.object();
         let fill = self.cache.fill(&object, content.len() as u64).await.unwrap();
-        fill.set_outboard(outboard).unwrap();
-        fill.write(0, content).unwrap();
+        fill.set_outboard(outboard).await.unwrap();
+        fill.write(0, Bytes::copy_from_slice(content)).await.unwrap();
         fill.finish().await.unwrap();
         object
     }
@@ -397,7 +397,7 @@ impl ObjectReader for Reader {
         matches!(self.fault, None | Some(Fault::Described(_)))
     }
 
-    fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError> {
+    async fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError> {
         let place = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
         if place.end > self.content.len() {
             let object = ObjectId::of(&self.content);

@@ -112,6 +112,24 @@ impl DiskHandle {
         self.lease.generation
     }
 
+    /// Reads exactly `range`; see [`ObjectHandle::read`].
+    pub(super) fn read_range(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
+        match &self.content {
+            Content::Partial(partial) => partial.read(range),
+            Content::Whole { size, .. } if range.end > *size || range.start > range.end => Err(CacheError::Absent {
+                object: self.lease.object,
+                range,
+            }),
+            Content::Whole {
+                file,
+                proof: Some(proof),
+                ..
+            } => self.read_verified(file.as_ref(), proof, range),
+            Content::Whole { file, .. } => read_exactly(file.as_ref(), self.lease.object, range)
+                .map_err(|error| self.lease.shared.blame_file(error, self.lease.generation)),
+        }
+    }
+
     /// Reads a whole object that is not trusted, and tells the table once nothing of it is left to verify.
     fn read_verified(&self, file: &dyn DiskFile, proof: &Proof, range: Range<u64>) -> Result<Bytes, CacheError> {
         let Lease {
@@ -131,6 +149,7 @@ impl DiskHandle {
     }
 }
 
+#[async_trait::async_trait]
 impl ObjectHandle for DiskHandle {
     fn object(&self) -> ObjectId {
         self.lease.object
@@ -158,21 +177,8 @@ impl ObjectHandle for DiskHandle {
         self.partial().is_none_or(|partial| partial.gap().is_none())
     }
 
-    fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
-        match &self.content {
-            Content::Partial(partial) => partial.read(range),
-            Content::Whole { size, .. } if range.end > *size || range.start > range.end => Err(CacheError::Absent {
-                object: self.lease.object,
-                range,
-            }),
-            Content::Whole {
-                file,
-                proof: Some(proof),
-                ..
-            } => self.read_verified(file.as_ref(), proof, range),
-            Content::Whole { file, .. } => read_exactly(file.as_ref(), self.lease.object, range)
-                .map_err(|error| self.lease.shared.blame_file(error, self.lease.generation)),
-        }
+    async fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
+        self.read_range(range)
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -281,7 +287,7 @@ pub(super) fn begin(shared: &Arc<Shared>, object: &ObjectId, size: u64) -> Resul
 /// The last group, once verified, says where the object ends.
 fn prove_size(handle: &DiskHandle) -> Result<(), CacheError> {
     let size = handle.size();
-    handle.read(size.saturating_sub(1)..size).map(|_| ())
+    handle.read_range(size.saturating_sub(1)..size).map(|_| ())
 }
 
 fn is_whole(shared: &Shared, object: &ObjectId) -> bool {
@@ -387,18 +393,18 @@ impl ObjectFill for DiskFill {
         self.handle.partial().and_then(|partial| partial.outboard())
     }
 
-    fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError> {
+    async fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError> {
         match self.handle.partial() {
             Some(partial) => partial.set_outboard(outboard),
             None => Ok(()),
         }
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), CacheError> {
+    async fn write(&self, offset: u64, data: Bytes) -> Result<(), CacheError> {
         let Some(partial) = self.handle.partial() else {
             return Ok(());
         };
-        let written = partial.write(self.shared().disk(), offset, data);
+        let written = partial.write(self.shared().disk(), offset, &data);
         let lease = &self.handle.lease;
         // Asked for under the lock, so that the last to arrive tells the newest.
         let mut table = self.shared().table();

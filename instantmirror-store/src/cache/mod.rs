@@ -82,6 +82,9 @@ pub struct CacheOptions {
 }
 
 /// An [`ObjectCache`] on a disk; see the [module](self). Clones share one cache.
+///
+/// Its futures block on the disk: async callers are given it inside
+/// [`Blocking`](instantmirror_core::traits::blocking::Blocking).
 #[derive(Clone, Debug)]
 pub struct DiskCache {
     shared: Arc<Shared>,
@@ -378,7 +381,7 @@ impl Objects for DiskCache {
         if let Some(outboard) = self.shared.load_outboard(*object, handle.size()) {
             return Ok(Some(outboard));
         }
-        let outboard = open::hash_with(handle.size(), |range| handle.read(range))?;
+        let outboard = open::hash_with(handle.size(), |range| handle.read_range(range))?;
         if outboard.object() != *object {
             return Err(self.shared.put_aside(object, handle.generation(), OTHER_HASH));
         }

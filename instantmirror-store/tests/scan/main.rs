@@ -16,6 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use instantmirror_core::catalog::{Catalog, CatalogNode, check_closure};
 use instantmirror_core::changes::ChangeSet;
+use instantmirror_core::conformance::ReadNow as _;
 use instantmirror_core::traits::Objects as _;
 use instantmirror_core::{CacheError, Directory, Kind, Meta, ObjectId, RepoPath};
 use instantmirror_store::StoreError;
@@ -401,8 +402,8 @@ fn rotten_missing_and_foreign_objects_are_errors_never_wrong_bytes() {
     let path = world.object_file(&content);
     let id = ObjectId::of(&content);
     let open = || futures_executor::block_on(world.reader().open(&id));
-    assert_eq!(open().unwrap().unwrap().read(0..200_000).unwrap(), content);
-    assert_eq!(open().unwrap().unwrap().read(70_000..70_001).unwrap(), b"x"[..]);
+    assert_eq!(open().unwrap().unwrap().read_now(0..200_000).unwrap(), content);
+    assert_eq!(open().unwrap().unwrap().read_now(70_000..70_001).unwrap(), b"x"[..]);
     let mut permissions = std::fs::metadata(&path).unwrap().permissions();
     #[allow(clippy::permissions_set_readonly_false, reason = "a file of the test")]
     permissions.set_readonly(false);
@@ -411,11 +412,14 @@ fn rotten_missing_and_foreign_objects_are_errors_never_wrong_bytes() {
     rotten[150_000] ^= 1;
     std::fs::write(&path, &rotten).unwrap();
     let handle = open().unwrap().unwrap();
-    assert!(handle.read(0..65_536).is_ok(), "groups that are right are served");
-    assert!(matches!(handle.read(149_999..150_001), Err(CacheError::Damaged { .. })));
+    assert!(handle.read_now(0..65_536).is_ok(), "groups that are right are served");
+    assert!(matches!(
+        handle.read_now(149_999..150_001),
+        Err(CacheError::Damaged { .. })
+    ));
     std::fs::write(&path, &content[..100_000]).unwrap();
     assert!(matches!(
-        open().unwrap().unwrap().read(90_000..120_000),
+        open().unwrap().unwrap().read_now(90_000..120_000),
         Err(CacheError::Damaged { .. })
     ));
     std::fs::remove_file(&path).unwrap();

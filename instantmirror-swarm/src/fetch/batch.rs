@@ -11,6 +11,7 @@ use instantmirror_core::batch::BATCH_OBJECTS_MAX;
 use instantmirror_core::entry::FileMeta;
 use instantmirror_core::outboard::{GROUP_BYTES, ObjectHasher, Outboard, VerifyError};
 use instantmirror_core::preseed::Step;
+use instantmirror_core::traits::blocking::may_block;
 use instantmirror_core::traits::{BatchItem, CacheError, Class, FetchError, Outcome, Request, TransportError};
 use instantmirror_core::{ObjectId, RepoName};
 use tokio::sync::{mpsc, oneshot};
@@ -235,7 +236,7 @@ impl Put {
             return;
         }
         let take = |(file, content): (FileMeta, Bytes)| {
-            let taken = futures_executor::block_on(keep(engine, file, &self.repository, &content));
+            let taken = futures_executor::block_on(keep(engine, file, &self.repository, content));
             (file, taken)
         };
         // Who has left meanwhile need not know.
@@ -289,7 +290,7 @@ async fn take_in(engine: &Arc<Engine>, source: &Source, class: Class, objects: V
         let engine = Arc::clone(engine);
         // Not waited for: somebody else may be writing what this one has brought.
         tokio::task::spawn_blocking(move || {
-            write_some(&engine);
+            may_block(|| write_some(&engine));
             drop(one);
         });
     };
@@ -300,7 +301,7 @@ async fn take_in(engine: &Arc<Engine>, source: &Source, class: Class, objects: V
 }
 
 /// Puts an object into the cache, which verifies it.
-async fn keep(engine: &Engine, file: FileMeta, repository: &RepoName, content: &[u8]) -> Result<(), FetchError> {
+async fn keep(engine: &Engine, file: FileMeta, repository: &RepoName, content: Bytes) -> Result<(), FetchError> {
     let corrupt = |source| FetchError::Corrupt {
         object: file.object,
         repository: repository.clone(),
@@ -309,13 +310,13 @@ async fn keep(engine: &Engine, file: FileMeta, repository: &RepoName, content: &
     if content.len() as u64 != file.size {
         return Err(corrupt(VerifyError::Outboard(file.object)));
     }
-    let outboard = outboard_of(&file, content).map_err(corrupt)?;
+    let outboard = outboard_of(&file, &content).map_err(corrupt)?;
     match engine.cache.fill(&file.object, file.size).await {
         Ok(fill) => {
             if let Some(outboard) = outboard {
-                fill.set_outboard(outboard)?;
+                fill.set_outboard(outboard).await?;
             }
-            fill.write(0, content).map_err(|error| match error {
+            fill.write(0, content).await.map_err(|error| match error {
                 CacheError::Verify(error) => corrupt(error),
                 other => other.into(),
             })?;

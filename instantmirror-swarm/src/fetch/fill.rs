@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use instantmirror_core::fill::{FillPlan, FlightId, WantId};
 use instantmirror_core::log_limited;
+use instantmirror_core::traits::blocking::may_block;
 use instantmirror_core::traits::{
     CacheError, Class, FetchError, ObjectFill, ObjectHandle, Outcome, PeerTransport, Request, Transport, TransportError,
 };
@@ -405,15 +406,9 @@ async fn reserve(engine: &Arc<Engine>, fill: &Fill) -> Result<Sink, CacheError> 
         return engine.cache.fill(&object, size).await;
     }
     let engine = Arc::clone(engine);
-    let begun = tokio::task::spawn_blocking(move || futures_executor::block_on(engine.cache.fill(&object, size)));
+    let fill = move || may_block(|| futures_executor::block_on(engine.cache.fill(&object, size)));
+    let begun = tokio::task::spawn_blocking(fill);
     begun.await.unwrap_or_else(|error| Err(broken_off(error)))
-}
-
-/// Publishes what is complete, beside the runtime.
-async fn finish(sink: &Sink) -> Result<(), CacheError> {
-    let sink = Arc::clone(sink);
-    let finished = tokio::task::spawn_blocking(move || futures_executor::block_on(sink.finish()));
-    finished.await.unwrap_or_else(|error| Err(broken_off(error)))
 }
 
 async fn drive(engine: &Arc<Engine>, fill: &Arc<Fill>, flights: &mut JoinSet<Landing>) -> Result<(), FetchError> {
@@ -441,7 +436,7 @@ async fn drive(engine: &Arc<Engine>, fill: &Arc<Fill>, flights: &mut JoinSet<Lan
         }
         if lock(&fill.state).plan.is_complete() {
             flights.shutdown().await;
-            finish(&sink).await?;
+            sink.finish().await?;
             engine.stats.object();
             slot.leave(&pause);
             tracing::debug!(repository = %fill.repository, object = %fill.object, size = fill.size, "object fetched");

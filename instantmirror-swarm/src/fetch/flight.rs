@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use instantmirror_core::fill::FlightId;
 use instantmirror_core::outboard::{GROUP_BYTES, Outboard, VerifyError};
+use instantmirror_core::traits::blocking::may_block;
 use instantmirror_core::traits::{ByteStream, CacheError, Class, FetchError, PeerTransport, Transport, TransportError};
 use tokio::sync::OnceCell;
 
@@ -202,10 +203,9 @@ impl Job {
         }
     }
 
-    /// Hands groups to the cache, which verifies them. A disk that is busy blocks whoever writes: not the runtime's
-    /// threads, where what clients wait for runs. Nor does a client wait for it: the first groups are announced before.
+    /// Hands groups to the cache, which verifies them. A client does not wait for the disk: the first groups are announced
+    /// before.
     async fn write(&self, source: &Source, position: u64, groups: Bytes, is_first: bool) -> Result<(), CacheError> {
-        let sink = Arc::clone(&self.sink);
         // One that a client comes to wait for must not wait for others, who hold still for it.
         let _one = tokio::select! {
             biased;
@@ -215,21 +215,20 @@ impl Job {
         let bytes = groups.len() as u64;
         let is_announced = is_first && !self.fill.class().is_background();
         if is_announced {
-            let outboard = sink.outboard().ok_or(VerifyError::Outboard(self.fill.object))?;
+            let outboard = self.sink.outboard().ok_or(VerifyError::Outboard(self.fill.object))?;
             outboard.verify_groups(position, &groups)?;
             // Whoever reads them may be done, and say where they came from, before the disk is.
             self.fill.count(source, bytes);
             self.fill.hold(position, groups.clone());
         }
-        let written = tokio::task::spawn_blocking(move || sink.write(position, &groups)).await;
-        written.unwrap_or_else(|error| Err(broken_off(error)))?;
+        self.sink.write(position, groups).await?;
         if !is_announced {
             self.fill.count(source, bytes);
         }
         Ok(())
     }
 
-    /// The same with groups from several places; says of each how it went.
+    /// The same with groups from several places, on one thread for all; says of each how it went.
     pub(super) async fn write_all(&self, parts: Vec<(u64, Bytes)>) -> Result<Vec<Result<(), CacheError>>, FetchError> {
         let sink = Arc::clone(&self.sink);
         let _one = tokio::select! {
@@ -237,12 +236,14 @@ impl Job {
             () = self.fill.demanded() => None,
             one = self.engine.writing.acquire() => one.ok(),
         };
-        let write = move || {
-            parts
-                .iter()
-                .map(|(position, groups)| sink.write(*position, groups))
-                .collect()
+        let write_each = async move {
+            let mut written = Vec::with_capacity(parts.len());
+            for (position, groups) in parts {
+                written.push(sink.write(position, groups).await);
+            }
+            written
         };
+        let write = move || may_block(|| futures_executor::block_on(write_each));
         let written = tokio::task::spawn_blocking(write).await;
         written.map_err(|error| FetchError::Cache(broken_off(error)))
     }
@@ -279,7 +280,7 @@ impl Job {
             .await;
         let values = values.map_err(|error| self.unavailable(source, error))?;
         let outboard = Outboard::verify(object, size, values).map_err(|error| self.corrupt(source, error))?;
-        self.sink.set_outboard(outboard).map_err(FetchError::Cache)
+        self.sink.set_outboard(outboard).await.map_err(FetchError::Cache)
     }
 
     /// Hands whole groups on as they come, until the plan wants no more of this flight.

@@ -86,7 +86,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl FetchEngine {
     /// An engine that fetches each repository from its sources: from the one that should be fastest, and among those of
     /// which nothing is known from the first. The scheduler keeps the limits it was made with until
-    /// [`set_limits`](Self::set_limits).
+    /// [`set_limits`](Self::set_limits). A cache whose calls block is given inside
+    /// [`Blocking`](instantmirror_core::traits::blocking::Blocking).
     pub fn new(
         cache: Arc<dyn ObjectCache>,
         transports: BTreeMap<RepoName, Vec<Transport>>,

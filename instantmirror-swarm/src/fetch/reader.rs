@@ -88,7 +88,7 @@ impl ObjectReader for FillReader {
         self.fill.held(offset)
     }
 
-    fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError> {
+    async fn read(&self, range: Range<u64>) -> Result<Bytes, FetchError> {
         if let Some(bytes) = self.passing.get().and_then(|passing| passing.read(range.clone())) {
             return Ok(bytes);
         }
@@ -97,7 +97,7 @@ impl ObjectReader for FillReader {
             return Ok(held.slice(..len));
         }
         match self.fill.handle() {
-            Some(handle) => handle.read(range).map_err(FetchError::Cache),
+            Some(handle) => handle.read(range).await.map_err(FetchError::Cache),
             None => Err(FetchError::Cache(CacheError::Absent {
                 object: self.fill.object,
                 range,

@@ -64,7 +64,7 @@ async fn read(reader: &dyn ObjectReader, range: Range<usize>) -> Result<Vec<u8>,
     let mut bytes = Vec::new();
     while at < end {
         let until = reader.ready(at).await?.min(end);
-        bytes.extend_from_slice(&reader.read(at..until)?);
+        bytes.extend_from_slice(&reader.read(at..until).await?);
         at = until;
     }
     Ok(bytes)

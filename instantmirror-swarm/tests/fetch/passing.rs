@@ -39,11 +39,11 @@ async fn a_reader_past_the_cache_takes_no_more_than_it_asks_for_and_holds_no_mor
     let (masters, peers) = (5 << 20, 0);
     assert_eq!(reader.provenance(), Provenance::Streamed { masters, peers });
     for gone in [0..first, (4 << 20) - 1..4 << 20, 6 << 20..(6 << 20) + 1] {
-        let error = reader.read(gone).unwrap_err();
+        let error = reader.read(gone).await.unwrap_err();
         assert!(matches!(error, FetchError::Cache(CacheError::Absent { .. })), "{error}");
     }
     let recent = (4 << 20)..(5 << 20);
-    assert!(reader.read(recent.start as u64..recent.end as u64).unwrap() == data[recent]);
+    assert!(reader.read(recent.start as u64..recent.end as u64).await.unwrap() == data[recent]);
     assert!(reader.descriptor().is_none());
     // Going back costs another transfer, and is right.
     assert!(read(reader.as_ref(), 7..G).await.unwrap() == data[7..G]);

@@ -5,10 +5,12 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use instantmirror_core::conformance::{FaultyTransport, content};
 use instantmirror_core::memory::MemoryCache;
 use instantmirror_core::outboard::Outboard;
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
+use instantmirror_core::traits::blocking::{Blocking, Threads};
 use instantmirror_core::traits::{
     CacheError, CacheUsage, FetchError, ObjectCache, ObjectFill, ObjectHandle, Objects, Provenance, Transport,
 };
@@ -55,7 +57,12 @@ impl SlowCache {
         let sources = vec![Transport::origin(source.clone())];
         let sources: BTreeMap<RepoName, _> = BTreeMap::from([(repository(), sources)]);
         let scheduler = Box::new(PriorityScheduler::new(SchedulerLimits::default()));
-        FetchEngine::new(Arc::new(self.clone()), sources, scheduler)
+        let threads = Threads::new(|work| drop(tokio::task::spawn_blocking(work)));
+        FetchEngine::new(
+            Arc::new(Blocking::new(Arc::new(self.clone()), threads)),
+            sources,
+            scheduler,
+        )
     }
 }
 
@@ -104,21 +111,24 @@ impl ObjectFill for SlowFill {
         self.0.outboard()
     }
 
-    fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError> {
-        self.0.set_outboard(outboard)
+    async fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError> {
+        self.0.set_outboard(outboard).await
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), CacheError> {
+    /// Blocks while the disk stands still.
+    async fn write(&self, offset: u64, data: Bytes) -> Result<(), CacheError> {
         let Switch(disk, changed) = self.1.as_ref();
-        let disk = disk.lock().unwrap();
-        let still = changed.wait_timeout_while(disk, STILL_MAX, |disk| *disk == Disk::StandsStill);
-        let (disk, _) = still.unwrap();
-        match *disk {
+        let disk = {
+            let disk = disk.lock().unwrap();
+            let still = changed.wait_timeout_while(disk, STILL_MAX, |disk| *disk == Disk::StandsStill);
+            *still.unwrap().0
+        };
+        match disk {
             Disk::Refuses(kind) => Err(CacheError::Io {
                 what: "cannot write".to_owned(),
                 source: Arc::new(io::Error::from(kind)),
             }),
-            _ => self.0.write(offset, data),
+            _ => self.0.write(offset, data).await,
         }
     }
 
@@ -141,7 +151,7 @@ async fn the_first_bytes_reach_a_client_while_the_disk_stands_still() {
         let (masters, peers) = (end as u64, 0);
         assert_eq!(reader.provenance(), Provenance::Fetched { masters, peers });
         assert_eq!(reader.held(end as u64 - 1).unwrap(), data[end - 1..end]);
-        assert_eq!(reader.read(1..end as u64).unwrap(), data[1..end]);
+        assert_eq!(reader.read(1..end as u64).await.unwrap(), data[1..end]);
         settle().await;
         assert_eq!(cache.usage().used_bytes, 0, "nothing of it is here");
         cache.set(Disk::Works);

@@ -55,7 +55,7 @@ mod room;
 
 use std::sync::Arc;
 
-use super::{Subject, block_on, content, outboard_of};
+use super::{ReadNow as _, Subject, WriteNow as _, block_on, content, outboard_of};
 use crate::outboard::{GROUP_BYTES, Outboard};
 use crate::traits::{CacheError, ObjectCache, ObjectFill, ObjectHandle};
 use crate::{ObjectId, RangeSet};
@@ -74,13 +74,13 @@ fn id(data: &[u8]) -> ObjectId {
 
 fn begin(cache: &impl ObjectCache, data: &[u8]) -> Result<Fill, CacheError> {
     let fill = block_on(cache.fill(&id(data), data.len() as u64))?;
-    fill.set_outboard(outboard_of(data))?;
+    fill.set_outboard_now(outboard_of(data))?;
     Ok(fill)
 }
 
 fn put(cache: &impl ObjectCache, data: &[u8]) {
     let fill = begin(cache, data).unwrap();
-    fill.write(0, data).unwrap();
+    fill.write_now(0, data).unwrap();
     block_on(fill.finish()).unwrap();
 }
 
@@ -148,9 +148,9 @@ pub fn objects_of_every_shape_come_back<C: ObjectCache>(make: &dyn Fn(Option<u64
         assert_eq!((handle.object(), handle.size()), (id(&data), size as u64));
         assert!(handle.is_complete());
         assert_eq!(handle.present(), RangeSet::from_iter([0..size as u64]));
-        assert_eq!(handle.read(0..size as u64).unwrap(), data);
+        assert_eq!(handle.read_now(0..size as u64).unwrap(), data);
         let (from, to) = (size / 3, size - size / 4);
-        assert_eq!(handle.read(from as u64..to as u64).unwrap(), data[from..to]);
+        assert_eq!(handle.read_now(from as u64..to as u64).unwrap(), data[from..to]);
     }
     let usage = cache.usage();
     assert_eq!(usage.objects, sizes.len() as u64);
@@ -166,7 +166,7 @@ pub fn an_empty_object_needs_no_content<C: ObjectCache>(make: &dyn Fn(Option<u64
     drop(fill);
     let handle = open(&*cache, b"").unwrap();
     assert!(handle.is_complete());
-    assert!(handle.read(0..0).unwrap().is_empty());
+    assert!(handle.read_now(0..0).unwrap().is_empty());
 }
 
 /// An object of no bytes has the id of no bytes: any other is a lie that must not become a whole object.
@@ -185,11 +185,11 @@ pub fn bytes_are_not_readable_before_they_are_written<C: ObjectCache>(make: &dyn
         let fill = begin(&*cache, &data).unwrap();
         let handle = fill.handle();
         assert!(handle.present().is_empty() && !handle.is_complete());
-        absent(handle.read(0..1));
-        absent(handle.read(0..data.len() as u64));
+        absent(handle.read_now(0..1));
+        absent(handle.read_now(0..data.len() as u64));
         if let Some(handle) = open(&*cache, &data) {
             assert!(handle.present().is_empty());
-            absent(handle.read(0..1));
+            absent(handle.read_now(0..1));
         }
     }
 }
@@ -200,17 +200,23 @@ pub fn ranges_are_readable_as_soon_as_they_are_written<C: ObjectCache>(make: &dy
     let data = content(1, 4 * G + 5);
     let fill = begin(&*cache, &data).unwrap();
     let before = fill.handle();
-    fill.write(GROUP, &data[G..3 * G]).unwrap();
+    fill.write_now(GROUP, &data[G..3 * G]).unwrap();
     for handle in [before, fill.handle(), open(&*cache, &data).unwrap()] {
         assert_eq!(handle.present().ranges(), [GROUP..3 * GROUP]);
-        assert_eq!(handle.read(GROUP + 1..3 * GROUP - 1).unwrap(), data[G + 1..3 * G - 1]);
-        absent(handle.read(GROUP - 1..GROUP + 1));
-        absent(handle.read(3 * GROUP - 1..3 * GROUP + 1));
+        assert_eq!(
+            handle.read_now(GROUP + 1..3 * GROUP - 1).unwrap(),
+            data[G + 1..3 * G - 1]
+        );
+        absent(handle.read_now(GROUP - 1..GROUP + 1));
+        absent(handle.read_now(3 * GROUP - 1..3 * GROUP + 1));
         assert!(!handle.is_complete());
     }
-    fill.write(4 * GROUP, &data[4 * G..]).unwrap();
+    fill.write_now(4 * GROUP, &data[4 * G..]).unwrap();
     assert_eq!(
-        open(&*cache, &data).unwrap().read(4 * GROUP..4 * GROUP + 5).unwrap(),
+        open(&*cache, &data)
+            .unwrap()
+            .read_now(4 * GROUP..4 * GROUP + 5)
+            .unwrap(),
         data[4 * G..]
     );
 }
@@ -223,23 +229,26 @@ pub fn wrong_data_keeps_nothing<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Su
     for at in [0, G - 1, G, 2 * G + 17, 3 * G + 8] {
         let mut wrong = data.clone();
         wrong[at] ^= 0x80;
-        refused(fill.write(0, &wrong));
+        refused(fill.write_now(0, &wrong));
         assert!(fill.handle().present().is_empty(), "something of it was kept");
         assert_eq!(account(&*cache), (0, data.len() as u64));
     }
-    fill.write(0, &data).unwrap();
+    fill.write_now(0, &data).unwrap();
     block_on(fill.finish()).unwrap();
-    assert_eq!(open(&*cache, &data).unwrap().read(0..data.len() as u64).unwrap(), data);
+    assert_eq!(
+        open(&*cache, &data).unwrap().read_now(0..data.len() as u64).unwrap(),
+        data
+    );
 }
 
 /// The same for an object of one group, which is its own outboard.
 pub fn wrong_data_of_a_small_object_keeps_nothing<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
     let cache = make(None);
     let fill = block_on(cache.fill(&id(b"right"), 5)).unwrap();
-    refused(fill.write(0, b"wrong"));
+    refused(fill.write_now(0, b"wrong"));
     assert!(fill.handle().present().is_empty());
     assert!(block_on(fill.finish()).is_err());
-    fill.write(0, b"right").unwrap();
+    fill.write_now(0, b"right").unwrap();
     block_on(fill.finish()).unwrap();
 }
 
@@ -248,8 +257,8 @@ pub fn data_of_another_place_is_refused<C: ObjectCache>(make: &dyn Fn(Option<u64
     let cache = make(None);
     let data = content(1, 3 * G);
     let fill = begin(&*cache, &data).unwrap();
-    refused(fill.write(GROUP, &data[..G]));
-    refused(fill.write(0, &data[G..]));
+    refused(fill.write_now(GROUP, &data[..G]));
+    refused(fill.write_now(0, &data[G..]));
     assert!(fill.handle().present().is_empty());
 }
 
@@ -259,12 +268,12 @@ pub fn data_that_is_not_whole_groups_is_refused<C: ObjectCache>(make: &dyn Fn(Op
     let data = content(1, 2 * G + 100);
     let fill = begin(&*cache, &data).unwrap();
     let longer = [&data[..], b"x"].concat();
-    refused(fill.write(0, &data[..G - 1]));
-    refused(fill.write(1, &data[1..G]));
-    refused(fill.write(2 * GROUP, &data[2 * G..2 * G + 99]));
-    refused(fill.write(2 * GROUP, &longer[2 * G..]));
-    refused(fill.write(3 * GROUP, b"x"));
-    refused(fill.write(u64::MAX - GROUP + 1, &data[..G]));
+    refused(fill.write_now(0, &data[..G - 1]));
+    refused(fill.write_now(1, &data[1..G]));
+    refused(fill.write_now(2 * GROUP, &data[2 * G..2 * G + 99]));
+    refused(fill.write_now(2 * GROUP, &longer[2 * G..]));
+    refused(fill.write_now(3 * GROUP, b"x"));
+    refused(fill.write_now(u64::MAX - GROUP + 1, &data[..G]));
     assert!(fill.handle().present().is_empty());
     assert_eq!(account(&*cache), (0, data.len() as u64));
 }
@@ -274,12 +283,12 @@ pub fn a_foreign_outboard_is_refused<C: ObjectCache>(make: &dyn Fn(Option<u64>) 
     let cache = make(None);
     let (data, other) = (content(1, 3 * G), content(2, 3 * G));
     let fill = block_on(cache.fill(&id(&data), data.len() as u64)).unwrap();
-    refused(fill.set_outboard(outboard_of(&other)));
-    refused(fill.set_outboard(outboard_of(b"small")));
-    refused(fill.write(0, &other));
-    fill.set_outboard(outboard_of(&data)).unwrap();
-    refused(fill.write(0, &other));
-    fill.write(0, &data).unwrap();
+    refused(fill.set_outboard_now(outboard_of(&other)));
+    refused(fill.set_outboard_now(outboard_of(b"small")));
+    refused(fill.write_now(0, &other));
+    fill.set_outboard_now(outboard_of(&data)).unwrap();
+    refused(fill.write_now(0, &other));
+    fill.write_now(0, &data).unwrap();
 }
 
 /// Content of several groups cannot be verified without an outboard, so it is not taken; that of one can.
@@ -288,12 +297,12 @@ pub fn content_needs_an_outboard_first<C: ObjectCache>(make: &dyn Fn(Option<u64>
     let data = content(1, G + 1);
     let fill = block_on(cache.fill(&id(&data), data.len() as u64)).unwrap();
     assert!(fill.outboard().is_none());
-    refused(fill.write(0, &data));
+    refused(fill.write_now(0, &data));
     assert!(fill.handle().present().is_empty());
     let small = content(2, G);
     let fill = block_on(cache.fill(&id(&small), GROUP)).unwrap();
     assert_eq!(fill.outboard(), Some(outboard_of(&small)));
-    fill.write(0, &small).unwrap();
+    fill.write_now(0, &small).unwrap();
 }
 
 /// Order does not matter, and a group that comes again is counted once.
@@ -303,14 +312,17 @@ pub fn groups_come_in_any_order_and_twice<C: ObjectCache>(make: &dyn Fn(Option<u
     let fill = begin(&*cache, &data).unwrap();
     for start in [6, 2, 4, 2, 0, 3, 5, 1, 0] {
         let end = ((start + 1) * G).min(data.len());
-        fill.write((start * G) as u64, &data[start * G..end]).unwrap();
+        fill.write_now((start * G) as u64, &data[start * G..end]).unwrap();
         let (used, reserved) = account(&*cache);
         assert_eq!(used, fill.handle().present().len());
         assert_eq!(used + reserved, data.len() as u64);
     }
-    fill.write(0, &data).unwrap();
+    fill.write_now(0, &data).unwrap();
     block_on(fill.finish()).unwrap();
-    assert_eq!(open(&*cache, &data).unwrap().read(0..data.len() as u64).unwrap(), data);
+    assert_eq!(
+        open(&*cache, &data).unwrap().read_now(0..data.len() as u64).unwrap(),
+        data
+    );
     assert_eq!(account(&*cache), (data.len() as u64, 0));
 }
 
@@ -319,10 +331,10 @@ pub fn present_groups_are_left_as_they_are<C: ObjectCache>(make: &dyn Fn(Option<
     let cache = make(None);
     let data = content(1, 2 * G);
     let fill = begin(&*cache, &data).unwrap();
-    fill.write(0, &data[..G]).unwrap();
-    refused(fill.write(0, &vec![0; 2 * G]));
+    fill.write_now(0, &data[..G]).unwrap();
+    refused(fill.write_now(0, &vec![0; 2 * G]));
     assert_eq!(fill.handle().present().ranges(), [0..GROUP]);
-    assert_eq!(fill.handle().read(0..GROUP).unwrap(), data[..G]);
+    assert_eq!(fill.handle().read_now(0..GROUP).unwrap(), data[..G]);
 }
 
 /// Nothing lies behind the last byte, of whole and of partial objects.
@@ -330,16 +342,16 @@ pub fn reads_beyond_the_end_are_absent<C: ObjectCache>(make: &dyn Fn(Option<u64>
     let cache = make(None);
     let data = content(1, G + 10);
     let fill = begin(&*cache, &data).unwrap();
-    fill.write(GROUP, &data[G..]).unwrap();
+    fill.write_now(GROUP, &data[G..]).unwrap();
     let size = data.len() as u64;
-    absent(fill.handle().read(GROUP..size + 1));
-    fill.write(0, &data).unwrap();
+    absent(fill.handle().read_now(GROUP..size + 1));
+    fill.write_now(0, &data).unwrap();
     block_on(fill.finish()).unwrap();
     drop(fill);
     let handle = open(&*cache, &data).unwrap();
-    absent(handle.read(0..size + 1));
-    absent(handle.read(size..size + 1));
-    absent(handle.read(u64::MAX - 1..u64::MAX));
+    absent(handle.read_now(0..size + 1));
+    absent(handle.read_now(size..size + 1));
+    absent(handle.read_now(u64::MAX - 1..u64::MAX));
 }
 
 /// One fill per object at a time; others go on.
@@ -362,10 +374,10 @@ pub fn an_object_being_filled_is_not_removed<C: ObjectCache>(make: &dyn Fn(Optio
     let cache = make(None);
     let data = content(1, 2 * G);
     let fill = begin(&*cache, &data).unwrap();
-    fill.write(0, &data[..G]).unwrap();
+    fill.write_now(0, &data[..G]).unwrap();
     let removed = block_on(cache.remove(&id(&data)));
     assert!(matches!(removed, Err(CacheError::Busy(_))), "{removed:?}");
-    fill.write(GROUP, &data[G..]).unwrap();
+    fill.write_now(GROUP, &data[G..]).unwrap();
     block_on(fill.finish()).unwrap();
     drop(fill);
     assert!(block_on(cache.remove(&id(&data))).unwrap());
@@ -405,14 +417,14 @@ pub fn a_size_that_was_wrong_does_no_lasting_harm<C: ObjectCache>(make: &dyn Fn(
     let data = content(1, 2 * G);
     for size in [3 * GROUP, 10] {
         let fill = block_on(cache.fill(&id(&data), size)).unwrap();
-        let _ = fill.write(0, &data);
-        let _ = fill.write(0, &data[..10]);
+        let _ = fill.write_now(0, &data);
+        let _ = fill.write_now(0, &data[..10]);
         assert!(fill.handle().present().is_empty());
         let reader = fill.handle();
         drop(fill);
         put(&*cache, &data);
         assert!(is_here(&*cache, &data));
-        absent(reader.read(0..10));
+        absent(reader.read_now(0..10));
         drop(reader);
         assert!(block_on(cache.remove(&id(&data))).unwrap());
         assert_eq!(account(&*cache), (0, 0));
@@ -430,14 +442,14 @@ pub fn finish_with_a_gap_names_it<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> 
         (1, 2 * GROUP..3 * GROUP),
         (2, 4 * GROUP..5 * GROUP),
     ] {
-        fill.write((start * G) as u64, &data[start * G..(start + 1) * G])
+        fill.write_now((start * G) as u64, &data[start * G..(start + 1) * G])
             .unwrap();
         match block_on(fill.finish()) {
             Err(CacheError::Absent { object, range }) => assert_eq!((object, range), (id(&data), gap)),
             other => panic!("{other:?}"),
         }
     }
-    fill.write(4 * GROUP, &data[4 * G..]).unwrap();
+    fill.write_now(4 * GROUP, &data[4 * G..]).unwrap();
     block_on(fill.finish()).unwrap();
     block_on(fill.finish()).unwrap();
 }
@@ -448,13 +460,13 @@ pub fn finish_keeps_earlier_handles_working<C: ObjectCache>(make: &dyn Fn(Option
     let data = content(1, 3 * G);
     let fill = begin(&*cache, &data).unwrap();
     let before = fill.handle();
-    fill.write(0, &data).unwrap();
+    fill.write_now(0, &data).unwrap();
     let between = open(&*cache, &data).unwrap();
     block_on(fill.finish()).unwrap();
     drop(fill);
     for handle in [before, between] {
         assert!(handle.is_complete());
-        assert_eq!(handle.read(0..data.len() as u64).unwrap(), data);
+        assert_eq!(handle.read_now(0..data.len() as u64).unwrap(), data);
     }
 }
 
@@ -465,14 +477,14 @@ pub fn a_dropped_fill_keeps_verified_groups_and_returns_the_rest<C: ObjectCache>
     let cache = make(limit_for(make, &[5 * GROUP, 4 * GROUP]).map(|room| room - 3 * GROUP));
     let data = content(1, 5 * G);
     let fill = begin(&*cache, &data).unwrap();
-    fill.write(GROUP, &data[G..3 * G]).unwrap();
+    fill.write_now(GROUP, &data[G..3 * G]).unwrap();
     assert_eq!(account(&*cache), (2 * GROUP, 3 * GROUP));
     drop(fill);
     assert_eq!(account(&*cache), (2 * GROUP, 0));
     let handle = open(&*cache, &data).unwrap();
     assert_eq!((handle.size(), handle.is_complete()), (5 * GROUP, false));
     assert_eq!(handle.present().ranges(), [GROUP..3 * GROUP]);
-    assert_eq!(handle.read(GROUP..3 * GROUP).unwrap(), data[G..3 * G]);
+    assert_eq!(handle.read_now(GROUP..3 * GROUP).unwrap(), data[G..3 * G]);
     // The room that came back can be used.
     put(&*cache, &content(2, 4 * G));
 }
@@ -493,16 +505,16 @@ pub fn a_fill_resumes_where_the_last_one_stopped<C: ObjectCache>(make: &dyn Fn(O
     let cache = make(limit_for(make, &[5 * GROUP]));
     let data = content(1, 5 * G);
     let fill = begin(&*cache, &data).unwrap();
-    fill.write(0, &data[..2 * G]).unwrap();
+    fill.write_now(0, &data[..2 * G]).unwrap();
     drop(fill);
     let fill = block_on(cache.fill(&id(&data), data.len() as u64)).unwrap();
     assert_eq!(fill.outboard(), Some(outboard_of(&data)));
     assert_eq!(fill.handle().present().ranges(), [0..2 * GROUP]);
     assert_eq!(account(&*cache), (2 * GROUP, 3 * GROUP));
-    fill.write(2 * GROUP, &data[2 * G..]).unwrap();
+    fill.write_now(2 * GROUP, &data[2 * G..]).unwrap();
     block_on(fill.finish()).unwrap();
     drop(fill);
-    assert_eq!(open(&*cache, &data).unwrap().read(0..5 * GROUP).unwrap(), data);
+    assert_eq!(open(&*cache, &data).unwrap().read_now(0..5 * GROUP).unwrap(), data);
 }
 
 /// A whole object's outboard can always be had, and is right.
@@ -524,9 +536,9 @@ pub fn the_outboard_of_a_partial_object_is_what_was_handed_in<C: ObjectCache>(
     let fill = block_on(cache.fill(&id(&data), 3 * GROUP)).unwrap();
     assert_eq!(block_on(cache.outboard(&id(&data))).unwrap(), None);
     let outboard = Outboard::verify(id(&data), 3 * GROUP, outboard_of(&data).values().clone()).unwrap();
-    fill.set_outboard(outboard.clone()).unwrap();
-    fill.set_outboard(outboard.clone()).unwrap();
-    fill.write(0, &data[..G]).unwrap();
+    fill.set_outboard_now(outboard.clone()).unwrap();
+    fill.set_outboard_now(outboard.clone()).unwrap();
+    fill.write_now(0, &data[..G]).unwrap();
     assert_eq!(fill.outboard().as_ref(), Some(&outboard));
     assert_eq!(block_on(cache.outboard(&id(&data))).unwrap().as_ref(), Some(&outboard));
     drop(fill);
@@ -540,15 +552,15 @@ pub fn a_checkpoint_changes_nothing_that_can_be_seen<C: ObjectCache>(make: &dyn 
     let (whole, data) = (content(1, 2 * G), content(2, 3 * G));
     put(&*cache, &whole);
     let fill = begin(&*cache, &data).unwrap();
-    fill.write(0, &data[..G]).unwrap();
+    fill.write_now(0, &data[..G]).unwrap();
     let handle = open(&*cache, &whole).unwrap();
     let before = cache.usage();
     block_on(cache.checkpoint()).unwrap();
     assert_eq!(cache.usage(), before);
-    fill.write(GROUP, &data[G..]).unwrap();
+    fill.write_now(GROUP, &data[G..]).unwrap();
     block_on(cache.checkpoint()).unwrap();
     block_on(fill.finish()).unwrap();
-    assert_eq!(handle.read(0..2 * GROUP).unwrap(), whole);
+    assert_eq!(handle.read_now(0..2 * GROUP).unwrap(), whole);
     assert!(is_here(&*cache, &data));
 }
 

@@ -1,6 +1,7 @@
 //! The behaviours of an object cache that concern room: reservations, the limit, eviction and removal.
 
 use super::{Fill, G, GROUP, Handle, account, begin, id, is_here, limit_for, open, put};
+use crate::conformance::{ReadNow as _, WriteNow as _};
 use crate::conformance::{Subject, block_on, content};
 use crate::traits::{CacheError, ObjectCache};
 
@@ -15,7 +16,7 @@ pub fn room_is_reserved_before_a_fill_begins<C: ObjectCache>(make: &dyn Fn(Optio
     assert_eq!(account(&*cache), (0, 3 * GROUP));
     put(&*cache, &content(3, 2 * G));
     assert_eq!(account(&*cache), (2 * GROUP, 3 * GROUP));
-    fill.write(0, &data).unwrap();
+    fill.write_now(0, &data).unwrap();
     block_on(fill.finish()).unwrap();
     assert_eq!(account(&*cache), (5 * GROUP, 0));
 }
@@ -48,7 +49,7 @@ pub fn the_limit_holds_at_every_step<C: ObjectCache>(make: &dyn Fn(Option<u64>) 
                 let (fill, which) = &fills[which % fills.len()];
                 if let Some(gap) = fill.handle().present().gap(0..objects[*which].len() as u64) {
                     let (start, end) = (usize::try_from(gap.start).unwrap(), usize::try_from(gap.end).unwrap());
-                    fill.write(gap.start, &objects[*which][start..end.min(start + G)])
+                    fill.write_now(gap.start, &objects[*which][start..end.min(start + G)])
                         .unwrap();
                 } else {
                     block_on(fill.finish()).unwrap();
@@ -67,7 +68,7 @@ pub fn the_limit_holds_at_every_step<C: ObjectCache>(make: &dyn Fn(Option<u64>) 
                     usize::try_from(range.start).unwrap(),
                     usize::try_from(range.end).unwrap(),
                 );
-                assert_eq!(handle.read(range.clone()).unwrap(), objects[*which][start..end]);
+                assert_eq!(handle.read_now(range.clone()).unwrap(), objects[*which][start..end]);
             }
         }
     }
@@ -100,7 +101,7 @@ pub fn open_objects_are_never_given_up<C: ObjectCache>(make: &dyn Fn(Option<u64>
     put(&*cache, &idle);
     for seed in 10..20 {
         put(&*cache, &content(seed, 1000));
-        assert_eq!(handle.read(0..1000).unwrap(), kept);
+        assert_eq!(handle.read_now(0..1000).unwrap(), kept);
         assert!(is_here(&*cache, &kept));
     }
     drop(handle);
@@ -113,13 +114,13 @@ pub fn objects_being_filled_are_never_given_up<C: ObjectCache>(make: &dyn Fn(Opt
     let cache = make(limit_for(make, &[2 * GROUP, GROUP]));
     let data = content(1, 2 * G);
     let fill = begin(&*cache, &data).unwrap();
-    fill.write(0, &data[..G]).unwrap();
+    fill.write_now(0, &data[..G]).unwrap();
     for seed in 10..15 {
         put(&*cache, &content(seed, G));
     }
     let refused = block_on(cache.fill(&id(&content(16, 2 * G)), 2 * GROUP));
     assert!(matches!(refused, Err(CacheError::Full { .. })));
-    fill.write(GROUP, &data[G..]).unwrap();
+    fill.write_now(GROUP, &data[G..]).unwrap();
     block_on(fill.finish()).unwrap();
     assert!(is_here(&*cache, &data));
 }
@@ -174,14 +175,14 @@ pub fn handles_survive_removal<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Sub
     let (whole, partial) = (content(1, 3 * G), content(2, 3 * G));
     put(&*cache, &whole);
     let fill = begin(&*cache, &partial).unwrap();
-    fill.write(0, &partial[..G]).unwrap();
+    fill.write_now(0, &partial[..G]).unwrap();
     drop(fill);
     let handles = [open(&*cache, &whole).unwrap(), open(&*cache, &partial).unwrap()];
     assert!(block_on(cache.remove(&id(&whole))).unwrap());
     assert!(block_on(cache.remove(&id(&partial))).unwrap());
     assert!(open(&*cache, &whole).is_none() && open(&*cache, &partial).is_none());
-    assert_eq!(handles[0].read(0..3 * GROUP).unwrap(), whole);
-    assert_eq!(handles[1].read(0..GROUP).unwrap(), partial[..G]);
+    assert_eq!(handles[0].read_now(0..3 * GROUP).unwrap(), whole);
+    assert_eq!(handles[1].read_now(0..GROUP).unwrap(), partial[..G]);
 }
 
 /// Bytes that somebody can still read take room, whatever they are called.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use instantmirror_core::conformance::{ReadNow as _, WriteNow as _};
 use instantmirror_core::outboard::GROUP_BYTES;
 use instantmirror_core::traits::{ObjectCache, ObjectFill, ObjectHandle, Objects};
 use instantmirror_core::{CacheError, ObjectId};
@@ -28,7 +29,7 @@ fn workload(disk: &SimDisk, done: &mut Vec<u8>) -> Result<(), CacheError> {
         }
     }
     let partial = shape(4);
-    begin(&cache, &partial)?.write(0, &partial[..2 * GROUP])?;
+    begin(&cache, &partial)?.write_now(0, &partial[..2 * GROUP])?;
     now(cache.checkpoint())
 }
 
@@ -206,7 +207,7 @@ proptest! {
                 Op::Write(number, group) => {
                     let (data, start) = (&objects[usize::from(number)], usize::from(group) * GROUP);
                     if let Some(fill) = fills.get(&number) && start < data.len() {
-                        let _ = fill.write(start as u64, &data[start..(start + GROUP).min(data.len())]);
+                        let _ = fill.write_now(start as u64, &data[start..(start + GROUP).min(data.len())]);
                     }
                 }
                 Op::Finish(number) => if let Some(fill) = fills.get(&number) { let _ = now(fill.finish()); },
@@ -232,7 +233,7 @@ proptest! {
             audit(&cache);
             for (number, handle) in &handles {
                 for range in handle.present().ranges() {
-                    if let Ok(bytes) = handle.read(range.clone()) {
+                    if let Ok(bytes) = handle.read_now(range.clone()) {
                         let (start, end) = (usize::try_from(range.start).unwrap(), usize::try_from(range.end).unwrap());
                         prop_assert_eq!(&bytes[..], &objects[usize::from(*number)][start..end]);
                     }
@@ -285,7 +286,7 @@ fn who_is_late_to_open_a_partial_object_takes_nothing_from_the_whole_one() {
         let data = content(1, 3 * GROUP);
         let id = ObjectId::of(&data);
         let cache = open(&disk, None);
-        begin(&cache, &data).unwrap().write(0, &data[..GROUP]).unwrap();
+        begin(&cache, &data).unwrap().write_now(0, &data[..GROUP]).unwrap();
         now(cache.checkpoint()).unwrap();
         drop(cache);
         let cache = open(&disk, None);
@@ -294,7 +295,7 @@ fn who_is_late_to_open_a_partial_object_takes_nothing_from_the_whole_one() {
         let lease = Lease::new(&cache.shared, id, generation);
         let early = (!lost).then(|| Partial::resume(&disk, id));
         let fill = begin(&cache, &data).unwrap();
-        fill.write(0, &data).unwrap();
+        fill.write_now(0, &data).unwrap();
         now(fill.finish()).unwrap();
         drop(fill);
         let late = early.unwrap_or_else(|| Partial::resume(&disk, id));

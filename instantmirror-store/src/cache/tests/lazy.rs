@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use instantmirror_core::conformance::{ReadNow as _, WriteNow as _};
 use instantmirror_core::outboard::GROUP_BYTES;
 use instantmirror_core::traits::{ObjectCache, ObjectHandle, Objects};
 use instantmirror_core::{CacheError, ObjectId};
@@ -49,7 +50,7 @@ fn a_read_of_the_tail_after_a_restart_reads_the_tail_only() {
         let before = disk.operations();
         let handle = handle(&cache, &data);
         let end = data.len() as u64;
-        assert_eq!(handle.read(end - 20..end).unwrap(), data[data.len() - 20..]);
+        assert_eq!(handle.read_now(end - 20..end).unwrap(), data[data.len() - 20..]);
         assert!(
             disk.operations() - before < 12,
             "{verify:?}: {}",
@@ -69,13 +70,13 @@ fn rot_in_one_group_is_found_when_it_is_read_and_the_object_is_fetched_again() {
         let cache = start(&disk, verify);
         let (first, second) = (handle(&cache, &data), handle(&cache, &data));
         let bad = 17 * GROUP_BYTES;
-        assert_eq!(first.read(0..bad).unwrap(), data[..17 * GROUP], "{verify:?}");
+        assert_eq!(first.read_now(0..bad).unwrap(), data[..17 * GROUP], "{verify:?}");
         for (handle, range) in [
             (&first, bad - 1..bad + 1),
             (&second, bad + 9..bad + 10),
             (&first, bad..bad + 1),
         ] {
-            let error = handle.read(range).unwrap_err();
+            let error = handle.read_now(range).unwrap_err();
             assert!(matches!(error, CacheError::Damaged { .. }), "{verify:?}: {error}");
         }
         assert_eq!((cache.usage().damaged, files_in(&disk, "quarantine")), (1, 1));
@@ -84,7 +85,7 @@ fn rot_in_one_group_is_found_when_it_is_read_and_the_object_is_fetched_again() {
         put(&cache, &data).unwrap();
         assert_eq!(read(&cache, &data).unwrap().as_deref(), Some(&data[..]));
         // Who still holds the damaged one does no harm to the new one.
-        assert!(second.read(bad..bad + 1).is_err());
+        assert!(second.read_now(bad..bad + 1).is_err());
         assert!(cache.has_whole(&ObjectId::of(&data)).unwrap());
         drop((first, second));
         audit(&cache);
@@ -97,9 +98,9 @@ fn what_one_handle_has_verified_is_not_verified_again_unless_always() {
         let data = content(1, GROUPS * GROUP);
         let disk = filled(&data);
         let cache = start(&disk, verify);
-        handle(&cache, &data).read(0..5).unwrap();
+        handle(&cache, &data).read_now(0..5).unwrap();
         rot(&disk, &data, [GROUP - 1]);
-        assert_eq!(handle(&cache, &data).read(0..5).is_err(), found, "{verify:?}");
+        assert_eq!(handle(&cache, &data).read_now(0..5).is_err(), found, "{verify:?}");
     }
 }
 
@@ -110,13 +111,13 @@ fn a_wholly_verified_object_is_trusted_by_the_next_checkpoint() {
     {
         let cache = start(&disk, VerifyWhen::Doubtful);
         let handle = handle(&cache, &data);
-        handle.read(0..GROUP_BYTES).unwrap();
+        handle.read_now(0..GROUP_BYTES).unwrap();
         now(cache.checkpoint()).unwrap();
         assert!(
             cache.shared.must_verify(&ObjectId::of(&data)),
             "a part is not the whole"
         );
-        handle.read(0..handle.size()).unwrap();
+        handle.read_now(0..handle.size()).unwrap();
         assert!(!cache.shared.must_verify(&ObjectId::of(&data)));
         now(cache.checkpoint()).unwrap();
     }
@@ -144,7 +145,7 @@ fn a_missing_or_damaged_outboard_is_made_anew_once() {
         rot(&disk, &data, [0]);
         let cache = start(&disk, VerifyWhen::FirstUse);
         assert_eq!(now(cache.outboard(&object)).unwrap(), Some(outboard(&data)));
-        let last = handle(&cache, &data).read(GROUP_BYTES..2 * GROUP_BYTES).unwrap();
+        let last = handle(&cache, &data).read_now(GROUP_BYTES..2 * GROUP_BYTES).unwrap();
         assert_eq!(last, data[GROUP..2 * GROUP]);
     }
 }
@@ -194,11 +195,11 @@ fn a_fill_has_no_files_before_its_first_group() {
     let partials = || disk.list(Path::new(layout::PARTIAL)).unwrap().len();
     for is_written in [false, true] {
         let fill = now(cache.fill(&ObjectId::of(&data), data.len() as u64)).unwrap();
-        fill.set_outboard(outboard(&data)).unwrap();
+        fill.set_outboard_now(outboard(&data)).unwrap();
         assert!(fill.handle().descriptor().is_none());
         assert_eq!(partials(), 0);
         if is_written {
-            fill.write(0, &data[..GROUP]).unwrap();
+            fill.write_now(0, &data[..GROUP]).unwrap();
             assert_eq!(partials(), 3, "content, outboard, map");
         }
         drop(fill);

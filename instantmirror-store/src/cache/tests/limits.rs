@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use instantmirror_core::conformance::{ReadNow as _, WriteNow as _};
 use instantmirror_core::expiry::{PolicyKind, Standing};
 use instantmirror_core::outboard::GROUP_BYTES;
 use instantmirror_core::traits::{ObjectCache, ObjectFill, ObjectHandle, Objects};
@@ -158,7 +159,7 @@ impl Machine {
                 if let Some(fill) = self.fills.get(&number)
                     && start < data.len()
                 {
-                    let _ = fill.write(start as u64, &data[start..(start + GROUP).min(data.len())]);
+                    let _ = fill.write_now(start as u64, &data[start..(start + GROUP).min(data.len())]);
                 }
             }
             Op::Finish(number) => {
@@ -220,7 +221,7 @@ impl Machine {
         }
         for (number, handle) in &self.handles {
             for range in handle.present().ranges() {
-                if let Ok(bytes) = handle.read(range.clone()) {
+                if let Ok(bytes) = handle.read_now(range.clone()) {
                     let (start, end) = (
                         usize::try_from(range.start).unwrap(),
                         usize::try_from(range.end).unwrap(),
@@ -360,9 +361,9 @@ fn what_a_broken_write_left_is_counted() {
     };
     let cache = DiskCache::open(Arc::new(disk.clone()), options).unwrap();
     let fill = begin(&cache, &data).unwrap();
-    fill.write(0, &data[..GROUP]).unwrap();
+    fill.write_now(0, &data[..GROUP]).unwrap();
     disk.fail_at(1, Fault::Enospc);
-    assert!(fill.write(GROUP_BYTES, &data[GROUP..]).is_err());
+    assert!(fill.write_now(GROUP_BYTES, &data[GROUP..]).is_err());
     drop(fill);
     let path = Path::new("partial").join(ObjectId::of(&data).to_string());
     let (usage, there) = (cache.usage(), disk.metadata(&path).unwrap().allocated);

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use instantmirror_core::conformance::{ReadNow as _, WriteNow as _};
 use instantmirror_core::expiry::{PolicyKind, Standing};
 use instantmirror_core::outboard::{GROUP_BYTES, ObjectHasher, Outboard};
 use instantmirror_core::traits::{ObjectCache, ObjectFill, Objects};
@@ -62,13 +63,13 @@ fn open(disk: &SimDisk, max_bytes: Option<u64>) -> DiskCache {
 
 fn begin(cache: &DiskCache, data: &[u8]) -> Result<Arc<dyn ObjectFill>, CacheError> {
     let fill = now(cache.fill(&ObjectId::of(data), data.len() as u64))?;
-    fill.set_outboard(outboard(data))?;
+    fill.set_outboard_now(outboard(data))?;
     Ok(fill)
 }
 
 fn put(cache: &DiskCache, data: &[u8]) -> Result<(), CacheError> {
     let fill = begin(cache, data)?;
-    fill.write(0, data)?;
+    fill.write_now(0, data)?;
     now(fill.finish())
 }
 
@@ -83,11 +84,11 @@ fn read(cache: &DiskCache, data: &[u8]) -> Result<Option<Vec<u8>>, CacheError> {
                 usize::try_from(range.start).unwrap(),
                 usize::try_from(range.end).unwrap(),
             );
-            assert_eq!(handle.read(range.clone())?, data[start..end]);
+            assert_eq!(handle.read_now(range.clone())?, data[start..end]);
         }
         return Ok(None);
     }
-    handle.read(0..handle.size()).map(|bytes| Some(bytes.to_vec()))
+    handle.read_now(0..handle.size()).map(|bytes| Some(bytes.to_vec()))
 }
 
 fn audit(cache: &DiskCache) {
@@ -154,7 +155,7 @@ fn forged_content_is_refused_and_leaves_no_trace() {
     let mut forged = data.clone();
     forged[GROUP + 5] ^= 1;
     let fill = begin(&cache, &data).unwrap();
-    assert!(matches!(fill.write(0, &forged), Err(CacheError::Verify(_))));
+    assert!(matches!(fill.write_now(0, &forged), Err(CacheError::Verify(_))));
     assert!(matches!(
         now(cache.fill(&ObjectId::of(&data), 3 * GROUP_BYTES)),
         Err(CacheError::Busy(_))
@@ -173,18 +174,18 @@ fn readers_see_groups_as_they_come_and_outlive_the_end_of_the_fill() {
     let data = content(1, 3 * GROUP);
     let fill = begin(&cache, &data).unwrap();
     let reader = now(cache.open(&ObjectId::of(&data))).unwrap().unwrap();
-    fill.write(2 * GROUP_BYTES, &data[2 * GROUP..]).unwrap();
+    fill.write_now(2 * GROUP_BYTES, &data[2 * GROUP..]).unwrap();
     assert_eq!(
-        reader.read(2 * GROUP_BYTES..3 * GROUP_BYTES).unwrap(),
+        reader.read_now(2 * GROUP_BYTES..3 * GROUP_BYTES).unwrap(),
         data[2 * GROUP..]
     );
-    assert!(matches!(reader.read(0..1), Err(CacheError::Absent { .. })));
-    fill.write(0, &data).unwrap();
+    assert!(matches!(reader.read_now(0..1), Err(CacheError::Absent { .. })));
+    fill.write_now(0, &data).unwrap();
     now(fill.finish()).unwrap();
     drop(fill);
-    assert_eq!(reader.read(0..3 * GROUP_BYTES).unwrap(), data);
+    assert_eq!(reader.read_now(0..3 * GROUP_BYTES).unwrap(), data);
     assert!(now(cache.remove(&ObjectId::of(&data))).unwrap());
-    assert_eq!(reader.read(5..9).unwrap(), data[5..9]);
+    assert_eq!(reader.read_now(5..9).unwrap(), data[5..9]);
     assert_eq!(
         cache.usage().used_bytes,
         3 * GROUP_BYTES,
@@ -201,7 +202,7 @@ fn killed_process_loses_at_most_the_last_unnoted_groups() {
     let data = content(1, 200 * GROUP);
     let fill = begin(&cache, &data).unwrap();
     for group in (0..150).rev() {
-        fill.write(
+        fill.write_now(
             group * GROUP_BYTES,
             &data[usize::try_from(group).unwrap() * GROUP..][..GROUP],
         )
@@ -214,7 +215,7 @@ fn killed_process_loses_at_most_the_last_unnoted_groups() {
     assert!((86 * GROUP_BYTES..150 * GROUP_BYTES).contains(&kept), "{kept}");
     let fill = begin(&cache, &data).unwrap();
     assert_eq!(fill.handle().present().len(), kept, "resumed");
-    fill.write(0, &data).unwrap();
+    fill.write_now(0, &data).unwrap();
     now(fill.finish()).unwrap();
     assert_eq!(read(&cache, &data).unwrap(), Some(data));
 }
@@ -227,7 +228,7 @@ fn restart_keeps_partial_objects_and_drops_groups_that_rotted() {
     {
         let cache = open(&disk, None);
         let fill = begin(&cache, &data).unwrap();
-        fill.write(0, &data[..5 * GROUP]).unwrap();
+        fill.write_now(0, &data[..5 * GROUP]).unwrap();
     }
     disk.tamper(&name, |bytes| bytes[GROUP + 9] ^= 1).unwrap();
     let cache = open(&disk, Some(9 * GROUP_BYTES + SIDE));
@@ -251,7 +252,7 @@ fn damaged_side_files_cost_the_partial_object_and_nothing_else() {
         let data = content(1, 9 * GROUP);
         {
             let fill = begin(&open(&disk, None), &data).unwrap();
-            fill.write(0, &data[..5 * GROUP]).unwrap();
+            fill.write_now(0, &data[..5 * GROUP]).unwrap();
         }
         let object = ObjectId::of(&data);
         let (path, len) = match damage {
@@ -434,7 +435,7 @@ fn garbage_is_given_up_when_asked_for_and_open_handles_stay_readable() {
     marks.mark(&[id(0)], Standing::Live);
     marks.finish();
     assert_eq!(cache.remove_garbage().unwrap(), (2, GROUP_BYTES), "one is open still");
-    assert_eq!(reading.read(0..GROUP_BYTES).unwrap(), data[1]);
+    assert_eq!(reading.read_now(0..GROUP_BYTES).unwrap(), data[1]);
     drop(reading);
     let here: Vec<_> = data.iter().map(|data| read(&cache, data).unwrap().is_some()).collect();
     assert_eq!(here, [true, false, true, false]);

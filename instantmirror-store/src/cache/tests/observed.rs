@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use instantmirror_core::conformance::WriteNow as _;
 use instantmirror_core::traits::{CacheEvent, CacheObserver};
 
 use super::*;
@@ -27,10 +28,10 @@ fn what_comes_and_goes_is_told_and_what_is_there_can_be_gone_through() {
     let (object, size) = (ObjectId::of(&data), data.len() as u64);
     let fill = begin(&cache, &data).unwrap();
     let (front, back) = data.split_at(usize::try_from(GROUP_BYTES).unwrap());
-    fill.write(GROUP_BYTES, back).unwrap();
-    fill.write(0, front).unwrap();
+    fill.write_now(GROUP_BYTES, back).unwrap();
+    fill.write_now(0, front).unwrap();
     assert!(
-        fill.write(0, back).is_err(),
+        fill.write_now(0, back).is_err(),
         "what does not verify is told of to nobody"
     );
     now(fill.finish()).unwrap();
