@@ -15,7 +15,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use futures_executor::block_on;
 use instantmirror::config::ServerConfig;
 use instantmirror::core::catalog::{Catalog, CatalogNode};
 use instantmirror::core::head::{HEAD_VALIDITY_MAX, LiveSnapshot, SnapshotState};
@@ -183,7 +182,7 @@ impl Maker {
             root: node,
         };
         self.references.count_in(&self.store, &tree)?;
-        let record = block_on(self.store.put_snapshot(&snapshot))?;
+        let record = self.store.put_snapshot(&snapshot)?;
         self.head.current = Some(snapshot.id);
         self.head.snapshots.push(LiveSnapshot {
             id: snapshot.id,
@@ -198,13 +197,13 @@ impl Maker {
         self.head.issued = now();
         self.head.expires = now().plus(HEAD_VALIDITY_MAX);
         let signed = self.head.sign(&[&self.key])?;
-        block_on(self.store.put_head(&signed))?;
+        self.store.put_head(&signed)?;
         Ok(())
     }
 
     fn report(&self, step: &str, begun: Instant, snapshots: usize) -> Result<()> {
         let id = self.head.current.context("no snapshot")?;
-        let snapshot = block_on(self.store.snapshot(&self.head.repository, id))?.context("no record")?;
+        let snapshot = self.store.snapshot(&self.head.repository, id)?.context("no record")?;
         let line = json!({
             "step": step,
             "snapshots": snapshots,
@@ -235,9 +234,9 @@ fn lookup(dir: &Path, name: &RepoName, key: &SecretKey, paths: &Path) -> Result<
     let paths = paths.lines().map(RepoPath::new).collect::<Result<Vec<_>, _>>()?;
     let begun = Instant::now();
     let store = DiskSnapshotStore::open_reader(Arc::new(RealDisk::open(dir)?), "")?;
-    let head = block_on(store.head(name, &[key.public()]))?.context("no head")?;
+    let head = store.head(name, &[key.public()])?.context("no head")?;
     let id = head.head().current.context("no snapshot")?;
-    let snapshot = block_on(store.snapshot(name, id))?.context("no record")?;
+    let snapshot = store.snapshot(name, id)?.context("no record")?;
     let catalog = Catalog::new(&store, snapshot.root.meta());
     let opened = begun.elapsed();
     let mut cold = Vec::new();

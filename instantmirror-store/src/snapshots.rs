@@ -95,7 +95,7 @@ impl DiskSnapshotStore {
         }
     }
 
-    /// [`SnapshotStore::put_nodes`] for code that is not async.
+    /// [`SnapshotStore::put_nodes`] for a caller that keeps the nodes.
     pub fn put_nodes_now(&self, nodes: &[CatalogNode]) -> Result<()> {
         let records = nodes.iter().map(|node| (*node.id().as_bytes(), node.bytes()));
         self.packs.put_missing(records).map(|_| ())
@@ -292,13 +292,12 @@ impl NodeSource for DiskSnapshotStore {
     }
 }
 
-#[async_trait::async_trait]
 impl SnapshotStore for DiskSnapshotStore {
-    async fn put_nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), CoreError> {
+    fn put_nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), CoreError> {
         self.put_nodes_now(&nodes).map_err(core_error)
     }
 
-    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<RecordId, CoreError> {
+    fn put_snapshot(&self, snapshot: &Snapshot) -> Result<RecordId, CoreError> {
         let root = snapshot.root;
         let directory = Directory {
             node: root.node,
@@ -310,15 +309,15 @@ impl SnapshotStore for DiskSnapshotStore {
         self.store_record(snapshot)
     }
 
-    async fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Option<Snapshot>, CoreError> {
+    fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Option<Snapshot>, CoreError> {
         self.read_record(repository, id).map_err(core_error)
     }
 
-    async fn snapshots(&self, repository: &RepoName) -> Result<Vec<SnapshotId>, CoreError> {
+    fn snapshots(&self, repository: &RepoName) -> Result<Vec<SnapshotId>, CoreError> {
         self.list(repository).map_err(core_error)
     }
 
-    async fn put_head(&self, head: &SignedHead) -> Result<(), CoreError> {
+    fn put_head(&self, head: &SignedHead) -> Result<(), CoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let Head {
             repository, sequence, ..
@@ -336,21 +335,21 @@ impl SnapshotStore for DiskSnapshotStore {
         self.write_head(head).map_err(core_error)
     }
 
-    async fn replace_head(&self, head: &SignedHead) -> Result<(), CoreError> {
+    fn replace_head(&self, head: &SignedHead) -> Result<(), CoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.write_head(head).map_err(core_error)
     }
 
-    async fn keys(&self, repository: &RepoName) -> Result<Option<Bytes>, CoreError> {
+    fn keys(&self, repository: &RepoName) -> Result<Option<Bytes>, CoreError> {
         read_keys(self.disk.as_ref(), &self.keys_path(repository)).map_err(core_error)
     }
 
-    async fn put_keys(&self, repository: &RepoName, keys: Bytes) -> Result<(), CoreError> {
+    fn put_keys(&self, repository: &RepoName, keys: Bytes) -> Result<(), CoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         write_keys(self.disk.as_ref(), &self.keys_path(repository), &keys).map_err(core_error)
     }
 
-    async fn head(&self, repository: &RepoName, trusted: &[PublicKey]) -> Result<Option<SignedHead>, CoreError> {
+    fn head(&self, repository: &RepoName, trusted: &[PublicKey]) -> Result<Option<SignedHead>, CoreError> {
         let Some((_, bytes)) = self.read_head(repository).map_err(core_error)? else {
             return Ok(None);
         };
@@ -363,7 +362,7 @@ impl SnapshotStore for DiskSnapshotStore {
         })
     }
 
-    async fn remove_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<(), CoreError> {
+    fn remove_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<(), CoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.record_path(repository, id);
         let removed = match self.disk.remove(&path) {

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use instantmirror_core::catalog::{CatalogNode, NodeSource, build_directory};
 use instantmirror_core::traits::SnapshotStore;
 use instantmirror_core::{
@@ -14,10 +13,6 @@ use instantmirror_core::{
 };
 use instantmirror_store::disk::{Disk, Fault, SimDisk};
 use instantmirror_store::snapshots::DiskSnapshotStore;
-
-fn now<T>(future: impl Future<Output = T>) -> T {
-    future.now_or_never().expect("the disk store never waits")
-}
 
 fn open(disk: &SimDisk) -> DiskSnapshotStore {
     DiskSnapshotStore::open(Arc::new(disk.clone()), "store").unwrap()
@@ -72,8 +67,8 @@ fn snapshot(number: u8, files: u32, parent: Option<SnapshotId>) -> (Snapshot, Ve
 }
 
 fn put(store: &DiskSnapshotStore, (snapshot, nodes): &(Snapshot, Vec<CatalogNode>)) -> Result<(), StoreError> {
-    now(store.put_nodes(nodes.clone()))?;
-    now(store.put_snapshot(snapshot)).map(|_| ())
+    store.put_nodes(nodes.clone())?;
+    store.put_snapshot(snapshot).map(|_| ())
 }
 
 fn head(key: &SecretKey, sequence: u64) -> SignedHead {
@@ -108,7 +103,7 @@ fn snapshots_and_heads_survive_a_restart_and_readers_see_them() {
     );
     {
         let store = open(&disk);
-        assert!(now(store.put_snapshot(&first.0)).is_err(), "its nodes are missing");
+        assert!(store.put_snapshot(&first.0).is_err(), "its nodes are missing");
         put(&store, &first).unwrap();
         put(&store, &second).unwrap();
         put(&store, &second).unwrap();
@@ -116,37 +111,28 @@ fn snapshots_and_heads_survive_a_restart_and_readers_see_them() {
             note: "x".to_owned(),
             ..second.0.clone()
         };
-        assert!(matches!(now(store.put_snapshot(&other)), Err(StoreError::Conflict(_))));
-        now(store.put_head(&head(&key(), 5))).unwrap();
-        assert!(matches!(
-            now(store.put_head(&head(&key(), 4))),
-            Err(StoreError::Conflict(_))
-        ));
+        assert!(matches!(store.put_snapshot(&other), Err(StoreError::Conflict(_))));
+        store.put_head(&head(&key(), 5)).unwrap();
+        assert!(matches!(store.put_head(&head(&key(), 4)), Err(StoreError::Conflict(_))));
         assert!(
             DiskSnapshotStore::open(Arc::new(disk.clone()), "store").is_err(),
             "one writer"
         );
         let reader = DiskSnapshotStore::open_reader(Arc::new(disk.clone()), "store").unwrap();
-        assert_eq!(
-            now(reader.snapshot(&repo(), second.0.id)).unwrap(),
-            Some(second.0.clone())
-        );
+        assert_eq!(reader.snapshot(&repo(), second.0.id).unwrap(), Some(second.0.clone()));
     }
     let store = open(&disk.crash(3));
-    let mut ids = now(store.snapshots(&repo())).unwrap();
+    let mut ids = store.snapshots(&repo()).unwrap();
     ids.sort();
     assert_eq!(ids, [first.0.id, second.0.id]);
-    assert_eq!(now(store.snapshots(&"other".parse().unwrap())).unwrap(), []);
-    let kept = now(store.head(&repo(), &[key().public()])).unwrap().unwrap();
+    assert_eq!(store.snapshots(&"other".parse().unwrap()).unwrap(), []);
+    let kept = store.head(&repo(), &[key().public()]).unwrap().unwrap();
     assert_eq!(kept.head().sequence, 5);
     for node in &second.1 {
         assert_eq!(store.node(&node.id()).unwrap().as_ref(), Some(node.bytes()));
     }
     let stranger = SecretKey::from_random([8; 32]).public();
-    assert!(matches!(
-        now(store.head(&repo(), &[stranger])),
-        Err(StoreError::Damaged(_))
-    ));
+    assert!(matches!(store.head(&repo(), &[stranger]), Err(StoreError::Damaged(_))));
 }
 
 #[test]
@@ -156,8 +142,8 @@ fn garbage_collection_keeps_exactly_what_snapshots_refer_to() {
     let (first, second) = (snapshot(1, 2000, None), snapshot(2, 2000, None));
     put(&store, &first).unwrap();
     put(&store, &second).unwrap();
-    now(store.remove_snapshot(&repo(), first.0.id)).unwrap();
-    now(store.remove_snapshot(&repo(), first.0.id)).unwrap();
+    store.remove_snapshot(&repo(), first.0.id).unwrap();
+    store.remove_snapshot(&repo(), first.0.id).unwrap();
     assert!(store.collect_garbage().unwrap().removed > 0);
     assert_eq!(store.node(&first.0.root.node).unwrap(), None);
     assert!(!store.has_node(&first.0.root.node).unwrap());
@@ -174,21 +160,17 @@ fn power_cut_at_every_operation_never_shows_half_a_snapshot() {
         let disk = SimDisk::new();
         let store = open(&disk);
         put(&store, &first).unwrap();
-        now(store.put_head(&head(&key(), 1))).unwrap();
+        store.put_head(&head(&key(), 1)).unwrap();
         disk.fail_at(at, Fault::PowerCut);
         let second_done = put(&store, &second).is_ok();
-        let head_done = now(store.put_head(&head(&key(), 2))).is_ok();
-        let removed = now(store.remove_snapshot(&repo(), first.0.id)).is_ok();
+        let head_done = store.put_head(&head(&key(), 2)).is_ok();
+        let removed = store.remove_snapshot(&repo(), first.0.id).is_ok();
         for seed in 0..20 {
             let store = open(&disk.crash(seed * 31 + at));
-            let sequence = now(store.head(&repo(), &[key().public()]))
-                .unwrap()
-                .unwrap()
-                .head()
-                .sequence;
+            let sequence = store.head(&repo(), &[key().public()]).unwrap().unwrap().head().sequence;
             assert!(sequence == 2 || (sequence == 1 && !head_done), "cut at {at}");
             for ((snapshot, nodes), must, may) in [(&first, !head_done, !removed), (&second, second_done, true)] {
-                let found = now(store.snapshot(&repo(), snapshot.id)).unwrap();
+                let found = store.snapshot(&repo(), snapshot.id).unwrap();
                 assert!(found.is_some() || !must, "cut at {at}: lost");
                 assert!(found.is_none() || may, "cut at {at}: came back");
                 if found.is_some() {
@@ -213,7 +195,7 @@ fn damaged_records_heads_and_nodes_are_named_and_heal() {
     {
         let store = open(&disk);
         put(&store, &data).unwrap();
-        now(store.put_head(&head(&key(), 1))).unwrap();
+        store.put_head(&head(&key(), 1)).unwrap();
     }
     let record = format!("store/records/fedora/{}.record", data.0.id);
     let len = disk.metadata(Path::new(&record)).unwrap().len;
@@ -221,7 +203,7 @@ fn damaged_records_heads_and_nodes_are_named_and_heal() {
         let damaged = disk.crash(0);
         damaged.tamper(&record, |bytes| bytes[at] ^= 4).unwrap();
         let store = open(&damaged);
-        match now(store.snapshot(&repo(), data.0.id)) {
+        match store.snapshot(&repo(), data.0.id) {
             Err(StoreError::Damaged(text)) => assert!(text.contains(&record), "{text}"),
             other => panic!("byte {at}: {other:?}"),
         }
@@ -234,12 +216,12 @@ fn damaged_records_heads_and_nodes_are_named_and_heal() {
     let broken = data.1.iter().filter(|node| store.node(&node.id()).is_err()).count();
     assert_eq!(broken, 1);
     assert!(matches!(
-        now(store.head(&repo(), &[key().public()])),
+        store.head(&repo(), &[key().public()]),
         Err(StoreError::Damaged(_))
     ));
     put(&store, &data).unwrap();
-    now(store.put_head(&head(&key(), 1))).unwrap();
+    store.put_head(&head(&key(), 1)).unwrap();
     assert!(data.1.iter().all(|node| store.node(&node.id()).unwrap().is_some()));
-    assert_eq!(now(store.snapshot(&repo(), data.0.id)).unwrap(), Some(data.0.clone()));
-    assert!(now(store.head(&repo(), &[key().public()])).unwrap().is_some());
+    assert_eq!(store.snapshot(&repo(), data.0.id).unwrap(), Some(data.0.clone()));
+    assert!(store.head(&repo(), &[key().public()]).unwrap().is_some());
 }

@@ -16,7 +16,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use futures_executor::block_on;
 use instantmirror_core::traits::SnapshotStore as _;
 use instantmirror_core::{Clock as _, Head, ObjectId, RepoName, SnapshotId, Timestamp};
 use instantmirror_store::references::{CountedTree, ReferenceError, References};
@@ -142,7 +141,7 @@ impl Master {
             }
         }
         for (repository, id) in due {
-            block_on(writer.snapshots.remove_snapshot(repository, *id))?;
+            writer.snapshots.remove_snapshot(repository, *id)?;
         }
         Ok(())
     }
@@ -159,7 +158,7 @@ impl Master {
         let known: BTreeSet<Record> = counted.iter().map(|t| (t.repository.clone(), t.snapshot)).collect();
         for (repository, id) in records.difference(&known) {
             let is_due = due.contains(&(repository.clone(), *id));
-            let snapshot = match block_on(self.snapshots.snapshot(repository, *id)) {
+            let snapshot = match self.snapshots.snapshot(repository, *id) {
                 Err(error) if is_due => {
                     tracing::warn!(%repository, snapshot = %id, "an expired snapshot goes without its objects: {error}");
                     continue;
@@ -191,7 +190,7 @@ impl Master {
             let name = &repository.name;
             let mut noted = expired::read(self.disk.as_ref(), name)?;
             let before = noted.clone();
-            let head = block_on(self.head(name))?;
+            let head = self.head(name)?;
             let head = head.as_ref().map(instantmirror_core::SignedHead::head);
             for id in self.unnamed(name, head)? {
                 noted.entry(id).or_insert(now);
@@ -215,14 +214,14 @@ impl Master {
     /// Records of a repository that its head does not name.
     fn unnamed(&self, name: &RepoName, head: Option<&Head>) -> Result<Vec<SnapshotId>, MasterError> {
         let named = |id: &SnapshotId| head.is_some_and(|head| head.snapshot(id).is_some());
-        let mut ids = block_on(self.snapshots.snapshots(name))?;
+        let mut ids = self.snapshots.snapshots(name)?;
         ids.retain(|id| !named(id));
         Ok(ids)
     }
 
     fn any_removed(&self, due: &BTreeSet<Record>) -> Result<bool, MasterError> {
         for (repository, id) in due {
-            let head = block_on(self.head(repository))?;
+            let head = self.head(repository)?;
             if head.is_some_and(|head| head.head().has_removed(id)) {
                 return Ok(true);
             }
@@ -231,7 +230,7 @@ impl Master {
     }
 
     fn is_named(&self, (repository, id): &Record) -> Result<bool, MasterError> {
-        let head = block_on(self.head(repository))?;
+        let head = self.head(repository)?;
         Ok(head.is_some_and(|head| head.head().snapshot(id).is_some()))
     }
 

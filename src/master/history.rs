@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures_executor::block_on;
 use instantmirror_core::head::{LiveSnapshot, REASON_BYTES_MAX, REMOVED_MAX, RemovedSnapshot};
 use instantmirror_core::order::go_back_to;
 use instantmirror_core::snapshot_ref::{ResolveError, SnapshotNames, SnapshotRef};
@@ -190,10 +189,10 @@ impl Master {
     ) -> Result<(), MasterError> {
         let (now, mut trees) = (SystemClock.now(), Vec::new());
         for id in taken_back {
-            let lost = block_on(self.kept_snapshot(repository, *id))?;
+            let lost = self.kept_snapshot(repository, *id)?;
             trees.extend(lost.map(|snapshot| (snapshot.root.node, (*id, now))));
         }
-        let wanted = block_on(self.kept_snapshot(repository, came_back))?;
+        let wanted = self.kept_snapshot(repository, came_back)?;
         let changed = withdrawn::change(self.disk.as_ref(), repository, |list| {
             list.extend(trees);
             wanted.map(|snapshot| list.remove(&snapshot.root.node));
@@ -214,7 +213,7 @@ impl Master {
             }
             Some(_) => {}
         }
-        let root = block_on(self.snapshot(&repository, to))?.root;
+        let root = self.snapshot(&repository, to)?.root;
         let (from, sequence) = (head.current, head.sequence + 1);
         let withdrawn = match from == Some(to) {
             true => Vec::new(),
@@ -246,7 +245,7 @@ impl Master {
         let (mut live, mut dead) = (Vec::new(), Vec::new());
         for (of, id) in self.snapshots.records()? {
             let is_dead = of == *repository && gone.contains(&id);
-            if let Some(record) = block_on(self.kept_snapshot(&of, id))? {
+            if let Some(record) = self.kept_snapshot(&of, id)? {
                 if is_dead { &mut dead } else { &mut live }.push(record.root.node);
             }
         }
@@ -308,8 +307,8 @@ impl Master {
     /// that was taken back.
     fn trees_of(&self, removal: &Removal) -> Result<Vec<(NodeId, SnapshotId)>, MasterError> {
         let (mut gone, mut kept) = (Vec::new(), BTreeSet::new());
-        for id in block_on(self.snapshots.snapshots(&removal.repository))? {
-            let Some(record) = block_on(self.kept_snapshot(&removal.repository, id))? else {
+        for id in self.snapshots.snapshots(&removal.repository)? {
+            let Some(record) = self.kept_snapshot(&removal.repository, id)? else {
                 continue;
             };
             if removal.snapshots.contains(&id) {
@@ -363,7 +362,7 @@ impl Master {
                 .into());
             }
             if head.snapshot(&snapshot).is_none() {
-                let has_record = block_on(self.snapshots.snapshots(&repository))?.contains(&snapshot);
+                let has_record = self.snapshots.snapshots(&repository)?.contains(&snapshot);
                 if !has_record && !options.expired {
                     return Err(unknown_snapshot(
                         &repository,

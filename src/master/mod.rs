@@ -408,31 +408,31 @@ impl Master {
         })
     }
 
-    /// The head of a repository, `None` before its first publish.
+    /// The head of a repository, `None` before its first publish. Read from the disk.
     ///
     /// # Errors
     /// [`MasterError::Snapshots`] if it cannot be read or was not signed with one of this master's keys.
-    pub async fn head(&self, repository: &RepoName) -> Result<Option<SignedHead>, MasterError> {
-        Ok(self.snapshots.head(repository, &self.ring()?.known()).await?)
+    pub fn head(&self, repository: &RepoName) -> Result<Option<SignedHead>, MasterError> {
+        Ok(self.snapshots.head(repository, &self.ring()?.known())?)
     }
 
     /// The record of a snapshot.
     ///
     /// # Errors
     /// [`MasterError::UnknownSnapshot`], [`MasterError::Snapshots`].
-    pub async fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Snapshot, MasterError> {
-        if let Some(found) = self.snapshots.snapshot(repository, id).await? {
+    pub fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Snapshot, MasterError> {
+        if let Some(found) = self.snapshots.snapshot(repository, id)? {
             return Ok(found);
         }
         // For the message only: whatever is wrong with the head is told by whoever needs it.
-        let head = self.head(repository).await.ok().flatten();
+        let head = self.head(repository).ok().flatten();
         let live = head.iter().flat_map(|head| &head.head().snapshots);
         Err(tags::unknown_snapshot(repository, id, live.map(|live| live.id)))
     }
 
     /// The record of a snapshot that a head names, `None` if it is lost: removed by somebody, or damaged.
-    async fn kept_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Option<Snapshot>, MasterError> {
-        match self.snapshot(repository, id).await {
+    fn kept_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Option<Snapshot>, MasterError> {
+        match self.snapshot(repository, id) {
             Ok(snapshot) => Ok(Some(snapshot)),
             Err(
                 error @ (MasterError::UnknownSnapshot { .. }
@@ -448,8 +448,8 @@ impl Master {
     /// How many files the current snapshot has, if that can be told: for those who want to know how long a publish takes.
     #[must_use]
     pub fn current_files(&self, repository: &RepoName) -> Option<u64> {
-        let head = futures_executor::block_on(self.head(repository)).ok().flatten()?;
-        let current = futures_executor::block_on(self.snapshots.snapshot(repository, head.head().current?));
+        let head = self.head(repository).ok().flatten()?;
+        let current = self.snapshots.snapshot(repository, head.head().current?);
         Some(current.ok().flatten()?.root.files)
     }
 
@@ -464,18 +464,18 @@ impl Master {
         after: SnapshotId,
     ) -> Result<Differences<CatalogWalker>, MasterError> {
         self.repository(repository)?;
-        let root = |id| futures_executor::block_on(self.snapshot(repository, id)).map(|snapshot| snapshot.root.node);
+        let root = |id| self.snapshot(repository, id).map(|snapshot| snapshot.root.node);
         let (before, after) = (root(before)?, root(after)?);
         Ok(Differences::new(self.snapshots.walker(), Some(before), after))
     }
 
-    /// Writes a list of a snapshot, of the current one if none is named, to `out`. Reads the catalog only. `progress` hears of
-    /// files.
+    /// Writes a list of a snapshot, of the current one if none is named, to `out`. Reads the catalog only, and blocks on it.
+    /// `progress` hears of files.
     ///
     /// # Errors
     /// [`MasterError::UnknownRepository`], [`MasterError::NeverPublished`], [`MasterError::UnknownSnapshot`],
     /// [`MasterError::Export`].
-    pub async fn export(
+    pub fn export(
         &self,
         repository: &RepoName,
         snapshot: Option<SnapshotId>,
@@ -484,12 +484,12 @@ impl Master {
         progress: &dyn Progress,
     ) -> Result<(), MasterError> {
         self.repository(repository)?;
-        let head = self.head(repository).await?;
+        let head = self.head(repository)?;
         let never = || MasterError::NeverPublished {
             repository: repository.clone(),
         };
         let id = snapshot.or(head.ok_or_else(never)?.head().current).ok_or_else(never)?;
-        let snapshot = self.snapshot(repository, id).await?;
+        let snapshot = self.snapshot(repository, id)?;
         let sha256 = |object: &ObjectId| self.objects.sha256(object);
         Ok(export(
             format,

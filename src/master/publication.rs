@@ -100,7 +100,7 @@ impl MasterPublication {
         }
         for (name, state) in &self.states {
             let held = Arc::clone(&state.borrow());
-            match self.next(name, &held).await {
+            match self.next(name, &held) {
                 Ok(Some(next)) => news.push((state, next)),
                 Ok(None) => {}
                 Err(error) => first_error = first_error.and(Err(error)),
@@ -122,8 +122,8 @@ impl MasterPublication {
     }
 
     /// What is to be shown of a repository, if that has changed.
-    async fn next(&self, name: &RepoName, held: &RepositoryState) -> Result<Option<Next>, MasterError> {
-        let Some(head) = self.master.head(name).await? else {
+    fn next(&self, name: &RepoName, held: &RepositoryState) -> Result<Option<Next>, MasterError> {
+        let Some(head) = self.master.head(name)? else {
             return Ok(None);
         };
         let shown = held.head.as_ref().map(|shown| shown.head().sequence);
@@ -134,7 +134,7 @@ impl MasterPublication {
         for live in &head.head().snapshots {
             let snapshot = match held.snapshots.get(&live.id) {
                 Some(snapshot) => Some(Arc::clone(snapshot)),
-                None => self.master.kept_snapshot(name, live.id).await?.map(Arc::new),
+                None => self.master.kept_snapshot(name, live.id)?.map(Arc::new),
             };
             match snapshot {
                 Some(snapshot) if live.state.is_released() => _ = state.snapshots.insert(live.id, snapshot),

@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_executor::block_on;
 use instantmirror_core::changes::ChangeSet;
 use instantmirror_core::head::{LiveSnapshot, SnapshotState};
 use instantmirror_core::traits::SnapshotStore;
@@ -166,7 +165,7 @@ impl Master {
         };
         // Before the record: what has a record is counted.
         References::open(&self.config.store.dir)?.count_in(writer.snapshots.as_ref(), &counted_tree(&snapshot))?;
-        let record = block_on(writer.snapshots.put_snapshot(&snapshot))?;
+        let record = writer.snapshots.put_snapshot(&snapshot)?;
         let mut head = held.map_or_else(|| first_head(repository, now), |held| held.head().clone());
         self.drop_lost(&mut head)?;
         let state = match options.stage {
@@ -195,10 +194,10 @@ impl Master {
     /// What a publish starts from.
     pub(super) fn published(&self, repository: &ServerRepository) -> Result<BeforePublish, MasterError> {
         let name = &repository.name;
-        let head = block_on(self.head(name))?;
+        let head = self.head(name)?;
         check_piece_length(repository, head.as_ref())?;
         let current = head.as_ref().and_then(|held| held.head().current);
-        let current = current.map(|id| block_on(self.kept_snapshot(name, id)));
+        let current = current.map(|id| self.kept_snapshot(name, id));
         let current = current.transpose()?.flatten();
         Ok(BeforePublish { head, current })
     }
@@ -286,11 +285,11 @@ impl Master {
     }
 
     fn renew(&self, name: &RepoName) -> Result<(), MasterError> {
-        let held = block_on(self.head(name))?;
+        let held = self.head(name)?;
         if held.map_or(Ok(false), |held| self.is_due(&held))? {
             let writer = Writer::open(self)?;
             // Somebody may have published until the lock was ours: only what is held now has a successor.
-            if let Some(held) = block_on(self.head(name))? {
+            if let Some(held) = self.head(name)? {
                 self.renew_if_old(&writer, &held)?;
             }
         }
@@ -322,7 +321,7 @@ impl Master {
     fn drop_lost(&self, head: &mut Head) -> Result<(), MasterError> {
         let mut kept = Vec::with_capacity(head.snapshots.len() + 1);
         for live in std::mem::take(&mut head.snapshots) {
-            if block_on(self.kept_snapshot(&head.repository, live.id))?.is_some() {
+            if self.kept_snapshot(&head.repository, live.id)?.is_some() {
                 kept.push(live);
             }
         }
@@ -353,7 +352,7 @@ impl Master {
             return Ok(None);
         };
         for live in held.head().snapshots.iter().rev() {
-            let snapshot = block_on(self.kept_snapshot(&held.head().repository, live.id))?;
+            let snapshot = self.kept_snapshot(&held.head().repository, live.id)?;
             if let Some(snapshot) = snapshot.filter(|snapshot| snapshot.root.node == seen) {
                 return Ok(Some(directory(&snapshot.root)));
             }

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use futures_executor::block_on;
 use instantmirror_core::retention::RetentionPlan;
 use instantmirror_core::{Clock as _, Head, RepoName, Timestamp};
 use instantmirror_store::garbage::ContentMeter;
@@ -71,7 +70,7 @@ impl Master {
             let mut meter = ContentMeter::new(Arc::clone(&self.snapshots));
             plan.limit_bytes(max_bytes, |id| {
                 // One whose record is lost holds nothing; the next publish drops it.
-                match block_on(self.kept_snapshot(&repository.name, id))? {
+                match self.kept_snapshot(&repository.name, id)? {
                     Some(snapshot) => meter.added(snapshot.root.node).map_err(MasterError::Catalog),
                     None => Ok(0),
                 }

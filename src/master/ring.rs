@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
-use futures_executor::block_on;
 use instantmirror_core::keys::{KEYS_MAX, ListedKey};
 use instantmirror_core::{Clock as _, KeyChain, KeyList, PublicKey, SecretKey, Timestamp};
 use instantmirror_store::disk::Disk;
@@ -282,7 +281,7 @@ impl Master {
     fn store_lists(&self, writer: &Writer, lists: &Bytes) -> Result<(), MasterError> {
         write_keys(self.disk.as_ref(), Path::new(LISTS), lists)?;
         for repository in &self.config.repositories {
-            if let Some(held) = block_on(self.head(&repository.name))? {
+            if let Some(held) = self.head(&repository.name)? {
                 self.commit(writer, held.head().clone(), SystemClock.now())?;
             }
         }

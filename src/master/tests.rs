@@ -139,15 +139,10 @@ async fn hashes_in_pieces_of_another_length_make_no_torrent() {
     world.publish("b", "the same");
     let options = crate::torrent::TorrentOptions::default();
     // The store keeps what came last.
-    world
-        .master
-        .torrents(&name("b"), None, &options, &NoProgress)
-        .await
-        .unwrap();
+    world.master.torrents(&name("b"), None, &options, &NoProgress).unwrap();
     let refused = world
         .master
         .torrents(&name("a"), None, &options, &NoProgress)
-        .await
         .unwrap_err();
     let text = refused.to_string();
     assert!(
@@ -168,7 +163,6 @@ async fn a_name_or_a_tracker_changes_what_it_should_of_a_torrent_and_a_snapshot_
         world
             .master
             .torrents(&name("a"), snapshot, &options, &NoProgress)
-            .await
             .unwrap()
     };
     let before = made(None, None).await;

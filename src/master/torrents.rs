@@ -32,7 +32,7 @@ impl Master {
     /// # Errors
     /// [`MasterError::UnknownRepository`], [`MasterError::NeverPublished`], [`MasterError::UnknownSnapshot`],
     /// [`MasterError::Torrent`].
-    pub async fn torrents(
+    pub fn torrents(
         &self,
         repository: &RepoName,
         snapshot: Option<SnapshotId>,
@@ -40,13 +40,13 @@ impl Master {
         progress: &dyn Progress,
     ) -> Result<Torrents, MasterError> {
         self.repository(repository)?;
-        let head = self.head(repository).await?;
+        let head = self.head(repository)?;
         let never = || MasterError::NeverPublished {
             repository: repository.clone(),
         };
         let head = head.ok_or_else(never)?;
         let id = snapshot.or(head.head().current).ok_or_else(never)?;
-        let snapshot = self.snapshot(repository, id).await?;
+        let snapshot = self.snapshot(repository, id)?;
         let mut padded = PaddedPieces::default();
         Ok(self.make_torrents(&snapshot, head.head().piece_length, options, &mut padded, progress)?)
     }

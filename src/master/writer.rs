@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_executor::block_on;
 use instantmirror_core::catalog::CatalogNode;
 use instantmirror_core::head::HEAD_VALIDITY_MAX;
 use instantmirror_core::traits::SnapshotStore as _;
@@ -123,7 +122,7 @@ impl Master {
         let ring = self.ring()?;
         head.key_list = ring.version();
         let signed = head.sign(&ring.signers()?)?;
-        block_on(writer.snapshots.put_head(&signed))?;
+        writer.snapshots.put_head(&signed)?;
         tracing::info!(repository = %head.repository, sequence = head.sequence, current = head.current.map(tracing::field::display), "head signed");
         Ok(head.sequence)
     }
@@ -140,7 +139,7 @@ impl Master {
     /// [`MasterError::UnknownRepository`], [`MasterError::NeverPublished`], [`MasterError::Snapshots`].
     pub(super) fn published_head(&self, name: &RepoName) -> Result<Head, MasterError> {
         self.repository(name)?;
-        let held = block_on(self.head(name))?;
+        let held = self.head(name)?;
         let never = || MasterError::NeverPublished {
             repository: name.clone(),
         };

@@ -162,15 +162,13 @@ impl Node {
             let transports: Vec<_> = swarm.chain(origins.into_iter().map(Transport::origin)).collect();
             let store: Arc<dyn SnapshotStore> = snapshots.clone();
             let (name, trust) = (repository.name.clone(), repository.trust.clone());
-            let follower = Follower::open(name.clone(), upstreams, store, trust, Arc::new(SystemClock)).await?;
+            let follower = Follower::open(name.clone(), upstreams, store, trust, Arc::new(SystemClock))?;
             let mut follower = follower.keeping(config.snapshots.policy()).sharing(intake.clone());
             if repository.token_file.is_some() {
                 follower = follower.registered();
             }
             let own = tagged.iter().filter(|((of, _), _)| *of == name);
-            follower = follower
-                .tagged(own.map(|((_, tag), id)| (tag.clone(), *id)).collect())
-                .await?;
+            follower = follower.tagged(own.map(|((_, tag), id)| (tag.clone(), *id)).collect())?;
             followers.insert(name.clone(), follower);
             sources.insert(name, transports);
         }

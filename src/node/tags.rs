@@ -336,7 +336,7 @@ impl Node {
     async fn holding(&self, list: &TagList) -> Result<Holding, CatalogError> {
         let mut roots = Vec::new();
         for ((repository, tag), id) in list {
-            let record = self.snapshots.snapshot(repository, *id).await?;
+            let record = self.snapshots.snapshot(repository, *id)?;
             let missing = || CoreError::Damaged(format!("tag '{tag}' of '{repository}': no record of snapshot {id}"));
             roots.push(record.ok_or_else(missing)?.root.node);
         }
@@ -401,11 +401,7 @@ impl Node {
     }
 
     async fn fetch_tag(&self, key: &(RepoName, TagName), id: SnapshotId) -> Result<(), String> {
-        let record = self
-            .snapshots
-            .snapshot(&key.0, id)
-            .await
-            .map_err(|error| error.to_string())?;
+        let record = self.snapshots.snapshot(&key.0, id).map_err(|error| error.to_string())?;
         let snapshot = Arc::new(record.ok_or("its record is not here")?);
         self.tags.note(key, id, |status| {
             (status.files, status.bytes) = (snapshot.root.files, snapshot.root.bytes);

@@ -45,10 +45,7 @@ pub(crate) async fn snapshots_that_are_whole(master: &Master) -> Vec<Snapshot> {
     // Nobody sees what is staged, and whoever releases it needs all of it.
     let mut snapshots: Vec<_> = state.snapshots.values().cloned().collect();
     for live in head.iter().filter(|live| !live.state.is_released()) {
-        let staged = store
-            .snapshot(&name, live.id)
-            .await
-            .expect("what is staged is readable");
+        let staged = store.snapshot(&name, live.id).expect("what is staged is readable");
         assert_eq!(staged.encode().0, live.record);
         snapshots.push(std::sync::Arc::new(staged));
     }

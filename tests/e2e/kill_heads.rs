@@ -37,7 +37,7 @@ fn repository() -> RepoName {
 async fn head(master: &Master) -> Head {
     snapshots_that_are_whole(master).await;
     let opened = instantmirror::Master::open(ServerConfig::load(&master.config).unwrap()).unwrap();
-    opened.head(&repository()).await.unwrap().unwrap().head().clone()
+    opened.head(&repository()).unwrap().unwrap().head().clone()
 }
 
 /// Stages a new snapshot, and returns its id.
@@ -155,7 +155,7 @@ async fn seen_by_a_mirror(master: &Master, pinned: &[PublicKey]) -> KeyChain {
     let opened = instantmirror::Master::open(ServerConfig::load(&master.config).unwrap()).unwrap();
     let lists = opened.key_lists().unwrap().unwrap_or_default();
     let chain = KeyChain::read(&lists, pinned).unwrap();
-    let head = opened.head(&repository()).await.unwrap().unwrap();
+    let head = opened.head(&repository()).unwrap().unwrap();
     let verified = SignedHead::verify(head.bytes().clone(), &repository(), &chain.trusted(pinned));
     assert!(verified.unwrap().head().key_list <= chain.version());
     chain
@@ -284,12 +284,11 @@ async fn stored(dir: &Path, key: &str, n: usize) -> (u64, BTreeSet<String>) {
     let store = DiskSnapshotStore::open(Arc::new(RealDisk::open(dir).unwrap()), "").unwrap();
     let head = store
         .head(&repository(), &[key.parse().unwrap()])
-        .await
         .expect("the head is readable")
         .expect("and there");
     let mut ids = BTreeSet::new();
-    for id in store.snapshots(&repository()).await.unwrap() {
-        let snapshot = store.snapshot(&repository(), id).await.unwrap().unwrap();
+    for id in store.snapshots(&repository()).unwrap() {
+        let snapshot = store.snapshot(&repository(), id).unwrap().unwrap();
         let root = Directory {
             node: snapshot.root.node,
             files: snapshot.root.files,

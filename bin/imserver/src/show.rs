@@ -16,13 +16,13 @@ use instantmirror::{Master, MasterError, control};
 /// The live snapshots, oldest first.
 pub(crate) async fn list(master: &Master, repository: &RepoName, json: bool) -> anyhow::Result<()> {
     master.repository(repository)?;
-    let Some(signed) = master.head(repository).await? else {
+    let Some(signed) = master.head(repository)? else {
         anyhow::bail!("'{repository}' was never published; `imserver publish {repository}` does it");
     };
     let head = signed.head();
     let mut rows = Vec::new();
     for live in &head.snapshots {
-        rows.push((live, master.snapshot(repository, live.id).await?));
+        rows.push((live, master.snapshot(repository, live.id)?));
     }
     let staged_at = staged_at(master, repository, head).await;
     if json {
@@ -97,12 +97,12 @@ pub(crate) async fn snapshot(
     json: bool,
 ) -> anyhow::Result<()> {
     master.repository(repository)?;
-    let signed = master.head(repository).await?;
+    let signed = master.head(repository)?;
     let head = signed.as_ref().map(SignedHead::head);
     let Some(id) = id.or_else(|| head?.current) else {
         anyhow::bail!("'{repository}' has no current snapshot; `imserver publish {repository}` makes one");
     };
-    let snapshot = master.snapshot(repository, id).await?;
+    let snapshot = master.snapshot(repository, id)?;
     if json {
         println!("{}", serde_json::to_string_pretty(&snapshot)?);
         return Ok(());
@@ -166,7 +166,7 @@ pub(crate) async fn export(
     // On a terminal the list itself says how far it is.
     let bar = (!std::io::stdout().is_terminal()).then(|| Bar::new(format!("export {repository}"), Unit::Files));
     let progress: &dyn Progress = bar.as_ref().map_or(&NoProgress, |bar| bar);
-    let done = master.export(repository, snapshot, format, &mut out, progress).await;
+    let done = master.export(repository, snapshot, format, &mut out, progress);
     drop(bar);
     match done {
         Err(MasterError::Export(ExportError::Write(error))) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

@@ -86,9 +86,7 @@ pub(crate) async fn run(master: &Master, arguments: Arguments) -> anyhow::Result
     let asked = arguments.snapshot.as_ref();
     let snapshot = asked.map(|asked| crate::snapshot::resolve(master, &arguments.repository, asked));
     let bar = Bar::new(format!("torrent {}", arguments.repository), Unit::Files);
-    let made = master
-        .torrents(&arguments.repository, snapshot.transpose()?, &options, &bar)
-        .await;
+    let made = master.torrents(&arguments.repository, snapshot.transpose()?, &options, &bar);
     bar.finish();
     let made = made?;
     if made.torrents.is_empty() {

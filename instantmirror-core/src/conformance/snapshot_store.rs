@@ -27,7 +27,6 @@ macro_rules! snapshot_store_conformance {
             heads_belong_to_their_repositories
             a_head_of_no_trusted_key_is_damaged
             a_head_outlives_the_snapshots_it_names
-            a_future_that_is_not_polled_does_nothing
         }
     };
 }
@@ -35,7 +34,7 @@ macro_rules! snapshot_store_conformance {
 
 use std::time::Duration;
 
-use super::{Subject, block_on};
+use super::Subject;
 use crate::catalog::{Catalog, CatalogNode, build_directory};
 use crate::head::{LiveSnapshot, SnapshotState};
 use crate::traits::{SnapshotStore, StoreError};
@@ -108,12 +107,12 @@ fn record(seed: u8, top: Directory) -> Snapshot {
 }
 
 fn put(store: &impl SnapshotStore, tree: &Tree) {
-    block_on(store.put_nodes(tree.nodes.clone())).unwrap();
-    block_on(store.put_snapshot(&tree.record)).unwrap();
+    store.put_nodes(tree.nodes.clone()).unwrap();
+    store.put_snapshot(&tree.record).unwrap();
 }
 
 fn stored(store: &impl SnapshotStore, id: SnapshotId) -> Option<Snapshot> {
-    block_on(store.snapshot(&repository(), id)).unwrap()
+    store.snapshot(&repository(), id).unwrap()
 }
 
 fn key(seed: u8) -> SecretKey {
@@ -140,7 +139,7 @@ fn head(repository: &RepoName, sequence: u64, keys: &[&SecretKey]) -> SignedHead
 }
 
 fn sequence(store: &impl SnapshotStore, repository: &RepoName, trusted: &[PublicKey]) -> Option<u64> {
-    let head = block_on(store.head(repository, trusted)).unwrap();
+    let head = store.head(repository, trusted).unwrap();
     head.map(|head| head.head().sequence)
 }
 
@@ -151,7 +150,7 @@ pub fn an_empty_store_has_nothing<S: SnapshotStore>(make: &dyn Fn() -> Subject<S
     assert_eq!(store.node(&node).unwrap(), None);
     assert!(!store.has_node(&node).unwrap());
     assert_eq!(stored(&*store, SnapshotId::from_random([1; 16])), None);
-    assert_eq!(block_on(store.snapshots(&repository())).unwrap(), []);
+    assert_eq!(store.snapshots(&repository()).unwrap(), []);
     assert_eq!(sequence(&*store, &repository(), &[key(1).public()]), None);
 }
 
@@ -159,13 +158,13 @@ pub fn an_empty_store_has_nothing<S: SnapshotStore>(make: &dyn Fn() -> Subject<S
 pub fn nodes_come_back_by_their_ids<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>) {
     let store = make();
     let tree = tree(1, 2000);
-    block_on(store.put_nodes(tree.nodes.clone())).unwrap();
+    store.put_nodes(tree.nodes.clone()).unwrap();
     for node in &tree.nodes {
         assert_eq!(store.node(&node.id()).unwrap().as_ref(), Some(node.bytes()));
         assert!(store.has_node(&node.id()).unwrap());
     }
     assert!(!store.has_node(&NodeId::of(b"other")).unwrap());
-    block_on(store.put_nodes(Vec::new())).unwrap();
+    store.put_nodes(Vec::new()).unwrap();
 }
 
 /// Storing what is there is no error, also within one call.
@@ -174,7 +173,7 @@ pub fn nodes_may_be_stored_again<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>
     let tree = tree(1, 10);
     for _ in 0..3 {
         let twice = [tree.nodes.clone(), tree.nodes.clone()].concat();
-        block_on(store.put_nodes(twice)).unwrap();
+        store.put_nodes(twice).unwrap();
     }
     put(&*store, &tree);
 }
@@ -183,9 +182,9 @@ pub fn nodes_may_be_stored_again<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>
 pub fn a_record_comes_back_as_it_was<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>) {
     let store = make();
     let tree = tree(1, 2000);
-    block_on(store.put_nodes(tree.nodes.clone())).unwrap();
+    store.put_nodes(tree.nodes.clone()).unwrap();
     assert_eq!(stored(&*store, tree.record.id), None, "visible before its record");
-    let id = block_on(store.put_snapshot(&tree.record)).unwrap();
+    let id = store.put_snapshot(&tree.record).unwrap();
     assert_eq!(id, tree.record.encode().0);
     assert_eq!(stored(&*store, tree.record.id).as_ref(), Some(&tree.record));
     let path = RepoPath::new("pool/file-01999").unwrap();
@@ -200,13 +199,13 @@ pub fn a_record_needs_every_node_of_its_tree<S: SnapshotStore>(make: &dyn Fn() -
         let store = make();
         let mut nodes = tree.nodes.clone();
         let last = nodes.remove(missing);
-        block_on(store.put_nodes(nodes)).unwrap();
-        let refused = block_on(store.put_snapshot(&tree.record)).unwrap_err();
+        store.put_nodes(nodes).unwrap();
+        let refused = store.put_snapshot(&tree.record).unwrap_err();
         assert!(refused.to_string().contains(&last.id().to_string()), "{refused}");
         assert_eq!(stored(&*store, tree.record.id), None);
-        assert_eq!(block_on(store.snapshots(&repository())).unwrap(), []);
-        block_on(store.put_nodes(vec![last])).unwrap();
-        block_on(store.put_snapshot(&tree.record)).unwrap();
+        assert_eq!(store.snapshots(&repository()).unwrap(), []);
+        store.put_nodes(vec![last]).unwrap();
+        store.put_snapshot(&tree.record).unwrap();
     }
 }
 
@@ -222,11 +221,11 @@ pub fn a_record_needs_every_node_even_if_its_parent_is_whole<S: SnapshotStore>(m
         put(&*store, &first);
         let mut nodes = new.clone();
         let last = nodes.remove(missing);
-        block_on(store.put_nodes(nodes)).unwrap();
-        assert!(block_on(store.put_snapshot(&second.record)).is_err());
+        store.put_nodes(nodes).unwrap();
+        assert!(store.put_snapshot(&second.record).is_err());
         assert_eq!(stored(&*store, second.record.id), None);
-        block_on(store.put_nodes(vec![last])).unwrap();
-        block_on(store.put_snapshot(&second.record)).unwrap();
+        store.put_nodes(vec![last]).unwrap();
+        store.put_snapshot(&second.record).unwrap();
     }
 }
 
@@ -234,15 +233,15 @@ pub fn a_record_needs_every_node_even_if_its_parent_is_whole<S: SnapshotStore>(m
 pub fn a_record_that_miscounts_its_tree_is_refused<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>) {
     let store = make();
     let tree = tree(1, 10);
-    block_on(store.put_nodes(tree.nodes.clone())).unwrap();
+    store.put_nodes(tree.nodes.clone()).unwrap();
     let mut wrong = [tree.record.clone(), tree.record.clone()];
     wrong[0].root.files += 1;
     wrong[1].root.bytes -= 1;
     for record in wrong {
-        assert!(block_on(store.put_snapshot(&record)).is_err());
+        assert!(store.put_snapshot(&record).is_err());
         assert_eq!(stored(&*store, record.id), None);
     }
-    block_on(store.put_snapshot(&tree.record)).unwrap();
+    store.put_snapshot(&tree.record).unwrap();
 }
 
 /// The same record again is the same record.
@@ -250,11 +249,8 @@ pub fn a_record_may_be_stored_again<S: SnapshotStore>(make: &dyn Fn() -> Subject
     let store = make();
     let tree = tree(1, 10);
     put(&*store, &tree);
-    assert_eq!(
-        block_on(store.put_snapshot(&tree.record)).unwrap(),
-        tree.record.encode().0
-    );
-    assert_eq!(block_on(store.snapshots(&repository())).unwrap(), [tree.record.id]);
+    assert_eq!(store.put_snapshot(&tree.record).unwrap(), tree.record.encode().0);
+    assert_eq!(store.snapshots(&repository()).unwrap(), [tree.record.id]);
 }
 
 /// A snapshot id has one record for ever.
@@ -264,7 +260,7 @@ pub fn another_record_of_the_same_snapshot_is_a_conflict<S: SnapshotStore>(make:
     put(&*store, &tree);
     let mut other = tree.record.clone();
     other.note = "something else".to_owned();
-    let refused = block_on(store.put_snapshot(&other));
+    let refused = store.put_snapshot(&other);
     assert!(matches!(refused, Err(StoreError::Conflict(_))), "{refused:?}");
     assert_eq!(stored(&*store, tree.record.id), Some(tree.record));
 }
@@ -278,14 +274,14 @@ pub fn snapshots_are_listed_by_repository<S: SnapshotStore>(make: &dyn Fn() -> S
     let other: RepoName = "conformance.2".parse().unwrap();
     let mut theirs = first.record.clone();
     theirs.repository = other.clone();
-    block_on(store.put_snapshot(&theirs)).unwrap();
-    let mut ids = block_on(store.snapshots(&repository())).unwrap();
+    store.put_snapshot(&theirs).unwrap();
+    let mut ids = store.snapshots(&repository()).unwrap();
     ids.sort();
     assert_eq!(ids, [first.record.id, second.record.id]);
-    assert_eq!(block_on(store.snapshots(&other)).unwrap(), [theirs.id]);
-    assert_eq!(block_on(store.snapshot(&other, theirs.id)).unwrap(), Some(theirs));
+    assert_eq!(store.snapshots(&other).unwrap(), [theirs.id]);
+    assert_eq!(store.snapshot(&other, theirs.id).unwrap(), Some(theirs));
     assert_eq!(stored(&*store, first.record.id), Some(first.record));
-    assert_eq!(block_on(store.snapshot(&other, second.record.id)).unwrap(), None);
+    assert_eq!(store.snapshot(&other, second.record.id).unwrap(), None);
 }
 
 /// Removal takes one snapshot, and nothing that another one needs.
@@ -294,9 +290,9 @@ pub fn a_removed_snapshot_is_gone_and_others_stay<S: SnapshotStore>(make: &dyn F
     let (first, second) = (tree(1, 600), tree(2, 600));
     put(&*store, &first);
     put(&*store, &second);
-    block_on(store.remove_snapshot(&repository(), first.record.id)).unwrap();
+    store.remove_snapshot(&repository(), first.record.id).unwrap();
     assert_eq!(stored(&*store, first.record.id), None);
-    assert_eq!(block_on(store.snapshots(&repository())).unwrap(), [second.record.id]);
+    assert_eq!(store.snapshots(&repository()).unwrap(), [second.record.id]);
     assert_eq!(stored(&*store, second.record.id).as_ref(), Some(&second.record));
     for node in &second.nodes {
         assert_eq!(store.node(&node.id()).unwrap().as_ref(), Some(node.bytes()));
@@ -307,10 +303,10 @@ pub fn a_removed_snapshot_is_gone_and_others_stay<S: SnapshotStore>(make: &dyn F
 pub fn removing_what_is_not_here_is_no_error<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>) {
     let store = make();
     let tree = tree(1, 10);
-    block_on(store.remove_snapshot(&repository(), tree.record.id)).unwrap();
+    store.remove_snapshot(&repository(), tree.record.id).unwrap();
     put(&*store, &tree);
     let other: RepoName = "other".parse().unwrap();
-    block_on(store.remove_snapshot(&other, tree.record.id)).unwrap();
+    store.remove_snapshot(&other, tree.record.id).unwrap();
     assert_eq!(stored(&*store, tree.record.id), Some(tree.record));
 }
 
@@ -321,7 +317,7 @@ pub fn a_removed_snapshot_can_be_stored_again<S: SnapshotStore>(make: &dyn Fn() 
     for _ in 0..3 {
         put(&*store, &tree);
         assert_eq!(stored(&*store, tree.record.id).as_ref(), Some(&tree.record));
-        block_on(store.remove_snapshot(&repository(), tree.record.id)).unwrap();
+        store.remove_snapshot(&repository(), tree.record.id).unwrap();
     }
 }
 
@@ -329,10 +325,8 @@ pub fn a_removed_snapshot_can_be_stored_again<S: SnapshotStore>(make: &dyn Fn() 
 pub fn a_head_comes_back_with_its_bytes<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>) {
     let store = make();
     let head = head(&repository(), 7, &[&key(1)]);
-    block_on(store.put_head(&head)).unwrap();
-    let kept = block_on(store.head(&repository(), &[key(1).public()]))
-        .unwrap()
-        .unwrap();
+    store.put_head(&head).unwrap();
+    let kept = store.head(&repository(), &[key(1).public()]).unwrap().unwrap();
     assert_eq!(kept, head);
     assert_eq!(kept.bytes(), head.bytes());
 }
@@ -342,7 +336,7 @@ pub fn a_newer_head_replaces_an_older_one<S: SnapshotStore>(make: &dyn Fn() -> S
     let store = make();
     let (key, trusted) = (key(1), [key(1).public()]);
     for number in [1, 2, 2, 5, 1_700_000_000_000] {
-        block_on(store.put_head(&head(&repository(), number, &[&key]))).unwrap();
+        store.put_head(&head(&repository(), number, &[&key])).unwrap();
         assert_eq!(sequence(&*store, &repository(), &trusted), Some(number));
     }
 }
@@ -351,9 +345,9 @@ pub fn a_newer_head_replaces_an_older_one<S: SnapshotStore>(make: &dyn Fn() -> S
 pub fn an_older_head_is_a_conflict<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>) {
     let store = make();
     let (key, trusted) = (key(1), [key(1).public()]);
-    block_on(store.put_head(&head(&repository(), 5, &[&key]))).unwrap();
+    store.put_head(&head(&repository(), 5, &[&key])).unwrap();
     for number in [0, 4] {
-        let refused = block_on(store.put_head(&head(&repository(), number, &[&key])));
+        let refused = store.put_head(&head(&repository(), number, &[&key]));
         assert!(matches!(refused, Err(StoreError::Conflict(_))), "{refused:?}");
         assert_eq!(sequence(&*store, &repository(), &trusted), Some(5));
     }
@@ -363,18 +357,18 @@ pub fn an_older_head_is_a_conflict<S: SnapshotStore>(make: &dyn Fn() -> Subject<
 pub fn a_head_whose_keys_were_replaced_is_replaced_by_an_older_one<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>) {
     let store = make();
     let (key, trusted) = (key(1), [key(1).public()]);
-    block_on(store.put_head(&head(&repository(), 9, &[&key]))).unwrap();
-    block_on(store.replace_head(&head(&repository(), 2, &[&key]))).unwrap();
+    store.put_head(&head(&repository(), 9, &[&key])).unwrap();
+    store.replace_head(&head(&repository(), 2, &[&key])).unwrap();
     assert_eq!(sequence(&*store, &repository(), &trusted), Some(2));
 }
 
 /// Key lists belong to a repository, and new ones replace old ones.
 pub fn key_lists_come_back_as_they_were<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>) {
     let store = make();
-    let keys = |repository: &RepoName| block_on(store.keys(repository)).unwrap();
+    let keys = |repository: &RepoName| store.keys(repository).unwrap();
     assert_eq!(keys(&repository()), None);
     for content in ["one\n", "one\ntwo\n", ""] {
-        block_on(store.put_keys(&repository(), content.into())).unwrap();
+        store.put_keys(&repository(), content.into()).unwrap();
         assert_eq!(keys(&repository()).as_deref(), Some(content.as_bytes()));
     }
     assert_eq!(keys(&"other".parse().unwrap()), None);
@@ -385,9 +379,9 @@ pub fn heads_belong_to_their_repositories<S: SnapshotStore>(make: &dyn Fn() -> S
     let store = make();
     let (key, trusted) = (key(1), [key(1).public()]);
     let other: RepoName = "other".parse().unwrap();
-    block_on(store.put_head(&head(&repository(), 5, &[&key]))).unwrap();
+    store.put_head(&head(&repository(), 5, &[&key])).unwrap();
     assert_eq!(sequence(&*store, &other, &trusted), None);
-    block_on(store.put_head(&head(&other, 2, &[&key]))).unwrap();
+    store.put_head(&head(&other, 2, &[&key])).unwrap();
     assert_eq!(sequence(&*store, &repository(), &trusted), Some(5));
     assert_eq!(sequence(&*store, &other, &trusted), Some(2));
 }
@@ -396,7 +390,7 @@ pub fn heads_belong_to_their_repositories<S: SnapshotStore>(make: &dyn Fn() -> S
 pub fn a_head_of_no_trusted_key_is_damaged<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>) {
     let store = make();
     let (old, new, stranger) = (key(1), key(2), key(3));
-    block_on(store.put_head(&head(&repository(), 1, &[&old, &new]))).unwrap();
+    store.put_head(&head(&repository(), 1, &[&old, &new])).unwrap();
     for trusted in [
         vec![old.public()],
         vec![new.public()],
@@ -405,7 +399,7 @@ pub fn a_head_of_no_trusted_key_is_damaged<S: SnapshotStore>(make: &dyn Fn() -> 
         assert_eq!(sequence(&*store, &repository(), &trusted), Some(1));
     }
     for trusted in [vec![stranger.public()], vec![]] {
-        let refused = block_on(store.head(&repository(), &trusted));
+        let refused = store.head(&repository(), &trusted);
         assert!(matches!(refused, Err(StoreError::Damaged(_))), "{refused:?}");
     }
     assert_eq!(sequence(&*store, &repository(), &[new.public()]), Some(1));
@@ -423,22 +417,9 @@ pub fn a_head_outlives_the_snapshots_it_names<S: SnapshotStore>(make: &dyn Fn() 
         record: tree.record.encode().0,
         state: SnapshotState::released(released, 1),
     }];
-    block_on(store.put_head(&naming.sign(&[&key]).unwrap())).unwrap();
+    store.put_head(&naming.sign(&[&key]).unwrap()).unwrap();
     assert_eq!(stored(&*store, tree.record.id), None);
     put(&*store, &tree);
-    block_on(store.remove_snapshot(&repository(), tree.record.id)).unwrap();
+    store.remove_snapshot(&repository(), tree.record.id).unwrap();
     assert_eq!(sequence(&*store, &repository(), &[key.public()]), Some(3));
-}
-
-/// Futures are lazy: one that is dropped before it was polled leaves the store as it was.
-pub fn a_future_that_is_not_polled_does_nothing<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>) {
-    let store = make();
-    let tree = tree(1, 10);
-    drop(store.put_nodes(tree.nodes.clone()));
-    assert!(!store.has_node(&tree.record.root.node).unwrap());
-    put(&*store, &tree);
-    drop(store.remove_snapshot(&repository(), tree.record.id));
-    drop(store.put_head(&head(&repository(), 1, &[&key(1)])));
-    assert_eq!(stored(&*store, tree.record.id), Some(tree.record));
-    assert_eq!(sequence(&*store, &repository(), &[key(1).public()]), None);
 }

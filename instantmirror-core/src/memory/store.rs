@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::catalog::{CatalogNode, NodeSource, check_closure};
@@ -53,14 +52,13 @@ impl NodeSource for MemoryStore {
     }
 }
 
-#[async_trait]
 impl SnapshotStore for MemoryStore {
-    async fn put_nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError> {
+    fn put_nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError> {
         nodes.into_iter().for_each(|node| self.insert_node(node));
         Ok(())
     }
 
-    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<RecordId, StoreError> {
+    fn put_snapshot(&self, snapshot: &Snapshot) -> Result<RecordId, StoreError> {
         let root = Directory {
             node: snapshot.root.node,
             files: snapshot.root.files,
@@ -79,11 +77,11 @@ impl SnapshotStore for MemoryStore {
         Ok(snapshot.encode().0)
     }
 
-    async fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Option<Snapshot>, StoreError> {
+    fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Option<Snapshot>, StoreError> {
         Ok(self.inner().snapshots.get(&(repository.clone(), id)).cloned())
     }
 
-    async fn snapshots(&self, repository: &RepoName) -> Result<Vec<SnapshotId>, StoreError> {
+    fn snapshots(&self, repository: &RepoName) -> Result<Vec<SnapshotId>, StoreError> {
         Ok(self
             .inner()
             .snapshots
@@ -93,7 +91,7 @@ impl SnapshotStore for MemoryStore {
             .collect())
     }
 
-    async fn put_head(&self, head: &SignedHead) -> Result<(), StoreError> {
+    fn put_head(&self, head: &SignedHead) -> Result<(), StoreError> {
         let mut inner = self.inner();
         let name = head.head().repository.clone();
         if let Some(held) = inner.heads.get(&name)
@@ -105,22 +103,22 @@ impl SnapshotStore for MemoryStore {
         Ok(())
     }
 
-    async fn replace_head(&self, head: &SignedHead) -> Result<(), StoreError> {
+    fn replace_head(&self, head: &SignedHead) -> Result<(), StoreError> {
         let name = head.head().repository.clone();
         self.inner().heads.insert(name, head.clone());
         Ok(())
     }
 
-    async fn keys(&self, repository: &RepoName) -> Result<Option<Bytes>, StoreError> {
+    fn keys(&self, repository: &RepoName) -> Result<Option<Bytes>, StoreError> {
         Ok(self.inner().keys.get(repository).cloned())
     }
 
-    async fn put_keys(&self, repository: &RepoName, keys: Bytes) -> Result<(), StoreError> {
+    fn put_keys(&self, repository: &RepoName, keys: Bytes) -> Result<(), StoreError> {
         self.inner().keys.insert(repository.clone(), keys);
         Ok(())
     }
 
-    async fn head(&self, repository: &RepoName, trusted: &[PublicKey]) -> Result<Option<SignedHead>, StoreError> {
+    fn head(&self, repository: &RepoName, trusted: &[PublicKey]) -> Result<Option<SignedHead>, StoreError> {
         let Some(held) = self.inner().heads.get(repository).cloned() else {
             return Ok(None);
         };
@@ -130,7 +128,7 @@ impl SnapshotStore for MemoryStore {
             .map_err(|error| StoreError::Damaged(error.to_string()))
     }
 
-    async fn remove_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<(), StoreError> {
+    fn remove_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<(), StoreError> {
         self.inner().snapshots.remove(&(repository.clone(), id));
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! The trait of stores for catalogs, records and heads.
 
-use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::StoreError;
@@ -17,15 +16,19 @@ use crate::{NodeId, RecordId, RepoName, Snapshot, SnapshotId};
 /// * [`NodeSource::node`] returns only bytes that hash to the id.
 /// * Reading never waits for a writer.
 ///
-/// Cancellation: dropping a future before it is ready leaves the store as before the call or as after it.
+/// Every call is synchronous and may block on the disk: an async caller makes those that write or walk on
+/// [`Threads`](super::blocking::Threads) that may. Reason: catalogs are walked node by node, thousands at a time, through
+/// [`NodeSource`], from memory that the disk is mapped into. A future per node would cost more than the node, and a store behind
+/// a network could not keep the promise that a whole catalog is known before it is shown: what a node shows it has here. So all
+/// of the store is where its nodes are, and code that is not async (a publish, a walk) needs no executor.
+///
 /// Concurrency: calls may overlap; one process writes at a time (`Busy` names the other).
-#[async_trait]
 pub trait SnapshotStore: NodeSource + std::fmt::Debug + 'static {
     /// Stores nodes; those already here cost nothing.
     ///
     /// # Errors
     /// [`StoreError::Io`] or [`StoreError::Busy`]; none, some or all of the nodes may be here then.
-    async fn put_nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError>;
+    fn put_nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError>;
 
     /// Stores a snapshot record. Every catalog node of it must be here already: a record that is here
     /// means a snapshot that is whole.
@@ -33,57 +36,57 @@ pub trait SnapshotStore: NodeSource + std::fmt::Debug + 'static {
     /// # Errors
     /// [`StoreError::Conflict`] if another record has this snapshot id, else as
     /// [`put_nodes`](Self::put_nodes).
-    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<RecordId, StoreError>;
+    fn put_snapshot(&self, snapshot: &Snapshot) -> Result<RecordId, StoreError>;
 
     /// The record of a snapshot that is here and whole.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] if it is here but not readable.
-    async fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Option<Snapshot>, StoreError>;
+    fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Option<Snapshot>, StoreError>;
 
     /// Ids of all snapshots of a repository that are here, in no order.
     ///
     /// # Errors
     /// [`StoreError::Io`].
-    async fn snapshots(&self, repository: &RepoName) -> Result<Vec<SnapshotId>, StoreError>;
+    fn snapshots(&self, repository: &RepoName) -> Result<Vec<SnapshotId>, StoreError>;
 
     /// Replaces the head of its repository.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if the stored head has a higher sequence number (a second guard: callers
     /// check [`SignedHead::succeeds`] first), else as [`put_nodes`](Self::put_nodes).
-    async fn put_head(&self, head: &SignedHead) -> Result<(), StoreError>;
+    fn put_head(&self, head: &SignedHead) -> Result<(), StoreError>;
 
     /// Replaces the head of its repository, whatever the sequence number of the stored one: for a caller to whom that one
     /// does not count any more, since its keys were replaced.
     ///
     /// # Errors
     /// As [`put_nodes`](Self::put_nodes).
-    async fn replace_head(&self, head: &SignedHead) -> Result<(), StoreError>;
+    fn replace_head(&self, head: &SignedHead) -> Result<(), StoreError>;
 
     /// The stored key lists of a repository ([`KeyChain::encode`](crate::KeyChain::encode)), not verified.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] if they are here but not readable.
-    async fn keys(&self, repository: &RepoName) -> Result<Option<Bytes>, StoreError>;
+    fn keys(&self, repository: &RepoName) -> Result<Option<Bytes>, StoreError>;
 
     /// Replaces the key lists of a repository.
     ///
     /// # Errors
     /// As [`put_nodes`](Self::put_nodes).
-    async fn put_keys(&self, repository: &RepoName, keys: Bytes) -> Result<(), StoreError>;
+    fn put_keys(&self, repository: &RepoName, keys: Bytes) -> Result<(), StoreError>;
 
     /// The stored head of a repository, verified again with `trusted`.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] if it is here but no trusted key has signed it.
-    async fn head(&self, repository: &RepoName, trusted: &[PublicKey]) -> Result<Option<SignedHead>, StoreError>;
+    fn head(&self, repository: &RepoName, trusted: &[PublicKey]) -> Result<Option<SignedHead>, StoreError>;
 
     /// Forgets a snapshot. Nodes that no remaining snapshot refers to are given back to the disk later.
     ///
     /// # Errors
     /// As [`put_nodes`](Self::put_nodes). Removing what is not here is no error.
-    async fn remove_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<(), StoreError>;
+    fn remove_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<(), StoreError>;
 
     /// Whether a node is here, without touching its bytes.
     ///

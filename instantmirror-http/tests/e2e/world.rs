@@ -153,7 +153,7 @@ impl World {
                 bytes: root.bytes,
             },
         });
-        self.store.put_snapshot(&snapshot).await.unwrap();
+        self.store.put_snapshot(&snapshot).unwrap();
         self.announce(&snapshot, released);
         snapshot
     }

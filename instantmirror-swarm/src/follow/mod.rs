@@ -116,12 +116,12 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Takes up what the store holds: the last head and every snapshot that is whole. Asks nobody.
+    /// Takes up what the store holds: the last head and every snapshot that is whole. Asks nobody; blocks on the store.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read. A head in it that is damaged, or that no key has signed which `pinned`
     /// or a key list after it made trusted, is no error: nothing is shown then until a good one comes.
-    pub async fn open(
+    pub fn open(
         repository: RepoName,
         upstreams: Vec<Arc<dyn Upstream>>,
         store: Arc<dyn SnapshotStore>,
@@ -130,9 +130,9 @@ impl Follower {
     ) -> Result<Self, StoreError> {
         let mut state = RepositoryState::empty(repository.clone());
         let mut status = FollowStatus::default();
-        let trust = Trust::open(store.as_ref(), &repository, pinned).await?;
+        let trust = Trust::open(store.as_ref(), &repository, pinned)?;
         // One that was believed when it came is shown on, though its key was retired since.
-        let stored = match store.head(&repository, &trust.ever_trusted()).await {
+        let stored = match store.head(&repository, &trust.ever_trusted()) {
             Err(StoreError::Damaged(text)) => {
                 // One repository's trouble: the others go on, and a new head may come.
                 tracing::error!(%repository, "nothing of it is shown until a trusted head comes: {text}");
@@ -144,7 +144,7 @@ impl Follower {
         if let Some(head) = stored {
             let head = Arc::new(head);
             for live in head.head().snapshots.iter().filter(|live| live.state.is_released()) {
-                if let Some(snapshot) = whole_here(store.as_ref(), &repository, live.id).await? {
+                if let Some(snapshot) = whole_here(store.as_ref(), &repository, live.id)? {
                     state.snapshots.insert(live.id, Arc::new(snapshot));
                 }
             }
@@ -348,8 +348,14 @@ impl Follower {
                 return self.look_around(upstream, false).await;
             }
             Succession::Same => {}
-            Succession::Newer if counted.is_some() => self.store.put_head(&head).await?,
-            Succession::Newer => self.store.replace_head(&head).await?,
+            Succession::Newer => {
+                let (counts, newer) = (counted.is_some(), head.clone());
+                self.write(move |store| match counts {
+                    true => store.put_head(&newer),
+                    false => store.replace_head(&newer),
+                })
+                .await?;
+            }
         }
         self.catch_up(Arc::new(head), upstream).await?;
         self.stage(upstream).await;
@@ -485,9 +491,10 @@ impl Follower {
     /// Forgets snapshots that the master or our own policy has dropped, once they are not shown any more.
     async fn drop_expired(&self, head: &SignedHead) -> Result<(), FollowError> {
         let (shown, wanted) = (self.state(), self.wanted(head));
-        for id in self.store.snapshots(&self.repository).await? {
+        for id in self.store.snapshots(&self.repository)? {
             if !wanted.keeps(&id) && !shown.snapshots.contains_key(&id) && !is_tagged(&shown, &id) {
-                self.store.remove_snapshot(&self.repository, id).await?;
+                let repository = self.repository.clone();
+                self.write(move |store| store.remove_snapshot(&repository, id)).await?;
                 self.intake.note_dropped();
                 tracing::info!(repository = %self.repository, snapshot = %id, "snapshot dropped: it has expired");
             }
@@ -497,7 +504,7 @@ impl Follower {
 
     /// Fetches record and catalog of one snapshot, proves that they are whole, and stores them.
     async fn bring(&self, live: &LiveSnapshot, upstream: &dyn Upstream) -> Result<Snapshot, FollowError> {
-        if let Some(snapshot) = whole_here(self.store.as_ref(), &self.repository, live.id).await? {
+        if let Some(snapshot) = whole_here(self.store.as_ref(), &self.repository, live.id)? {
             return Ok(snapshot);
         }
         let _taking_in = self.intake.taking_in().await;
@@ -526,18 +533,19 @@ impl Follower {
             self.receive(upstream, None, root.node, live.id).await?;
             self.closure(None, root).await?.map_err(catalog)?;
         }
-        self.keep(snapshot).await
+        // It walks the tree once more.
+        let put = self.write(move |store| store.put_snapshot(&snapshot).map(|_| snapshot));
+        Ok(put.await?)
     }
 
-    /// Stores a record, which walks its tree once more: not on the runtime's threads either.
-    async fn keep(&self, snapshot: Snapshot) -> Result<Snapshot, FollowError> {
-        let (store, runtime) = (Arc::clone(&self.store), tokio::runtime::Handle::current());
-        let put = tokio::task::spawn_blocking(move || {
-            runtime.block_on(store.put_snapshot(&snapshot))?;
-            Ok(snapshot)
-        });
-        put.await
-            .map_err(|error| StoreError::Damaged(format!("storing a record failed: {error}")))?
+    /// Writes to the store. A disk may take its time: not on the runtime's threads.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&dyn SnapshotStore) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = Arc::clone(&self.store);
+        let written = tokio::task::spawn_blocking(move || write(store.as_ref())).await;
+        written.map_err(|error| StoreError::Damaged(format!("writing to the store failed: {error}")))?
     }
 
     /// Walks nodes on disk: not on the runtime's threads.
@@ -577,22 +585,23 @@ impl Follower {
                 batch.push(node);
             }
             if batch_bytes >= STORE_BATCH_BYTES {
-                self.store.put_nodes(std::mem::take(&mut batch)).await?;
+                let nodes = std::mem::take(&mut batch);
+                self.write(move |store| store.put_nodes(nodes)).await?;
                 batch_bytes = 0;
             }
         }
         decoder.finish().map_err(catalog)?;
-        Ok(self.store.put_nodes(batch).await?)
+        Ok(self.write(move |store| store.put_nodes(batch)).await?)
     }
 }
 
 /// The record of a snapshot that is whole here. One that is damaged is as good as none: it is fetched again.
-async fn whole_here(
+fn whole_here(
     store: &dyn SnapshotStore,
     repository: &RepoName,
     id: SnapshotId,
 ) -> Result<Option<Snapshot>, StoreError> {
-    match store.snapshot(repository, id).await {
+    match store.snapshot(repository, id) {
         Err(StoreError::Damaged(reason)) => {
             tracing::error!(%repository, snapshot = %id, "its record is damaged and will be fetched again: {reason}");
             Ok(None)

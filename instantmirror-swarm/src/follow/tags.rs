@@ -15,14 +15,14 @@ impl Follower {
     /// the master removed it.
     ///
     /// # Errors
-    /// [`StoreError`] if the store cannot be read. A tagged snapshot whose record is not here is only not shown.
-    pub async fn tagged(self, mut tags: BTreeMap<TagName, SnapshotId>) -> Result<Self, StoreError> {
+    /// [`StoreError`] if the store, on which it blocks, cannot be read. A tagged snapshot whose record is not here is only not shown.
+    pub fn tagged(self, mut tags: BTreeMap<TagName, SnapshotId>) -> Result<Self, StoreError> {
         if let Some(head) = &self.state().head {
             tags.retain(|_, id| !head.head().has_removed(id));
         }
         let mut snapshots = Vec::new();
         for id in tags.values() {
-            snapshots.extend(whole_here(self.store.as_ref(), &self.repository, *id).await?);
+            snapshots.extend(whole_here(self.store.as_ref(), &self.repository, *id)?);
         }
         self.state.send_modify(|state| {
             let mut next = RepositoryState::clone(state);

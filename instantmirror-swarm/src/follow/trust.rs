@@ -27,12 +27,12 @@ pub struct TrustedKey {
 }
 
 impl Trust {
-    pub(super) async fn open(
+    pub(super) fn open(
         store: &dyn SnapshotStore,
         repository: &RepoName,
         pinned: Vec<PublicKey>,
     ) -> Result<Self, StoreError> {
-        let chain = match store.keys(repository).await {
+        let chain = match store.keys(repository) {
             Ok(None) => Ok(KeyChain::default()),
             Ok(Some(bytes)) => KeyChain::read(&bytes, &pinned).map_err(|error| error.to_string()),
             Err(StoreError::Damaged(text)) => Err(text),
@@ -136,7 +136,8 @@ impl Follower {
         if after.version() == before {
             return Ok(false);
         }
-        self.store.put_keys(&self.repository, after.encode()).await?;
+        let (repository, lists) = (self.repository.clone(), after.encode());
+        self.write(move |store| store.put_keys(&repository, lists)).await?;
         tracing::info!(repository = %self.repository, version = after.version(), "the master has changed its keys");
         self.with_trust(|trust| trust.chain = after);
         Ok(true)

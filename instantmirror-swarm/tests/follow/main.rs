@@ -77,7 +77,7 @@ impl Setup {
 async fn open(master: &Arc<FakeMaster>, store: &Arc<MemoryStore>, clock: &Arc<TestClock>) -> Arc<Follower> {
     let upstreams: Vec<Arc<dyn Upstream>> = vec![master.clone()];
     let trusted = vec![key(1).public()];
-    let follower = Follower::open(repository(), upstreams, store.clone(), trusted, clock.clone()).await;
+    let follower = Follower::open(repository(), upstreams, store.clone(), trusted, clock.clone());
     Arc::new(follower.unwrap())
 }
 
@@ -141,12 +141,7 @@ async fn heads_that_must_not_be_believed_change_nothing() {
         "{future:?}"
     );
     assert_eq!((setup.sequence(), setup.current()), (Some(5), Some(first.id)));
-    let kept = setup
-        .store
-        .head(&repository(), &[key(1).public()])
-        .await
-        .unwrap()
-        .unwrap();
+    let kept = setup.store.head(&repository(), &[key(1).public()]).unwrap().unwrap();
     assert_eq!(kept.head().sequence, 5);
 }
 
@@ -217,7 +212,7 @@ async fn a_spoilt_catalog_is_never_shown_and_heals_with_the_next_try() {
             assert!(fits, "{spoil:?}: {error}");
             assert_eq!(setup.sequence(), Some(2), "the head itself was good");
             assert_eq!(setup.current(), base.then_some(first.id));
-            assert_eq!(setup.store.snapshot(&repository(), second.id).await.unwrap(), None);
+            assert_eq!(setup.store.snapshot(&repository(), second.id).unwrap(), None);
             setup.master.spoil(Spoil::Nothing);
             assert!(setup.poll().await.unwrap(), "tried again without waiting for news");
             assert_eq!(setup.current(), Some(second.id));
@@ -286,7 +281,7 @@ async fn staged_snapshots_are_not_shown_and_expired_ones_are_dropped() {
         .unwrap();
     let state = setup.follower.state();
     assert_eq!(state.snapshots.keys().collect::<Vec<_>>(), [&second.id]);
-    assert_eq!(setup.store.snapshots(&repository()).await.unwrap(), [second.id]);
+    assert_eq!(setup.store.snapshots(&repository()).unwrap(), [second.id]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -304,12 +299,12 @@ async fn current_stays_until_its_successor_is_whole() {
         .await
         .unwrap_err();
     assert_eq!(setup.current(), Some(first.id));
-    assert!(setup.store.snapshot(&repository(), first.id).await.unwrap().is_some());
+    assert!(setup.store.snapshot(&repository(), first.id).unwrap().is_some());
     setup.master.spoil(Spoil::Nothing);
     setup.poll().await.unwrap();
     assert_eq!(setup.current(), Some(second.id));
     assert!(states.has_changed().unwrap());
-    assert_eq!(setup.store.snapshots(&repository()).await.unwrap(), [second.id]);
+    assert_eq!(setup.store.snapshots(&repository()).unwrap(), [second.id]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -416,15 +411,15 @@ async fn a_damaged_record_keeps_nobody_from_starting_and_is_fetched_again() {
             clock.clone(),
         )
     };
-    let follower = open().await.unwrap();
+    let follower = open().unwrap();
     follower.poll(master.as_ref(), true).await.unwrap();
     drop(follower);
     *store.1.lock().unwrap() = true;
-    let follower = open().await.unwrap();
+    let follower = open().unwrap();
     assert_eq!(follower.state().current, None);
     follower.poll(master.as_ref(), true).await.unwrap();
     assert_eq!(follower.state().current, Some(first.id));
-    assert_eq!(store.snapshot(&repository(), first.id).await.unwrap(), Some(first));
+    assert_eq!(store.snapshot(&repository(), first.id).unwrap(), Some(first));
 }
 
 #[tokio::test(start_paused = true)]
@@ -432,7 +427,7 @@ async fn a_master_that_does_not_wait_is_not_asked_in_a_tight_loop() {
     let (master, store) = (Arc::new(Impatient::default()), Arc::new(MemoryStore::new()));
     let clock = Arc::new(TestClock(Mutex::new(START)));
     let upstreams: Vec<Arc<dyn Upstream>> = vec![master.clone()];
-    let follower = Follower::open(repository(), upstreams, store, vec![key(1).public()], clock).await;
+    let follower = Follower::open(repository(), upstreams, store, vec![key(1).public()], clock);
     let follower = follower.unwrap();
     let minute = Duration::from_secs(60);
     assert!(tokio::time::timeout(minute, follower.run()).await.is_err());
@@ -488,9 +483,7 @@ async fn what_the_master_removed_goes_at_once_whatever_keeps_it_here() {
     let upstreams = vec![master.clone() as Arc<dyn Upstream>];
     let clock = Arc::new(TestClock(Mutex::new(START)));
     let trust = vec![key(1).public()];
-    let follower = Follower::open(repository(), upstreams, store.clone(), trust, clock)
-        .await
-        .unwrap();
+    let follower = Follower::open(repository(), upstreams, store.clone(), trust, clock).unwrap();
     follower.poll(master.as_ref(), false).await.unwrap();
     assert!(follower.tag(&"own".parse().unwrap(), snapshots[0].id));
 
@@ -509,7 +502,7 @@ async fn what_the_master_removed_goes_at_once_whatever_keeps_it_here() {
     let state = follower.state();
     assert_eq!(state.snapshots.keys().collect::<Vec<_>>(), [&snapshots[1].id]);
     assert!(state.local_tags.is_empty() && state.current == Some(snapshots[1].id));
-    assert_eq!(store.snapshots(&repository()).await.unwrap(), [snapshots[1].id]);
+    assert_eq!(store.snapshots(&repository()).unwrap(), [snapshots[1].id]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -539,8 +532,7 @@ async fn a_node_s_own_policy_keeps_less_than_the_master_has() {
         store.clone(),
         vec![key(1).public()],
         clock.clone(),
-    )
-    .await;
+    );
     let follower = follower.unwrap().keeping(policy).sharing(intake.clone());
     follower.poll(master.as_ref(), true).await.unwrap();
     let shown = || follower.state().snapshots.keys().copied().collect::<Vec<_>>();
@@ -550,14 +542,14 @@ async fn a_node_s_own_policy_keeps_less_than_the_master_has() {
         ids(&[0, 1, 2, 3]),
         "number 1 is two hours old, number 0 is tagged"
     );
-    assert_eq!(store.snapshots(&repository()).await.unwrap().len(), 4);
+    assert_eq!(store.snapshots(&repository()).unwrap().len(), 4);
 
     // Time alone makes them go, at the latest when a wait ends without news.
     *clock.0.lock().unwrap() = START.plus(HOUR * 12);
     assert!(tokio::time::timeout(HOUR, intake.dropped()).await.is_err());
     assert!(follower.poll(master.as_ref(), false).await.unwrap());
     assert_eq!(shown(), ids(&[0, 3]));
-    assert_eq!(store.snapshots(&repository()).await.unwrap().len(), 2);
+    assert_eq!(store.snapshots(&repository()).unwrap().len(), 2);
     tokio::time::timeout(HOUR, intake.dropped())
         .await
         .expect("the cleaner is told");

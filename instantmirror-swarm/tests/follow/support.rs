@@ -250,50 +250,49 @@ impl NodeSource for RottenStore {
     }
 }
 
-#[async_trait]
 impl SnapshotStore for RottenStore {
-    async fn put_nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError> {
-        self.0.put_nodes(nodes).await
+    fn put_nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError> {
+        self.0.put_nodes(nodes)
     }
 
-    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<RecordId, StoreError> {
+    fn put_snapshot(&self, snapshot: &Snapshot) -> Result<RecordId, StoreError> {
         *self.1.lock().unwrap() = false;
-        self.0.put_snapshot(snapshot).await
+        self.0.put_snapshot(snapshot)
     }
 
-    async fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Option<Snapshot>, StoreError> {
+    fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Option<Snapshot>, StoreError> {
         if *self.1.lock().unwrap() {
             return Err(StoreError::Damaged("a record file is damaged".to_owned()));
         }
-        self.0.snapshot(repository, id).await
+        self.0.snapshot(repository, id)
     }
 
-    async fn snapshots(&self, repository: &RepoName) -> Result<Vec<SnapshotId>, StoreError> {
-        self.0.snapshots(repository).await
+    fn snapshots(&self, repository: &RepoName) -> Result<Vec<SnapshotId>, StoreError> {
+        self.0.snapshots(repository)
     }
 
-    async fn put_head(&self, head: &SignedHead) -> Result<(), StoreError> {
-        self.0.put_head(head).await
+    fn put_head(&self, head: &SignedHead) -> Result<(), StoreError> {
+        self.0.put_head(head)
     }
 
-    async fn replace_head(&self, head: &SignedHead) -> Result<(), StoreError> {
-        self.0.replace_head(head).await
+    fn replace_head(&self, head: &SignedHead) -> Result<(), StoreError> {
+        self.0.replace_head(head)
     }
 
-    async fn keys(&self, repository: &RepoName) -> Result<Option<Bytes>, StoreError> {
-        self.0.keys(repository).await
+    fn keys(&self, repository: &RepoName) -> Result<Option<Bytes>, StoreError> {
+        self.0.keys(repository)
     }
 
-    async fn put_keys(&self, repository: &RepoName, keys: Bytes) -> Result<(), StoreError> {
-        self.0.put_keys(repository, keys).await
+    fn put_keys(&self, repository: &RepoName, keys: Bytes) -> Result<(), StoreError> {
+        self.0.put_keys(repository, keys)
     }
 
-    async fn head(&self, repository: &RepoName, trusted: &[PublicKey]) -> Result<Option<SignedHead>, StoreError> {
-        self.0.head(repository, trusted).await
+    fn head(&self, repository: &RepoName, trusted: &[PublicKey]) -> Result<Option<SignedHead>, StoreError> {
+        self.0.head(repository, trusted)
     }
 
-    async fn remove_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<(), StoreError> {
-        self.0.remove_snapshot(repository, id).await
+    fn remove_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<(), StoreError> {
+        self.0.remove_snapshot(repository, id)
     }
 }
 
