@@ -15,6 +15,100 @@ mod memory_cache {
     instantmirror_core::object_cache_conformance!(|max_bytes| Subject::new(MemoryCache::new(max_bytes)));
 }
 
+mod memory_objects {
+    use bytes::Bytes;
+    use instantmirror_core::conformance::{Subject, fill_with};
+    use instantmirror_core::memory::MemoryCache;
+
+    instantmirror_core::objects_conformance!(|objects: &[Bytes]| Subject::new(fill_with(
+        MemoryCache::new(None),
+        objects
+    )));
+}
+
+mod blocking_objects {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use instantmirror_core::conformance::{Subject, fill_with};
+    use instantmirror_core::memory::MemoryCache;
+    use instantmirror_core::traits::blocking::{Blocking, Threads};
+
+    fn make(objects: &[Bytes]) -> Subject<Blocking<MemoryCache>> {
+        let threads = Threads::new(|work| drop(std::thread::spawn(work)));
+        Subject::new(Blocking::new(
+            Arc::new(fill_with(MemoryCache::new(None), objects)),
+            threads,
+        ))
+    }
+
+    instantmirror_core::objects_conformance!(make);
+}
+
+mod memory_swarm {
+    use bytes::Bytes;
+    use instantmirror_core::conformance::Subject;
+    use instantmirror_core::memory::MemorySwarm;
+
+    fn make(objects: &[Bytes]) -> Subject<MemorySwarm> {
+        let mut swarm = MemorySwarm::new();
+        objects.iter().for_each(|object| _ = swarm.insert(object.clone()));
+        Subject::new(swarm)
+    }
+
+    instantmirror_core::swarm_conformance!(make);
+}
+
+mod memory_catalogs {
+    use bytes::Bytes;
+    use instantmirror_core::conformance::Subject;
+    use instantmirror_core::conformance::peer_transport::REPOSITORY;
+    use instantmirror_core::memory::MemoryCatalogs;
+    use instantmirror_core::{RepoPath, SecretKey, SnapshotId, Timestamp};
+
+    fn make(files: &[(&str, Bytes)]) -> Subject<MemoryCatalogs> {
+        let catalogs = MemoryCatalogs::new();
+        let files = files
+            .iter()
+            .map(|(path, data)| (RepoPath::new(*path).unwrap(), data.clone()));
+        let (id, now) = (SnapshotId::from_random([1; 16]), Timestamp::from_millis(1_000_000));
+        let key = SecretKey::from_random([7; 32]);
+        catalogs
+            .publish(&REPOSITORY.parse().unwrap(), files, id, now, &key)
+            .unwrap();
+        Subject::new(catalogs)
+    }
+
+    fn with_objects(objects: &[Bytes]) -> Subject<MemoryCatalogs> {
+        let names: Vec<String> = (0..objects.len()).map(|number| number.to_string()).collect();
+        let files: Vec<(&str, Bytes)> = names.iter().map(String::as_str).zip(objects.iter().cloned()).collect();
+        make(&files)
+    }
+
+    mod as_catalogs {
+        instantmirror_core::catalogs_conformance!(super::make);
+    }
+
+    mod as_node_api {
+        instantmirror_core::node_api_conformance!(super::make);
+    }
+
+    mod as_annotations {
+        instantmirror_core::annotations_conformance!(super::make);
+    }
+
+    mod as_object_source {
+        instantmirror_core::object_source_conformance!(super::with_objects);
+    }
+
+    mod as_upstream {
+        use instantmirror_core::conformance::Subject;
+        use instantmirror_core::memory::MemoryCatalogs;
+
+        instantmirror_core::upstream_conformance!(|catalogs: &MemoryCatalogs| Subject::new(catalogs.clone()));
+    }
+}
+
 mod memory_transport {
     use bytes::Bytes;
     use instantmirror_core::conformance::Subject;

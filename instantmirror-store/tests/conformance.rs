@@ -113,3 +113,93 @@ mod snapshots_on_a_simulated_disk {
         Subject::new(DiskSnapshotStore::open(Arc::new(SimDisk::new()), "store").unwrap())
     });
 }
+
+mod objects_of_a_cache {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use instantmirror_core::conformance::{Subject, fill_with};
+    use instantmirror_core::traits::blocking::{Blocking, Threads};
+    use instantmirror_store::cache::{CacheOptions, DiskCache, VerifyWhen};
+    use instantmirror_store::disk::RealDisk;
+
+    fn make(objects: &[Bytes], verify: VerifyWhen) -> (DiskCache, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = CacheOptions {
+            verify,
+            ..CacheOptions::default()
+        };
+        let cache = DiskCache::open(Arc::new(RealDisk::open(dir.path()).unwrap()), options).unwrap();
+        (fill_with(cache, objects), dir)
+    }
+
+    mod in_place {
+        use super::*;
+
+        fn make(objects: &[Bytes]) -> Subject<DiskCache> {
+            let (cache, dir) = super::make(objects, VerifyWhen::Always);
+            Subject::on(cache, dir)
+        }
+
+        instantmirror_core::objects_conformance!(make);
+    }
+
+    mod on_other_threads {
+        use super::*;
+
+        fn make(objects: &[Bytes]) -> Subject<Blocking<DiskCache>> {
+            let (cache, dir) = super::make(objects, VerifyWhen::FirstUse);
+            let threads = Threads::new(|work| drop(std::thread::spawn(work)));
+            Subject::on(Blocking::new(Arc::new(cache), threads), dir)
+        }
+
+        instantmirror_core::objects_conformance!(make);
+    }
+}
+
+mod objects_of_a_store {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use instantmirror_core::RepoPath;
+    use instantmirror_core::conformance::Subject;
+    use instantmirror_core::traits::blocking::{Blocking, Threads};
+    use instantmirror_store::digest::DigestTable;
+    use instantmirror_store::disk::{Disk, RealDisk};
+    use instantmirror_store::import::ImportOptions;
+    use instantmirror_store::objects::ObjectStore;
+    use instantmirror_store::tree::SourceTree;
+
+    const PIECE_BYTES: u32 = 1 << 20;
+    const COPY: ImportOptions = ImportOptions {
+        reflink: false,
+        hardlink: false,
+    };
+
+    /// Imports them as a publish does.
+    fn store(objects: &[Bytes]) -> (Arc<ObjectStore>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        std::fs::create_dir(&source).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path().join("store")).unwrap());
+        let digests = Arc::new(DigestTable::open(Arc::clone(&disk), "digests").unwrap());
+        let store = ObjectStore::open(disk, digests).unwrap();
+        let mut imported = Vec::new();
+        for (number, data) in objects.iter().enumerate() {
+            std::fs::write(source.join(number.to_string()), data).unwrap();
+            let tree = SourceTree::open(&source).unwrap();
+            let mut file = tree.open_file(&RepoPath::new(number.to_string()).unwrap()).unwrap();
+            imported.push(store.import(&mut file, PIECE_BYTES, COPY, &mut |_| {}).unwrap().digest);
+        }
+        store.commit(&imported).unwrap();
+        (Arc::new(store), dir)
+    }
+
+    fn make(objects: &[Bytes]) -> Subject<Blocking<ObjectStore>> {
+        let (store, dir) = store(objects);
+        let threads = Threads::new(|work| drop(std::thread::spawn(work)));
+        Subject::on(Blocking::new(store, threads), dir)
+    }
+
+    instantmirror_core::objects_conformance!(make);
+}

@@ -1,24 +1,35 @@
 //! The borders of the system. Whoever replaces a part implements one of these; the conformance suites
 //! (feature `conformance`) say whether it does so rightly.
 //!
-//! | trait | stands for | implemented by |
-//! |---|---|---|
-//! | [`SnapshotStore`] | catalogs, records and heads, durable | disk packs, memory |
-//! | [`Objects`] | objects that can be read | disk cache, master's store, memory |
-//! | [`ObjectCache`] | whole and partial objects within hard limits | disk, memory |
-//! | [`PeerTransport`] | one side that has objects | HTTP origin, memory |
-//! | [`Swarm`] | many who have parts of objects | BitTorrent swarms |
-//! | [`Scheduler`] | what to fetch next | [`PriorityScheduler`](crate::scheduler::PriorityScheduler) |
-//! | [`Upstream`] | somebody who has heads and catalogs | HTTP origin |
-//! | [`Catalogs`], [`ObjectSource`] | the published trees and their content, for frontends | node, master |
-//! | [`NodeApi`] | heads, keys and swarms, for nodes that ask | node, master |
-//! | [`Annotations`] | digests, duplicates and torrents beside content | node, master |
+//! | trait | stands for | implemented by | suite |
+//! |---|---|---|---|
+//! | [`SnapshotStore`] | catalogs, records and heads, durable; synchronous | `DiskSnapshotStore`, [`MemoryStore`] | `snapshot_store` |
+//! | [`Objects`] | objects that can be read | `ObjectStore`, `DiskCache`, [`MemoryCache`], [`Blocking`] | `objects` |
+//! | [`ObjectCache`] | whole and partial objects within hard limits | `DiskCache`, [`MemoryCache`], [`Blocking`] | `object_cache` |
+//! | [`PeerTransport`] | one side that has objects | `HttpOrigin`, [`MemoryTransport`] | `peer_transport` |
+//! | [`Swarm`] | many who have parts of objects | `SwarmTransport`, [`MemorySwarm`] | `swarm` |
+//! | [`Scheduler`] | what to fetch next | [`PriorityScheduler`](crate::scheduler::PriorityScheduler) | `scheduler` |
+//! | [`Upstream`] | somebody who has heads and catalogs | `HttpOrigin`, [`MemoryCatalogs`] | `upstream` |
+//! | [`Catalogs`] | published trees, for frontends | `MasterPublication`, `NodePublication`, [`MemoryCatalogs`] | `catalogs` |
+//! | [`ObjectSource`] | their content, brought from wherever it is | `FetchEngine`, those of the three above | `object_source` |
+//! | [`NodeApi`] | heads, keys and swarms, for nodes that ask | the same | `node_api` |
+//! | [`Annotations`] | digests, duplicates and torrents beside content | the same | `annotations` |
+//!
+//! Each suite is a macro of this crate (feature `conformance`), `object_cache_conformance!` for instance, and every implementation
+//! named here runs it.
+//!
+//! [`Blocking`]: blocking::Blocking
+//! [`MemoryCache`]: crate::memory::MemoryCache
+//! [`MemoryCatalogs`]: crate::memory::MemoryCatalogs
+//! [`MemoryStore`]: crate::memory::MemoryStore
+//! [`MemorySwarm`]: crate::memory::MemorySwarm
+//! [`MemoryTransport`]: crate::memory::MemoryTransport
 //!
 //! All are object safe and free of any runtime: futures may be polled by any executor, and dropping one
 //! cancels the work at the next await point, leaving nothing half done that a later call could see.
 //!
 //! A future must not block the thread that polls it. An implementation that cannot help it (files) says so in its
-//! documentation, and is given to async callers inside [`Blocking`](blocking::Blocking).
+//! documentation, and is given to async callers inside [`Blocking`].
 
 pub mod blocking;
 mod cache;
