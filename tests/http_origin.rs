@@ -160,3 +160,22 @@ fn it_is_seen_how_long_the_master_takes_to_answer() {
     let asked = pin!(silent.inner.answer_time(&repository));
     assert!(futures_executor::block_on(silent.with(asked)).is_none());
 }
+
+mod as_upstream {
+    use instantmirror_core::memory::MemoryCatalogs;
+
+    use super::*;
+
+    /// The runtime is there to the end, and entered on this thread: the suite polls without one.
+    fn make(catalogs: &MemoryCatalogs) -> Subject<HttpOrigin> {
+        let runtime: &'static Runtime = Box::leak(Box::new(Runtime::new().unwrap()));
+        let server = runtime.block_on(Server::bind("127.0.0.1:0".parse().unwrap())).unwrap();
+        let base = format!("http://{}", server.addresses()[0]);
+        let shown = Arc::new(catalogs.clone());
+        let service = Service::new(shown.clone()).with_api(Api::new(shown, Arc::new(MemoryCache::new(None))));
+        runtime.spawn(server.serve(Arc::new(service), std::future::pending()));
+        Subject::on(HttpOrigin::new(&base).unwrap(), runtime.enter())
+    }
+
+    instantmirror_core::upstream_conformance!(make);
+}
