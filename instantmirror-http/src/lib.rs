@@ -7,7 +7,7 @@
 //!
 //! * [`Service`] answers requests for one set of catalogs: at `/<repository>/` and at [`Mount`]s, with the node
 //!   API ([`Api`]) and routes of the embedder ([`Extra`]) where they are wanted.
-//! * [`Server`] listens, plain or encrypted ([`Tls`]), within [`Limits`], and stops in order. HTTP/1.1 is carried by an
+//! * [`Server`] listens, plain or encrypted ([`Tls`]), within [`Limits`] and [`Admission`], and stops in order. HTTP/1.1 is carried by an
 //!   engine of our own, which sends files by the kernel and keeps answers ready ([`HotLimits`]), HTTP/2 by hyper.
 //! * [`body`] drives an object's reader: the first byte is there before a header is sent, later failures
 //!   break the connection off, so a short answer never looks like a whole one.
@@ -36,6 +36,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod access_log;
+mod admission;
 mod api;
 pub mod body;
 mod coding;
@@ -51,6 +52,7 @@ pub mod listing;
 mod mime;
 mod mounts;
 mod own_files;
+mod polls;
 mod proxies;
 pub mod request;
 pub mod respond;
@@ -62,6 +64,7 @@ mod stream;
 mod tls;
 
 pub use access_log::{AccessLog, AccessLogError, AccessLogFormat};
+pub use admission::{AddressLimits, Admission, AdmissionStats, RequestRate};
 pub use api::{Api, Gatekeeper, HeadPoll};
 pub use body::ServeBody;
 pub use coding::Coding;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use instantmirror_core::batch::BATCH_OBJECTS_MAX;
 use tokio::sync::watch;
 
+use crate::admission::AddressLimits;
+
 /// Longest wait of a long poll.
 pub const LONG_POLL_MAX: Duration = Duration::from_secs(55);
 /// Largest request body: a batch of the most objects, which is the largest request there is.
@@ -17,8 +19,11 @@ pub const REQUEST_BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// What one server allows its clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections open at once; more wait to be accepted.
+    /// Connections open at once. When they are nearly used up, idle ones are closed, the oldest first; the last sixteenth is
+    /// for the API of nodes alone, and readers that come then wait. [`Admission`](crate::Admission) can change it.
     pub connections_max: usize,
+    /// What the clients at one address are allowed. [`Admission`](crate::Admission) can change it.
+    pub addresses: AddressLimits,
     /// Time for the whole header of a request from its first byte on; for the first one, and for the handshake of
     /// an encrypted connection, from the connection's beginning on.
     pub header_timeout: Duration,
@@ -43,6 +48,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 16_384,
+            addresses: AddressLimits::default(),
             header_timeout: Duration::from_secs(30),
             header_bytes_max: 32 * 1024,
             header_fields_max: 100,

@@ -15,9 +15,10 @@ use futures_util::FutureExt as _;
 use instantmirror_core::log_limited;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::admission::{AddressFull, Admission, Place};
 use crate::engine::{Connection, Shared, Socket};
 use crate::limits::{Limits, Stopping};
 use crate::proxies::read_proxy_header;
@@ -55,10 +56,11 @@ pub enum ServeError {
 }
 
 /// Listening sockets, and what their clients are allowed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Server {
     listeners: Vec<Listener>,
     limits: Limits,
+    admission: Admission,
     background: Option<Handle>,
 }
 
@@ -92,12 +94,19 @@ enum Accepted {
     Proxied(TcpStream, Option<Arc<Tls>>, IpAddr),
 }
 
+impl Default for Server {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
 impl Server {
     /// A server that listens nowhere yet.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
             listeners: Vec::new(),
+            admission: Admission::new(&limits),
             limits,
             background: None,
         }
@@ -204,6 +213,12 @@ impl Server {
         self.listeners.iter().filter_map(url).collect()
     }
 
+    /// Who may connect: to be watched, and to be changed, while it serves.
+    #[must_use]
+    pub fn admission(&self) -> Admission {
+        self.admission.clone()
+    }
+
     /// Serves until `shutdown` is ready, then ends in order. Needs a tokio runtime; dropping the future cuts
     /// everything at once.
     pub async fn serve(self, service: Arc<Service>, shutdown: impl Future<Output = ()>) {
@@ -216,16 +231,16 @@ impl Server {
     /// there, the next one on the same connection by the new one. Nothing is closed.
     pub async fn serve_newest(self, services: watch::Receiver<Arc<Service>>, shutdown: impl Future<Output = ()>) {
         let (stop, stopping) = Stopping::channel();
-        let permits = Arc::new(Semaphore::new(self.limits.connections_max.min(Semaphore::MAX_PERMITS)));
         let shared = Arc::new(Shared {
             services,
             limits: self.limits,
+            admission: self.admission,
             stopping,
             background: self.background,
         });
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
-            accepting.spawn(accept(listener, Arc::clone(&permits), Arc::clone(&shared)));
+            accepting.spawn(accept(listener, Arc::clone(&shared)));
         }
         let upkeep = tokio::spawn(let_go(Arc::clone(&shared)));
         let _upkeep = AbortOnDrop(upkeep);
@@ -278,10 +293,9 @@ fn bind_error(address: String, source: io::Error) -> ServeError {
 }
 
 impl Listener {
-    /// One connection, and its place among those that may be open. Cancellation safe.
-    async fn accept(&self, permits: &Arc<Semaphore>) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
-        let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
-        let accepted = match self {
+    /// One connection. Cancellation safe.
+    async fn accept(&self) -> io::Result<Accepted> {
+        Ok(match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 // Of IPv4 by a socket for both families: an address of IPv4.
@@ -296,36 +310,60 @@ impl Listener {
                 Accepted::Proxied(stream, tls.clone(), address.ip().to_canonical())
             }
             Self::Unix { listener, .. } => Accepted::Plain(Socket::Unix(listener.accept().await?.0), None),
+        })
+    }
+}
+
+impl Accepted {
+    /// The address that the connection counts for. A trusted proxy asks for others: they are limited, and it is not.
+    fn counts_for(&self, shared: &Shared) -> Option<IpAddr> {
+        let address = match self {
+            Self::Plain(_, address) => (*address)?,
+            Self::Encrypted(_, _, address) => *address,
+            Self::Proxied(..) => return None,
         };
-        Ok((accepted, permit))
+        let is_proxy = shared.services.borrow().proxies().contains(address);
+        (!is_proxy).then_some(address)
     }
 }
 
 /// Accepts until the server stops, then waits for the connections.
-async fn accept(listener: Listener, permits: Arc<Semaphore>, shared: Arc<Shared>) {
+async fn accept(listener: Listener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
+    while !shared.stopping.is_given() {
+        let accepted = tokio::select! {
             () = shared.stopping.stopped() => break,
-            accepted = listener.accept(&permits) => match accepted {
-                Ok((accepted, permit)) => {
-                    connections.spawn(carry(accepted, permit, Arc::clone(&shared)));
-                    // Now, and not when they end: this task is not woken for each of them then.
-                    while connections.try_join_next().is_some() {}
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(accepted) => {
+                let place = tokio::select! {
+                    place = shared.admission.admit(accepted.counts_for(&shared)) => place,
+                    () = shared.stopping.stopped() => Ok(shared.admission.admit_anyway()),
+                };
+                match place {
+                    Ok(place) => _ = connections.spawn(carry(accepted, place, Arc::clone(&shared))),
+                    Err(AddressFull) => _ = connections.spawn(turn_away(accepted, Arc::clone(&shared))),
                 }
-                // The client went away before we came to it.
-                Err(error) if is_of_one_client(&error) => {}
-                Err(error) => {
-                    shared.services.borrow().counters().count_accept_error();
-                    log_limited!(Instant::now(), warn, %error, "cannot accept connections; trying again");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                // Now, and not when they end: this task is not woken for each of them then.
+                while connections.try_join_next().is_some() {}
+            }
+            // The client went away before we came to it.
+            Err(error) if is_of_one_client(&error) => {}
+            Err(error) => {
+                shared.services.borrow().counters().count_accept_error();
+                log_limited!(Instant::now(), warn, %error, "cannot accept connections; trying again");
+                if lacks_descriptors(&error) {
+                    shared.admission.lacks_descriptors();
                 }
-            },
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
     // Who is in the queue has a connection already, as far as he knows: he is answered too.
-    while let Some(Ok((accepted, permit))) = listener.accept(&permits).now_or_never() {
-        connections.spawn(carry(accepted, permit, Arc::clone(&shared)));
+    while let Some(Ok(accepted)) = listener.accept().now_or_never() {
+        let place = shared.admission.admit_anyway();
+        connections.spawn(carry(accepted, place, Arc::clone(&shared)));
     }
     drop(listener);
     let finish = async { while connections.join_next().await.is_some() {} };
@@ -339,36 +377,70 @@ async fn accept(listener: Listener, permits: Arc<Semaphore>, shared: Arc<Shared>
 }
 
 /// Carries one connection to its end.
-async fn carry(accepted: Accepted, _permit: OwnedSemaphorePermit, shared: Arc<Shared>) {
+async fn carry(accepted: Accepted, place: Place, shared: Arc<Shared>) {
+    let place = Arc::new(place);
     match accepted {
-        Accepted::Plain(socket, address) => Connection::new(socket, address, shared).carry().await,
+        Accepted::Plain(socket, address) => Connection::new(socket, address, shared, place).carry().await,
         // Boxed, or every plain connection would have the size of an encrypted one.
-        Accepted::Encrypted(stream, tls, address) => Box::pin(tls::carry(stream, &tls, address, shared)).await,
-        Accepted::Proxied(stream, tls, peer) => Box::pin(carry_proxied(stream, tls, peer, shared)).await,
+        Accepted::Encrypted(stream, tls, address) => Box::pin(tls::carry(stream, &tls, address, shared, place)).await,
+        Accepted::Proxied(stream, tls, peer) => Box::pin(carry_proxied(stream, tls, peer, shared, place)).await,
+    }
+}
+
+/// Tells a client that its address has too many connections, if that is cheap, and ends.
+async fn turn_away(accepted: Accepted, shared: Arc<Shared>) {
+    // Of encrypted ones the handshake alone would cost more than the answer that it is for.
+    if let Accepted::Plain(socket, address) = accepted
+        && let Some(place) = shared.admission.admit_to_be_refused()
+    {
+        Box::pin(Connection::new(socket, address, shared, Arc::new(place)).refuse_address()).await;
     }
 }
 
 /// Carries a connection of a trusted proxy for the client that it names; one of anybody else ends at once.
-async fn carry_proxied(mut stream: TcpStream, tls: Option<Arc<Tls>>, peer: IpAddr, shared: Arc<Shared>) {
+async fn carry_proxied(
+    mut stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    peer: IpAddr,
+    shared: Arc<Shared>,
+    place: Arc<Place>,
+) {
     let service = Arc::clone(&shared.services.borrow());
     if !service.proxies().contains(peer) {
         tracing::debug!(%peer, "a connection to an address for proxies came from somebody else");
         return;
     }
-    let address = match read_proxy_header(&mut stream, peer, shared.limits.header_timeout).await {
+    let header = read_proxy_header(&mut stream, peer, shared.limits.header_timeout);
+    let Some(header) = place.unless_told(header).await else {
+        return;
+    };
+    let address = match header {
         Ok(address) => address,
         Err(error) => {
             tracing::debug!(%peer, %error, "a proxy did not say whom it asks for");
             return;
         }
     };
+    // A proxy that asks for itself is not limited.
+    let is_admitted = service.proxies().contains(address) || place.assign(address);
     match tls {
-        Some(tls) => tls::carry(stream, &tls, address, shared).await,
+        Some(_) if !is_admitted => {}
+        Some(tls) => tls::carry(stream, &tls, address, shared, place).await,
         None => {
-            let connection = Connection::new(Socket::Tcp(stream), Some(address), shared);
-            connection.through(peer).carry().await;
+            let connection = Connection::new(Socket::Tcp(stream), Some(address), shared, place).through(peer);
+            if is_admitted {
+                connection.carry().await;
+            } else {
+                connection.refuse_address().await;
+            }
         }
     }
+}
+
+/// Whether the process or the system has as many open files as it may have.
+fn lacks_descriptors(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(number, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
 fn is_of_one_client(error: &io::Error) -> bool {

@@ -1,7 +1,8 @@
 //! From one request to one answer, over whatever transport: gate, path, API, extras, published trees.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,9 +19,10 @@ use crate::body::{self, ServeBody};
 use crate::gate::Framing;
 use crate::header_rules::HeaderRules;
 use crate::hot::{HotAnswer, HotAnswers, HotLimits};
-use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT, Stopping};
+use crate::limits::{Limits, REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT, Stopping};
 use crate::mounts::{Mounts, Site, is_reserved};
 use crate::own_files::OwnFiles;
+use crate::polls::Polls;
 use crate::proxies::TrustedProxies;
 use crate::request::{Client, Request, RequestPath, canonical_path, decode_path, encode_path_into};
 use crate::respond::{ALLOW, Body, Facts, Response, respond, respond_file, respond_redirect, respond_to_method};
@@ -55,6 +57,9 @@ pub struct ExtraRequest<'a> {
     pub client: Client,
 }
 
+/// When a client that was refused because there are too many is to come again.
+const RETRY_TIME: Duration = Duration::from_secs(5);
+
 /// Answers requests for one set of catalogs. Any number of servers may share one.
 #[derive(Debug)]
 pub struct Service {
@@ -69,6 +74,8 @@ pub struct Service {
     hot: HotAnswers,
     access_log: Option<Arc<AccessLog>>,
     counters: Arc<Counters>,
+    polls: Arc<Polls>,
+    polls_max: usize,
 }
 
 impl Service {
@@ -87,6 +94,8 @@ impl Service {
             hot: HotAnswers::new(&HotLimits::default()),
             access_log: None,
             counters: Arc::default(),
+            polls: Arc::default(),
+            polls_max: Limits::default().connections_max / 2,
         }
     }
 
@@ -153,17 +162,31 @@ impl Service {
         self
     }
 
+    /// Lets so many long polls wait at a time: half of the connections by default.
+    #[must_use]
+    pub fn with_long_polls_max(mut self, polls: usize) -> Self {
+        self.polls_max = polls;
+        self
+    }
+
     /// Counts on where the service that it replaces stands.
     #[must_use]
     pub fn continuing(mut self, before: &Self) -> Self {
         self.counters = Arc::clone(&before.counters);
+        self.polls = Arc::clone(&before.polls);
         self
     }
 
     /// What was answered so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.counters.read()
+        let polls = self.polls.counts();
+        Stats {
+            polls_waiting: polls.waiting,
+            polls_shortened: polls.shortened,
+            polls_refused: polls.refused,
+            ..self.counters.read()
+        }
     }
 
     pub(crate) fn proxies(&self) -> &TrustedProxies {
@@ -247,6 +270,37 @@ impl Service {
         common(closing(answer))
     }
 
+    /// The answer to a client that asks too often.
+    pub(crate) fn too_many(&self, wait: Duration) -> Answer {
+        let text = "your address asks more often than it may; wait for as many seconds as Retry-After says";
+        self.counted(not_now(StatusCode::TOO_MANY_REQUESTS, wait, text))
+    }
+
+    /// The answer to a client whose address has too many connections; this one is to be closed behind it.
+    pub(crate) fn too_many_connections(&self) -> Answer {
+        let text = "your address has as many connections as it may have, and all are in use";
+        self.counted(closing(not_now(StatusCode::TOO_MANY_REQUESTS, RETRY_TIME, text)))
+    }
+
+    /// The answer to a reader for whom there is no place; the connection is to be closed behind it.
+    pub(crate) fn turn_away(&self) -> Answer {
+        let text = "the server has as many connections as it may have; ask again, or another mirror";
+        self.counted(closing(not_now(StatusCode::SERVICE_UNAVAILABLE, RETRY_TIME, text)))
+    }
+
+    /// An answer that was not made by [`answer`](Self::answer).
+    fn counted(&self, mut answer: Answer) -> Answer {
+        self.counters.count_answer(answer.status());
+        self.rules.dress(answer.headers_mut());
+        common(answer)
+    }
+
+    /// Whether a node of this master asks, which proves it by its token.
+    pub(crate) fn is_of_node(&self, request: &Request<'_>, client: &Client) -> bool {
+        let api = self.api.as_ref().filter(|_| request.path.starts_with("/.im/"));
+        api.is_some_and(|api| api.is_of_node(&request.fields, client))
+    }
+
     async fn dispatch<B>(&self, request: &Request<'_>, body: B, stopping: &Stopping) -> Answer
     where
         B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
@@ -277,16 +331,7 @@ impl Service {
                 .await;
         }
         if let Some(api) = self.api.as_ref().filter(|_| api::is_api(&path.path)) {
-            if path.directory {
-                return api::error(StatusCode::NOT_FOUND, "paths of the API do not end in a slash");
-            }
-            return match read_body(request, body).await {
-                Ok(body) => {
-                    let catalogs = self.catalogs.as_ref();
-                    api.answer(catalogs, request, &path.path, body, stopping).await
-                }
-                Err((status, text)) => closing(api::error(status, text)),
-            };
+            return self.answer_api(api, request, &path, body, stopping).await;
         }
         let site = self.mounts.site(request.host);
         let route = route(site, self.catalogs.as_ref(), &path);
@@ -329,6 +374,52 @@ impl Service {
         }
         let location = reference_to(request, spelled);
         self.finish(request, respond_redirect(request, location, true)).await
+    }
+
+    async fn answer_api<B>(
+        &self,
+        api: &Api,
+        request: &Request<'_>,
+        path: &RequestPath,
+        body: B,
+        stopping: &Stopping,
+    ) -> Answer
+    where
+        B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        if path.directory {
+            return api::error(StatusCode::NOT_FOUND, "paths of the API do not end in a slash");
+        }
+        let body = match read_body(request, body).await {
+            Ok(body) => body,
+            Err((status, text)) => return closing(api::error(status, text)),
+        };
+        let answer = api.answer(self.catalogs.as_ref(), request, &path.path, body, stopping);
+        if api::may_wait(&path.path, request.query) {
+            self.poll(answer).await
+        } else {
+            answer.await
+        }
+    }
+
+    /// Waits for the answer to a long poll, among as many as may wait.
+    async fn poll(&self, answer: impl Future<Output = Answer>) -> Answer {
+        let mut answer = std::pin::pin!(answer);
+        if let Poll::Ready(answer) = futures_util::poll!(answer.as_mut()) {
+            return answer;
+        }
+        let mut place = match self.polls.enter(self.polls_max, tokio::time::Instant::now()) {
+            Ok(place) => place,
+            Err(wait) => {
+                let text = "too many mirrors wait for news; ask again later";
+                return retry_after(api::error(StatusCode::SERVICE_UNAVAILABLE, text), wait);
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = place.ends() => api::no_news(),
+        }
     }
 
     async fn answer_tree(&self, request: &Request<'_>, site: &Site, path: &RequestPath, route: Route) -> Answer {
@@ -482,6 +573,22 @@ fn common(mut answer: Answer) -> Answer {
     for (name, value) in COMMON {
         set(&mut answer, name, value);
     }
+    answer
+}
+
+/// An answer to what may be asked again later.
+fn not_now(status: StatusCode, wait: Duration, text: &str) -> Answer {
+    let body = Bytes::from(format!("{}: {text}\n", status.as_u16()));
+    let mut answer = http::Response::new(ServeBody::whole(body));
+    *answer.status_mut() = status;
+    set(&mut answer, header::CONTENT_TYPE, "text/plain; charset=utf-8");
+    retry_after(answer, wait)
+}
+
+fn retry_after(mut answer: Answer, wait: Duration) -> Answer {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let seconds = HeaderValue::from(seconds.max(1));
+    answer.headers_mut().insert(header::RETRY_AFTER, seconds);
     answer
 }
 

@@ -28,6 +28,12 @@ pub struct Stats {
     pub connections_timed_out: u64,
     /// Requests that could be read in two ways, or not at all.
     pub requests_malformed: u64,
+    /// Long polls that wait for news now.
+    pub polls_waiting: u64,
+    /// Long polls that were answered before their time, because others came.
+    pub polls_shortened: u64,
+    /// Long polls that were told to come later.
+    pub polls_refused: u64,
 }
 
 /// Statuses are numbers below this.
@@ -113,6 +119,7 @@ impl Counters {
         OpenConnection(self)
     }
 
+    /// All but what is said of long polls.
     pub(crate) fn read(&self) -> Stats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut answers = [0; 5];
@@ -137,6 +144,7 @@ impl Counters {
             connections_open: load(&self.open),
             connections_timed_out: load(&self.timed_out),
             requests_malformed: load(&self.malformed),
+            ..Stats::default()
         }
     }
 }

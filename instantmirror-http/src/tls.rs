@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -23,13 +24,17 @@ use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
 use crate::access_log::{Visit, Visitor};
+use crate::admission::Place;
 use crate::body::ServeBody;
-use crate::engine::{Connection, Shared, Socket};
-use crate::request::{Client, Fields};
+use crate::engine::{Connection, Shared, Socket, is_for_nodes};
+use crate::request::{Client, Fields, Request};
+use crate::service::Service;
 use crate::stream::Watched;
 
 const HTTP_2: &[u8] = b"h2";
 const HTTP_1: &[u8] = b"http/1.1";
+/// A client of HTTP/2 whose idle connection is to be closed has so long to take leave.
+const GOODBYE_TIME: Duration = Duration::from_millis(500);
 
 /// Why encrypted connections cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -138,10 +143,14 @@ fn load_pair(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
 }
 
 /// Carries one encrypted connection to its end.
-pub(crate) async fn carry(stream: TcpStream, tls: &Tls, address: IpAddr, shared: Arc<Shared>) {
-    match tokio::time::timeout(shared.limits.header_timeout, begins_plain(&stream)).await {
+pub(crate) async fn carry(stream: TcpStream, tls: &Tls, address: IpAddr, shared: Arc<Shared>, place: Arc<Place>) {
+    let first = tokio::time::timeout(shared.limits.header_timeout, begins_plain(&stream));
+    let Some(first) = place.unless_told(first).await else {
+        return;
+    };
+    match first {
         Ok(Ok(true)) => {
-            return Connection::new(Socket::Tcp(stream), Some(address), shared)
+            return Connection::new(Socket::Tcp(stream), Some(address), shared, place)
                 .refuse_plain()
                 .await;
         }
@@ -153,7 +162,11 @@ pub(crate) async fn carry(stream: TcpStream, tls: &Tls, address: IpAddr, shared:
         }
     }
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.config));
-    let stream = match tokio::time::timeout(shared.limits.header_timeout, acceptor.accept(stream)).await {
+    let handshake = tokio::time::timeout(shared.limits.header_timeout, acceptor.accept(stream));
+    let Some(shaken) = place.unless_told(handshake).await else {
+        return;
+    };
+    let stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(%address, %error, "a handshake failed");
@@ -165,10 +178,10 @@ pub(crate) async fn carry(stream: TcpStream, tls: &Tls, address: IpAddr, shared:
         }
     };
     if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) {
-        Box::pin(carry_http2(stream, address, shared)).await;
+        Box::pin(carry_http2(stream, address, shared, place)).await;
     } else {
         let socket = Socket::Tls(Box::new(stream));
-        Connection::new(socket, Some(address), shared).carry().await;
+        Connection::new(socket, Some(address), shared, place).carry().await;
     }
 }
 
@@ -179,7 +192,7 @@ async fn begins_plain(stream: &TcpStream) -> io::Result<bool> {
     Ok(peeked == 1 && first[0].is_ascii_uppercase())
 }
 
-async fn carry_http2(stream: TlsStream<TcpStream>, address: IpAddr, shared: Arc<Shared>) {
+async fn carry_http2(stream: TlsStream<TcpStream>, address: IpAddr, shared: Arc<Shared>, place: Arc<Place>) {
     let limits = &shared.limits;
     let first = Arc::clone(&shared.services.borrow());
     let _open = first.counters().count_connection();
@@ -187,9 +200,9 @@ async fn carry_http2(stream: TlsStream<TcpStream>, address: IpAddr, shared: Arc<
     let (begun, running) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
     let answer = service_fn(|request: http::Request<hyper::body::Incoming>| {
         begun.fetch_add(1, Ordering::Relaxed);
-        let running = Running::one_more(&running);
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(answer_http2(request, address, &shared, running).await) }
+        let running = Running::one_more(&running, &place);
+        let (shared, place) = (Arc::clone(&shared), Arc::clone(&place));
+        async move { Ok::<_, Infallible>(answer_http2(request, address, &shared, &place, running).await) }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -207,6 +220,13 @@ async fn carry_http2(stream: TlsStream<TcpStream>, address: IpAddr, shared: Arc<
                 connection.as_mut().graceful_shutdown();
                 break connection.await;
             }
+            () = place.told() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => break ended,
+                    () = without_requests(&running) => return,
+                }
+            }
             () = tokio::time::sleep(limits.idle_timeout) => {
                 let now = begun.load(Ordering::Relaxed);
                 if now == seen && running.load(Ordering::Relaxed) == 0 {
@@ -223,26 +243,79 @@ async fn carry_http2(stream: TlsStream<TcpStream>, address: IpAddr, shared: Arc<
     }
 }
 
+/// Ready some time after the last request was answered: the client had its time to take leave.
+async fn without_requests(running: &AtomicUsize) {
+    loop {
+        tokio::time::sleep(GOODBYE_TIME).await;
+        if running.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+    }
+}
+
 /// A request of HTTP/2 that is not answered to its end.
-pub(crate) struct Running(Arc<AtomicUsize>);
+pub(crate) struct Running {
+    count: Arc<AtomicUsize>,
+    place: Arc<Place>,
+}
 
 impl Running {
-    fn one_more(count: &Arc<AtomicUsize>) -> Self {
+    fn one_more(count: &Arc<AtomicUsize>, place: &Arc<Place>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
+        if place.works() {
+            // It is still to end, behind this request.
+            place.leaves();
+        }
+        Self {
+            count: Arc::clone(count),
+            place: Arc::clone(place),
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        if self.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            // Another request may begin in this moment. If the connection is closed for it, that one is answered first.
+            self.place.waits(tokio::time::Instant::now());
+        }
     }
+}
+
+/// The answer to a request that is one too many.
+async fn unadmitted_http2(
+    request: &http::Request<hyper::body::Incoming>,
+    client: &Client,
+    service: &Service,
+    shared: &Shared,
+    place: &Place,
+) -> Option<http::Response<ServeBody>> {
+    let admission = &shared.admission;
+    if admission.claims_place() {
+        place.leaves();
+    }
+    if place.is_reserved() && !is_for_nodes(request.uri().path()) && !place.settle().await {
+        return Some(service.turn_away());
+    }
+    let address = client.address.filter(|_| admission.limits_requests())?;
+    // A proxy that asks for itself is not limited.
+    if service.proxies().contains(address) {
+        return None;
+    }
+    let wait = admission.take_request(address).err()?;
+    let parsed = Request::new(request.method(), request.uri(), request.headers());
+    if service.is_of_node(&parsed, client) {
+        return None;
+    }
+    admission.count_limited(address);
+    Some(service.too_many(wait))
 }
 
 async fn answer_http2(
     mut request: http::Request<hyper::body::Incoming>,
     address: IpAddr,
     shared: &Shared,
+    place: &Place,
     running: Running,
 ) -> http::Response<ServeBody> {
     let begun = std::time::Instant::now();
@@ -261,12 +334,16 @@ async fn answer_http2(
         };
         Visit::new(log, &visitor)
     });
-    request.extensions_mut().insert(Client {
+    let client = Client {
         address: Some(address),
         is_private: true,
         is_local: false,
-    });
-    let answer = service.handle(request, &shared.stopping).await;
+    };
+    request.extensions_mut().insert(client);
+    let answer = match unadmitted_http2(&request, &client, &service, shared, place).await {
+        Some(refusal) => refusal,
+        None => service.handle(request, &shared.stopping).await,
+    };
     let status = answer.status();
     answer.map(|body| {
         let body = body.until_end(running);

@@ -15,7 +15,7 @@ use instantmirror_core::{NodeId, NodeName, ObjectId, RepoName, Snapshot, Snapsho
 
 use super::{Answer, REPORT_BYTES_MAX, error};
 use crate::body::ServeBody;
-use crate::request::{Client, Request};
+use crate::request::{Client, Fields, Request};
 
 /// What somebody says to have who polls for heads.
 #[derive(Debug)]
@@ -129,6 +129,14 @@ impl Sight {
         let keeper = self.gatekeeper.as_ref().filter(|_| self.is_node())?;
         keeper.staged(repository, snapshot)
     }
+}
+
+/// Whether a token proves that a node of the master's asks.
+pub(super) fn is_of_node(gatekeeper: Option<&dyn Gatekeeper>, fields: &Fields<'_>, client: &Client) -> bool {
+    let (Some(gatekeeper), Some(authorization)) = (gatekeeper, &fields.authorization) else {
+        return false;
+    };
+    gatekeeper.admits(client) && identify(gatekeeper, client, authorization).is_ok()
 }
 
 fn identify(gatekeeper: &dyn Gatekeeper, client: &Client, authorization: &str) -> Result<NodeName, &'static str> {

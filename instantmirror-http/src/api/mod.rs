@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::body::ServeBody;
 use crate::limits::Stopping;
-use crate::request::Request;
+use crate::request::{Client, Fields, Request, query_value};
 
 pub use access::{Gatekeeper, HeadPoll};
 
@@ -92,6 +92,23 @@ pub(crate) fn is_api(path: &RepoPath) -> bool {
     Call::parse(path).is_some()
 }
 
+/// Whether a request may wait for news: a long poll, about one repository or many.
+pub(crate) fn may_wait(path: &RepoPath, query: &str) -> bool {
+    let parts: Vec<&str> = path.components().collect();
+    match parts.as_slice() {
+        [".im", "v1", "heads"] => true,
+        [".im", "v1", _, "head"] => query_value(query, "after").is_some(),
+        _ => false,
+    }
+}
+
+/// The answer to a long poll whose time is over.
+pub(crate) fn no_news() -> Answer {
+    let mut answer = Response::new(ServeBody::whole(Bytes::new()));
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    answer
+}
+
 impl Api {
     /// An API that answers heads, keys and swarms from `node_api`, and content from `objects`.
     #[must_use]
@@ -109,6 +126,11 @@ impl Api {
     pub fn with_gatekeeper(mut self, gatekeeper: Arc<dyn Gatekeeper>) -> Self {
         self.gatekeeper = Some(gatekeeper);
         self
+    }
+
+    /// Whether a request comes from a node that its token proves.
+    pub(crate) fn is_of_node(&self, fields: &Fields<'_>, client: &Client) -> bool {
+        access::is_of_node(self.gatekeeper.as_deref(), fields, client)
     }
 
     /// Answers one request whose path is one of the API. `body`: what a POST sent.

@@ -64,6 +64,9 @@ impl Connection {
         };
         head.request.client = self.client(&head);
         let rest = unread.get(head.bytes..).unwrap_or_default();
+        if let Some(wait) = self.limited.take() {
+            return self.answer_too_many(&head, rest, wait, begun).await;
+        }
         let Some(body) = self.request_body(&head, rest).await? else {
             self.refuse(StatusCode::REQUEST_TIMEOUT, "the request's body took too long")
                 .await?;
@@ -75,10 +78,32 @@ impl Connection {
         let answer = answer.await?;
         let mut visit = self.visit(&head, begun);
         visit.iter_mut().for_each(|visit| visit.answered(answer.status()));
-        let behind = if self.is_stopping() || is_unread || says_close(&answer) {
+        let behind = if is_unread || says_close(&answer) {
             Behind::Close
         } else {
-            head.behind()
+            self.behind(&head)
+        };
+        self.send(&head.request.method, head.version, answer, behind, &mut visit)
+            .await
+    }
+
+    /// Answers a request that is one too many for its client.
+    async fn answer_too_many(
+        &mut self,
+        head: &Head<'_>,
+        rest: &[u8],
+        wait: Duration,
+        begun: std::time::Instant,
+    ) -> io::Result<Behind> {
+        self.input.extend_from_slice(rest);
+        let answer = self.service.too_many(wait);
+        let mut visit = self.visit(head, begun);
+        visit.iter_mut().for_each(|visit| visit.answered(answer.status()));
+        // Its body is not read: what follows on the connection is not a request.
+        let behind = if head.framing.body_bytes() > 0 {
+            Behind::Close
+        } else {
+            self.behind(head)
         };
         self.send(&head.request.method, head.version, answer, behind, &mut visit)
             .await
@@ -87,6 +112,11 @@ impl Connection {
     /// Tells the client why it gets no answer.
     pub(super) async fn refuse(&mut self, status: StatusCode, objection: &str) -> io::Result<()> {
         let answer = self.service.refuse(status, objection);
+        self.send_refusal(answer).await
+    }
+
+    /// Sends an answer behind which the connection is closed, whatever was asked.
+    pub(super) async fn send_refusal(&mut self, answer: Answer) -> io::Result<()> {
         // Nobody who has sent a HEAD expects a body, whatever else is wrong with it.
         let unread = self.input.get(self.consumed..).unwrap_or_default();
         let method = if unread.starts_with(b"HEAD ") {
@@ -95,7 +125,7 @@ impl Connection {
             Method::GET
         };
         let mut visit = self.visit_of_nothing(unread);
-        visit.iter_mut().for_each(|visit| visit.answered(status));
+        visit.iter_mut().for_each(|visit| visit.answered(answer.status()));
         self.send(&method, Version::HTTP_11, answer, Behind::Close, &mut visit)
             .await?;
         Ok(())
@@ -129,7 +159,7 @@ impl Connection {
 
     /// Waits for an answer, but not much longer than the client does: who closes wants nothing fetched. One
     /// that closes only its own side gets what is there already.
-    async fn unless_gone<T>(&mut self, answer: impl Future<Output = T>) -> io::Result<T> {
+    pub(super) async fn unless_gone<T>(&mut self, answer: impl Future<Output = T>) -> io::Result<T> {
         let mut answer = pin!(answer);
         let mut is_gone = false;
         poll_fn(|cx| {

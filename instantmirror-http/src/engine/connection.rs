@@ -18,11 +18,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::answer::is_joined;
+use super::excess::Excess;
 use super::head::{Head, Parsed, parse};
 use super::patience::Patience;
 use super::socket::Socket;
 use super::wire::Behind;
 use crate::access_log::{Visit, Visitor};
+use crate::admission::{Admission, Place};
 use crate::limits::{Limits, Stopping};
 use crate::request::Client;
 use crate::server::AbortOnDrop;
@@ -39,7 +41,7 @@ const LOGGED_BYTES_MAX: usize = 200;
 /// When the server stops, requests that are on their way may still arrive for so long.
 const DRAIN_TIME: Duration = Duration::from_millis(500);
 /// How long and how much is read of what a refused client still sends, so that it gets to see the refusal.
-const LINGER_TIME: Duration = Duration::from_secs(5);
+pub(super) const LINGER_TIME: Duration = Duration::from_secs(5);
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
 thread_local! {
@@ -52,6 +54,7 @@ thread_local! {
 pub(crate) struct Shared {
     pub(crate) services: watch::Receiver<Arc<Service>>,
     pub(crate) limits: Limits,
+    pub(crate) admission: Admission,
     pub(crate) stopping: Stopping,
     /// Where answers that nobody waits for are made and sent, if not where all others are.
     pub(crate) background: Option<Handle>,
@@ -61,9 +64,10 @@ pub(crate) struct Shared {
 pub(crate) struct Connection {
     pub(super) socket: Socket,
     pub(super) shared: Arc<Shared>,
+    pub(super) place: Arc<Place>,
     pub(super) service: Arc<Service>,
     services: watch::Receiver<Arc<Service>>,
-    address: Option<IpAddr>,
+    pub(super) address: Option<IpAddr>,
     /// The other end is on this machine, whomever it asks for.
     is_local: bool,
     /// What was read, and how much of it is done with.
@@ -79,6 +83,12 @@ pub(crate) struct Connection {
     stopped: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// An idle connection is kept only for what is on its way.
     is_draining: bool,
+    /// Others need its place: it ends behind the next answer.
+    pub(super) is_leaving: bool,
+    /// This task is woken when the connection is told to leave.
+    hears: bool,
+    /// The request that is answered next is one too many, and when it would not be.
+    pub(super) limited: Option<Duration>,
     /// Nothing was asked yet.
     pub(super) is_new: bool,
     /// Since when a header is incomplete.
@@ -101,6 +111,8 @@ enum Step {
     Answer,
     /// What was read is no request.
     Refuse(StatusCode, &'static str),
+    /// It is for nodes alone, for want of places, and asks for something else.
+    Settle,
     /// It belongs among those that yield, or no longer.
     Move,
     /// The last answer is written.
@@ -123,7 +135,7 @@ pub(super) enum Filled {
 }
 
 impl Connection {
-    pub(crate) fn new(socket: Socket, address: Option<IpAddr>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(socket: Socket, address: Option<IpAddr>, shared: Arc<Shared>, place: Arc<Place>) -> Self {
         let mut services = shared.services.clone();
         let service = Arc::clone(&services.borrow_and_update());
         Self {
@@ -140,10 +152,14 @@ impl Connection {
             taken: 0,
             stopped: None,
             is_draining: false,
+            is_leaving: false,
+            hears: false,
+            limited: None,
             is_new: true,
             header_begun: None,
             yields: false,
             shared,
+            place,
         }
     }
 
@@ -189,27 +205,12 @@ impl Connection {
         }
     }
 
-    /// Tells a client that it must encrypt what it says here, and ends.
-    pub(crate) async fn refuse_plain(mut self) {
-        let service = Arc::clone(&self.service);
-        let _open = service.counters().count_connection();
-        self.patience.lasts(self.shared.limits.header_timeout);
-        let refused = async {
-            self.fill().await?;
-            let text = "this port speaks HTTPS, and the request came unencrypted; ask https://";
-            self.refuse(StatusCode::BAD_REQUEST, text).await?;
-            self.linger().await
-        };
-        if let Err(error) = Box::pin(refused).await {
-            tracing::debug!(%error, "a connection ended early");
-        }
-    }
-
     /// Another task will carry it.
     fn moves(&mut self) {
         self.yields = !self.yields;
-        // Both wake the task that has polled them.
+        // All of them wake the task that has polled them.
         self.stopped = None;
+        self.hears = false;
         self.patience.moves();
     }
 
@@ -244,6 +245,11 @@ impl Connection {
                     Box::pin(self.refuse(status, objection)).await?;
                     return self.linger().await.map(|()| Turn::Over);
                 }
+                Step::Settle => {
+                    if !Box::pin(self.settle()).await? {
+                        return self.linger().await.map(|()| Turn::Over);
+                    }
+                }
                 Step::Move => {
                     self.flush(false).await?;
                     return Ok(Turn::Moves);
@@ -273,6 +279,15 @@ impl Connection {
         if self.shared.background.is_some() && head.request.fields.is_background() != self.yields {
             return Step::Move;
         }
+        match self.excess(&head) {
+            None => {}
+            Some(Excess::Reader) => return Step::Settle,
+            Some(Excess::Request(wait)) => {
+                self.limited = Some(wait);
+                return Step::Answer;
+            }
+        }
+        self.is_leaving = self.is_leaving || self.shared.admission.claims_place();
         let is_read = head.request.method == Method::GET || head.request.method == Method::HEAD;
         if !is_read || !head.request.query.is_empty() {
             return Step::Answer;
@@ -281,11 +296,7 @@ impl Connection {
         let Some(hot) = self.service.hot_answer(&head.request, now) else {
             return Step::Answer;
         };
-        let behind = if self.is_stopping() {
-            Behind::Close
-        } else {
-            head.behind()
-        };
+        let behind = self.behind(&head);
         let request = &head.request;
         let more = match self.socket {
             Socket::Tls(_) => self.service.private_lines(),
@@ -373,7 +384,11 @@ impl Connection {
             self.output = Vec::new();
         }
         let now = Instant::now();
+        let mut waits_since = None;
         if self.input.is_empty() {
+            if !self.is_new {
+                waits_since = Some(now);
+            }
             let patience = if self.is_draining {
                 DRAIN_TIME
             } else if self.is_new {
@@ -386,12 +401,25 @@ impl Connection {
             let begun = *self.header_begun.get_or_insert(now);
             self.patience.until(begun + header_timeout);
         }
-        poll_fn(|cx| self.poll_next_bytes(cx)).await
+        poll_fn(|cx| self.poll_next_bytes(cx, &mut waits_since)).await
     }
 
-    fn poll_next_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
+    /// `idle_since`: since when nothing was asked, if that is not noted yet.
+    fn poll_next_bytes(&mut self, cx: &mut Context<'_>, idle_since: &mut Option<Instant>) -> Poll<io::Result<Filled>> {
         if let Poll::Ready(filled) = self.poll_fill(cx) {
+            if self.place.works() {
+                (self.is_leaving, self.hears) = (true, false);
+            }
             return Poll::Ready(filled);
+        }
+        match (idle_since.take(), self.header_begun) {
+            (Some(since), _) => self.place.waits(since),
+            (None, Some(begun)) => self.place.waits_for_the_rest(begun),
+            // As it does since it came.
+            (None, None) => {}
+        }
+        if self.is_told(cx) {
+            return Poll::Ready(Ok(Filled::End));
         }
         if !self.is_draining && self.poll_stopping(cx) {
             self.is_draining = true;
@@ -403,6 +431,16 @@ impl Connection {
         Poll::Ready(Ok(Filled::TimedOut))
     }
 
+    /// Whether others need its place. The first question has this task woken when they do; for the others it is enough to
+    /// look.
+    fn is_told(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.hears {
+            return self.place.is_told();
+        }
+        self.hears = true;
+        self.place.poll_told(cx).is_ready()
+    }
+
     /// Whether the server stops. The first question has this task woken when it does; for the others it is enough to
     /// look.
     fn poll_stopping(&mut self, cx: &mut Context<'_>) -> bool {
@@ -412,6 +450,15 @@ impl Connection {
             let _ = stopped.as_mut().poll(cx);
         }
         self.is_stopping()
+    }
+
+    /// What becomes of the connection behind the answer to this request, unless that says something else.
+    pub(super) fn behind(&self, head: &Head<'_>) -> Behind {
+        if self.is_leaving || self.is_stopping() {
+            Behind::Close
+        } else {
+            head.behind()
+        }
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -467,14 +514,18 @@ impl Connection {
 
     /// Ends the sending side and reads for a while: closing a socket with unread bytes resets it, and the client
     /// might lose the answer for that.
-    async fn linger(&mut self) -> io::Result<()> {
+    pub(super) async fn linger(&mut self) -> io::Result<()> {
         self.flush(false).await?;
         poll_fn(|cx| self.socket.poll_shutdown(cx)).await?;
         self.patience.lasts(LINGER_TIME);
-        let mut read = 0;
+        self.place.waits(Instant::now());
+        let (place, mut read) = (Arc::clone(&self.place), 0);
         while read < LINGER_BYTES_MAX {
             self.input.clear();
-            match self.fill().await? {
+            let Some(filled) = place.unless_told(self.fill()).await else {
+                break;
+            };
+            match filled? {
                 Filled::Bytes => read += self.input.len(),
                 Filled::End | Filled::TimedOut => break,
             }
@@ -483,7 +534,7 @@ impl Connection {
     }
 }
 
-fn client_address(service: &Service, address: Option<IpAddr>, head: &Head<'_>) -> Option<IpAddr> {
+pub(super) fn client_address(service: &Service, address: Option<IpAddr>, head: &Head<'_>) -> Option<IpAddr> {
     address.map(|peer| service.proxies().client(peer, &head.request.fields))
 }
 
@@ -513,10 +564,11 @@ mod tests {
         let shared = Arc::new(Shared {
             services,
             limits: Limits::default(),
+            admission: Admission::new(&Limits::default()),
             background: None,
             stopping: Stopping::never(),
         });
-        let connection = Connection::new(Socket::Unix(near), None, shared);
+        let connection = Connection::new(Socket::Unix(near), None, shared, Arc::new(Place::alone()));
         let own = std::mem::size_of_val(&connection);
         let carried = std::mem::size_of_val(&connection.carry());
         assert!(carried <= 1200, "{carried} bytes, {own} of them the connection itself");

@@ -11,10 +11,12 @@
 
 mod answer;
 mod connection;
+mod excess;
 pub(crate) mod head;
 mod patience;
 mod socket;
 pub(crate) mod wire;
 
 pub(crate) use connection::{Connection, Shared};
+pub(crate) use excess::is_for_nodes;
 pub(crate) use socket::Socket;

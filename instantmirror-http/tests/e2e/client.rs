@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpSocket, TcpStream};
 
 /// An answer as it came.
 #[derive(Debug)]
@@ -147,9 +147,25 @@ pub(crate) struct Kept {
 
 impl Kept {
     pub(crate) async fn connect(address: SocketAddr) -> std::io::Result<Self> {
-        let (input, output) = TcpStream::connect(address).await?.into_split();
+        Ok(Self::on(TcpStream::connect(address).await?))
+    }
+
+    /// The same from one of the many addresses of this machine.
+    pub(crate) async fn connect_from(source: &str, address: SocketAddr) -> std::io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(source.parse().unwrap(), 0))?;
+        Ok(Self::on(socket.connect(address).await?))
+    }
+
+    fn on(stream: TcpStream) -> Self {
+        let (input, output) = stream.into_split();
         let unread = Vec::new();
-        Ok(Self { input, output, unread })
+        Self { input, output, unread }
+    }
+
+    /// Whether the other side has closed the connection, once it says anything.
+    pub(crate) async fn is_closed(&mut self) -> bool {
+        !self.more().await
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {

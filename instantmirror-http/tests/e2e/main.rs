@@ -1,6 +1,7 @@
 //! The server over loopback sockets: real requests, published trees and objects in memory, faults on order.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod admission;
 mod api;
 mod background;
 mod caching;
