@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use instantmirror::HttpStatus;
 use instantmirror::config::{ByteRate, ByteSize, LogConfig, NodeConfig, ServerConfig};
 use instantmirror::core::RepoName;
-use instantmirror::httpd::Stats;
 use instantmirror::{Master, MasterServer, NoProgress, Node, NodeServer, PublishOptions, Published, daemon};
 use tokio::task::JoinSet;
 
@@ -146,7 +146,7 @@ fn draw(mirrors: &[Node], again: bool) -> anyhow::Result<usize> {
             );
         }
         let by_http: u64 = mirror
-            .status(&Stats::default())
+            .status(HttpStatus::default())
             .sources
             .iter()
             .filter(|source| source.source.starts_with("http"))

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use instantmirror_core::RepoName;
 use instantmirror_http::{
-    AccessLog, AccessLogError, Extra, ExtraRequest, Limits, Mounts, OwnFiles, ServeError, Server, Service, Stats, Tls,
-    TlsError,
+    AccessLog, AccessLogError, Admission, AdmissionStats, Extra, ExtraRequest, Limits, Mounts, OwnFiles, ServeError,
+    Server, Service, Stats, Tls, TlsError,
 };
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
@@ -121,7 +121,10 @@ impl Sockets {
         let make = {
             let log = self.files.access_log.clone();
             move |config: &HttpConfig, mounts| {
-                let mut service = make().with_mounts(mounts).with_proxies(config.proxies());
+                let mut service = make()
+                    .with_mounts(mounts)
+                    .with_proxies(config.proxies())
+                    .with_long_polls_max(config.long_polls_max());
                 // The configuration was checked by the same rules.
                 match config.header_rules() {
                     Ok(rules) => service = service.with_header_rules(rules),
@@ -140,6 +143,7 @@ impl Sockets {
             services: watch::Sender::new(Arc::new(make(config, mounts))),
             make: Box::new(make),
             files: self.files.clone(),
+            admission: self.http.admission(),
             config: config.clone(),
         }))
     }
@@ -199,6 +203,7 @@ struct Shown {
     services: watch::Sender<Arc<Service>>,
     make: MakeService,
     files: Files,
+    admission: Admission,
     /// What the sockets were opened with.
     config: HttpConfig,
 }
@@ -216,6 +221,12 @@ impl Frontend {
         self.0.services.borrow().stats()
     }
 
+    /// The same, and how many connections there are, for a status page.
+    #[must_use]
+    pub fn status(&self) -> HttpStatus {
+        HttpStatus::new(&self.stats(), &self.0.admission.stats())
+    }
+
     /// Opens the access log anew, after a rotation. What goes wrong is logged, and the old file kept.
     pub fn reopen_access_log(&self) {
         match self.0.files.access_log.as_ref().map(|log| log.reopen()) {
@@ -225,13 +236,12 @@ impl Frontend {
         }
     }
 
-    /// Shows these mounts from now on and reads the certificate again. No connection is closed and no request
+    /// Shows these mounts and lets these limits hold from now on, and reads the certificate again. No connection is closed and no request
     /// lost. Returns what has changed and cannot while serving, by its name; what goes wrong is logged.
     pub(crate) fn reload(&self, config: &HttpConfig, mounts: Mounts) -> Vec<String> {
         let held = &self.0.config;
         let fixed = [
             ("[http] listen", held.listen == config.listen),
-            ("[http] max_connections", held.max_connections == config.max_connections),
             ("[http] access_log", held.access_log == config.access_log),
             (
                 "[http] access_log_format",
@@ -242,12 +252,18 @@ impl Frontend {
                 "[http.tls]",
                 held.tls.as_ref().map(fixed_of) == config.tls.as_ref().map(fixed_of),
             ),
-            ("[http.limits]", held.limits == config.limits),
+            (
+                "[http.limits], beside the limits per address,",
+                held.limits.is_fixed_as(&config.limits),
+            ),
         ];
         let refused = fixed
             .iter()
             .filter(|(_, same)| !same)
             .map(|(name, _)| (*name).to_owned());
+        self.0
+            .admission
+            .set_limits(config.max_connections, &config.limits.addresses());
         self.reopen_access_log();
         match self.0.files.tls.as_ref().map(|tls| tls.reload()) {
             None => {}
@@ -266,7 +282,7 @@ fn fixed_of(tls: &TlsConfig) -> (&[SocketAddr], &[SocketAddr], &Path, &Path) {
 }
 
 /// What an HTTP server has answered since its start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpStatus {
     /// Answers by status.
     pub answers: BTreeMap<u16, u64>,
@@ -289,10 +305,40 @@ pub struct HttpStatus {
     pub connections_timed_out: u64,
     /// Requests that were none.
     pub requests_malformed: u64,
+    /// Most connections at a time.
+    #[serde(default)]
+    pub connections_max: usize,
+    /// Connections that wait for their clients: those that go first when there is no room.
+    #[serde(default)]
+    pub connections_idle: usize,
+    /// Readers that wait for a connection that they may use.
+    #[serde(default)]
+    pub connections_queued: usize,
+    /// Mirrors that wait for news.
+    #[serde(default)]
+    pub polls_waiting: u64,
+    /// Mirrors that were answered before their time, because others came.
+    #[serde(default)]
+    pub polls_shortened: u64,
+    /// Mirrors that were told to come later.
+    #[serde(default)]
+    pub polls_refused: u64,
+    /// Idle connections that were closed to make room.
+    #[serde(default)]
+    pub connections_closed_idle: u64,
+    /// Connections that were refused because their address had as many as it may have.
+    #[serde(default)]
+    pub connections_refused_by_address: u64,
+    /// Readers that were answered with 503 because all connections were in use.
+    #[serde(default)]
+    pub readers_turned_away: u64,
+    /// Requests that were answered with 429 because their address asks too often.
+    #[serde(default)]
+    pub requests_limited: u64,
 }
 
 impl HttpStatus {
-    pub(crate) fn new(stats: &Stats) -> Self {
+    pub(crate) fn new(stats: &Stats, admission: &AdmissionStats) -> Self {
         Self {
             answers: stats.by_status.clone(),
             answers_hot: stats.answers_hot,
@@ -304,11 +350,21 @@ impl HttpStatus {
             accept_errors: stats.accept_errors,
             connections_timed_out: stats.connections_timed_out,
             requests_malformed: stats.requests_malformed,
+            connections_max: admission.connections_max,
+            connections_idle: admission.idle,
+            connections_queued: admission.queued,
+            polls_waiting: stats.polls_waiting,
+            polls_shortened: stats.polls_shortened,
+            polls_refused: stats.polls_refused,
+            connections_closed_idle: admission.closed_idle,
+            connections_refused_by_address: admission.refused_by_address,
+            readers_turned_away: admission.turned_away,
+            requests_limited: admission.requests_limited,
         }
     }
 }
 
-/// For people: two lines.
+/// For people: two lines, and one more if limits were reached.
 impl fmt::Display for HttpStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts: Vec<String> = self
@@ -323,14 +379,43 @@ impl fmt::Display for HttpStatus {
         };
         writeln!(
             f,
-            "http: {} connections of {} open; {} sent; {} slow clients cut, {} answers broken off",
+            "http: {} of at most {} connections open, {} of them idle, {} long polls; {} so far; {} sent; {} slow clients cut, \
+             {} answers broken off",
             self.connections_open,
+            self.connections_max,
+            self.connections_idle,
+            self.polls_waiting,
             self.connections_accepted,
             ByteSize(self.body_bytes),
             self.connections_timed_out,
             self.bodies_broken
         )?;
+        self.write_limits(f)?;
         writeln!(f, "answers: {counts} ({} of them kept ready)", self.answers_hot)
+    }
+}
+
+impl HttpStatus {
+    /// What the limits did, if they did anything.
+    fn write_limits(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let done = [
+            (self.connections_queued as u64, "readers wait for a place"),
+            (self.connections_closed_idle, "idle connections closed for others"),
+            (self.readers_turned_away, "readers turned away"),
+            (self.polls_shortened, "long polls answered early"),
+            (self.polls_refused, "long polls refused"),
+            (self.connections_refused_by_address, "connections refused by address"),
+            (self.requests_limited, "requests refused by address"),
+        ];
+        let done: Vec<String> = done
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        if done.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "limits: {}", done.join(", "))
     }
 }
 

@@ -11,10 +11,10 @@ use instantmirror_http::{
 };
 use serde::Deserialize;
 
-use super::{Report, TimeSpan};
+use super::{LimitsConfig, Report, TimeSpan};
 
 /// Most connections that may be allowed: beyond it no machine has descriptors.
-const CONNECTIONS_MAX: usize = 1 << 20;
+pub(super) const CONNECTIONS_MAX: usize = 1 << 20;
 
 /// `[http]`: where the HTTP server listens, and what it allows.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -142,22 +142,6 @@ impl HeaderRuleConfig {
     }
 }
 
-/// `[http.limits]`: what is allowed to clients, by the names of [`Limits`].
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LimitsConfig {
-    /// Time for the header of a request, from its first byte on.
-    pub header_timeout: TimeSpan,
-    /// A connection on which nothing is asked for so long is closed.
-    pub idle_timeout: TimeSpan,
-    /// A client that takes nothing of an answer for so long is cut.
-    pub write_timeout: TimeSpan,
-    /// Fewest bytes a second that a client must take, once it has made us wait for longer than `write_timeout`.
-    pub send_rate_min: u64,
-    /// How long requests may go on after the daemon was told to stop.
-    pub shutdown_grace: TimeSpan,
-}
-
 impl Default for HttpConfig {
     fn default() -> Self {
         Self {
@@ -178,25 +162,13 @@ impl Default for HttpConfig {
     }
 }
 
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        let limits = Limits::default();
-        Self {
-            header_timeout: TimeSpan(limits.header_timeout),
-            idle_timeout: TimeSpan(limits.idle_timeout),
-            write_timeout: TimeSpan(limits.write_timeout),
-            send_rate_min: limits.send_rate_min,
-            shutdown_grace: TimeSpan(limits.shutdown_grace),
-        }
-    }
-}
-
 impl HttpConfig {
     /// What the server allows.
     #[must_use]
     pub fn limits(&self) -> Limits {
         Limits {
             connections_max: self.max_connections,
+            addresses: self.limits.addresses(),
             header_timeout: self.limits.header_timeout.0,
             idle_timeout: self.limits.idle_timeout.0,
             write_timeout: self.limits.write_timeout.0,
@@ -204,6 +176,12 @@ impl HttpConfig {
             shutdown_grace: self.limits.shutdown_grace.0,
             ..Limits::default()
         }
+    }
+
+    /// Long polls of mirrors that may wait at a time: half of the connections, so that the rest is for readers.
+    #[must_use]
+    pub fn long_polls_max(&self) -> usize {
+        self.max_connections / 2
     }
 
     /// The proxies that are believed.
@@ -268,15 +246,7 @@ impl HttpConfig {
             let text = format!("[http] max_connections = {asked}: it must be from 1 to {CONNECTIONS_MAX}");
             report.refuse("http.max_connections", text);
         }
-        let times = [
-            ("header_timeout", self.limits.header_timeout),
-            ("idle_timeout", self.limits.idle_timeout),
-            ("write_timeout", self.limits.write_timeout),
-        ];
-        for (name, _) in times.iter().filter(|(_, time)| time.0.is_zero()) {
-            let text = format!("[http.limits] {name} = 0: every connection would be cut at once");
-            report.refuse(&format!("http.limits.{name}"), text);
-        }
+        self.limits.check(report);
         for (name, value) in &self.headers {
             if let Err(error) = header_field(name, value) {
                 report.refuse(&format!("http.headers.{name}"), format!("[http] headers: {error}"));

@@ -104,7 +104,30 @@ fn a_repository_s_own_retention_stands_for_the_general_one() {
 }
 
 #[test]
+fn limits_per_address_can_be_left_out_and_given() {
+    let limits = |text: &str| {
+        let config = ServerConfig::parse(Path::new("x"), &format!("{SERVER}[http.limits]\n{text}\n")).unwrap();
+        config.http.limits().addresses
+    };
+    let default = limits("");
+    assert_eq!(default, instantmirror_http::AddressLimits::default());
+    assert_eq!((default.connections_max.unwrap().get(), default.requests), (1000, None));
+    let given = limits("connections_per_address = \"off\"\nrequests_per_address = 50\nipv6_prefix = 56\nexempt = []");
+    assert_eq!(
+        (given.connections_max, given.ipv6_prefix, given.exempt.len()),
+        (None, 56, 0)
+    );
+    let rate = given.requests.unwrap();
+    assert_eq!((rate.per_second.get(), rate.burst.get()), (50, 500));
+    let rate = limits("requests_per_address = 50\nrequests_burst = 60")
+        .requests
+        .unwrap();
+    assert_eq!(rate.burst.get(), 60);
+}
+
+#[test]
 fn contradictions_are_refused() {
+    let limits = |line: &str| format!("[http.limits]\n{line}\n");
     let repo = |name: &str, more: &str| format!("[[repository]]\nname = \"{name}\"\nsource = \"/x\"\n{more}\n");
     let cases = [
         ("[log]\nlevel = \"in=fo=x\"\n".to_owned(), "[log] level"),
@@ -113,6 +136,23 @@ fn contradictions_are_refused() {
             "[http]\nmax_connections = 9223372036854775807\n".to_owned(),
             "from 1 to",
         ),
+        (limits("connections_per_address = 0"), "or \"off\" for no limit"),
+        (limits("connections_per_address = 2000000"), "from 1 to 1048576"),
+        (limits("connections_per_address = -1"), "out of range"),
+        (
+            limits("connections_per_address = \"no\""),
+            "a number from 1 on, or \"off\"",
+        ),
+        (limits("requests_per_address = 0"), "from 1 to"),
+        (
+            limits("requests_per_address = 10\nrequests_burst = 0"),
+            "a burst below 1",
+        ),
+        (limits("requests_burst = 10"), "without requests_per_address"),
+        (limits("ipv6_prefix = 129"), "from 1 to 128"),
+        (limits("ipv6_prefix = 0"), "from 1 to 128"),
+        (limits("ipv6_prefix = 300"), "u8"),
+        (limits("exempt = [\"192.0.2.1/24\"]"), "bits of the address over"),
         (repo("a", "") + &repo("a", ""), "twice"),
         (repo("a", "piece_length = \"3 MiB\""), "power of two"),
         (repo("a", "mounts = [{ path = \"x\" }]"), "begin with '/'"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use instantmirror_core::appearance::staged;
 use instantmirror_core::traits::Catalogs as _;
 use instantmirror_core::{RepoName, SnapshotId, Timestamp};
-use instantmirror_http::{Api, Mounts, Service, Stats};
+use instantmirror_http::{Api, Mounts, Service};
 use notify::{RecursiveMode, Watcher as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -164,7 +164,7 @@ impl MasterServer {
         let (shown, answers, told) = (Arc::clone(&publication), frontend.clone(), seeding.clone());
         let pages = ControlPages {
             master: master.clone(),
-            status: StatusPage::new(move || serde_json::to_vec(&status(&shown, &answers.stats(), told.as_ref()))),
+            status: StatusPage::new(move || serde_json::to_vec(&status(&shown, answers.status(), told.as_ref()))),
             gate: Arc::clone(&gate),
         };
         let local = Service::new(publication.clone())
@@ -293,7 +293,7 @@ async fn release_due(master: &Master, publication: &MasterPublication, gate: &Ar
     }
 }
 
-fn status(publication: &MasterPublication, answered: &Stats, seeding: Option<&Arc<Seeding>>) -> MasterStatus {
+fn status(publication: &MasterPublication, http: HttpStatus, seeding: Option<&Arc<Seeding>>) -> MasterStatus {
     let states = publication
         .repositories()
         .into_iter()
@@ -317,7 +317,7 @@ fn status(publication: &MasterPublication, answered: &Stats, seeding: Option<&Ar
         version,
         pid: std::process::id(),
         repositories: repositories.collect(),
-        http: HttpStatus::new(answered),
+        http,
         peers: seeding.map(|seeding| seeding.status()),
     }
 }

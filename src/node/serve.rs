@@ -111,7 +111,7 @@ impl NodeServer {
             ..
         } = self;
         let (shown, answers) = (node.clone(), frontend.clone());
-        let page = StatusPage::new(move || serde_json::to_vec(&shown.status(&answers.stats())));
+        let page = StatusPage::new(move || serde_json::to_vec(&shown.status(answers.status())));
         let pages = NodeControl {
             node: node.clone(),
             status: page,

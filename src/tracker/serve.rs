@@ -106,7 +106,7 @@ impl TrackerServer {
             ..
         } = self;
         let (shown, answers) = (tracker.clone(), frontend.clone());
-        let status = StatusPage::new(move || serde_json::to_vec(&shown.status(&answers.stats())));
+        let status = StatusPage::new(move || serde_json::to_vec(&shown.status(answers.status())));
         let local = Service::new(Arc::new(Nothing)).with_extra(Arc::new(Control { status, reload }));
         let parts = &tracker.0;
         let datagrams = udp

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use instantmirror_http::Stats;
 use serde::{Deserialize, Serialize};
 
 use super::{Tracker, lock};
@@ -58,7 +57,7 @@ pub struct TorrentsStatus {
 impl Tracker {
     /// How it is.
     #[must_use]
-    pub fn status(&self, http: &Stats) -> TrackerStatus {
+    pub fn status(&self, http: HttpStatus) -> TrackerStatus {
         let (files, bad_files) = {
             let torrents = lock(&self.0.torrents);
             (torrents.files(), torrents.bad())
@@ -90,7 +89,7 @@ impl Tracker {
                 .iter()
                 .map(|(why, count)| (why.to_string(), *count))
                 .collect(),
-            http: HttpStatus::new(http),
+            http,
         }
     }
 }

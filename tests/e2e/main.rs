@@ -26,6 +26,7 @@ mod kill;
 mod kill_cache;
 mod kill_heads;
 mod lifecycle;
+mod limits;
 mod link;
 mod local_tags;
 mod many_clients;

@@ -3,16 +3,14 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::StatusCode;
 use instantmirror_core::head::SignedHead;
 use instantmirror_core::heads::{self, HeadMarksError, HeadQuestion};
 use instantmirror_core::traits::{Catalogs, NodeApi};
 use instantmirror_core::{HeadMark, HeadMarks, RepoName};
 
 use super::access::Sight;
-use super::{Answer, error, whole};
-use crate::body::ServeBody;
+use super::{Answer, error, no_news, whole};
 use crate::limits::{LONG_POLL_MAX, Stopping};
 use crate::request::{Request, query_value};
 
@@ -118,11 +116,7 @@ async fn within<T>(wait: Duration, news: impl Future<Output = T>, stopping: &Sto
         () = stopping.stopped() => {
             Err(error(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping; ask again"))
         }
-        () = tokio::time::sleep(wait) => {
-            let mut answer = Response::new(ServeBody::whole(Bytes::new()));
-            *answer.status_mut() = StatusCode::NO_CONTENT;
-            Err(answer)
-        }
+        () = tokio::time::sleep(wait) => Err(no_news()),
     }
 }
 

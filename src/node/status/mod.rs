@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use instantmirror_core::sources::Score;
 use instantmirror_core::traits::{Class, ObjectCache as _, QueueStatus};
 use instantmirror_core::{Clock as _, PublicKey, SnapshotId, Timestamp};
-use instantmirror_http::Stats;
 use instantmirror_swarm::{FetchStats, TrustedKey};
 use serde::{Deserialize, Serialize};
 
@@ -228,9 +227,9 @@ impl Node {
         self.ahead.status()
     }
 
-    /// How the node is now; `answered`: by its HTTP server.
+    /// How the node is now; `http`: its HTTP server.
     #[must_use]
-    pub fn status(&self, answered: &Stats) -> NodeStatus {
+    pub fn status(&self, http: HttpStatus) -> NodeStatus {
         let usage = self.cache.usage();
         let (garbage, old) = self.cache.standings();
         let stats = self.engine.stats();
@@ -271,7 +270,7 @@ impl Node {
             preseed: self.preseed_status(),
             prefetches: self.ahead.prefetches.status(),
             transfers: self.engine.transfers().iter().map(transfer_status).collect(),
-            http: HttpStatus::new(answered),
+            http,
             peers: self.swarms(),
         }
     }
