@@ -22,8 +22,8 @@ use crate::traits::{
 };
 use crate::view::RepositoryState;
 use crate::{
-    CacheError, Directory, Entry, FileMeta, HeadError, Kind, Meta, Name, NameError, NodeId, ObjectId, RepoName,
-    RepoPath, Root, SecretKey, Snapshot, SnapshotId, Timestamp,
+    CacheError, Directory, Entry, FileMeta, HeadError, HeadMark, Kind, Meta, Name, NameError, NodeId, ObjectId,
+    RepoName, RepoPath, Root, SecretKey, Snapshot, SnapshotId, Timestamp,
 };
 
 /// The piece length of every repository, in bytes.
@@ -254,6 +254,13 @@ impl NodeApi for MemoryCatalogs {
             }
         })
         .await
+    }
+
+    fn head_mark(&self, repository: &RepoName) -> HeadMark {
+        let published = lock(&self.0.published);
+        published.states.get(repository).map_or(HeadMark::Absent, |state| {
+            HeadMark::Sequence(state.head.as_ref().map_or(0, |head| head.head().sequence))
+        })
     }
 }
 
