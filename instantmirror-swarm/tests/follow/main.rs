@@ -447,7 +447,7 @@ async fn a_master_that_knows_that_its_head_is_the_one_held_is_only_waited_for() 
         asked: Mutex::default(),
     });
     let upstreams: Vec<Arc<dyn Upstream>> = vec![certain.clone()];
-    let follower = Follower::open(repository(), upstreams, store, vec![key(1).public()], clock).await;
+    let follower = Follower::open(repository(), upstreams, store, vec![key(1).public()], clock);
     let follower = follower.unwrap();
     let first = master.snapshot(1, 10);
     let (mut states, mut status) = (follower.subscribe(), None);
