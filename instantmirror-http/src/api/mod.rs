@@ -150,8 +150,7 @@ impl Api {
             Some(Err(text)) => return error(StatusCode::BAD_REQUEST, &text),
             None => return error(StatusCode::NOT_FOUND, "not a path of the API"),
         };
-        let is_post = matches!(call, Call::Batch | Call::Synced);
-        if let Some(answer) = answer_method(&request.method, is_post) {
+        if let Some(answer) = answer_method(&request.method, matches!(call, Call::Batch | Call::Synced)) {
             return answer;
         }
         if catalogs.state(&repository).is_none() {

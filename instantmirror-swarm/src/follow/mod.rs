@@ -3,6 +3,7 @@
 //! successor is whole.
 
 mod keep;
+mod status;
 mod tags;
 mod trust;
 
@@ -18,15 +19,15 @@ use instantmirror_core::catalog::{CatalogError, CatalogNode, check_closure};
 use instantmirror_core::head::{LiveSnapshot, Succession};
 use instantmirror_core::order::{Turn, newest_first};
 use instantmirror_core::retention::RetentionPolicy;
-use instantmirror_core::traits::{HeadNews, SnapshotStore, StoreError, TransportError, Upstream};
+use instantmirror_core::traits::{HeadNews, SnapshotStore, StoreError, Upstream};
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{
-    Clock, Directory, HeadError, KeysError, Kind, NodeId, PublicKey, RecordError, RepoName, SignedHead, Snapshot,
-    SnapshotId, Timestamp,
+    Clock, Directory, Kind, NodeId, PublicKey, RepoName, SignedHead, Snapshot, SnapshotId, Timestamp,
 };
 use tokio::sync::watch;
 
 pub use keep::Intake;
+pub use status::{FollowError, FollowStatus};
 pub use trust::TrustedKey;
 
 use keep::Wanted;
@@ -41,52 +42,6 @@ pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Catalog bytes that are stored at a time.
 const STORE_BATCH_BYTES: usize = 4 << 20;
-
-/// Why a master could not be followed. What is shown stays as it is.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FollowError {
-    /// The master cannot be reached or does not answer as it should.
-    #[error(transparent)]
-    Transport(#[from] TransportError),
-    /// It sent a head that must not be believed.
-    #[error(transparent)]
-    Head(#[from] HeadError),
-    /// It sent key lists that must not be believed.
-    #[error(transparent)]
-    Keys(#[from] KeysError),
-    /// It sent a snapshot record that must not be believed.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// It sent catalog nodes that must not be believed.
-    #[error("catalog of snapshot {snapshot}: {source}")]
-    Catalog {
-        /// The snapshot being fetched.
-        snapshot: SnapshotId,
-        /// What is wrong.
-        source: CatalogError,
-    },
-    /// Our own store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// How the following goes, for status pages.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FollowStatus {
-    /// The master asked last.
-    pub upstream: String,
-    /// When a master last gave a valid answer.
-    pub last_contact: Option<Timestamp>,
-    /// What went wrong since, if anything.
-    pub last_error: Option<String>,
-    /// The snapshot whose catalog is being fetched.
-    pub syncing: Option<SnapshotId>,
-    /// Catalog bytes received since the start (uncompressed).
-    pub catalog_bytes: u64,
-    /// Heads, records and catalogs that were refused since the start.
-    pub refused: u64,
-}
 
 /// What came of one round with a master.
 struct Round {
