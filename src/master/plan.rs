@@ -4,7 +4,7 @@
 //! rules, the same checks, so what is announced is what a publish of the same tree does. It takes no lock and leaves no
 //! trace in the store.
 //!
-//! Memory: what is new in the catalog, and some 250 bytes for each file that is new or changed.
+//! Memory: some 600 bytes for each file that is new or changed, what is new in the catalog included.
 
 use std::sync::Arc;
 

@@ -74,6 +74,18 @@ impl ScanSink for Open {
     }
 }
 
+/// Opens for writing. A `cp` that another test has just forked holds copies of our descriptors, and with them a lock that was
+/// given up, until it has become `cp`.
+fn opened<T>(open: impl Fn() -> Result<T, StoreError>) -> T {
+    let begun = std::time::Instant::now();
+    loop {
+        match open() {
+            Err(StoreError::Locked { .. }) if begun.elapsed().as_secs() < 60 => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -99,9 +111,9 @@ impl World {
     }
 
     fn open(&self) -> Open {
-        let digests = Arc::new(DigestTable::open(Arc::clone(&self.disk), "digests").unwrap());
+        let digests = Arc::new(opened(|| DigestTable::open(Arc::clone(&self.disk), "digests")));
         Open {
-            snapshots: DiskSnapshotStore::open(Arc::clone(&self.disk), "").unwrap(),
+            snapshots: opened(|| DiskSnapshotStore::open(Arc::clone(&self.disk), "")),
             objects: ObjectStore::open(Arc::clone(&self.disk), digests).unwrap(),
             read_bytes: AtomicU64::new(0),
             once_listed: Mutex::default(),
@@ -120,8 +132,8 @@ impl World {
         later: i64,
     ) -> Result<Scanned, StoreError> {
         let tree = SourceTree::open(self.dir.path().join("source")).unwrap();
-        let book = StampBook::open(Arc::clone(&self.disk), "stamps").unwrap();
-        let pieces = PieceSpace::open(Arc::clone(&self.disk), "pieces", PIECE).unwrap();
+        let book = opened(|| StampBook::open(Arc::clone(&self.disk), "stamps"));
+        let pieces = opened(|| PieceSpace::open(Arc::clone(&self.disk), "pieces", PIECE));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let changes = self.changes.lock().unwrap().clone();
         let rules = self.rules.lock().unwrap().clone();

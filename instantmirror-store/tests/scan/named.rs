@@ -7,7 +7,7 @@ use instantmirror_core::changes::ChangeSet;
 use instantmirror_core::{ObjectId, RepoPath};
 use instantmirror_store::scan::{Scanned, StampBook};
 
-use super::{COPY, World, file};
+use super::{COPY, World, file, opened};
 
 impl World {
     /// A scan of what these directories are, and of nothing below those that are as they were.
@@ -145,7 +145,7 @@ fn the_book_tells_which_tree_it_belongs_to() {
     let world = World::new();
     world.write("a", "a");
     let root = || {
-        let book = StampBook::open(std::sync::Arc::clone(&world.disk), "stamps").unwrap();
+        let book = opened(|| StampBook::open(std::sync::Arc::clone(&world.disk), "stamps"));
         book.root().unwrap()
     };
     assert_eq!(root(), None);

@@ -10,7 +10,7 @@ use instantmirror_store::StoreError;
 use instantmirror_store::scan::{LeftOutWhy, OnPrivate, Scanned, StampBook, SymlinkRule};
 use instantmirror_store::tree::SourceTree;
 
-use super::{COPY, World};
+use super::{COPY, World, opened};
 
 impl World {
     fn exclude(&self, globs: &[&str]) {
@@ -162,7 +162,7 @@ fn other_rules_or_another_root_are_other_terms() {
     world.write("a", "a");
     let tree = || SourceTree::open(world.dir.path().join("source")).unwrap();
     let fits = || {
-        let book = StampBook::open(std::sync::Arc::clone(&world.disk), "stamps").unwrap();
+        let book = opened(|| StampBook::open(std::sync::Arc::clone(&world.disk), "stamps"));
         book.terms().unwrap() == Some(world.rules.lock().unwrap().terms(&tree()).unwrap())
     };
     assert!(!fits());
