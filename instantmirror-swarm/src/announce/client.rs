@@ -8,12 +8,13 @@ use instantmirror_core::address::AddressPolicy;
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, StatusCode};
+use rustls::ClientConfig;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{AnnounceError, AnnounceReply, AnnounceRequest, REPLY_BYTES_MAX, REPLY_PEERS_MAX, TrackerUrl, http, udp};
 use crate::contacts::is_v4;
-use crate::origin::{Outgoing, address_of};
+use crate::origin::{Outgoing, Proxies, address_of, by_proxy, reason_of};
 
 /// Redirects that are followed for one announce.
 const REDIRECTS_MAX: usize = 4;
@@ -46,6 +47,7 @@ pub struct Announcer {
     /// One that speaks IPv4, one that speaks IPv6.
     http: [Client; 2],
     policy: AddressPolicy,
+    proxies: Proxies,
     timeouts: Timeouts,
     /// Where it announces from, by family.
     local: [IpAddr; 2],
@@ -80,10 +82,13 @@ impl Announcer {
     }
 
     fn with_local(outgoing: &Outgoing, timeouts: Timeouts, local: [IpAddr; 2]) -> Result<Self, AnnounceError> {
-        let [v4, v6] = local.map(|local| client(outgoing, timeouts, local).map_err(AnnounceError::Unreachable));
+        let tls = outgoing.tls().map_err(AnnounceError::Unreachable)?;
+        let client = |local| client(outgoing, &tls, timeouts, local).map_err(AnnounceError::Unreachable);
+        let [v4, v6] = local.map(client);
         Ok(Self {
             http: [v4?, v6?],
             policy: outgoing.policy.clone(),
+            proxies: outgoing.proxies.clone(),
             timeouts,
             local,
         })
@@ -100,6 +105,14 @@ impl Announcer {
         request: &AnnounceRequest,
     ) -> Result<AnnounceReply, AnnounceError> {
         let deadline = Instant::now() + self.timeouts.announce;
+        if let Some(proxy) = self.proxies.of(tracker.url()).filter(|_| !tracker.is_udp()) {
+            let announced = timeout_at(deadline, self.announce_by_proxy(tracker, request)).await;
+            let by_proxy = |error| match error {
+                AnnounceError::Unreachable(reason) => AnnounceError::Unreachable(by_proxy(reason, proxy)),
+                other => other,
+            };
+            return announced.map_err(|_| self.late()).flatten().map_err(by_proxy);
+        }
         let addresses = timeout_at(deadline, self.addresses(tracker)).await;
         let addresses = addresses.map_err(|_| self.late())??;
         self.announce_at(tracker, request, addresses, deadline).await
@@ -131,6 +144,23 @@ impl Announcer {
             (None, None) => Err(AnnounceError::Unreachable(
                 "the configuration admits none of its addresses".to_owned(),
             )),
+        }
+    }
+
+    /// The same by a proxy, which alone has to know where the tracker is: names of the world may lead nowhere here.
+    async fn announce_by_proxy(
+        &self,
+        tracker: &TrackerUrl,
+        request: &AnnounceRequest,
+    ) -> Result<AnnounceReply, AnnounceError> {
+        let [v4, v6] = &self.http;
+        match announce_by_http(v4, tracker, request).await {
+            // The proxy may have no address of IPv4.
+            Err(AnnounceError::Unreachable(reason)) => {
+                let other = announce_by_http(v6, tracker, request).await;
+                other.map_err(|_| AnnounceError::Unreachable(reason))
+            }
+            announced => announced,
         }
     }
 
@@ -241,7 +271,7 @@ async fn announce_by_http(
 /// Each announce has a connection of its own, and says so: trackers such as opentracker speak HTTP/1.1 and yet hang up after one
 /// answer without a word, so that what came next on the same connection would be lost. It also says that the answer has to come as it
 /// is: who says nothing of compression takes any (RFC 9110).
-fn client(outgoing: &Outgoing, timeouts: Timeouts, local: IpAddr) -> Result<Client, String> {
+fn client(outgoing: &Outgoing, tls: &ClientConfig, timeouts: Timeouts, local: IpAddr) -> Result<Client, String> {
     let followed = outgoing.clone();
     let said = [(header::CONNECTION, "close"), (header::ACCEPT_ENCODING, "identity")];
     let headers = HeaderMap::from_iter(said.map(|(name, value)| (name, HeaderValue::from_static(value))));
@@ -253,7 +283,8 @@ fn client(outgoing: &Outgoing, timeouts: Timeouts, local: IpAddr) -> Result<Clie
         .http1_only()
         .redirect(Policy::custom(move |attempt| redirected(&followed, attempt)))
         .local_address(local);
-    outgoing.apply(builder)?.build().map_err(|error| error.to_string())
+    let client = outgoing.apply(builder, tls).build();
+    client.map_err(|error| reason_of(&error))
 }
 
 /// Follows what stays HTTP and does not become less safe, and with a certificate of ours no way to another host, which it would
@@ -265,7 +296,7 @@ fn redirected(outgoing: &Outgoing, attempt: Attempt<'_>) -> reqwest::redirect::A
     if outgoing.identity.is_some() && is_elsewhere {
         return attempt.error("a redirect to another host, to which our certificate is not shown");
     }
-    let policy = &outgoing.policy;
+    let is_admitted = |address| outgoing.policy.admits(address) || outgoing.proxies.of(attempt.url()).is_some();
     if attempt.previous().len() > REDIRECTS_MAX {
         return attempt.error("too many redirects");
     }
@@ -273,7 +304,7 @@ fn redirected(outgoing: &Outgoing, attempt: Attempt<'_>) -> reqwest::redirect::A
         return attempt.error("a redirect to a scheme that is not followed");
     }
     match address_of(attempt.url()) {
-        Some(address) if !policy.admits(address) => attempt.error("a redirect to an address that is not admitted"),
+        Some(address) if !is_admitted(address) => attempt.error("a redirect to an address that is not admitted"),
         _ => attempt.follow(),
     }
 }
@@ -312,15 +343,11 @@ fn random() -> Result<u32, AnnounceError> {
     getrandom::u32().map_err(|error| AnnounceError::Unreachable(format!("no random numbers: {error}")))
 }
 
-fn unreachable(error: &dyn std::error::Error) -> AnnounceError {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    AnnounceError::Unreachable(innermost.to_string())
+fn unreachable(error: &(dyn std::error::Error + 'static)) -> AnnounceError {
+    AnnounceError::Unreachable(reason_of(error))
 }
 
-/// Without the URL, which may hold secrets; of the causes the innermost says most.
+/// Without the URL, which may hold secrets.
 fn broken(error: &reqwest::Error) -> AnnounceError {
     if error.is_timeout() {
         return AnnounceError::Unreachable("no answer in time".to_owned());

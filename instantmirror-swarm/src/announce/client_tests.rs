@@ -1,5 +1,6 @@
 //! Announces to trackers that follow a script, on loopback.
 
+use instantmirror_core::url::SecretUrl;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -66,6 +67,38 @@ async fn a_tracker_is_asked_by_http_and_answers() {
     let ought =
         "GET /announce?own=1&info_hash=%00%FFabcdefghijk%20%25%26%3D%2B-z&peer_id=-IM0100-0123456789ab&port=6881";
     assert!(lines[0].starts_with(ought), "{lines:?}");
+}
+
+/// Names of the world may lead nowhere where a proxy is needed to get out.
+#[tokio::test]
+async fn by_a_proxy_only_the_proxy_has_to_know_where_the_tracker_is() {
+    let body = b"d8:intervali60e5:peers6:\x01\x02\x03\x04\0\x05e";
+    let answers = vec![
+        response("200 OK", body),
+        response("403 Forbidden", b"no"),
+        response("403 Forbidden", b"no"),
+    ];
+    let (proxy, served) = http_tracker(answers).await;
+    let proxies = Proxies::all(&SecretUrl::from(proxy.url().as_str())).unwrap();
+    let allow = vec!["192.0.2.0/24".parse().unwrap()];
+    let outgoing = Outgoing {
+        policy: AddressPolicy {
+            allow,
+            ..AddressPolicy::default()
+        },
+        proxies,
+        ..Outgoing::default()
+    };
+    let announcer = Announcer::from_addresses(&outgoing, Timeouts::default(), &[]).unwrap();
+    let tracker = "http://tracker.invalid:6969/announce".parse().unwrap();
+    let reply = announcer.announce(&tracker, &request()).await.unwrap();
+    assert_eq!(reply.peers, ["1.2.3.4:5".parse().unwrap()]);
+    let refused = announcer.announce(&tracker, &request()).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("403") && refused.contains("through the proxy http://127.0.0.1:"),
+        "{refused}"
+    );
+    served.abort();
 }
 
 #[tokio::test]

@@ -8,7 +8,9 @@ use std::time::Duration;
 use instantmirror_core::address::AddressPolicy;
 use reqwest::dns::{Addrs, Name as ResolvedName, Resolve, Resolving};
 use reqwest::{Client, Url};
+use rustls::ClientConfig;
 
+use super::tls::reason_of;
 use super::{CONNECT_TIMEOUT, Outgoing};
 
 /// Idle connections are kept for longer than a head request is held, so that one is always open, and given up before
@@ -47,8 +49,9 @@ pub(super) struct Clients([Client; 4]);
 
 impl Clients {
     fn new(outgoing: &Outgoing) -> Result<Self, String> {
+        let tls = outgoing.tls()?;
         let [one, any] = [COMMON_IDLE_MAX, usize::MAX];
-        let client = |idle_max| client(outgoing, idle_max);
+        let client = |idle_max| client(outgoing, &tls, idle_max);
         Ok(Self([client(one)?, client(any)?, client(any)?, client(one)?]))
     }
 
@@ -87,6 +90,11 @@ impl Connections {
         made.as_ref().map_err(Clone::clone)
     }
 
+    /// The proxy by which this is asked.
+    pub(super) fn proxy(&self, url: &Url) -> Option<&Url> {
+        self.outgoing.proxies.of(url)
+    }
+
     /// Whether this is an address, and one that is not admitted. Names are looked at when they are resolved, and what is
     /// asked by a proxy is the proxy's affair.
     pub(super) fn refuses(&self, url: &Url) -> bool {
@@ -99,7 +107,7 @@ pub(crate) fn address_of(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_matches(['[', ']']).parse().ok()
 }
 
-fn client(outgoing: &Outgoing, idle_max: usize) -> Result<Client, String> {
+fn client(outgoing: &Outgoing, tls: &ClientConfig, idle_max: usize) -> Result<Client, String> {
     let builder = Client::builder()
         .user_agent(concat!("InstantMirror/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
@@ -108,16 +116,29 @@ fn client(outgoing: &Outgoing, idle_max: usize) -> Result<Client, String> {
         .tcp_nodelay(true)
         // We follow them ourselves: a POST stays one.
         .redirect(reqwest::redirect::Policy::none());
-    outgoing.apply(builder)?.build().map_err(|error| error.to_string())
+    let client = outgoing.apply(builder, tls).build();
+    client.map_err(|error| reason_of(&error))
 }
 
 /// The system's resolver, without the addresses that are not admitted, preferred ones first.
 #[derive(Debug)]
-pub(crate) struct PolicyResolver(pub(crate) AddressPolicy);
+pub(crate) struct PolicyResolver {
+    pub(crate) policy: AddressPolicy,
+    /// Hosts of proxies. They are where they are, whether they are named or given by an address.
+    pub(crate) proxies: Vec<String>,
+}
 
 impl Resolve for PolicyResolver {
     fn resolve(&self, name: ResolvedName) -> Resolving {
-        let policy = self.0.clone();
+        let is_proxy = self
+            .proxies
+            .iter()
+            .any(|proxy| proxy.eq_ignore_ascii_case(name.as_str()));
+        let policy = if is_proxy {
+            AddressPolicy::default()
+        } else {
+            self.policy.clone()
+        };
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let all: Vec<SocketAddr> = found.collect();

@@ -15,7 +15,7 @@ use std::time::Duration;
 use instantmirror_core::RepoName;
 use instantmirror_core::heads::{self, HEADS_BYTES_MAX, HEADS_MAX, HeadMark, HeadMarks, HeadQuestion};
 use instantmirror_core::traits::{HeadNews, TransportError, moved_of};
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -456,7 +456,7 @@ impl HttpOrigin {
         } else {
             wait + LONG_POLL_GRACE
         };
-        let response = self.answer_in(request, patience).await?;
+        let response = self.follow(request, patience).await?;
         match response.status() {
             StatusCode::NO_CONTENT => Ok(HeadMarks::new()),
             StatusCode::OK => {
@@ -470,15 +470,17 @@ impl HttpOrigin {
                     now.get(repository).copied().unwrap_or(known[repository])
                 }))
             }
-            status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) => Err(self.no_heads(status)),
-            status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => Err(self.no_heads(status)),
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(self.no_heads(&response)),
+            status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
+                Err(self.no_heads(&response))
+            }
             status => Err(self.ask_alone(status.as_str())),
         }
     }
 
-    fn no_heads(&self, status: StatusCode) -> Untold {
-        let error = self.unreachable(&format!("{status} for the heads of its repositories"));
-        error.into()
+    fn no_heads(&self, response: &Response) -> Untold {
+        let reason = format!("{} for the heads of its repositories", response.status());
+        self.unreachable_at(response.url(), reason).into()
     }
 
     fn ask_alone(&self, why: &str) -> Untold {

@@ -6,8 +6,10 @@ mod heads;
 mod outgoing;
 mod patience;
 mod redirect;
+mod tls;
 mod upstream;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -29,6 +31,8 @@ pub(crate) use connect::{PolicyResolver, address_of};
 use heads::HeadPolls;
 pub use outgoing::{Outgoing, Proxies};
 use patience::Patience;
+pub(crate) use redirect::by_proxy;
+pub(crate) use tls::reason_of;
 
 /// How long connecting may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -91,8 +95,8 @@ struct Shared {
 struct Moved {
     /// For good, so that it is asked there at once.
     to: Option<Url>,
-    /// The place of which the operator was told last.
-    told: Option<Url>,
+    /// The places of which the operator was told.
+    told: BTreeSet<String>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -320,9 +324,7 @@ impl HttpOrigin {
         // That it fails shows where something is asked for.
         tokio::spawn(async move {
             let request = origin.request(Lane::Urgent, Method::HEAD, &repository, "head").ok()?;
-            tokio::time::timeout(PROGRESS_TIMEOUT, origin.follow(request))
-                .await
-                .ok()
+            origin.follow(request, PROGRESS_TIMEOUT).await.ok()
         });
     }
 
@@ -342,27 +344,27 @@ impl HttpOrigin {
     }
 
     async fn send(&self, what: &str, request: RequestBuilder, wait: Duration) -> Result<Response, TransportError> {
-        let response = self.answer_in(request, wait).await?;
-        match response.status() {
+        let response = self.follow(request, wait).await?;
+        let (status, at) = (response.status(), response.url());
+        match status {
             status if status.is_success() => Ok(response),
+            _ if is_of_proxy(&response) && self.shared.connections.proxy(at).is_some() => {
+                // The master has said nothing, and may be well.
+                Err(self.unreachable_at(at, format!("the proxy answers {status} for {what}")))
+            }
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(TransportError::NotFound {
                 from: self.label.clone(),
-                what: what.to_owned(),
+                what: self.told_of(at, what.to_owned()),
             }),
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                Err(self.unreachable(&format!("{status} for {what}")))
+                Err(self.unreachable_at(at, format!("{status} for {what}")))
             }
-            status => Err(self.refused(format!("{status} for {what}"))),
+            status => Err(self.refused(self.told_of(at, format!("{status} for {what}")))),
         }
     }
 
-    /// The answer to a request, whatever it is.
-    async fn answer_in(&self, request: RequestBuilder, wait: Duration) -> Result<Response, TransportError> {
-        let answer = tokio::time::timeout(wait, self.follow(request)).await;
-        answer.map_err(|_| {
-            self.moved_out_of_reach();
-            self.unreachable("no answer in time")
-        })?
+    fn unreachable_at(&self, at: &Url, reason: String) -> TransportError {
+        self.unreachable(&self.told_of(at, reason))
     }
 
     fn refused(&self, reason: String) -> TransportError {
@@ -386,23 +388,18 @@ impl HttpOrigin {
         }
     }
 
-    /// The innermost cause says most: "connection refused" rather than "error sending request".
-    fn broken(&self, error: &reqwest::Error) -> TransportError {
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(inner) = cause.source() {
-            cause = inner;
-        }
-        self.unreachable(&cause.to_string())
+    fn broken(&self, at: &Url, error: &reqwest::Error) -> TransportError {
+        self.unreachable_at(at, reason_of(error))
     }
 
     /// The body as it arrives; fails when it makes no progress, or next to none.
     fn body(&self, response: Response) -> impl Stream<Item = Result<Bytes, TransportError>> + Send + use<> {
-        let origin = self.clone();
+        let (origin, at) = (self.clone(), response.url().clone());
         let pace = Pace::default();
         stream::unfold(
-            Some((origin, response.bytes_stream().boxed(), pace)),
+            Some((origin, at, response.bytes_stream().boxed(), pace)),
             |state| async move {
-                let (origin, mut body, mut pace) = state?;
+                let (origin, at, mut body, mut pace) = state?;
                 let asked = tokio::time::Instant::now();
                 let next = tokio::time::timeout(PROGRESS_TIMEOUT, body.next()).await;
                 // What whoever reads this does in between is not the sender's fault.
@@ -412,12 +409,16 @@ impl HttpOrigin {
                     Ok(Some(Ok(bytes))) => {
                         pace.bytes += bytes.len() as u64;
                         if pace.is_too_slow() {
-                            return Some((Err(origin.unreachable("the transfer is too slow")), None));
+                            let reason = "the transfer is too slow".to_owned();
+                            return Some((Err(origin.unreachable_at(&at, reason)), None));
                         }
-                        Some((Ok(bytes), Some((origin, body, pace))))
+                        Some((Ok(bytes), Some((origin, at, body, pace))))
                     }
-                    Ok(Some(Err(error))) => Some((Err(origin.broken(&error)), None)),
-                    Err(_) => Some((Err(origin.unreachable("the transfer makes no progress")), None)),
+                    Ok(Some(Err(error))) => Some((Err(origin.broken(&at, &error)), None)),
+                    Err(_) => {
+                        let reason = "the transfer makes no progress".to_owned();
+                        Some((Err(origin.unreachable_at(&at, reason)), None))
+                    }
                 }
             },
         )
@@ -468,6 +469,12 @@ impl HttpOrigin {
     }
 }
 
+/// Whether a proxy has made this answer itself: it wants to know who we are, or is a Squid and says so.
+fn is_of_proxy(response: &Response) -> bool {
+    let status = response.status();
+    status == StatusCode::PROXY_AUTHENTICATION_REQUIRED || response.headers().contains_key("x-squid-error")
+}
+
 #[async_trait]
 impl PeerTransport for HttpOrigin {
     fn label(&self) -> &str {
@@ -477,10 +484,7 @@ impl PeerTransport for HttpOrigin {
     async fn answer_time(&self, repository: &RepoName) -> Option<Duration> {
         let request = self.request(Lane::Watching, Method::HEAD, repository, "head").ok()?;
         let asked = tokio::time::Instant::now();
-        let answer = tokio::time::timeout(PROGRESS_TIMEOUT, self.follow(request))
-            .await
-            .ok()?
-            .ok()?;
+        let answer = self.follow(request, PROGRESS_TIMEOUT).await.ok()?;
         // That there is no head is an answer too; that the server is not well is none to go by.
         (!answer.status().is_server_error()).then(|| asked.elapsed())
     }

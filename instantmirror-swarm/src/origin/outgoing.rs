@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use instantmirror_core::address::{AddressBlock, AddressPolicy};
 use instantmirror_core::url::SecretUrl;
-use reqwest::{Certificate, ClientBuilder, Identity, Proxy, Url};
+use reqwest::{ClientBuilder, Proxy, Url};
+use rustls::ClientConfig;
 
 use super::PolicyResolver;
+use super::tls::{self, reason_of};
 
 /// Schemes of proxies.
 const PROXY_SCHEMES: &[&str] = &["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
@@ -19,7 +21,7 @@ const PROXY_PORT: u16 = 1080;
 /// How connections are made: with whom, by which proxy, whom to believe, and as whom.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Outgoing {
-    /// Addresses that may be connected to. Behind a proxy that is the proxy's affair.
+    /// Addresses that may be connected to. Behind a proxy that is the proxy's affair, and the proxy itself was named on purpose.
     pub policy: AddressPolicy,
     /// Proxies.
     pub proxies: Proxies,
@@ -64,40 +66,30 @@ impl Outgoing {
     /// # Errors
     /// A text for a person, without secrets.
     pub fn check(&self) -> Result<(), String> {
-        let client = self.apply(reqwest::Client::builder())?;
-        client.build().map(drop).map_err(|error| innermost(&error))
+        let client = self.apply(reqwest::Client::builder(), &self.tls()?);
+        client.build().map(drop).map_err(|error| reason_of(&error))
     }
 
-    pub(crate) fn apply(&self, builder: ClientBuilder) -> Result<ClientBuilder, String> {
-        let mut builder = builder
+    /// What all connections have in common. It reads the certificates of the system's authorities.
+    pub(crate) fn tls(&self) -> Result<ClientConfig, String> {
+        tls::config(&self.authorities, self.identity.as_deref())
+    }
+
+    pub(crate) fn apply(&self, builder: ClientBuilder, tls: &ClientConfig) -> ClientBuilder {
+        let resolver = PolicyResolver {
+            policy: self.policy.clone(),
+            proxies: self.proxies.hosts(),
+        };
+        let builder = builder
             .no_proxy()
-            .dns_resolver(Arc::new(PolicyResolver(self.policy.clone())));
-        if !self.authorities.is_empty() {
-            let wrong = |error: reqwest::Error| format!("the authorities' certificates: {}", innermost(&error));
-            let authorities = Certificate::from_pem_bundle(&self.authorities).map_err(wrong)?;
-            if authorities.is_empty() {
-                return Err("no certificate of an authority: one in PEM form is expected".to_owned());
-            }
-            builder = builder.tls_certs_merge(authorities);
+            .dns_resolver(Arc::new(resolver))
+            .tls_backend_preconfigured(tls.clone());
+        if self.proxies.is_direct() {
+            return builder;
         }
-        if let Some(identity) = &self.identity {
-            let wrong = |error: reqwest::Error| format!("the client's certificate and key: {}", innermost(&error));
-            builder = builder.identity(Identity::from_pem(identity).map_err(wrong)?);
-        }
-        if !self.proxies.is_direct() {
-            let proxies = self.proxies.clone();
-            builder = builder.proxy(Proxy::custom(move |url| proxies.of(url).cloned()));
-        }
-        Ok(builder)
+        let proxies = self.proxies.clone();
+        builder.proxy(Proxy::custom(move |url| proxies.of(url).cloned()))
     }
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 /// By which proxy what is asked.
@@ -187,8 +179,20 @@ impl Proxies {
         self.http.is_none() && self.https.is_none()
     }
 
+    /// Whether this is asked by one of them.
+    #[must_use]
+    pub fn serve(&self, url: &SecretUrl) -> bool {
+        Url::parse(url.exposed()).is_ok_and(|url| self.of(&url).is_some())
+    }
+
+    /// Their host names.
+    fn hosts(&self) -> Vec<String> {
+        let all = [&self.http, &self.https].into_iter().flatten();
+        all.filter_map(Url::host_str).map(str::to_owned).collect()
+    }
+
     /// The proxy by which this is asked.
-    pub(super) fn of(&self, url: &Url) -> Option<&Url> {
+    pub(crate) fn of(&self, url: &Url) -> Option<&Url> {
         let proxy = if url.scheme() == "https" {
             &self.https
         } else {

@@ -2,8 +2,10 @@
 //!
 //! All requests of ours mean the same wherever they are sent, so a POST stays a POST, also after 301 and 302. Never
 //! followed is a way from https to http, or to an address that the configuration does not admit. What says who we are (a
-//! token, a user name with its password, a client's certificate) goes to the host alone that the configuration names. A master that has moved for good (301, 308) is asked at its new place
-//! from then on, until that one fails.
+//! token, a user name with its password, a client's certificate) goes to the host alone that the configuration names. A master
+//! that has moved for good (301, 308) is asked at its new place from then on, until that one fails.
+
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
@@ -11,12 +13,15 @@ use instantmirror_core::traits::TransportError;
 use instantmirror_core::url::SecretUrl;
 use percent_encoding::percent_decode_str;
 use reqwest::{Client, Method, Request, RequestBuilder, Response, StatusCode, Url, header};
+use tokio::time::{Instant, timeout_at};
 
 use super::connect::Lane;
-use super::{HttpOrigin, address_of, lock};
+use super::{HttpOrigin, Moved, address_of, lock, reason_of};
 
 /// Redirects that are followed for one request.
 pub(super) const REDIRECTS_MAX: usize = 4;
+/// Places that a master sends us on to, of which the operator is told.
+const PLACES_TOLD_MAX: usize = 16;
 
 /// What is hung on a master's URL begins so.
 const API: &str = ".im/";
@@ -86,18 +91,24 @@ impl HttpOrigin {
         url.host_str() == self.base.host_str() && is_as_safe
     }
 
-    /// Sends a request, wherever the master sends it on to.
-    pub(super) async fn follow(&self, request: RequestBuilder) -> Result<Response, TransportError> {
+    /// Sends a request, wherever the master sends it on to. All of it may take `wait`.
+    pub(super) async fn follow(&self, request: RequestBuilder, wait: Duration) -> Result<Response, TransportError> {
         let (mut client, request) = request.build_split();
-        let mut request = request.map_err(|error| self.broken(&error))?;
+        let mut request = request.map_err(|error| self.unreachable(&reason_of(&error)))?;
         let first = request.url().clone();
         let mut is_for_good = true;
+        let deadline = Instant::now() + wait;
         for _ in 0..=REDIRECTS_MAX {
             let again = request.try_clone();
             let (at, method) = (request.url().clone(), request.method().clone());
-            let response = client.execute(request).await.map_err(|error| {
+            let response = timeout_at(deadline, client.execute(request)).await.map_err(|_| {
+                // The next request goes to the configured place.
+                lock(&self.shared.moved).to = None;
+                self.unreachable_at(&at, "no answer in time".to_owned())
+            })?;
+            let response = response.map_err(|error| {
                 self.moved_in_vain(&at);
-                self.broken(&error)
+                self.broken(&at, &error)
             })?;
             let Some(target) = target(&at, &method, &response) else {
                 let status = response.status();
@@ -109,7 +120,7 @@ impl HttpOrigin {
                 }
                 return Ok(response);
             };
-            let to = target.map_err(|reason| self.refused(reason))?;
+            let to = target.map_err(|reason| self.refused(self.told_of(&at, reason)))?;
             let status = response.status();
             is_for_good &= matches!(status, StatusCode::MOVED_PERMANENTLY | StatusCode::PERMANENT_REDIRECT);
             let again = again.ok_or_else(|| self.refused(format!("{status} for what cannot be sent twice")))?;
@@ -150,19 +161,21 @@ impl HttpOrigin {
         Ok(request)
     }
 
-    /// No answer came in time: the next request goes to the configured place.
-    pub(super) fn moved_out_of_reach(&self) {
-        lock(&self.shared.moved).to = None;
-    }
-
     /// Takes note of where a request has led, and tells the operator once of each place.
     fn note_moved(&self, from: &Url, to: &Url, is_for_good: bool) {
+        let mut moved = lock(&self.shared.moved);
         let (Some(before), Some(base)) = (base_of(from, from), base_of(from, to)) else {
+            // A page for people, which is no answer, or a store that has files by other names.
+            if moved.is_news(&to.origin().ascii_serialization()) {
+                let (from, to) = (shown(from), shown(to));
+                tracing::warn!(
+                    master = self.label,
+                    "it sends us on from {from} to {to}, which is another path"
+                );
+            }
             return;
         };
-        let mut moved = lock(&self.shared.moved);
-        if moved.told.as_ref() != Some(&base) {
-            moved.told = Some(base.clone());
+        if moved.is_news(base.as_str()) {
             tracing::warn!(
                 master = self.label,
                 "it sends us on from {} to {}: change `master` to the new URL",
@@ -182,6 +195,42 @@ impl HttpOrigin {
         if moved.to.as_ref().is_some_and(|base| base.origin() == at.origin()) {
             moved.to = None;
         }
+    }
+
+    /// The same reason with what stands between us and `at`, the place that was asked: the master is not who said so, if it
+    /// has sent us on, and need not be, if a proxy asked it.
+    pub(super) fn told_of(&self, at: &Url, mut reason: String) -> String {
+        if !self.is_here(at) {
+            let place = base_of(at, at).unwrap_or_else(|| at.clone());
+            reason = format!("{reason} (sent on to {})", shown(&place));
+        }
+        match self.shared.connections.proxy(at) {
+            Some(proxy) => by_proxy(reason, proxy),
+            None => reason,
+        }
+    }
+
+    /// Whether this is below the configured URL.
+    fn is_here(&self, at: &Url) -> bool {
+        let below = at.path().strip_prefix(self.base.path());
+        at.origin() == self.base.origin() && below.is_some_and(|below| below.starts_with(API))
+    }
+}
+
+impl Moved {
+    /// Whether the operator was not told of this place yet.
+    fn is_news(&mut self, place: &str) -> bool {
+        self.told.len() < PLACES_TOLD_MAX && self.told.insert(place.to_owned())
+    }
+}
+
+/// A reason for not getting an answer that a proxy was asked for.
+pub(crate) fn by_proxy(reason: String, proxy: &Url) -> String {
+    let shown = shown(proxy);
+    // That it is "unsuccessful" is all that is known of a CONNECT.
+    match reason.strip_prefix("tunnel error: ") {
+        Some(why) => format!("the proxy {shown} makes no way there, and its log says why: {why}"),
+        None => format!("{reason} (asked through the proxy {shown})"),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What goes over which connection, and when a transfer is given up.
 
+use std::net::SocketAddr;
+
 use instantmirror_core::traits::Upstream as _;
 
 use super::*;
@@ -120,4 +122,136 @@ async fn whoever_waits_finds_a_connection_whatever_else_is_asked_for() {
     following.abort();
     listing.abort();
     master.abort();
+}
+
+/// Answers every request with these bytes.
+async fn answers(answer: String) -> SocketAddr {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let (mut socket, mut line) = (BufReader::new(socket), String::new());
+            while line != "\r\n" {
+                line.clear();
+                socket.read_line(&mut line).await.unwrap();
+            }
+            socket.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    address
+}
+
+fn response(status: &str, more: &str) -> String {
+    format!("HTTP/1.1 {status}\r\n{more}Content-Length: 0\r\nConnection: close\r\n\r\n")
+}
+
+/// What is said of a head that cannot be had.
+async fn trouble(origin: &HttpOrigin) -> String {
+    let head = origin.head(&"r".parse().unwrap(), None).await;
+    head.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn who_is_sent_on_in_vain_is_told_where_to() {
+    let away = answers(response("503 Service Unavailable", "")).await;
+    let gone = answers(response("404 Not Found", "")).await;
+    let forbidding = answers(response("403 Forbidden", "")).await;
+    let cut = answers("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhea".to_owned()).await;
+    // Nobody listens there.
+    let closed = {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    for (place, said) in [
+        (away, "503"),
+        (gone, "does not have"),
+        (forbidding, "403"),
+        (cut, ""),
+        (closed, "refused"),
+    ] {
+        let location = format!("Location: http://u:SECRET@{place}/x/.im/v1/r/head?key=SECRET\r\n");
+        let master = answers(response("301 Moved Permanently", &location)).await;
+        let origin = HttpOrigin::new(&format!("http://{master}")).unwrap();
+        // The second time it may be asked there at once.
+        for _ in 0..2 {
+            let error = trouble(&origin).await;
+            let place = format!("(sent on to http://{place}/x/)");
+            assert!(error.contains(said) && error.contains(&place), "{error}");
+            assert!(
+                error.starts_with(&format!("http://{master}")) && !error.contains("SECRET"),
+                "{error}"
+            );
+        }
+    }
+    let origin = HttpOrigin::new(&format!("http://{away}")).unwrap();
+    let error = trouble(&origin).await;
+    assert!(error.contains("503") && !error.contains("sent on"), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_proxy_says_is_not_told_as_the_word_of_the_master() {
+    let ask = async |master: &str, proxy: SocketAddr| {
+        let proxies = Proxies::all(&SecretUrl::from(format!("http://u:SECRET@{proxy}"))).unwrap();
+        // The proxy is where it is, and the master is the proxy's affair.
+        let policy = AddressPolicy {
+            allow: vec!["192.0.2.0/24".parse().unwrap()],
+            ..AddressPolicy::default()
+        };
+        let outgoing = Outgoing {
+            policy,
+            proxies,
+            ..Outgoing::default()
+        };
+        let origin = HttpOrigin::new(master).unwrap().with_outgoing(&outgoing).unwrap();
+        trouble(&origin).await
+    };
+    let squid = answers(response("403 Forbidden", "X-Squid-Error: ERR_ACCESS_DENIED 0\r\n")).await;
+    let strict = answers(response("407 Proxy Authentication Required", "")).await;
+    let other = answers(response("403 Forbidden", "")).await;
+    for (master, proxy, said) in [
+        ("http://master.invalid", squid, "the proxy answers 403"),
+        ("http://198.51.100.1", squid, "the proxy answers 403"),
+        ("http://master.invalid", strict, "the proxy answers 407"),
+        ("http://master.invalid", other, "refuses: 403"),
+        ("https://master.invalid", squid, "the proxy http://127.0.0.1:"),
+        ("https://master.invalid", strict, "the proxy http://127.0.0.1:"),
+    ] {
+        let error = ask(master, proxy).await;
+        assert!(
+            error.contains(said) && error.contains(&proxy.to_string()),
+            "{master}: {error}"
+        );
+        assert!(error.starts_with(master) && !error.contains("SECRET"), "{error}");
+        assert_eq!(error.contains("refuses"), proxy == other, "{error}");
+    }
+}
+
+/// By its name as by its address.
+#[tokio::test]
+async fn the_addresses_that_are_admitted_are_those_of_masters_and_not_of_proxies() {
+    let proxy = answers(response("503 Service Unavailable", "")).await;
+    let policy = AddressPolicy {
+        allow: vec!["192.0.2.0/24".parse().unwrap()],
+        ..AddressPolicy::default()
+    };
+    for host in ["localhost", "LOCALHOST", "127.0.0.1"] {
+        let proxies = Proxies::all(&SecretUrl::from(format!("http://{host}:{}", proxy.port()))).unwrap();
+        let outgoing = Outgoing {
+            policy: policy.clone(),
+            proxies,
+            ..Outgoing::default()
+        };
+        let origin = HttpOrigin::new("http://master.invalid")
+            .unwrap()
+            .with_outgoing(&outgoing)
+            .unwrap();
+        let error = trouble(&origin).await;
+        assert!(error.contains("503"), "{host}: {error}");
+    }
+    let direct = HttpOrigin::new(&format!("http://localhost:{}", proxy.port())).unwrap();
+    let direct = direct.with_policy(&policy).unwrap();
+    let error = trouble(&direct).await;
+    assert!(error.contains("admits none"), "{error}");
 }
