@@ -127,7 +127,7 @@ fn check<T: Checked>(file: &Path, text: &str, report: &mut Report<'_>) -> Result
             file: file.to_path_buf(),
             line,
             column,
-            message: with_nearest_key(error.message()),
+            message: report::without_secrets(text, with_nearest_key(error.message())),
         }
     })?;
     let beside = file.parent().unwrap_or(Path::new(""));

@@ -213,6 +213,9 @@ impl Checked for NodeConfig {
         surroundings::check_writable("cache.dir", &self.cache.dir, report);
         surroundings::check_socket(&self.control_socket(), report);
         report.check("outgoing", self.outgoing.load(&self.peers.policy()).map(drop));
+        if let Some(outgoing) = &self.peers.outgoing {
+            report.check("peers.outgoing", outgoing.load(&self.peers.policy()).map(drop));
+        }
         for (at, repository) in self.repositories.iter().enumerate() {
             if let Some(outgoing) = &repository.outgoing {
                 let loaded = outgoing.load(&self.peers.policy()).map(drop);
@@ -257,7 +260,10 @@ impl NodeConfig {
                 }
             };
             let address = origin.host_address();
-            if address.is_some_and(|address| !self.peers.policy().admits(address)) {
+            let outgoing = repository.outgoing.as_ref().unwrap_or(&self.outgoing);
+            let is_left_out = address.is_some_and(|address| !self.peers.policy().admits(address));
+            // Behind a proxy that is the proxy's affair.
+            if is_left_out && !outgoing.is_by_proxy(url) {
                 let text = format!("repository '{name}': [peers] allow and deny leave out its master {url}");
                 report.refuse(&place, text);
             }

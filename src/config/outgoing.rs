@@ -58,29 +58,34 @@ impl OutgoingConfig {
         }
     }
 
+    /// Whether what is at this URL is asked by a proxy.
+    pub(super) fn is_by_proxy(&self, url: &SecretUrl) -> bool {
+        self.proxies().is_ok_and(|proxies| proxies.serve(url))
+    }
+
+    /// Without the user name that a file may hold.
+    fn proxies(&self) -> Result<Proxies, String> {
+        match &self.proxy {
+            None => Proxies::from_environment(|name| std::env::var(name).ok()),
+            Some(proxy) if proxy.exposed() == DIRECT => Ok(Proxies::default()),
+            Some(proxy) => Proxies::all(proxy),
+        }
+    }
+
     /// Reads the files and the environment.
     ///
     /// # Errors
     /// A text for a person that names the file, and no secret.
     pub fn load(&self, policy: &AddressPolicy) -> Result<Outgoing, String> {
-        let proxies = match &self.proxy {
-            None => Proxies::from_environment(|name| std::env::var(name).ok())?,
-            Some(proxy) if proxy.exposed() == DIRECT => Proxies::default(),
-            Some(proxy) => {
-                let proxies = Proxies::all(proxy)?;
-                match &self.proxy_credentials_file {
-                    None => proxies,
-                    Some(file) => {
-                        let text = read_private(file, "a password")?;
-                        let (user, password) = text
-                            .trim()
-                            .split_once(':')
-                            .ok_or_else(|| format!("{}: one line USER:PASSWORD is expected", file.display()))?;
-                        proxies.with_user(user, password)
-                    }
-                }
-            }
-        };
+        let mut proxies = self.proxies()?;
+        if let Some(file) = &self.proxy_credentials_file {
+            let text = read_private(file, "a password")?;
+            let (user, password) = text
+                .trim()
+                .split_once(':')
+                .ok_or_else(|| format!("{}: one line USER:PASSWORD is expected", file.display()))?;
+            proxies = proxies.with_user(user, password);
+        }
         let authorities = self.ca_file.as_deref().map(read).transpose()?;
         let identity = match (&self.client_certificate, &self.client_key) {
             (Some(certificate), Some(key)) => {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use instantmirror_core::url::SecretUrl;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -105,8 +106,42 @@ impl<'a> Report<'a> {
             file: self.file.to_path_buf(),
             line,
             column,
-            message,
+            message: without_secrets(self.text, message),
         }
+    }
+}
+
+/// A message about a file without the user names, passwords and queries of URLs in it. Whoever parses a value tells it in the
+/// error, whatever key it stands behind: a URL may stand where an address, a path or a size is expected.
+pub(super) fn without_secrets(text: &str, mut message: String) -> String {
+    let Ok(table) = DeTable::parse(text) else {
+        return message;
+    };
+    let mut values = Vec::new();
+    table
+        .get_ref()
+        .values()
+        .for_each(|value| strings(value.get_ref(), &mut values));
+    for value in values {
+        let shown = SecretUrl::from(value).to_string();
+        let is_url = value.contains("://");
+        let has_password = value.split_once('@').is_some_and(|(user, _)| user.contains(':'));
+        if shown != value && (is_url || has_password) {
+            // As it stands there, and as serde quotes it.
+            let quoted = format!("{value:?}");
+            message = message.replace(quoted.trim_matches('"'), &shown).replace(value, &shown);
+        }
+    }
+    message
+}
+
+/// All strings of a value, and of those in it.
+fn strings<'a>(value: &'a DeValue<'_>, found: &mut Vec<&'a str>) {
+    match value {
+        DeValue::String(text) => found.push(text),
+        DeValue::Array(array) => array.iter().for_each(|value| strings(value.get_ref(), found)),
+        DeValue::Table(table) => table.values().for_each(|value| strings(value.get_ref(), found)),
+        _ => {}
     }
 }
 

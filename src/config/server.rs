@@ -348,6 +348,9 @@ impl Checked for ServerConfig {
         surroundings::check_addresses(&self.addresses(), report);
         surroundings::check_socket(&self.control_socket(), report);
         report.check("outgoing", self.outgoing.load(&self.peers.policy()).map(drop));
+        if let Some(outgoing) = &self.peers.outgoing {
+            report.check("peers.outgoing", outgoing.load(&self.peers.policy()).map(drop));
+        }
         for (at, repository) in self.repositories.iter().enumerate() {
             surroundings::check_directory(&format!("repository.{at}.source"), &repository.source, report);
         }

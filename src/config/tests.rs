@@ -226,6 +226,59 @@ fn everything_that_is_wrong_is_told_in_one_run_with_its_place() {
     );
 }
 
+/// Each of these values is told in the error that it causes.
+#[test]
+fn a_url_behind_the_wrong_key_shows_no_secret() {
+    let url = "http://me:SE\\\"CRET@host/x?key=SECRET";
+    for text in [
+        format!("[peers]\npreferred = [\"{url}\"]"),
+        format!("[peers]\nallow = [\"{url}\"]"),
+        format!("[peers]\nlisten = [\"{url}\"]"),
+        "[peers]\npreferred = [\"me:SECRET@host\"]".to_owned(),
+        format!("[http]\nmax_connections = \"{url}\""),
+        format!("[http]\nheaders = {{ X = \"{url}\\n\" }}"),
+        format!("[log]\nlevel = \"{url}=x\""),
+        format!("[log]\nformat = \"{url}\""),
+        format!("[outgoing]\nproxy = \"{url}\"\nca_file = \"~/{url}\""),
+        format!("[[repository]]\nname = \"{url}\""),
+        format!("[[repository]]\nname = \"a\"\nmaster = \"{url}\"\ntrust = [\"{url}\"]"),
+        format!("[[repository]]\nname = \"a\"\nmaster = \"gopher{url}\"\ntrust = []"),
+    ] {
+        let error = node_error(&format!("[cache]\ndir = \"/c\"\nmax_size = \"1 GiB\"\n{text}\n"));
+        assert!(!error.contains("CRET"), "{text}: {error}");
+    }
+    let missing = tempfile::tempdir().unwrap();
+    let file = missing.path().join("imnode.toml");
+    let text = format!("[cache]\ndir = \"c\"\nmax_size = \"1 GiB\"\n[outgoing]\nca_file = \"{url}\"\n");
+    std::fs::write(&file, text).unwrap();
+    let error = NodeConfig::inspect(&file).unwrap_err().to_string();
+    assert!(error.contains("cannot be read") && !error.contains("CRET"), "{error}");
+}
+
+#[test]
+fn addresses_that_are_left_out_do_not_count_behind_a_proxy() {
+    let text = |outgoing: &str| {
+        format!(
+            "[cache]\ndir = \"/c\"\nmax_size = \"1 GiB\"\n[peers]\nallow = [\"192.0.2.0/24\"]\n{outgoing}\n[[repository]]\n\
+             name = \"r\"\nmaster = \"http://198.51.100.7:8080\"\ntrust = [\"{}\"]\n",
+            "00".repeat(32)
+        )
+    };
+    let direct = node_error(&text("[outgoing]\nproxy = \"none\""));
+    assert!(
+        direct.contains("leave out its master http://198.51.100.7:8080"),
+        "{direct}"
+    );
+    let proxied = text("[outgoing]\nproxy = \"http://proxy.example.org:3128\"");
+    let error = NodeConfig::parse(Path::new("x"), &proxied)
+        .map(drop)
+        .map_err(|error| error.to_string());
+    assert!(
+        !error.clone().is_err_and(|error| error.contains("leave out")),
+        "{error:?}"
+    );
+}
+
 #[test]
 fn relative_paths_count_from_the_file() {
     let text = "[store]\ndir = \"store\"\nkey_file = \"/etc/key\"\n[http]\naccess_log = \"../log\"\n\
