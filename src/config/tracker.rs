@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use instantmirror_core::address::AddressPolicy;
 use instantmirror_core::url::SecretUrl;
 use instantmirror_tracker::{InfoHash, Limits};
 use serde::{Deserialize, Deserializer};
 
 use super::parts::check_addresses;
-use super::{Checked, ConfigError, ControlConfig, Finding, HttpConfig, LogConfig, Report, TimeSpan, surroundings};
+use super::{
+    Checked, ConfigError, ControlConfig, Finding, HttpConfig, LogConfig, OutgoingConfig, Report, TimeSpan, surroundings,
+};
 
 /// Where `imtracker` looks for its control socket if the configuration names none.
 const CONTROL_SOCKET: &str = "imtracker.sock";
@@ -27,6 +30,9 @@ const INTERVALS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_
 pub struct TrackerConfig {
     /// `[torrents]`.
     pub torrents: ServedTorrentsConfig,
+    /// `[outgoing]`, for masters.
+    #[serde(default)]
+    pub outgoing: OutgoingConfig,
     /// `[http]`.
     #[serde(default)]
     pub http: HttpConfig,
@@ -212,6 +218,7 @@ impl TrackerConfig {
 impl Checked for TrackerConfig {
     fn paths(&mut self) -> Vec<(String, &mut PathBuf)> {
         let mut paths = self.http.paths();
+        paths.extend(self.outgoing.paths("outgoing"));
         paths.extend(
             self.torrents
                 .dir
@@ -231,6 +238,7 @@ impl Checked for TrackerConfig {
         self.http.check(report);
         self.log.check(report);
         report.check_section("limits", self.limits.check());
+        report.check_section("outgoing", self.outgoing.check());
         let torrents = &self.torrents;
         if torrents.allow.is_empty() && torrents.dir.is_none() && torrents.masters.is_empty() {
             let text = "[torrents] has neither allow nor dir nor masters: no torrent would be served";
@@ -266,6 +274,7 @@ impl Checked for TrackerConfig {
         surroundings::check_addresses(&self.http.addresses(), report);
         surroundings::check_addresses(&self.datagram_addresses(), report);
         surroundings::check_socket(&self.control_socket(), report);
+        report.check("outgoing", self.outgoing.load(&AddressPolicy::default()).map(drop));
         if let Some(dir) = &self.torrents.dir {
             surroundings::check_directory("torrents.dir", dir, report);
         }

@@ -9,6 +9,8 @@ mod torrents;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use instantmirror_core::address::AddressPolicy;
+use instantmirror_swarm::origin::Outgoing;
 use instantmirror_tracker::{ConnectionIds, RandomSample, Registry, UdpError};
 
 use crate::config::TrackerConfig;
@@ -18,7 +20,7 @@ use masters::Masters;
 use torrents::Torrents;
 
 pub use serve::TrackerServer;
-pub use status::{TorrentsStatus, TrackerStatus};
+pub use status::{MasterStatus, TorrentsStatus, TrackerStatus};
 pub use torrents::TorrentsError;
 
 /// Old peers are forgotten this often, and every swarm is looked at once in so many times.
@@ -41,6 +43,9 @@ pub enum TrackerError {
     /// A UDP socket.
     #[error(transparent)]
     Udp(#[from] UdpError),
+    /// How masters are asked.
+    #[error("[outgoing]: {0}")]
+    Outgoing(String),
     /// The system has no random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
@@ -56,6 +61,10 @@ struct Parts {
     registry: Mutex<Registry>,
     ids: Arc<ConnectionIds>,
     torrents: Mutex<Torrents>,
+    /// How masters are asked: `[outgoing]` with its files and the environment.
+    outgoing: Mutex<Outgoing>,
+    /// How they were when they were asked last.
+    masters: Mutex<Vec<MasterStatus>>,
     /// What was started with, with what was taken up since.
     config: Mutex<TrackerConfig>,
     began: Instant,
@@ -70,8 +79,10 @@ impl Tracker {
     /// Reads the torrents that are allowed.
     ///
     /// # Errors
-    /// [`TrackerError::Torrents`] if their directory cannot be read.
+    /// [`TrackerError::Torrents`] if their directory cannot be read, [`TrackerError::Outgoing`] if files of `[outgoing]` or the
+    /// environment's proxies cannot be used.
     pub fn open(config: TrackerConfig) -> Result<Self, TrackerError> {
+        let outgoing = config.outgoing.load(&AddressPolicy::default());
         let mut secret = [0; 40];
         getrandom::fill(&mut secret).map_err(TrackerError::Random)?;
         let (id_secret, seed) = secret.split_first_chunk::<32>().unwrap_or((&[0; 32], &[]));
@@ -81,6 +92,8 @@ impl Tracker {
             registry: Mutex::new(registry),
             ids: Arc::new(ConnectionIds::new(*id_secret)),
             torrents: Mutex::default(),
+            outgoing: Mutex::new(outgoing.map_err(TrackerError::Outgoing)?),
+            masters: Mutex::default(),
             config: Mutex::new(config),
             began: Instant::now(),
         }));
@@ -118,9 +131,25 @@ impl Tracker {
         Ok(())
     }
 
-    /// Takes up what a changed configuration says: torrents and limits at once, the rest at the next start.
+    /// Takes up what a changed configuration says: torrents, limits and how masters are asked at once (with the files that
+    /// `[outgoing]` names), the rest at the next start.
     pub fn reload(&self, config: TrackerConfig) -> Reloaded {
         let mut reloaded = Reloaded::default();
+        let outgoing = config.outgoing.load(&AddressPolicy::default());
+        let is_outgoing_taken = outgoing.is_ok();
+        let is_outgoing_same = match outgoing {
+            Ok(outgoing) => {
+                let mut held = lock(&self.0.outgoing);
+                *held == outgoing || {
+                    *held = outgoing;
+                    false
+                }
+            }
+            Err(error) => {
+                tracing::error!("[outgoing]: {error}; masters are asked as before");
+                true
+            }
+        };
         {
             let mut held = lock(&self.0.config);
             let fixed = [
@@ -132,9 +161,13 @@ impl Tracker {
             let taken = [
                 ("[torrents]", held.torrents == config.torrents),
                 ("[limits]", held.limits == config.limits),
+                ("[outgoing]", is_outgoing_same),
             ];
             reloaded.changed = names(&taken);
             (held.torrents, held.limits) = (config.torrents, config.limits);
+            if is_outgoing_taken {
+                held.outgoing = config.outgoing;
+            }
             self.registry().set_limits(held.limits.limits());
         }
         if let Err(error) = self.rescan() {
@@ -145,6 +178,7 @@ impl Tracker {
 
     /// Serves the swarms that masters name, besides the others.
     fn take_up(&self, masters: &Masters) {
+        *lock(&self.0.masters) = masters.status();
         let mut torrents = lock(&self.0.torrents);
         if torrents.set_named(masters.swarms()) {
             let allowed = torrents.allowed();
@@ -158,7 +192,8 @@ impl Tracker {
         let mut masters = Masters::default();
         loop {
             let config = self.config().torrents;
-            masters.ask(&config.masters, config.rescan.0).await;
+            let outgoing = lock(&self.0.outgoing).clone();
+            masters.ask(&config.masters, config.rescan.0, &outgoing).await;
             self.take_up(&masters);
             // Soon again while somebody has not answered yet.
             let is_known = masters.are_known(&config.masters);

@@ -15,6 +15,9 @@ pub struct TrackerStatus {
     pub uptime_s: u64,
     /// What it serves.
     pub torrents: TorrentsStatus,
+    /// The masters that name swarms.
+    #[serde(default)]
+    pub masters: Vec<MasterStatus>,
     /// Peers by IPv4.
     pub peers_v4: usize,
     /// Peers by IPv6.
@@ -54,6 +57,17 @@ pub struct TorrentsStatus {
     pub bad_files: Vec<String>,
 }
 
+/// How a master is that names swarms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasterStatus {
+    /// The URL of its repository, without what may be secret.
+    pub url: String,
+    /// Swarms that it has named last: its repository's own, and those of torrents.
+    pub swarms: usize,
+    /// Why it names none now. Those that it has named are served all the same.
+    pub trouble: Option<String>,
+}
+
 impl Tracker {
     /// How it is.
     #[must_use]
@@ -74,6 +88,7 @@ impl Tracker {
                 files,
                 bad_files,
             },
+            masters: lock(&self.0.masters).clone(),
             peers_v4: census.peers_v4,
             peers_v6: census.peers_v6,
             seeds: census.seeds,
@@ -107,6 +122,13 @@ impl fmt::Display for TrackerStatus {
             .bad_files
             .iter()
             .try_for_each(|bad| writeln!(f, "left out: {bad}"))?;
+        for master in &self.masters {
+            let MasterStatus { url, swarms, trouble } = master;
+            match trouble {
+                None => writeln!(f, "master {url}: {swarms} swarms")?,
+                Some(trouble) => writeln!(f, "master {url}: TROUBLE: {trouble} ({swarms} swarms from before)")?,
+            }
+        }
         writeln!(
             f,
             "peers: {} ({} by IPv4, {} by IPv6), {} of them seeds; {} stopped, {} not heard of any more, {} not kept",

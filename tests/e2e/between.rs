@@ -340,7 +340,7 @@ fn certify(dir: &Path, name: &str, extension: &str) -> (PathBuf, PathBuf) {
 }
 
 /// squid on a port of this machine, for whoever says that it is `mirror` with the password `Sesame-9`.
-fn squid(dir: &TestDir, port: u16) -> (Daemon, PathBuf) {
+pub(crate) fn squid(dir: &TestDir, port: u16) -> (Daemon, PathBuf) {
     let folder = dir.folder("squid").unwrap();
     let hash = run_any(clean_command("openssl").args(["passwd", "-apr1", "Sesame-9"]), LIMIT).unwrap();
     std::fs::write(folder.join("users"), format!("mirror:{}\n", hash.text().trim())).unwrap();

@@ -32,6 +32,7 @@ mod local_tags;
 mod many_clients;
 mod mirror_clients;
 mod mirrors;
+mod outgoing;
 mod owner;
 mod progress;
 mod publish;
