@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::select;
 use instantmirror_core::address::AddressPolicy;
+use instantmirror_core::url::SecretUrl;
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, StatusCode};
@@ -251,10 +252,11 @@ async fn announce_by_http(
     request: &AnnounceRequest,
 ) -> Result<AnnounceReply, AnnounceError> {
     let url = http::announce_url(tracker, request);
-    let mut response = client.get(url).send().await.map_err(|error| broken(&error))?;
-    let status = response.status();
+    let broken = |error: reqwest::Error| broken(tracker, &error);
+    let mut response = client.get(url).send().await.map_err(broken)?;
+    let (status, at) = (response.status(), response.url().clone());
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
+    while let Some(chunk) = response.chunk().await.map_err(broken)? {
         if body.len() + chunk.len() > REPLY_BYTES_MAX {
             return Err(AnnounceError::Reply("it is longer than 1 MiB".to_owned()));
         }
@@ -264,7 +266,7 @@ async fn announce_by_http(
         // Some refuse with a status of their own.
         Err(refused @ AnnounceError::Refused { .. }) => Err(refused),
         reply if status == StatusCode::OK => reply,
-        _ => Err(AnnounceError::Unreachable(format!("it answers {status}"))),
+        _ => Err(elsewhere(tracker, &at, format!("it answers {status}"))),
     }
 }
 
@@ -347,12 +349,25 @@ fn unreachable(error: &(dyn std::error::Error + 'static)) -> AnnounceError {
     AnnounceError::Unreachable(reason_of(error))
 }
 
-/// Without the URL, which may hold secrets.
-fn broken(error: &reqwest::Error) -> AnnounceError {
-    if error.is_timeout() {
-        return AnnounceError::Unreachable("no answer in time".to_owned());
-    }
-    unreachable(error)
+/// Without the secrets of URLs.
+fn broken(tracker: &TrackerUrl, error: &reqwest::Error) -> AnnounceError {
+    let reason = if error.is_timeout() {
+        "no answer in time".to_owned()
+    } else {
+        reason_of(error)
+    };
+    elsewhere(tracker, error.url().unwrap_or(tracker.url()), reason)
+}
+
+/// A failure at the place that a tracker has sent us on to, if it has.
+fn elsewhere(tracker: &TrackerUrl, at: &reqwest::Url, reason: String) -> AnnounceError {
+    let is_sent_on = at.origin() != tracker.url().origin();
+    let place = SecretUrl::from(at.as_str());
+    AnnounceError::Unreachable(if is_sent_on {
+        format!("{reason} (sent on to {place})")
+    } else {
+        reason
+    })
 }
 
 #[cfg(test)]

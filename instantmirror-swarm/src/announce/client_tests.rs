@@ -1,6 +1,5 @@
 //! Announces to trackers that follow a script, on loopback.
 
-use instantmirror_core::url::SecretUrl;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -99,6 +98,20 @@ async fn by_a_proxy_only_the_proxy_has_to_know_where_the_tracker_is() {
         "{refused}"
     );
     served.abort();
+}
+
+#[tokio::test]
+async fn who_is_sent_on_in_vain_by_a_tracker_is_told_where_to() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (odd, _served) = http_tracker(vec![response("503 Service Unavailable", b"")]).await;
+    for (place, said) in [(format!("http://{closed}/"), "refused"), (odd.to_string(), "503")] {
+        let status = format!("302 Found\r\nLocation: {place}?passkey=SECRET");
+        let error = by_http(response(&status, b"")).await.unwrap_err().to_string();
+        assert!(
+            error.contains(said) && error.contains(&format!("(sent on to {place})")),
+            "{error}"
+        );
+    }
 }
 
 #[tokio::test]
