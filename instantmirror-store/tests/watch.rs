@@ -211,6 +211,24 @@ fn what_is_mounted_over_it_is_noticed() {
     hear(&mut watch, &["sub/inside"]);
     unmount(&sub);
     hear_all(&mut watch);
+    // Of two bind mounts that replace one another between two looks, the second gets the number of the first.
+    let bind = |from: &Path| {
+        let mut command = std::process::Command::new("mount");
+        assert!(command.arg("--bind").args([from, &sub]).status().unwrap().success());
+    };
+    let (one, other) = (world.path("one"), world.path("other"));
+    [&one, &other].iter().for_each(|dir| fs::create_dir(dir).unwrap());
+    bind(&one);
+    hear_all(&mut watch);
+    for next in [&other, &one] {
+        unmount(&sub);
+        bind(next);
+        hear_all(&mut watch);
+        fs::write(next.join("inside"), "x").unwrap();
+        hear(&mut watch, &["sub/inside"]);
+    }
+    unmount(&sub);
+    hear_all(&mut watch);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use instantmirror_core::rules::PathGlobs;
 use instantmirror_core::{Name, RepoPath};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
-use rustix::fs::{AtFlags, FileType, OFlags};
+use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::SourceTree;
@@ -58,8 +58,18 @@ struct Live {
 struct RootState {
     device: u64,
     inode: u64,
-    /// Mount points at or below the root, each with the mount's number.
-    mounts: Vec<String>,
+    /// What is mounted at or below the root.
+    mounts: Vec<Mount>,
+}
+
+/// A mount in the tree. The kernel gives the number of a mount that is gone to the next one, so the number alone does not tell
+/// a bind mount from another one at the same place: the directory that the place leads to does.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    number: String,
+    point: PathBuf,
+    /// Device (major, minor) and inode of the directory that stands there; `None` if it cannot be looked at.
+    directory: Option<(u32, u32, u64)>,
 }
 
 /// What became of a batch of events.
@@ -360,7 +370,7 @@ impl RootState {
         let real = source
             .canonicalize()
             .map_err(|e| StoreError::io("resolve", source, e))?;
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
         Ok(Self {
             device: stat.st_dev,
             inode: stat.st_ino,
@@ -374,38 +384,44 @@ impl RootState {
     }
 }
 
-/// Mount points at or below a directory, of the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
-fn mounts_below(mounts: &str, dir: &Path) -> Vec<String> {
-    let dir = escaped(dir);
-    let is_below = |point: &str| {
-        let rest = point.strip_prefix(&dir);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || dir.ends_with('/'))
-    };
+/// Mounts at or below a directory, of the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+fn mounts_below(mounts: &[u8], dir: &Path) -> Vec<Mount> {
     let mut below = Vec::new();
-    for line in mounts.lines() {
-        let mut fields = line.split(' ');
-        if let (Some(number), Some(point)) = (fields.next(), fields.nth(3))
-            && is_below(point)
-        {
-            below.push(format!("{number} {point}"));
+    for line in mounts.split(|byte| *byte == b'\n') {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let (Some(number), Some(point)) = (fields.next(), fields.nth(3)) else {
+            continue;
+        };
+        let point = unescaped(point);
+        if point.starts_with(dir) {
+            below.push(Mount {
+                number: String::from_utf8_lossy(number).into_owned(),
+                directory: directory_at(&point),
+                point,
+            });
         }
     }
     below
 }
 
-/// A path as the kernel writes it in tables of mounts.
-fn escaped(path: &Path) -> String {
-    let mut text = String::new();
-    for part in path.to_string_lossy().chars() {
-        match part {
-            ' ' => text.push_str("\\040"),
-            '\t' => text.push_str("\\011"),
-            '\n' => text.push_str("\\012"),
-            '\\' => text.push_str("\\134"),
-            other => text.push(other),
-        }
+/// Device and inode of what stands at a path. Neither mounts anything nor waits for a server of files that is away.
+fn directory_at(path: &Path) -> Option<(u32, u32, u64)> {
+    let flags = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW;
+    let stat = rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::INO).ok()?;
+    Some((stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino))
+}
+
+/// A path of a table of mounts, in which the kernel writes blanks and backslashes as three octal digits.
+fn unescaped(text: &[u8]) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = text;
+    while let Some((first, behind)) = rest.split_first() {
+        let digits = behind.get(..3).filter(|_| *first == b'\\');
+        let code = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = behind.get(if code.is_some() { 3.. } else { 0.. }).unwrap_or_default();
     }
-    text
+    PathBuf::from(OsStr::from_bytes(&bytes))
 }
 
 /// The system allows no more watches: waiting does not help.
@@ -423,12 +439,39 @@ mod tests {
 
     #[test]
     fn mounts_in_the_tree_are_told_from_others() {
-        let table = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+        let table = b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+                     33 22 0:8 / /srv/\xff rw - tmpfs tmpfs rw\n\
                      30 22 0:5 / /srv/my\\040tree rw - tmpfs tmpfs rw\n\
                      31 30 0:6 /x /srv/my\\040tree/sub rw - tmpfs tmpfs rw\n\
                      32 22 0:7 / /srv/my\\040tree-too rw - tmpfs tmpfs rw\n";
-        let below = mounts_below(table, Path::new("/srv/my tree"));
-        assert_eq!(below, ["30 /srv/my\\040tree", "31 /srv/my\\040tree/sub"]);
-        assert_eq!(mounts_below(table, Path::new("/")).len(), 4);
+        let below = |dir: &str| {
+            let mounts = mounts_below(table, Path::new(dir)).into_iter();
+            mounts.map(|one| (one.number, one.point)).collect::<Vec<_>>()
+        };
+        let at = |number: &str, point: &str| (number.to_owned(), PathBuf::from(point));
+        assert_eq!(
+            below("/srv/my tree"),
+            [at("30", "/srv/my tree"), at("31", "/srv/my tree/sub")]
+        );
+        assert_eq!(below("/").len(), 5);
+    }
+
+    #[test]
+    fn a_mount_is_another_one_when_its_place_leads_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let (place, aside) = (dir.path().join("a b\\c"), dir.path().join("aside"));
+        let table = format!(
+            "63 22 8:1 /o1 {}/a\\040b\\134c rw - ext4 /dev/sda1 rw\n",
+            dir.path().display()
+        );
+        std::fs::create_dir(&place).unwrap();
+        let before = mounts_below(table.as_bytes(), dir.path());
+        assert_eq!(before, mounts_below(table.as_bytes(), dir.path()));
+        // As if it had been unmounted and something else been mounted there, which the kernel gave the same number.
+        std::fs::rename(&place, &aside).unwrap();
+        std::fs::create_dir(&place).unwrap();
+        assert_ne!(before, mounts_below(table.as_bytes(), dir.path()));
+        std::fs::remove_dir(&place).unwrap();
+        assert_ne!(before, mounts_below(table.as_bytes(), dir.path()));
     }
 }
