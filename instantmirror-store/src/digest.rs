@@ -432,6 +432,11 @@ impl DigestTable {
         self.packs.stats().entries
     }
 
+    /// The same to the last byte: no file holds a refused digest afterwards, nor the short contents in it. Reads all digests.
+    pub fn purge(&self, keep: &dyn Fn(&ObjectId) -> bool) -> Result<()> {
+        self.packs.purge(&|key| keep(&ObjectId::from_bytes(*key))).map(|_| ())
+    }
+
     /// Forgets the digests of objects that `keep` refuses.
     pub fn retain(&self, keep: &dyn Fn(&ObjectId) -> bool) -> Result<()> {
         self.packs.compact(&|key| keep(&ObjectId::from_bytes(*key))).map(|_| ())

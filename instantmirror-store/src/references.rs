@@ -125,6 +125,8 @@ impl References {
         db.busy_timeout(BUSY_WAIT).map_err(failed)?;
         db.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
         db.pragma_update(None, "cache_size", -CACHE_KIB).map_err(failed)?;
+        // Hashes of what was removed must not lie about in free pages.
+        db.pragma_update(None, "secure_delete", true).map_err(failed)?;
         let version = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
         // Keys are hashes: each is on a page of its own, and small pages are less to write. No effect on a table that is.
         db.pragma_update(None, "page_size", PAGE_BYTES).map_err(failed)?;

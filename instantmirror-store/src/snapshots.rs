@@ -105,6 +105,17 @@ impl DiskSnapshotStore {
     /// being taken in: nodes whose record is not here yet would go. Costs one walk of the catalogs, during which heads
     /// and records can be written.
     pub fn collect_garbage(&self) -> Result<Compaction, CoreError> {
+        let live = self.live_nodes()?;
+        self.compact_nodes(&|id| live.contains(id))
+    }
+
+    /// The same to the last byte: no file holds such a node afterwards. Reads all catalogs.
+    pub fn purge_garbage(&self) -> Result<Compaction, CoreError> {
+        let live = self.live_nodes()?;
+        self.purge_nodes(&|id| live.contains(id))
+    }
+
+    fn live_nodes(&self) -> Result<HashSet<NodeId>, CoreError> {
         let mut live = Reachable::new(self.walker(), HashSet::new());
         let mut marked = HashSet::new();
         loop {
@@ -126,8 +137,7 @@ impl DiskSnapshotStore {
                 node?;
             }
         }
-        let live = live.into_seen();
-        self.compact_nodes(&|id| live.contains(id))
+        Ok(live.into_seen())
     }
 
     /// Lets a reader forget the catalog nodes that the writer has given up since it last looked. What is new it finds by
@@ -143,6 +153,13 @@ impl DiskSnapshotStore {
     pub fn compact_nodes(&self, keep: &dyn Fn(&NodeId) -> bool) -> Result<Compaction, CoreError> {
         self.packs
             .compact(&|key| keep(&NodeId::from_bytes(*key)))
+            .map_err(core_error)
+    }
+
+    /// [`compact_nodes`](Self::compact_nodes) to the last byte: no file holds a refused node afterwards. Reads all catalogs.
+    pub fn purge_nodes(&self, keep: &dyn Fn(&NodeId) -> bool) -> Result<Compaction, CoreError> {
+        self.packs
+            .purge(&|key| keep(&NodeId::from_bytes(*key)))
             .map_err(core_error)
     }
 

@@ -69,6 +69,10 @@ fn workload(disk: &SimDisk, done: &mut Vec<Model>) -> Result<()> {
             model.retain(|key, _| kept(key));
             done.push(model.clone());
             store.compact(&kept)?;
+        } else if round == 9 {
+            model.retain(|key, _| kept(key));
+            done.push(model.clone());
+            store.purge(&kept)?;
         }
     }
     Ok(())
@@ -404,6 +408,44 @@ fn compaction_frees_space_and_drops_what_is_dead() {
         Default::default(),
         "nothing more to do"
     );
+}
+
+#[test]
+fn a_purge_leaves_no_byte_of_what_is_refused_in_any_file() {
+    let disk = SimDisk::new();
+    let store = open(&disk).unwrap();
+    let secret = |round: u64| format!("secret {round}").into_bytes();
+    let mut model = Model::new();
+    for round in 0..20 {
+        store.put_batch(batch(round)).unwrap();
+        model.extend(batch(round));
+        // In each segment a little, of one key that is replaced again and again, and of one that is forgotten on the way.
+        store
+            .put_batch([(key(5000), secret(round)), (key(6000 + round), secret(round))])
+            .unwrap();
+    }
+    let is_secret = |wanted: &Key| (0..20).any(|round| *wanted == key(6000 + round)) || *wanted == key(5000);
+    let hold_secrets = |disk: &SimDisk| {
+        let files = disk.files().into_iter().filter(|path| {
+            let file = disk.open(path).unwrap();
+            let mut content = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+            file.read_at(&mut content, 0).unwrap();
+            let has = |part: &[u8]| content.windows(part.len()).any(|window| window == part);
+            has(b"secret ") || has(&key(5000)) || has(&key(6003))
+        });
+        files.count()
+    };
+    store.compact(&|wanted| !is_secret(wanted)).unwrap();
+    assert_eq!(contents(&store), model);
+    assert!(hold_secrets(&disk) > 5, "little of a segment is not worth a rewrite");
+    let done = store.purge(&|wanted| !is_secret(wanted)).unwrap();
+    assert!(done.copied_bytes > 0 && done.damaged == 0, "{done:?}");
+    assert_eq!(hold_secrets(&disk), 0);
+    assert_eq!(contents(&store), model);
+    let again = store.purge(&|wanted| !is_secret(wanted)).unwrap();
+    assert_eq!(again, Default::default(), "nothing more to do");
+    drop(store);
+    assert_eq!(contents(&open(&disk).unwrap()), model);
 }
 
 #[test]

@@ -7,7 +7,8 @@
 //! lists and note, so the next run finishes the job.
 //!
 //! What the operator [removed](Master::remove_snapshots) does not wait: it is due as soon as it is noted, and its digests and
-//! catalog nodes go however few there are of them.
+//! catalog nodes go however few there are of them, from the bytes of their packs too: names, hashes and short contents that
+//! were taken back lie nowhere in the store.
 //!
 //! Each step holds the store's lock, and so does every publish until its own tree is counted in. What is listed is
 //! looked up once more when its turn comes: what a publish has taken into use again meanwhile stays. The cost is that
@@ -22,7 +23,7 @@ use instantmirror_store::references::{CountedTree, ReferenceError, References};
 
 use super::publish::{NoProgress, counted_tree};
 use super::writer::{WRITER_POLL, Writer};
-use super::{Master, MasterError, expired};
+use super::{Master, MasterError, expired, withdrawn};
 use crate::clock::SystemClock;
 use crate::progress::Progress;
 
@@ -60,6 +61,25 @@ pub struct CleanedUp {
 }
 
 type Record = (RepoName, SnapshotId);
+
+/// How digests and catalog nodes of what is gone are forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Forgetting {
+    /// When enough of a table is dead, or when it has no more than `small` entries; bytes may lie on in files.
+    WhenWorthIt { small: u64 },
+    /// Now, and from all files.
+    WithoutTrace,
+}
+
+impl Forgetting {
+    fn is_due(self, dead: usize, entries: u64) -> bool {
+        let is_worth_it = match self {
+            Self::WhenWorthIt { small } => entries <= small || dead as u64 >= entries / DEAD_SHARE,
+            Self::WithoutTrace => true,
+        };
+        dead > 0 && is_worth_it
+    }
+}
 
 impl Master {
     /// Deletes the data of snapshots that left the heads more than `delete_after` ago. Blocks; holds the store's lock for
@@ -219,10 +239,17 @@ impl Master {
         Ok(ids)
     }
 
+    /// Whether what goes is, or may be, of a snapshot that was removed. What goes without a snapshot that is due was taken in
+    /// by a publish that came to nothing, and such a one may have found a removed tree.
     fn any_removed(&self, due: &BTreeSet<Record>) -> Result<bool, MasterError> {
         for (repository, id) in due {
             let head = self.head(repository)?;
             if head.is_some_and(|head| head.head().has_removed(id)) {
+                return Ok(true);
+            }
+        }
+        for repository in &self.config.repositories {
+            if due.is_empty() && !withdrawn::read(self.disk.as_ref(), &repository.name)?.is_empty() {
                 return Ok(true);
             }
         }
@@ -282,10 +309,12 @@ impl Master {
         }
         let writer = Writer::open(self)?;
         let mut references = References::open(&self.config.store.dir)?;
-        // Names and hashes of what was removed must not lie about either.
-        let small = if self.any_removed(due)? { u64::MAX } else { SMALL_TABLE };
-        forget_digests(&writer, &mut references, small)?;
-        forget_nodes(&writer, &mut references, options.orphans, small)?;
+        let how = match self.any_removed(due)? {
+            true => Forgetting::WithoutTrace,
+            false => Forgetting::WhenWorthIt { small: SMALL_TABLE },
+        };
+        forget_digests(&writer, &mut references, how)?;
+        forget_nodes(&writer, &mut references, options.orphans, how)?;
         let mut gone: BTreeMap<RepoName, Vec<SnapshotId>> = BTreeMap::new();
         for (repository, id) in due {
             gone.entry(repository.clone()).or_default().push(*id);
@@ -301,11 +330,10 @@ impl Master {
     }
 }
 
-/// Forgets the digests of removed objects: when there are enough of them, or the table has no more than `small` entries,
-/// since that rewrites the table's index.
-fn forget_digests(writer: &Writer, references: &mut References, small: u64) -> Result<(), MasterError> {
+/// Forgets the digests of objects that are gone. That rewrites the table's index.
+fn forget_digests(writer: &Writer, references: &mut References, how: Forgetting) -> Result<(), MasterError> {
     let dead: HashSet<ObjectId> = references.dead_digests()?.into_iter().collect();
-    if !is_worth_it(dead.len(), writer.digests.entries(), small) {
+    if !how.is_due(dead.len(), writer.digests.entries()) {
         return Ok(());
     }
     // One that was published again has its file, and a digest that counts.
@@ -315,17 +343,23 @@ fn forget_digests(writer: &Writer, references: &mut References, small: u64) -> R
             back.insert(*object);
         }
     }
-    writer
-        .digests
-        .retain(&|object| !dead.contains(object) || back.contains(object))?;
+    let stays = |object: &ObjectId| !dead.contains(object) || back.contains(object);
+    match how {
+        Forgetting::WithoutTrace => writer.digests.purge(&stays)?,
+        Forgetting::WhenWorthIt { .. } => writer.digests.retain(&stays)?,
+    }
     Ok(references.digests_gone()?)
 }
 
-/// Gives the space of dead catalog nodes back, when there are enough of them; with `orphans` also of those that nothing
-/// ever referred to.
-fn forget_nodes(writer: &Writer, references: &mut References, orphans: bool, small: u64) -> Result<(), MasterError> {
+/// Gives the space of dead catalog nodes back; with `orphans` also of those that nothing ever referred to.
+fn forget_nodes(
+    writer: &Writer,
+    references: &mut References,
+    orphans: bool,
+    how: Forgetting,
+) -> Result<(), MasterError> {
     let mut dead: HashSet<_> = references.dead_nodes()?.into_iter().collect();
-    if !orphans && !is_worth_it(dead.len(), writer.snapshots.node_count(), small) {
+    if !orphans && !how.is_due(dead.len(), writer.snapshots.node_count()) {
         return Ok(());
     }
     let mut back = HashSet::new();
@@ -340,12 +374,11 @@ fn forget_nodes(writer: &Writer, references: &mut References, orphans: bool, sma
         true => !references.uses_node(node).unwrap_or(true),
         false => dead.contains(node),
     };
-    writer.snapshots.compact_nodes(&|node| !unused(node))?;
+    match how {
+        Forgetting::WithoutTrace => writer.snapshots.purge_nodes(&|node| !unused(node))?,
+        Forgetting::WhenWorthIt { .. } => writer.snapshots.compact_nodes(&|node| !unused(node))?,
+    };
     Ok(references.nodes_gone()?)
-}
-
-fn is_worth_it(dead: usize, entries: u64, small: u64) -> bool {
-    dead > 0 && (entries <= small || dead as u64 >= entries / DEAD_SHARE)
 }
 
 /// Whether the lease of the last readers has ended. A clock that was set back makes it longer, never shorter.
@@ -470,7 +503,7 @@ mod tests {
             let objects: Vec<_> = numbers.iter().map(|number| id(*number)).collect();
             writer.objects.discard(&objects).unwrap();
             references.objects_gone(&objects).unwrap();
-            forget_digests(&writer, &mut references, 0).unwrap();
+            forget_digests(&writer, &mut references, Forgetting::WhenWorthIt { small: 0 }).unwrap();
             references.dead_digests().unwrap().len()
         };
         assert_eq!((forget(&[0]), writer.digests.entries()), (1, 40));

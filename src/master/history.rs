@@ -392,6 +392,8 @@ impl Master {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use instantmirror_core::traits::Catalogs as _;
     use instantmirror_core::{ObjectId, Snapshot};
 
@@ -448,6 +450,7 @@ mod tests {
         assert_eq!(again(&world, false), Published::TakenBack(bad.id));
         assert_eq!(again(&world, false), Published::TakenBack(bad.id));
         let next = world.publish("a", "mended").snapshot;
+        let mended = world.modified("file");
         let names = SnapshotNames::of_head(&master.published_head(&repository).unwrap());
         assert_eq!(names.resolve(&"current~1".parse().unwrap()), Ok(good.id));
         shown.refresh().await.unwrap();
@@ -460,7 +463,7 @@ mod tests {
 
         // Who wants it, gets it: forward again, or by a publish.
         assert_eq!(master.rollback(&repository, bad.id).unwrap().withdrawn, [next.id]);
-        std::fs::write(world.in_store("../a/file"), "mended").unwrap();
+        world.put_back("file", "mended", mended);
         assert_eq!(again(&world, false), Published::TakenBack(next.id));
         assert!(matches!(again(&world, true), Published::Snapshot(_)));
         assert!(matches!(again(&world, false), Published::Unchanged(_)));
@@ -498,8 +501,15 @@ mod tests {
         let world = World::new();
         let first = world.publish("a", "secret").snapshot;
         std::fs::write(world.in_store("../a/shared"), "of both").unwrap();
+        std::fs::write(world.in_store("../a/passwords"), "secret").unwrap();
         let second = world.publish("a", "also secret").snapshot;
-        let time_of_second = world.in_store("../a/file").metadata().unwrap().modified().unwrap();
+        let times = ["file", "passwords"].map(|file| world.modified(file));
+        std::fs::remove_file(world.in_store("../a/passwords")).unwrap();
+        // So much that stays that no pack is rewritten for the space.
+        for number in 0..200 {
+            let long = format!("{number} {}", "of no interest ".repeat(10));
+            std::fs::write(world.in_store(&format!("../a/{number}")), long).unwrap();
+        }
         let third = world.publish("a", "public").snapshot;
         let (master, repository) = (&world.master, name("a"));
         master.tag(&repository, &"gold".parse().unwrap(), first.id).unwrap();
@@ -553,14 +563,26 @@ mod tests {
             "names may be secret too"
         );
 
+        // Nor do files that were rewritten or cut keep a name, a hash or the few bytes of a content.
+        let traces = || {
+            let secrets = ["secret", "also secret"].map(|content| ObjectId::of(content.as_bytes()));
+            let mut found = world.files_with(&[b"secret", b"passwords"]);
+            found.extend(secrets.iter().flat_map(|id| world.files_with(&[id.as_bytes()])));
+            found
+        };
+        assert_eq!(traces(), Vec::<PathBuf>::new());
+
         // The removed tree in the source is not published again, and what a look at it took in goes again.
-        let file = world.in_store("../a/file");
-        std::fs::write(&file, "also secret").unwrap();
-        let file = std::fs::File::options().write(true).open(file).unwrap();
-        file.set_modified(time_of_second).unwrap();
+        world.put_back("file", "also secret", times[0]);
+        world.put_back("passwords", "secret", times[1]);
+        for number in 0..200 {
+            std::fs::remove_file(world.in_store(&format!("../a/{number}"))).unwrap();
+        }
         assert_eq!(again(&world, false), Published::TakenBack(second.id));
+        assert!(!traces().is_empty());
         master.clean_up(CleanUpOptions::default()).unwrap();
         assert!(!here(&world, "also secret") && here(&world, "public"));
+        assert_eq!(traces(), Vec::<PathBuf>::new());
     }
 
     #[test]

@@ -56,6 +56,42 @@ impl World {
         }
     }
 
+    /// Writes a file of repository `a` as it was once, its time included.
+    pub(super) fn put_back(&self, file: &str, content: &str, modified: std::time::SystemTime) {
+        let path = self.in_store(&format!("../a/{file}"));
+        std::fs::write(&path, content).unwrap();
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(modified).unwrap();
+    }
+
+    pub(super) fn modified(&self, file: &str) -> std::time::SystemTime {
+        let meta = std::fs::metadata(self.in_store(&format!("../a/{file}"))).unwrap();
+        meta.modified().unwrap()
+    }
+
+    /// Files of the store in which one of these stands. The map of pieces forgets no object, and a key is secret by its name.
+    pub(super) fn files_with(&self, wanted: &[&[u8]]) -> Vec<PathBuf> {
+        let (mut pending, mut found) = (vec![self.in_store("")], Vec::new());
+        while let Some(dir) = pending.pop() {
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.ends_with("pieces") || path.ends_with("key") {
+                    continue;
+                }
+                if path.is_dir() {
+                    pending.push(path);
+                    continue;
+                }
+                let content = std::fs::read(&path).unwrap();
+                let has = |part: &&[u8]| content.windows(part.len()).any(|window| window == *part);
+                if wanted.iter().any(has) {
+                    found.push(path);
+                }
+            }
+        }
+        found
+    }
+
     pub(super) fn in_store(&self, path: &str) -> PathBuf {
         self.dir.path().join("store").join(path)
     }

@@ -28,11 +28,23 @@ pub struct Compaction {
 }
 
 impl PackStore {
-    /// Forgets every value whose key `keep` refuses, and rewrites the segments of which more than half is dead.
+    /// Forgets every value whose key `keep` refuses, and rewrites the segments of which more than half is dead. Of values
+    /// that are forgotten the bytes stay in the other segments; [`purge`](Self::purge) leaves none.
     ///
     /// Durable when it returns; after a crash or error in between nothing has changed but unused bytes on the disk,
     /// which the next start removes. Needs free space for the live part of the rewritten segments.
     pub fn compact(&self, keep: &dyn Fn(&Key) -> bool) -> Result<Compaction> {
+        self.compact_where(keep, &|_| Ok(false))
+    }
+
+    /// [`compact`](Self::compact) that also rewrites each segment in which a record of a refused key lies, whether or not an
+    /// index still names that record: afterwards no file of the store holds one. What is damaged may have been such a record,
+    /// and goes too. Reads all segments.
+    pub fn purge(&self, keep: &dyn Fn(&Key) -> bool) -> Result<Compaction> {
+        self.compact_where(keep, &|number| self.holds_refused(number, keep))
+    }
+
+    fn compact_where(&self, keep: &dyn Fn(&Key) -> bool, must_go: &dyn Fn(u32) -> Result<bool>) -> Result<Compaction> {
         let mut writer = self.writer()?;
         let view = self.current();
         if let Some(error) = damaged_index(&view) {
@@ -48,7 +60,7 @@ impl PackStore {
                 .metadata(&segment_path(&self.dir, *number))?
                 .len
                 .saturating_sub(SEGMENT_HEADER_BYTES);
-            if live.get(number).copied().unwrap_or(0) < len.div_ceil(2) {
+            if live.get(number).copied().unwrap_or(0) < len.div_ceil(2) || must_go(*number)? {
                 sparse.insert(*number);
                 done.freed_bytes += len + SEGMENT_HEADER_BYTES;
             }
@@ -59,6 +71,18 @@ impl PackStore {
         self.rewrite(&mut writer, keep, &view.indexes, &sparse, &mut done)?;
         done.freed_bytes = done.freed_bytes.saturating_sub(done.copied_bytes);
         Ok(done)
+    }
+
+    /// Whether a segment holds a record that `keep` refuses, or bytes that are no record.
+    fn holds_refused(&self, number: u32, keep: &dyn Fn(&Key) -> bool) -> Result<bool> {
+        let path = segment_path(&self.dir, number);
+        let content = self.disk.open(&path)?.map()?;
+        let mut is_any_refused = false;
+        match scan(&path, number, &content, |entry| is_any_refused |= !keep(&entry.key)) {
+            Ok(passed_over) => Ok(is_any_refused || passed_over > 0),
+            Err(StoreError::Damaged { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     fn rewrite(
@@ -88,8 +112,10 @@ impl PackStore {
                 }
                 if sparse.contains(&entry.at.segment) {
                     // Absent: it was damaged and could not be copied.
-                    let Some(at) = moved.get(&entry.key) else { continue };
-                    entry.at = *at;
+                    let Ok(found) = moved.binary_search_by_key(&entry.key, |(key, _)| *key) else {
+                        continue;
+                    };
+                    entry.at = moved[found].1;
                 }
                 return Ok(Some(entry));
             }
@@ -105,6 +131,7 @@ impl PackStore {
         Ok(())
     }
 
+    /// Copies what lives in the segments that go. Returns where it is now, in order of keys.
     fn copy_into(
         &self,
         appender: &mut Appender<'_>,
@@ -112,8 +139,8 @@ impl PackStore {
         old: &[Arc<Index>],
         sparse: &BTreeSet<u32>,
         done: &mut Compaction,
-    ) -> Result<BTreeMap<Key, Location>> {
-        let mut moved = BTreeMap::new();
+    ) -> Result<Vec<(Key, Location)>> {
+        let mut moved = Vec::new();
         let mut merge = Merge::new(old);
         while let Some(entry) = merge.next()? {
             if !sparse.contains(&entry.at.segment) || !keep(&entry.key) {
@@ -121,7 +148,7 @@ impl PackStore {
             }
             match self.segments.read(&entry.key, entry.at, true) {
                 Ok(value) => {
-                    moved.insert(entry.key, appender.append(&entry.key, &value)?);
+                    moved.push((entry.key, appender.append(&entry.key, &value)?));
                     done.copied_bytes += entry.at.record_bytes();
                 }
                 Err(error @ StoreError::Damaged { .. }) => {
