@@ -4,6 +4,9 @@
 //! them, then the objects and catalog nodes that no other snapshot refers to. It is done twice, since what was being
 //! fetched the first time has arrived by the second; then the snapshot is noted in `taken-down`, one line `REPO UUID`.
 //! A crash before that makes the next start do it again.
+//!
+//! What the newest tree of a repository needs is not known before its catalog is here, so a removal waits a moment for those
+//! that are coming. A catalog that does not come keeps nothing on the disk: what that tree needs can be fetched again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -21,6 +24,8 @@ const FILE: &str = "taken-down";
 const BYTES_MAX: u64 = 64 << 20;
 /// So long after the first time it is done again.
 const SECOND_LOOK: Duration = Duration::from_secs(60);
+/// So long a removal waits for the catalogs of other repositories.
+const CATALOG_WAIT: Duration = Duration::from_secs(10);
 /// How often a catalog that is being taken in is waited for, before the catalogs are left to the regular clean-up.
 const CATALOG_TRIES: u32 = 30;
 
@@ -32,6 +37,8 @@ pub(super) struct Takedowns {
     /// Read from the disk when it is needed first.
     done: Option<Removed>,
     once: BTreeMap<(RepoName, SnapshotId), Instant>,
+    /// Since when catalogs are waited for.
+    waiting: Option<Instant>,
 }
 
 impl Takedowns {
@@ -50,6 +57,26 @@ impl Takedowns {
         removed.retain(|one| !done.contains(one));
         removed.retain(|one| self.once.get(one).is_none_or(|at| at.elapsed() >= SECOND_LOOK));
         removed
+    }
+
+    /// Whether what is pending has to wait for the catalogs of these repositories.
+    fn waits_for(&mut self, incomplete: &[&RepoName]) -> bool {
+        if incomplete.is_empty() {
+            self.waiting = None;
+            return false;
+        }
+        let since = *self.waiting.get_or_insert_with(Instant::now);
+        if since.elapsed() < CATALOG_WAIT {
+            return true;
+        }
+        self.waiting = None;
+        let names: Vec<String> = incomplete.iter().map(|name| format!("'{name}'")).collect();
+        tracing::warn!(
+            "the catalog of {} is not whole here: what removed snapshots had is deleted all the same; what of it the newest \
+             snapshot needs is fetched again",
+            names.join(", ")
+        );
+        false
     }
 
     /// Notes that these were looked for.
@@ -97,14 +124,13 @@ impl Node {
                 .flat_map(|head| head.head().removed.iter().map(|removed| removed.id));
             removed.extend(ids.map(|id| (name.clone(), id)));
         }
-        // What a tree that is not whole here needs nobody knows yet: it must not be deleted with the rest.
-        if removed.is_empty() || !self.followers.values().all(|follower| is_whole(&follower.state())) {
+        let pending = takedowns.pending(self.tags.disk(), removed);
+        let incomplete = self.followers.iter().filter(|(_, one)| !is_whole(&one.state()));
+        let incomplete: Vec<&RepoName> = incomplete.map(|(name, _)| name).collect();
+        if pending.is_empty() || takedowns.waits_for(&incomplete) {
             return Removed::new();
         }
-        let pending = takedowns.pending(self.tags.disk(), removed);
-        if !pending.is_empty()
-            && let Err(error) = self.drop_removed_tags().await
-        {
+        if let Err(error) = self.drop_removed_tags().await {
             tracing::error!("tags of removed snapshots cannot be taken away: {error}; it is tried again");
             return Removed::new();
         }
@@ -153,7 +179,7 @@ impl Node {
             };
             let store = self.snapshots.clone();
             let cleaned = tokio::task::spawn_blocking(move || {
-                let cleaned = store.collect_garbage();
+                let cleaned = store.purge_garbage();
                 drop(pause);
                 cleaned
             });
@@ -176,6 +202,20 @@ mod tests {
     use instantmirror_store::disk::RealDisk;
 
     use super::*;
+
+    #[test]
+    fn a_catalog_that_does_not_come_is_waited_for_and_no_longer() {
+        let (name, mut takedowns): (RepoName, _) = ("b".parse().unwrap(), Takedowns::default());
+        assert!(!takedowns.waits_for(&[]));
+        assert!(takedowns.waits_for(&[&name]) && takedowns.waits_for(&[&name]));
+        let long_ago = || Instant::now().checked_sub(CATALOG_WAIT);
+        takedowns.waiting = long_ago();
+        assert!(!takedowns.waits_for(&[&name]));
+        assert!(takedowns.waits_for(&[&name]), "the next removal waits for its own time");
+        takedowns.waiting = long_ago();
+        assert!(!takedowns.waits_for(&[]), "it came");
+        assert!(takedowns.waits_for(&[&name]));
+    }
 
     #[test]
     fn each_is_looked_for_twice_and_then_never_again() {
