@@ -6,6 +6,8 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use instantmirror_core::{SecretKey, SignError};
+use instantmirror_store::StoreError;
+use instantmirror_store::disk::{Disk as _, RealDisk};
 
 use super::MasterError;
 
@@ -35,6 +37,9 @@ pub enum KeyError {
         /// Its permission bits.
         mode: u32,
     },
+    /// It would be written where another user's daemon could not read it.
+    #[error(transparent)]
+    Owner(#[from] StoreError),
     /// Its content is no key.
     #[error("signing key {} is malformed", path.display())]
     Malformed {
@@ -63,25 +68,23 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], MasterError> {
 /// Writes a key to a new file with mode 600. Durable when it returns.
 ///
 /// # Errors
-/// [`KeyError::Io`], also if the file exists: a key is never overwritten.
+/// [`KeyError::Io`], also if the file exists: a key is never overwritten. [`KeyError::Owner`] if root writes into a directory
+/// that another user keeps things in: what runs as that user could not read the key.
 pub fn store_key(path: &Path, key: &SecretKey) -> Result<(), KeyError> {
     let io = |source| KeyError::Io {
         path: path.to_path_buf(),
         source,
     };
-    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        std::fs::create_dir_all(dir).map_err(io)?;
-    }
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = dir.unwrap_or(Path::new("."));
+    std::fs::create_dir_all(dir).map_err(io)?;
+    RealDisk::open(dir)?.check_owner()?;
     // Under another name first: a crash or a full disk leaves no half of a key that the next start would take for one.
     let mut tmp = path.as_os_str().to_owned();
     tmp.push(format!(".{}.tmp", std::process::id()));
     let written = write_key(Path::new(&tmp), key).and_then(|()| std::fs::hard_link(&tmp, path));
     let removed = std::fs::remove_file(&tmp);
     written.and(removed).map_err(io)?;
-    let dir = path
-        .parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
     std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
 }
 

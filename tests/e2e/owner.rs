@@ -64,6 +64,7 @@ fn root_does_not_write_into_the_store_of_another_user_and_says_how_to() {
         &["serve"],
         &["key", "rotate"],
         &["node", "add", "mirror"],
+        &["keygen", store.join("key2").to_str().unwrap()],
     ] {
         let (is_done, said) = root(refused);
         assert!(
@@ -71,6 +72,7 @@ fn root_does_not_write_into_the_store_of_another_user_and_says_how_to() {
             "{refused:?}: {said}"
         );
     }
+    assert!(!store.join("key2").exists());
     // The very command that was advised, with a umask that hides from others.
     let (_, said) = root(&["publish", "r"]);
     let advice = advised(&said);
