@@ -173,7 +173,11 @@ impl Server {
     pub async fn listen_unix(&mut self, path: &Path) -> Result<(), ServeError> {
         let address = path.display().to_string();
         let failed = |source| bind_error(address.clone(), source);
-        if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        if let Ok(found) = std::fs::symlink_metadata(path) {
+            if !found.file_type().is_socket() {
+                let text = "it is there and is no socket: name another place, or remove it";
+                return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, text)));
+            }
             if UnixStream::connect(path).await.is_ok() {
                 return Err(ServeError::InUse { address });
             }

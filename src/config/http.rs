@@ -240,6 +240,21 @@ impl HttpConfig {
         plain.chain(tls).chain(proxied).chain(both).collect()
     }
 
+    /// Rules for one repository need that one.
+    pub(super) fn check_repositories<'a>(
+        &self,
+        names: impl Iterator<Item = &'a RepoName> + Clone,
+        report: &mut Report<'_>,
+    ) {
+        for (at, rule) in self.rules.iter().enumerate() {
+            let Some(name) = &rule.repository else { continue };
+            if !names.clone().any(|one| one == name) {
+                let text = format!("[[http.rule]] repository: there is no repository '{name}' here");
+                report.refuse(&format!("http.rule.{at}.repository"), text);
+            }
+        }
+    }
+
     pub(super) fn check(&self, report: &mut Report<'_>) {
         let asked = self.max_connections;
         if !(1..=CONNECTIONS_MAX).contains(&asked) {

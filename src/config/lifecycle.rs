@@ -8,7 +8,7 @@ use instantmirror_core::rules::PathGlobs;
 use serde::Deserialize;
 
 use super::cache::globs;
-use super::{ByteSize, TimeSpan};
+use super::{ByteSize, Report, TimeSpan};
 
 /// `[retention]`: which snapshots of a master stay. Without any rule all do.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -50,7 +50,34 @@ impl Default for RetentionConfig {
     }
 }
 
+/// Notes counts of 0 that the file states: they are no rule, though they read like one that keeps nothing.
+pub(super) fn note_zeros(section: &str, keys: &[&str], report: &mut Report<'_>) {
+    for key in keys {
+        let place = format!("{section}.{key}");
+        if report.stated(&place).as_deref() == Some("0") {
+            report.note(&place, format!("{key} = 0 is the same as no {key}: it lets nothing go"));
+        }
+    }
+}
+
 impl RetentionConfig {
+    pub(super) fn check(&self, section: &str, report: &mut Report<'_>) {
+        if self.max_bytes.is_some_and(|most| most.0 == 0) {
+            let text = "retention: max_bytes = 0 would let everything but the current snapshot go with each publish; to keep \
+                        little, say keep_last = 1, to keep all, leave it out";
+            report.refuse(&format!("{section}.max_bytes"), text);
+        }
+        let counts = [
+            "keep_last",
+            "keep_hourly",
+            "keep_daily",
+            "keep_weekly",
+            "keep_monthly",
+            "keep_yearly",
+        ];
+        note_zeros(section, &counts, report);
+    }
+
     /// The rules as a policy.
     #[must_use]
     pub fn policy(&self, grace: TimeSpan) -> RetentionPolicy {

@@ -10,7 +10,7 @@ use instantmirror_swarm::FetchLimits;
 use serde::{Deserialize, Deserializer};
 
 use super::cache::CacheConfig;
-use super::lifecycle::NodeSnapshotsConfig;
+use super::lifecycle::{NodeSnapshotsConfig, note_zeros};
 use super::parts::{check_addresses, check_mounts};
 use super::{
     Checked, ConfigError, ControlConfig, FetchConfig, Finding, HttpConfig, LogConfig, MountConfig, OutgoingConfig,
@@ -205,13 +205,16 @@ impl Checked for NodeConfig {
         }
         let mounts = self.repositories.iter().map(|one| (&one.name, one.mounts.as_slice()));
         check_mounts(mounts, report);
+        self.http
+            .check_repositories(self.repositories.iter().map(|one| &one.name), report);
+        note_zeros("snapshots", &["keep_last"], report);
     }
 
     fn check_surroundings(&self, report: &mut Report<'_>) {
         surroundings::check_http(&self.http, report);
         surroundings::check_addresses(&self.addresses(), report);
-        surroundings::check_writable("cache.dir", &self.cache.dir, report);
-        surroundings::check_socket(&self.control_socket(), report);
+        surroundings::check_cache(&self.cache.dir, report);
+        surroundings::check_socket(&self.control_socket(), Some(&self.cache.dir), report);
         report.check("outgoing", self.outgoing.load(&self.peers.policy()).map(drop));
         if let Some(outgoing) = &self.peers.outgoing {
             report.check("peers.outgoing", outgoing.load(&self.peers.policy()).map(drop));

@@ -153,21 +153,34 @@ pub(super) fn check_mounts<'a>(all: impl Iterator<Item = (&'a RepoName, &'a [Mou
 pub(super) fn check_addresses(addresses: &[(String, SocketAddr)], report: &mut Report<'_>) {
     for (at, (place, address)) in addresses.iter().enumerate() {
         let before = addresses.iter().take(at);
-        let is_same = |other: &SocketAddr| other == address && address.port() != 0;
+        let is_same = |other: &SocketAddr| address.port() != 0 && is_same_address(other, address);
         if let Some((other, _)) = before.clone().find(|(_, other)| is_same(other)) {
             report.refuse(place, format!("{address} is there twice: {} has it too", key_of(other)));
         }
-        let takes_both = |one: &SocketAddr, other: &SocketAddr| {
-            let ports = one.port() == other.port() && one.port() != 0;
-            ports && one.is_ipv6() && one.ip().is_unspecified() && other.is_ipv4()
-        };
-        let mut before = before;
-        let clash = before.find(|(_, other)| takes_both(other, address) || takes_both(address, other));
-        if let Some((_, other)) = clash {
-            let text = format!("{address} and {other}: [::] listens on the addresses of IPv4 too; leave the other out");
-            report.refuse(place, text);
+        let mut before = before.filter(|(_, other)| !is_same(other));
+        if let Some((_, other)) = before.find(|(_, other)| covers(other, address) || covers(address, other)) {
+            let wildcard = if covers(other, address) { other } else { address };
+            let all = match (wildcard.is_ipv6(), address.is_ipv4() || other.is_ipv4()) {
+                (true, true) => "[::] listens on the addresses of IPv4 too",
+                (true, false) => "[::] listens on all addresses",
+                (false, _) => "0.0.0.0 listens on all addresses of IPv4",
+            };
+            report.refuse(place, format!("{address} and {other}: {all}; leave the other out"));
         }
     }
+}
+
+/// Whether two addresses are one, also where one of them is an IPv4 address as IPv6 writes it.
+fn is_same_address(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let plain = |address: &SocketAddr| (address.ip().to_canonical(), address.port());
+    one == other || plain(one) == plain(other) && plain(one).0.is_ipv4()
+}
+
+/// Whether one of two different addresses stands for all of this machine, and the other one for some of them at the same port.
+fn covers(wildcard: &SocketAddr, other: &SocketAddr) -> bool {
+    let (all, some) = (wildcard.ip().to_canonical(), other.ip().to_canonical());
+    let is_of_family = all.is_ipv6() || some.is_ipv4();
+    wildcard.port() == other.port() && wildcard.port() != 0 && all.is_unspecified() && is_of_family
 }
 
 /// `http.tls.listen.0` as people write it: `[http.tls] listen`.

@@ -86,6 +86,14 @@ impl<'a> Report<'a> {
         self.notes.push(finding);
     }
 
+    /// The text of a plain value that the file itself has; `None` where it is left to its default.
+    pub(super) fn stated(&self, place: &str) -> Option<String> {
+        let table = DeTable::parse(self.text).ok()?;
+        let (section, key) = place.rsplit_once('.')?;
+        let span = value_at(&table, section)?.get_ref().get(key)?.span();
+        self.text.get(span).map(str::to_owned)
+    }
+
     /// The notes, unless something cannot be used.
     pub(super) fn end(mut self) -> Result<Vec<Finding>, ConfigError> {
         let order = |finding: &Finding| (finding.line, finding.column);
@@ -159,6 +167,20 @@ fn offset(table: &Spanned<DeTable<'_>>, place: &str) -> usize {
         };
     }
     offset
+}
+
+/// What stands at a place.
+fn value_at<'t, 'i>(table: &'t Spanned<DeTable<'i>>, place: &str) -> Option<&'t Spanned<DeValue<'i>>> {
+    let mut steps = place.split('.');
+    let mut here = table.get_ref().get(steps.next()?)?;
+    for step in steps {
+        here = match here.get_ref() {
+            DeValue::Table(table) => table.get(step)?,
+            DeValue::Array(array) => array.get(step.parse::<usize>().ok()?)?,
+            _ => return None,
+        };
+    }
+    Some(here)
 }
 
 /// Line and column of a byte offset, from 1.

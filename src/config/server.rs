@@ -341,12 +341,20 @@ impl Checked for ServerConfig {
         }
         let mounts = self.repositories.iter().map(|one| (&one.name, one.mounts.as_slice()));
         check_mounts(mounts, report);
+        self.http
+            .check_repositories(self.repositories.iter().map(|one| &one.name), report);
+        self.retention.check("retention", report);
+        for (at, repository) in self.repositories.iter().enumerate() {
+            if let Some(retention) = &repository.retention {
+                retention.check(&format!("repository.{at}.retention"), report);
+            }
+        }
     }
 
     fn check_surroundings(&self, report: &mut Report<'_>) {
         surroundings::check_http(&self.http, report);
         surroundings::check_addresses(&self.addresses(), report);
-        surroundings::check_socket(&self.control_socket(), report);
+        surroundings::check_socket(&self.control_socket(), Some(&self.store.dir), report);
         report.check("outgoing", self.outgoing.load(&self.peers.policy()).map(drop));
         if let Some(outgoing) = &self.peers.outgoing {
             report.check("peers.outgoing", outgoing.load(&self.peers.policy()).map(drop));
@@ -364,6 +372,9 @@ impl Checked for ServerConfig {
                 },
                 key,
             );
+            for (at, error) in crate::master::check_piece_lengths(self) {
+                report.refuse(&format!("repository.{at}.piece_length"), crate::daemon::explain(&error));
+            }
             surroundings::check_writable("store.dir", &self.store.dir, report);
         } else {
             let text = format!(

@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use instantmirror_http::Tls;
@@ -128,8 +128,8 @@ pub(super) fn check_writable(place: &str, dir: &Path, report: &mut Report<'_>) {
     }
 }
 
-/// The control socket. Its directory may be one that the start makes.
-pub(super) fn check_socket(socket: &Path, report: &mut Report<'_>) {
+/// The control socket. Its directory has to be there, unless it is the daemon's `own` one or above that: those the start makes.
+pub(super) fn check_socket(socket: &Path, own: Option<&Path>, report: &mut Report<'_>) {
     const PLACE: &str = "control.socket";
     let bytes = socket.as_os_str().as_bytes().len();
     let shown = socket.display();
@@ -140,9 +140,48 @@ pub(super) fn check_socket(socket: &Path, report: &mut Report<'_>) {
         );
         report.refuse(PLACE, text);
     }
-    if std::fs::metadata(socket).is_ok_and(|found| found.is_dir()) {
-        report.refuse(PLACE, format!("{shown} is a directory: name a file in it"));
-    } else if let Some(dir) = socket.parent() {
-        check_writable(PLACE, dir, report);
+    match std::fs::symlink_metadata(socket).map(|found| found.file_type()) {
+        Ok(found) if found.is_dir() => {
+            return report.refuse(PLACE, format!("{shown} is a directory: name a file in it"));
+        }
+        Ok(found) if !found.is_socket() => {
+            let text = format!("{shown} is there and is no socket: name another place, or remove it");
+            return report.refuse(PLACE, text);
+        }
+        _ => {}
     }
+    let Some(dir) = socket.parent() else { return };
+    let dir = if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    };
+    if dir.exists() || own.is_some_and(|own| own.starts_with(dir)) {
+        check_writable(PLACE, dir, report);
+    } else {
+        let text = format!("{shown}: there is no directory {}: make it first", dir.display());
+        report.refuse(PLACE, text);
+    }
+}
+
+/// The directory of a cache: what is in it already.
+pub(super) fn check_cache(dir: &Path, report: &mut Report<'_>) {
+    const PLACE: &str = "cache.dir";
+    if crate::master::is_store(dir) {
+        let text = format!(
+            "{} is the store of a master: give the cache a directory of its own",
+            dir.display()
+        );
+        report.refuse(PLACE, text);
+    } else if !crate::node::is_cache(dir)
+        && let Some(other) = std::fs::read_dir(dir).ok().and_then(|mut all| all.find_map(Result::ok))
+    {
+        let text = format!(
+            "{} holds something else, {} for one: it would not be touched, but a directory of its own is better for a cache",
+            dir.display(),
+            other.file_name().display()
+        );
+        report.note(PLACE, text);
+    }
+    check_writable(PLACE, dir, report);
 }

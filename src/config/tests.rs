@@ -191,6 +191,176 @@ fn contradictions_are_refused() {
 }
 
 #[test]
+fn addresses_that_take_one_another_are_refused() {
+    let listening = |listen: &str| {
+        ServerConfig::parse(
+            Path::new("imserver.toml"),
+            &format!("{SERVER}[http]\nlisten = [{listen}]\n"),
+        )
+    };
+    for (listen, said) in [
+        ("\"127.0.0.1:80\", \"0.0.0.0:80\"", "all addresses of IPv4"),
+        ("\"0.0.0.0:80\", \"127.0.0.1:80\"", "all addresses of IPv4"),
+        ("\"[::1]:80\", \"[::]:80\"", "all addresses"),
+        ("\"[::]:80\", \"192.0.2.1:80\"", "IPv4 too"),
+        ("\"[::ffff:127.0.0.1]:80\", \"127.0.0.1:80\"", "there twice"),
+        ("\"[::ffff:0.0.0.0]:80\", \"127.0.0.1:80\"", "leave the other out"),
+    ] {
+        let error = listening(listen).unwrap_err().to_string();
+        assert!(error.contains(said) && error.lines().count() == 1, "{listen}: {error}");
+    }
+    for listen in [
+        "\"127.0.0.1:80\", \"0.0.0.0:81\"",
+        "\"127.0.0.1:0\", \"0.0.0.0:0\"",
+        "\"[::1]:80\", \"0.0.0.0:80\"",
+        "\"127.0.0.1:80\", \"127.0.0.2:80\"",
+    ] {
+        listening(listen).unwrap();
+    }
+    let tracker = "[torrents]\ndir = \"t\"\n[udp]\nlisten = [\"127.0.0.1:6969\", \"0.0.0.0:6969\"]\n";
+    let error = TrackerConfig::parse(Path::new("x"), tracker).unwrap_err().to_string();
+    assert!(error.starts_with("x:4:29: "), "{error}");
+}
+
+#[test]
+fn values_that_mean_nothing_or_too_much_are_told() {
+    let repository = "[[repository]]\nname = \"a\"\nsource = \"/x\"\n";
+    let error = server_error(&format!("{SERVER}[retention]\nmax_bytes = \"0 B\"\n"));
+    assert!(
+        error.contains("toml:4:13: ") && error.contains("keep_last = 1"),
+        "{error}"
+    );
+    let error = server_error(&format!("{SERVER}{repository}retention = {{ max_bytes = \"0 B\" }}\n"));
+    assert!(error.contains("toml:6:27: "), "{error}");
+    let rule = "[[http.rule]]\npaths = [\"*\"]\nrepository = \"zzz\"\ncache = \"no-store\"\n";
+    let error = server_error(&format!("{SERVER}{repository}{rule}"));
+    assert!(
+        error.contains("toml:8:14: ") && error.contains("no repository 'zzz'"),
+        "{error}"
+    );
+    let of_a = rule.replace("zzz", "a");
+    ServerConfig::parse(Path::new("x"), &format!("{SERVER}{repository}{of_a}")).unwrap();
+    let node = "[cache]\ndir = \"x\"\nmax_size = \"1 GiB\"\n";
+    assert!(node_error(&format!("{node}{of_a}")).contains("no repository 'a'"));
+    let tracker = format!("[torrents]\ndir = \"t\"\n{of_a}");
+    let error = TrackerConfig::parse(Path::new("x"), &tracker).unwrap_err().to_string();
+    assert!(error.contains("no repository 'a'"), "{error}");
+    // What is the default is told only where it is written down.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("imnode.toml");
+    let notes = |sections: &str| {
+        std::fs::write(&file, format!("{node}[http]\nlisten = [\"127.0.0.1:0\"]\n{sections}")).unwrap();
+        let notes = NodeConfig::inspect(&file).unwrap().1;
+        notes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(notes(""), Vec::<String>::new());
+    let told = notes("[snapshots]\nkeep_last = 0\n");
+    assert!(
+        told.len() == 1 && told[0].contains("toml:7:13: keep_last = 0"),
+        "{told:?}"
+    );
+    assert_eq!(notes("[snapshots]\nkeep_last = 1\n"), Vec::<String>::new());
+}
+
+#[test]
+fn a_control_socket_needs_a_place_that_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.toml");
+    std::fs::write(dir.path().join("plain"), "a file").unwrap();
+    let listen = "[http]\nlisten = [\"127.0.0.1:0\"]\n";
+    let programs: [(&str, &dyn Fn() -> Option<String>); 3] = [
+        ("[store]\ndir = \"deep/own\"\n", &|| {
+            ServerConfig::inspect(&file).err().map(|error| error.to_string())
+        }),
+        ("[cache]\ndir = \"deep/own\"\nmax_size = \"1 GiB\"\n", &|| {
+            NodeConfig::inspect(&file).err().map(|error| error.to_string())
+        }),
+        ("[torrents]\nmasters = [\"http://127.0.0.1:1/r\"]\n", &|| {
+            TrackerConfig::inspect(&file).err().map(|error| error.to_string())
+        }),
+    ];
+    for (number, (sections, refused)) in programs.iter().enumerate() {
+        let with = |socket: &str| {
+            let text = format!("{sections}{listen}[control]\nsocket = {socket:?}\n");
+            std::fs::write(&file, text).unwrap();
+            refused()
+        };
+        let missing = with("nope/s").unwrap();
+        assert!(missing.contains("make it first"), "{missing}");
+        let occupied = with("plain").unwrap();
+        assert!(occupied.contains("is no socket"), "{occupied}");
+        assert_eq!(with("s"), None);
+        // In the directory that the start makes, or beside it.
+        for socket in ["deep/own/s", "deep/s"] {
+            assert_eq!(with(socket).is_none(), number < 2, "{socket}");
+        }
+        assert!(with("deep/own/deeper/s").is_some());
+    }
+    let _listening = std::os::unix::net::UnixListener::bind(dir.path().join("live")).unwrap();
+    let text = format!("{}{listen}[control]\nsocket = \"live\"\n", programs[1].0);
+    std::fs::write(&file, text).unwrap();
+    NodeConfig::inspect(&file).unwrap();
+}
+
+#[tokio::test]
+async fn neither_daemon_takes_the_directory_of_the_other_nor_overlooks_one_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, listen) = (dir.path().join("x.toml"), "[http]\nlisten = [\"127.0.0.1:0\"]\n");
+    let server = |piece_length: &str| {
+        std::fs::create_dir_all(dir.path().join("tree")).unwrap();
+        let text = format!(
+            "[store]\ndir = \"dir\"\n{listen}[[repository]]\nname = \"a\"\nsource = \"tree\"\n\
+             piece_length = \"{piece_length}\"\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        ServerConfig::load(&file).unwrap()
+    };
+    let config = server("64 KiB");
+    crate::master::Master::init(&config).unwrap();
+    let published = std::thread::spawn(move || {
+        let master = crate::master::Master::open(config).unwrap();
+        let options = crate::master::PublishOptions::default();
+        master
+            .publish(&"a".parse().unwrap(), &options, &crate::master::NoProgress)
+            .unwrap();
+    });
+    published.join().unwrap();
+    ServerConfig::inspect(&file).unwrap();
+    server("128 KiB");
+    let error = ServerConfig::inspect(&file).unwrap_err().to_string();
+    assert!(error.contains("toml:8:16: ") && error.contains("65536"), "{error}");
+
+    let node = |cache: &str| {
+        let text = format!("[cache]\ndir = {cache:?}\nmax_size = \"1 GiB\"\n{listen}");
+        std::fs::write(&file, text).unwrap();
+        (NodeConfig::load(&file).unwrap(), NodeConfig::inspect(&file))
+    };
+    let (config, inspected) = node("dir");
+    let error = inspected.unwrap_err().to_string();
+    assert!(
+        error.contains("toml:2:7: ") && error.contains("store of a master"),
+        "{error}"
+    );
+    let error = crate::node::Node::open(config).await.unwrap_err().to_string();
+    assert!(error.contains("store of a master"), "{error}");
+    std::fs::create_dir_all(dir.path().join("cache")).unwrap();
+    assert!(node("cache").1.unwrap().1.is_empty());
+    std::fs::write(dir.path().join("cache/debian.iso"), "of a source tree").unwrap();
+    let (config, inspected) = node("cache");
+    let notes = inspected.unwrap().1;
+    assert!(
+        notes.len() == 1 && notes[0].to_string().contains("debian.iso"),
+        "{notes:?}"
+    );
+    drop(crate::node::Node::open(config).await.unwrap());
+    assert!(node("cache").1.unwrap().1.is_empty(), "it is a cache now");
+    let mut config = server("64 KiB");
+    config.store.dir = dir.path().join("cache");
+    let error = crate::master::Master::init(&config).unwrap_err().to_string();
+    assert!(error.contains("cache of a node"), "{error}");
+}
+
+#[test]
 fn everything_that_is_wrong_is_told_in_one_run_with_its_place() {
     let text = "[store]\ndir = \"\"\n[http]\nlisten = [\"0.0.0.0:80\", \"[::]:80\", \"0.0.0.0:80\"]\nmax_connections = 0\n\
                 access_log = \"~/log\"\n[http.limits]\nidle_timeout = \"0 s\"\n[log]\nlevel = \"inof\"\n\

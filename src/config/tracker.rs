@@ -267,13 +267,14 @@ impl Checked for TrackerConfig {
         }
         check_addresses(&self.http.addresses(), report);
         check_addresses(&datagrams, report);
+        self.http.check_repositories(std::iter::empty(), report);
     }
 
     fn check_surroundings(&self, report: &mut Report<'_>) {
         surroundings::check_http(&self.http, report);
         surroundings::check_addresses(&self.http.addresses(), report);
         surroundings::check_addresses(&self.datagram_addresses(), report);
-        surroundings::check_socket(&self.control_socket(), report);
+        surroundings::check_socket(&self.control_socket(), None, report);
         report.check("outgoing", self.outgoing.load(&AddressPolicy::default()).map(drop));
         if let Some(dir) = &self.torrents.dir {
             surroundings::check_directory("torrents.dir", dir, report);

@@ -96,6 +96,12 @@ pub enum MasterError {
     /// A head in the store that this master's key has not signed, or that cannot be signed.
     #[error(transparent)]
     Head(#[from] HeadError),
+    /// The directory of the store is something else.
+    #[error("{} is the cache of a node: give the store a directory of its own in [store] dir", dir.display())]
+    IsCache {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// The signing key.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -332,7 +338,11 @@ impl Master {
     /// # Errors
     /// [`MasterError`] naming the file.
     pub fn init(config: &ServerConfig) -> Result<(), MasterError> {
-        let disk = open_disk(&config.store.dir)?;
+        let dir = &config.store.dir;
+        if crate::node::is_cache(dir) {
+            return Err(MasterError::IsCache { dir: dir.clone() });
+        }
+        let disk = open_disk(dir)?;
         disk.check_owner()?;
         let file = config.store.key_file();
         if !file.exists() {
@@ -512,6 +522,26 @@ pub(crate) fn check_key(config: &ServerConfig) -> Result<(), MasterError> {
     ring::Ring::load(disk.as_ref(), &config.store.key_file())?
         .newest()
         .map(drop)
+}
+
+/// Whether a directory is the store of a master.
+pub(crate) fn is_store(dir: &Path) -> bool {
+    [HEADS, DIGESTS].iter().all(|part| dir.join(part).is_dir())
+}
+
+/// Repositories, by their places in the configuration, that were begun with another piece length. What else is wrong with a
+/// store that is there is not looked for.
+pub(crate) fn check_piece_lengths(config: &ServerConfig) -> Vec<(usize, MasterError)> {
+    let Ok(master) = Master::open(config.clone()) else {
+        return Vec::new();
+    };
+    let repositories = config.repositories.iter().enumerate();
+    let wrong = repositories.filter_map(|(at, repository)| {
+        let head = futures_executor::block_on(master.head(&repository.name)).ok().flatten();
+        let checked = publish::check_piece_length(repository, head.as_ref());
+        checked.err().map(|error| (at, error))
+    });
+    wrong.collect()
 }
 
 fn open_disk(dir: &Path) -> Result<Arc<dyn Disk>, StoreError> {

@@ -508,7 +508,7 @@ fn first_head(repository: &ServerRepository, now: Timestamp) -> Head {
     Head::first(repository.name.clone(), piece_length, now)
 }
 
-fn check_piece_length(repository: &ServerRepository, held: Option<&SignedHead>) -> Result<(), MasterError> {
+pub(super) fn check_piece_length(repository: &ServerRepository, held: Option<&SignedHead>) -> Result<(), MasterError> {
     let asked = repository.piece_length.0;
     match held.map(|held| held.head().piece_length) {
         Some(held) if u64::from(held) != asked => Err(MasterError::PieceLength {

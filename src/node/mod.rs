@@ -71,6 +71,12 @@ pub enum NodeError {
     /// Its cache or store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The directory of the cache is something else.
+    #[error("{} is the store of a master: give the cache a directory of its own in [cache] dir", dir.display())]
+    IsStore {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// The head or a snapshot record in its store.
     #[error(transparent)]
     Snapshots(#[from] instantmirror_core::StoreError),
@@ -101,6 +107,11 @@ const CACHE: &str = "cache";
 const CATALOG_INTERVAL: Duration = Duration::from_secs(600);
 /// While a snapshot is being taken in, the cleaner looks again after this.
 const CATALOG_RETRY: Duration = Duration::from_secs(1);
+
+/// Whether a directory is the cache of a node.
+pub(crate) fn is_cache(dir: &Path) -> bool {
+    [CACHE, SNAPSHOTS].iter().all(|part| dir.join(part).is_dir())
+}
 
 /// A node: its cache, its followers and its fetch engine. Nothing runs until it is
 /// [served](NodeServer) or its [followers](Node::follow) are polled. Cheap to clone.
@@ -133,6 +144,9 @@ impl Node {
     pub async fn open(config: NodeConfig) -> Result<Self, NodeError> {
         let dir = &config.cache.dir;
         // Before anything is made in it.
+        if crate::master::is_store(dir) {
+            return Err(NodeError::IsStore { dir: dir.clone() });
+        }
         open_disk(dir)?.check_owner()?;
         let cache = DiskCache::open(open_disk(&dir.join(CACHE))?, config.cache.options())?;
         let disk = open_disk(&dir.join(SNAPSHOTS))?;
