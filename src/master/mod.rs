@@ -537,7 +537,7 @@ pub(crate) fn check_piece_lengths(config: &ServerConfig) -> Vec<(usize, MasterEr
     };
     let repositories = config.repositories.iter().enumerate();
     let wrong = repositories.filter_map(|(at, repository)| {
-        let head = futures_executor::block_on(master.head(&repository.name)).ok().flatten();
+        let head = master.head(&repository.name).ok().flatten();
         let checked = publish::check_piece_length(repository, head.as_ref());
         checked.err().map(|error| (at, error))
     });
