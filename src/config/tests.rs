@@ -2,6 +2,7 @@
 
 use super::*;
 
+const KEY: &str = "ed25519:d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
 const SERVER: &str = "[store]\ndir = \"/srv/im\"\n";
 
 fn server_error(text: &str) -> String {
@@ -407,7 +408,7 @@ fn a_url_behind_the_wrong_key_shows_no_secret() {
         "[peers]\npreferred = [\"me:SECRET@host\"]".to_owned(),
         format!("[http]\nmax_connections = \"{url}\""),
         format!("[http]\nheaders = {{ X = \"{url}\\n\" }}"),
-        format!("[log]\nlevel = \"{url}=x\""),
+        "[log]\nlevel = \"http://me:SECRET@host\"".to_owned(),
         format!("[log]\nformat = \"{url}\""),
         format!("[outgoing]\nproxy = \"{url}\"\nca_file = \"~/{url}\""),
         format!("[[repository]]\nname = \"{url}\""),
@@ -430,8 +431,7 @@ fn addresses_that_are_left_out_do_not_count_behind_a_proxy() {
     let text = |outgoing: &str| {
         format!(
             "[cache]\ndir = \"/c\"\nmax_size = \"1 GiB\"\n[peers]\nallow = [\"192.0.2.0/24\"]\n{outgoing}\n[[repository]]\n\
-             name = \"r\"\nmaster = \"http://198.51.100.7:8080\"\ntrust = [\"{}\"]\n",
-            "00".repeat(32)
+             name = \"r\"\nmaster = \"http://198.51.100.7:8080\"\ntrust = [\"{KEY}\"]\n"
         )
     };
     let direct = node_error(&text("[outgoing]\nproxy = \"none\""));

@@ -252,11 +252,10 @@ async fn announce_by_http(
     request: &AnnounceRequest,
 ) -> Result<AnnounceReply, AnnounceError> {
     let url = http::announce_url(tracker, request);
-    let broken = |error: reqwest::Error| broken(tracker, &error);
-    let mut response = client.get(url).send().await.map_err(broken)?;
+    let mut response = client.get(url).send().await.map_err(|error| broken(&error))?;
     let (status, at) = (response.status(), response.url().clone());
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(broken)? {
+    while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
         if body.len() + chunk.len() > REPLY_BYTES_MAX {
             return Err(AnnounceError::Reply("it is longer than 1 MiB".to_owned()));
         }
@@ -349,14 +348,12 @@ fn unreachable(error: &(dyn std::error::Error + 'static)) -> AnnounceError {
     AnnounceError::Unreachable(reason_of(error))
 }
 
-/// Without the secrets of URLs.
-fn broken(tracker: &TrackerUrl, error: &reqwest::Error) -> AnnounceError {
-    let reason = if error.is_timeout() {
-        "no answer in time".to_owned()
-    } else {
-        reason_of(error)
-    };
-    elsewhere(tracker, error.url().unwrap_or(tracker.url()), reason)
+/// Without the URL, which may hold secrets.
+fn broken(error: &reqwest::Error) -> AnnounceError {
+    if error.is_timeout() {
+        return AnnounceError::Unreachable("no answer in time".to_owned());
+    }
+    unreachable(error)
 }
 
 /// A failure at the place that a tracker has sent us on to, if it has.
