@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use instantmirror_core::catalog::{CatalogError, CatalogNode, Reachable};
 use instantmirror_core::expiry::Standing;
-use instantmirror_core::{Clock as _, Kind, NodeId, ObjectId, SnapshotId, grace};
+use instantmirror_core::traits::SnapshotStore as _;
+use instantmirror_core::{Clock as _, Kind, NodeId, ObjectId, RepoName, SnapshotId, grace};
 use instantmirror_store::cache::DiskCache;
 use instantmirror_store::snapshots::CatalogWalker;
 
 use super::Node;
-use super::takedown::{Removed, Takedowns};
+use super::takedown::{Removed, Takedowns, is_whole};
 use crate::clock::SystemClock;
 
 /// How often the set of snapshots is looked at.
@@ -101,7 +102,31 @@ impl Node {
                 .old
                 .extend(state.snapshots.values().map(|snapshot| snapshot.root.node));
         }
+        roots.old.extend(self.kept_meanwhile());
         roots.old = &roots.old - &roots.live;
+        roots
+    }
+}
+
+impl Node {
+    /// Roots of the whole trees on the disk of repositories whose newest one is not whole yet, but for those that were removed:
+    /// no head names them any more, and after a restart nothing shows them, but their successor needs most of what they have.
+    fn kept_meanwhile(&self) -> Vec<NodeId> {
+        let is_waiting = |name: &RepoName| self.followers.get(name).is_some_and(|one| !is_whole(&one.state()));
+        if !self.followers.keys().any(is_waiting) {
+            return Vec::new();
+        }
+        let records = self.snapshots.records().unwrap_or_default();
+        let mut roots = Vec::new();
+        for (name, id) in records.into_iter().filter(|(name, _)| is_waiting(name)) {
+            let head = self.followers.get(&name).and_then(|one| one.state().head.clone());
+            if head.is_some_and(|head| head.head().has_removed(&id)) {
+                continue;
+            }
+            if let Ok(Some(snapshot)) = self.snapshots.snapshot(&name, id) {
+                roots.push(snapshot.root.node);
+            }
+        }
         roots
     }
 }

@@ -6,7 +6,8 @@
 //! A crash before that makes the next start do it again.
 //!
 //! What the newest tree of a repository needs is not known before its catalog is here, so a removal waits a moment for those
-//! that are coming. A catalog that does not come keeps nothing on the disk: what that tree needs can be fetched again.
+//! that are coming. One that does not come holds nothing up: until then whatever whole trees of that repository are on the disk
+//! keep their objects ([`Node::kept_meanwhile`]), and what only the new one needs can be fetched again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -26,7 +27,7 @@ const BYTES_MAX: u64 = 64 << 20;
 const SECOND_LOOK: Duration = Duration::from_secs(60);
 /// So long a removal waits for the catalogs of other repositories.
 const CATALOG_WAIT: Duration = Duration::from_secs(10);
-/// How often a catalog that is being taken in is waited for, before the catalogs are left to the regular clean-up.
+/// How often a catalog that is being taken in is waited for, before all of it is tried again later.
 const CATALOG_TRIES: u32 = 30;
 
 pub(super) type Removed = BTreeSet<(RepoName, SnapshotId)>;
@@ -142,6 +143,12 @@ impl Node {
         if removed.is_empty() {
             return true;
         }
+        if self.cache.holds_everything() {
+            tracing::warn!(
+                "what was removed is not deleted yet, since it is not known what tags keep; mend what the log says of tags                  (`imnode verify`), or take the tag away"
+            );
+            return false;
+        }
         let cache = self.cache.clone();
         let deleted = tokio::task::spawn_blocking(move || cache.remove_garbage()).await;
         match deleted {
@@ -162,7 +169,9 @@ impl Node {
                 return false;
             }
         }
-        self.forget_catalogs().await;
+        if !self.forget_catalogs().await {
+            return false;
+        }
         if let Err(error) = takedowns.looked_for(self.tags.disk(), removed) {
             tracing::warn!("that removed snapshots are deleted cannot be written down: {error}");
             return false;
@@ -170,8 +179,8 @@ impl Node {
         true
     }
 
-    /// Gives up the catalog nodes that no record refers to.
-    async fn forget_catalogs(&self) {
+    /// Gives up the catalog nodes that no record refers to. Returns whether that is done.
+    async fn forget_catalogs(&self) -> bool {
         for _ in 0..CATALOG_TRIES {
             let Some(pause) = self.intake.try_pause() else {
                 tokio::time::sleep(CATALOG_RETRY).await;
@@ -183,18 +192,25 @@ impl Node {
                 drop(pause);
                 cleaned
             });
-            if let Ok(Err(error)) = cleaned.await {
-                tracing::error!("the catalogs cannot be cleaned up: {error}");
-            }
-            return;
+            let error = match cleaned.await {
+                Ok(Ok(_)) => return true,
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            tracing::error!("the catalogs cannot be cleaned of what was removed: {error}; it is tried again");
+            return false;
         }
+        tracing::warn!("the catalogs are not cleaned of what was removed yet, since one is being taken in");
+        false
     }
 }
 
-/// Whether the catalog of what the newest head shows as current is here.
-fn is_whole(state: &RepositoryState) -> bool {
-    let current = state.head.as_ref().and_then(|head| head.head().current);
-    current.is_none_or(|current| state.snapshots.contains_key(&current))
+/// Whether the catalog of what the newest head shows as current is here. Without a head nothing is known.
+pub(super) fn is_whole(state: &RepositoryState) -> bool {
+    state.head.as_ref().is_some_and(|head| {
+        let current = head.head().current;
+        current.is_none_or(|current| state.snapshots.contains_key(&current))
+    })
 }
 
 #[cfg(test)]

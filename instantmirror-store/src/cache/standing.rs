@@ -62,9 +62,15 @@ impl DiskCache {
         self.shared.table().standings()
     }
 
+    /// Whether it gives nothing up, because [`hold`](Self::hold) was told that it is not known what has to stay.
+    #[must_use]
+    pub fn holds_everything(&self) -> bool {
+        self.shared.table().holds_everything()
+    }
+
     /// Gives up all objects that were garbage by the last [`reclassify`](Self::reclassify), whether or not there is room;
     /// open handles stay readable. Those that are being filled stay. Returns how many went, and how many bytes that freed:
-    /// those of an open one are free when it is closed.
+    /// those of an open one are free when it is closed. Nothing goes while the cache [holds everything](Self::holds_everything).
     ///
     /// # Errors
     /// The disk's; some of them may be gone then.

@@ -137,8 +137,14 @@ impl Table {
         }
     }
 
+    /// Whether nothing is given up, since it is not known what tags keep.
+    pub(in crate::cache) fn holds_everything(&self) -> bool {
+        self.held.is_none()
+    }
+
     /// The object in a place of the table, if it is garbage and nobody fills it.
     pub(in crate::cache) fn garbage_at(&self, handle: Handle) -> Option<ObjectId> {
+        self.held.as_ref()?;
         let slot = self.slots.get(at(handle)).filter(|slot| slot.is_here)?;
         let filling = self.active.get(&handle).is_some_and(|active| active.filling);
         (self.order.standing(handle) == Some(Standing::Garbage) && !filling).then_some(slot.object)
