@@ -146,15 +146,23 @@ impl ServerCertVerifier for Verifier {
 pub(crate) fn reason_of(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     loop {
-        let inside = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = inside.and_then(|inside| inside.downcast_ref::<rustls::Error>());
-        if let Some(words) = tls.or_else(|| cause.downcast_ref()).and_then(words) {
+        if let Some(words) = tls_error_in(cause).and_then(words) {
             return words;
         }
         match cause.source() {
             Some(inner) => cause = inner,
             None => return cause.to_string(),
         }
+    }
+}
+
+/// An error of TLS, in however many of the system's errors it is wrapped: what is inside of those is no `source` of theirs.
+fn tls_error_in<'a>(mut error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    loop {
+        if let Some(tls) = error.downcast_ref() {
+            return Some(tls);
+        }
+        error = error.downcast_ref::<io::Error>()?.get_ref()?;
     }
 }
 
@@ -200,7 +208,10 @@ mod tests {
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
         let verified = verifier.verify_server_cert(&shown, &[], &name, &[], now);
-        verified.map(drop).map_err(|error| reason_of(&io::Error::other(error)))
+        // Connectors wrap it once more, or twice.
+        verified
+            .map(drop)
+            .map_err(|error| reason_of(&io::Error::other(io::Error::other(error))))
     }
 
     #[test]
