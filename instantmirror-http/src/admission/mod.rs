@@ -384,15 +384,17 @@ impl Place {
         self.seat.is_reserved()
     }
 
-    /// Waits for a place that a reader may have. Returns whether there is one; if not, the reader is to be turned away.
+    /// Waits for a place that a reader may have. Returns whether there is one; if not, the reader is to be turned away. Any
+    /// number of requests of one connection may wait. Cancellation safe: one that is dropped queues no longer.
     pub(crate) async fn settle(&self) -> bool {
         let admission = &self.admission;
-        let mut verdict = {
+        let (ticket, mut verdict) = {
             let mut room = admission.room();
-            let verdict = room.settle(self.id, admission.micros());
+            let settled = room.settle(self.id, admission.micros());
             admission.tell(&mut room);
-            verdict
+            settled
         };
+        let _queues = Queues { place: self, ticket };
         let until = Instant::now() + QUEUE_TIME;
         loop {
             // Without a verdict the server is gone.
@@ -401,12 +403,24 @@ impl Place {
             }
             let mut room = admission.room();
             if Instant::now() >= until {
-                room.gives_up(self.id);
+                room.gives_up(self.id, ticket);
                 return !self.is_reserved();
             }
             room.promote(admission.micros());
             admission.0.owed.store(room.queued(), Ordering::Relaxed);
         }
+    }
+}
+
+/// A request that queues for a place, until it is dropped.
+struct Queues<'a> {
+    place: &'a Place,
+    ticket: u64,
+}
+
+impl Drop for Queues<'_> {
+    fn drop(&mut self) {
+        self.place.admission.room().withdraws(self.place.id, self.ticket);
     }
 }
 
@@ -417,5 +431,42 @@ impl Drop for Place {
         if admission.0.waiting.load(Ordering::Relaxed) > 0 {
             admission.0.freed.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    /// A client of HTTP/2 cancels what it asked for, again and again.
+    #[tokio::test]
+    async fn a_request_that_is_cancelled_queues_no_longer() {
+        let admission = Admission::new(&Limits {
+            connections_max: 16,
+            ..Limits::default()
+        });
+        let mut busy = Vec::new();
+        for _ in 0..16 {
+            let place = admission.admit(None).await.unwrap();
+            place.works();
+            busy.push(place);
+        }
+        let reader = busy.pop().unwrap();
+        assert!(reader.is_reserved());
+        let mut kept = Box::pin(reader.settle());
+        assert_eq!(kept.as_mut().now_or_never(), None);
+        for _ in 0..100 {
+            assert_eq!(reader.settle().now_or_never(), None);
+        }
+        assert_eq!(admission.stats().queued, 1);
+        assert_eq!(admission.room().waiting(), 1);
+        busy.pop();
+        assert!(kept.await && !reader.is_reserved());
+        assert_eq!(reader.settle().now_or_never(), Some(true));
+        drop(reader);
+        let stats = admission.stats();
+        assert_eq!((stats.open, stats.queued, stats.turned_away), (14, 0, 0));
     }
 }

@@ -5,7 +5,10 @@
 //! first request decides: one of the nodes' API is answered, any other one queues for a common place, and the one that
 //! queues longest is turned away when even the reserved places run out. So readers cannot shut out nodes.
 //!
-//! Invariant: `common + reserved` is the number of connections that are not about to close.
+//! Several requests of one connection may queue at a time (HTTP/2). What gets a place, or is turned away, is the connection.
+//!
+//! Invariants: `common + reserved` is the number of connections that are not about to close. Those that queue, and no
+//! others, have requests that wait, and they are at reserved places.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -59,12 +62,14 @@ struct Connected {
     seat: Arc<Seat>,
     part: Part,
     address: Option<IpAddr>,
+    /// Its requests that wait for a common place.
+    waiting: Vec<Waiting>,
 }
 
-/// A reader that queues for a common place. It is sent whether it got one.
+/// A request of a reader that waits for a common place. It is sent whether its connection got one.
 #[derive(Debug)]
-struct Queued {
-    id: u64,
+struct Waiting {
+    ticket: u64,
     verdict: oneshot::Sender<bool>,
 }
 
@@ -107,7 +112,9 @@ pub(super) struct Room {
     common: usize,
     reserved: usize,
     refused: usize,
-    queue: VecDeque<Queued>,
+    /// Connections of readers that want a common place.
+    queue: VecDeque<u64>,
+    next_ticket: u64,
     found_common: Found,
     found_reserved: Found,
     by_address: HashMap<IpAddr, BTreeMap<u64, Arc<Seat>>>,
@@ -129,6 +136,7 @@ impl Room {
             reserved: 0,
             refused: 0,
             queue: VecDeque::new(),
+            next_ticket: 0,
             found_common: Found::default(),
             found_reserved: Found::default(),
             by_address: HashMap::new(),
@@ -160,9 +168,15 @@ impl Room {
         seats.filter(|seat| seat.waits_since().is_some()).count()
     }
 
-    /// Readers that queue.
+    /// Connections of readers that queue.
     pub(super) fn queued(&self) -> usize {
         self.queue.len()
+    }
+
+    /// Their requests.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.connected.values().map(|one| one.waiting.len()).sum()
     }
 
     /// What is to be logged since the last call.
@@ -214,6 +228,7 @@ impl Room {
             seat: Arc::clone(&seat),
             part,
             address,
+            waiting: Vec::new(),
         };
         self.count(part, 1);
         self.connected.insert(id, connected);
@@ -251,8 +266,8 @@ impl Room {
             return;
         };
         self.count(connected.part, -1);
-        if connected.part == Part::Reserved {
-            self.queue.retain(|queued| queued.id != id);
+        if !connected.waiting.is_empty() {
+            self.queue.retain(|queued| *queued != id);
         }
         self.forget_address(id, connected.address);
         if self.open() < self.max - self.max / 8 {
@@ -272,64 +287,103 @@ impl Room {
         }
     }
 
-    /// A connection that was told to leave has been asked for something in the same moment: it counts until it has answered.
+    /// A connection that was told to leave has been asked for something in the same moment: it counts until it has answered,
+    /// where it counted before.
     pub(super) fn stays(&mut self, id: u64) {
         if let Some(connected) = self.connected.get_mut(&id)
             && connected.part == Part::Leaving
         {
-            connected.part = Part::Common;
-            connected.seat.is_promoted();
-            self.common += 1;
+            let part = if connected.seat.is_reserved() {
+                Part::Reserved
+            } else {
+                Part::Common
+            };
+            connected.part = part;
+            self.count(part, 1);
         }
     }
 
-    /// A reader at a reserved place asks for a common one. The receiver hears whether it gets one.
-    pub(super) fn settle(&mut self, id: u64, now: Micros) -> oneshot::Receiver<bool> {
+    /// A request of a reader at a reserved place asks for a common one. Returns its ticket, and what hears whether its
+    /// connection gets one.
+    pub(super) fn settle(&mut self, id: u64, now: Micros) -> (u64, oneshot::Receiver<bool>) {
         let (verdict, receiver) = oneshot::channel();
-        self.queue.push_back(Queued { id, verdict });
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let Some(connected) = self.connected.get_mut(&id) else {
+            return (ticket, receiver);
+        };
+        if connected.part != Part::Reserved {
+            // Another request of the same connection was faster.
+            let _ = verdict.send(connected.part == Part::Common);
+            return (ticket, receiver);
+        }
+        if connected.waiting.is_empty() {
+            self.queue.push_back(id);
+        }
+        connected.waiting.push(Waiting { ticket, verdict });
         self.promote(now);
         if !self.queue.is_empty() {
             self.say_full(now);
         }
-        receiver
+        (ticket, receiver)
     }
 
-    /// It has queued for long enough.
-    pub(super) fn gives_up(&mut self, id: u64) {
-        let before = self.queue.len();
-        self.queue.retain(|queued| queued.id != id);
-        if self.queue.len() < before {
+    /// A request has queued for long enough.
+    pub(super) fn gives_up(&mut self, id: u64, ticket: u64) {
+        if self.withdraws(id, ticket) {
             self.tally.turned_away += 1;
         }
+    }
+
+    /// A request wants no place any more. Returns whether it waited for one.
+    pub(super) fn withdraws(&mut self, id: u64, ticket: u64) -> bool {
+        let Some(connected) = self.connected.get_mut(&id) else {
+            return false;
+        };
+        let before = connected.waiting.len();
+        connected.waiting.retain(|waiting| waiting.ticket != ticket);
+        let has_waited = connected.waiting.len() < before;
+        if has_waited && connected.waiting.is_empty() {
+            self.queue.retain(|queued| *queued != id);
+        }
+        has_waited
     }
 
     /// Gives common places to readers that queue for them, as far as there are any.
     pub(super) fn promote(&mut self, now: Micros) {
         while !self.queue.is_empty() && self.has_common_place(now) {
-            let Some(queued) = self.queue.pop_front() else { break };
-            let Some(connected) = self.connected.get_mut(&queued.id) else {
-                continue;
-            };
-            connected.part = Part::Common;
-            connected.seat.is_promoted();
-            self.reserved = self.reserved.saturating_sub(1);
-            self.common += 1;
-            // One that has just ended gives its place back when it is released.
-            let _ = queued.verdict.send(true);
+            self.unqueue(Part::Common);
         }
     }
 
     /// Turns the reader away that queues longest; its place is free then.
     fn turn_away(&mut self) -> bool {
-        let Some(queued) = self.queue.pop_front() else {
+        self.unqueue(Part::Leaving)
+    }
+
+    /// Has the connection that queues longest count there from now on, and tells its requests. Returns whether one queued.
+    fn unqueue(&mut self, part: Part) -> bool {
+        let Some(id) = self.queue.pop_front() else {
             return false;
         };
-        if let Some(connected) = self.connected.get_mut(&queued.id) {
-            connected.part = Part::Leaving;
-            self.reserved = self.reserved.saturating_sub(1);
+        let Some(connected) = self.connected.get_mut(&id) else {
+            return true;
+        };
+        let before = std::mem::replace(&mut connected.part, part);
+        let waiting = std::mem::take(&mut connected.waiting);
+        if part == Part::Common {
+            connected.seat.is_promoted();
+        } else {
+            // One of HTTP/2 would stay open behind its answers.
+            connected.seat.tell_anyway();
+            self.tally.turned_away += waiting.len() as u64;
         }
-        self.tally.turned_away += 1;
-        let _ = queued.verdict.send(false);
+        self.count(before, -1);
+        self.count(part, 1);
+        for one in waiting {
+            // One that has just ended does not hear it.
+            let _ = one.verdict.send(part == Part::Common);
+        }
         true
     }
 
@@ -408,6 +462,9 @@ impl Room {
         }
         let part = std::mem::replace(&mut connected.part, Part::Leaving);
         let address = connected.address.take();
+        if !std::mem::take(&mut connected.waiting).is_empty() {
+            self.queue.retain(|queued| *queued != id);
+        }
         self.count(part, -1);
         self.forget_address(id, address);
         true

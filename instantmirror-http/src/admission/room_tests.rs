@@ -90,7 +90,7 @@ fn readers_queue_where_nodes_pass() {
     assert!(of_node.is_reserved() && of_reader.is_reserved());
     of_node.works();
     of_reader.works();
-    let mut verdict = room.settle(reader, 0);
+    let (_, mut verdict) = room.settle(reader, 0);
     assert!(verdict.try_recv().is_err());
     assert_eq!((room.queued(), room.take_notices()), (1, vec![Notice::Full]));
     // The reader that queues gives way to whom comes next, which may be a node.
@@ -99,7 +99,7 @@ fn readers_queue_where_nodes_pass() {
     assert_eq!((room.open(), room.tally.turned_away), (32, 1));
     room.release(reader, 0);
     of_other.works();
-    let mut verdict = room.settle(other, 0);
+    let (_, mut verdict) = room.settle(other, 0);
     // The next place that comes free is its own.
     room.release(busy.remove(0), 0);
     assert_eq!(verdict.try_recv(), Ok(true));
@@ -109,10 +109,83 @@ fn readers_queue_where_nodes_pass() {
     assert_eq!((room.common, room.reserved), (30, 0));
     // Who has waited for long enough is not turned away twice.
     let (late, _) = place(&mut room, None, 0);
-    let _verdict = room.settle(late, 0);
-    room.gives_up(late);
-    room.gives_up(late);
+    let (ticket, _verdict) = room.settle(late, 0);
+    room.gives_up(late, ticket);
+    room.gives_up(late, ticket);
     assert_eq!((room.queued(), room.tally.turned_away), (0, 2));
+}
+
+/// As many connections at work as there are common places, and the first of them.
+fn full_of_readers(max: usize) -> (Room, u64) {
+    let mut room = Room::new(max, None);
+    for _ in 0..room.common_max() {
+        place(&mut room, None, 0).1.works();
+    }
+    (room, 0)
+}
+
+#[test]
+fn requests_of_one_connection_queue_together_and_take_one_place() {
+    let (mut room, first) = full_of_readers(32);
+    let (reader, seat) = place(&mut room, None, 0);
+    seat.works();
+    let mut waiting: Vec<_> = (0..3).map(|_| room.settle(reader, 0)).collect();
+    assert_eq!(room.queued(), 1);
+    // One that is cancelled waits no more, and the others do.
+    let (cancelled, _) = waiting.remove(1);
+    assert!(room.withdraws(reader, cancelled) && !room.withdraws(reader, cancelled));
+    assert_eq!(room.queued(), 1);
+    room.release(first, 0);
+    for (_, verdict) in &mut waiting {
+        assert_eq!(verdict.try_recv(), Ok(true));
+    }
+    assert_eq!((room.common, room.reserved, room.queued()), (30, 0, 0));
+    let (_, mut late) = room.settle(reader, 0);
+    assert_eq!(late.try_recv(), Ok(true), "it has a common place already");
+    room.release(reader, 0);
+    assert_eq!((room.common, room.reserved), (29, 0));
+}
+
+#[test]
+fn requests_that_are_cancelled_leave_the_queue() {
+    let (mut room, first) = full_of_readers(32);
+    let (gone, _) = place(&mut room, None, 0);
+    let (reader, _) = place(&mut room, None, 0);
+    let (ticket, _) = room.settle(gone, 0);
+    let (_, mut verdict) = room.settle(reader, 0);
+    room.withdraws(gone, ticket);
+    assert_eq!((room.queued(), room.tally.turned_away), (1, 0));
+    room.release(first, 0);
+    assert_eq!(verdict.try_recv(), Ok(true));
+    assert_eq!((room.common, room.reserved), (30, 1));
+}
+
+#[test]
+fn a_connection_that_is_turned_away_is_told_to_leave_and_counts_once() {
+    let (mut room, first) = full_of_readers(32);
+    let (reader, seat) = place(&mut room, None, 0);
+    let (_, of_node) = place(&mut room, None, 0);
+    of_node.works();
+    seat.works();
+    let mut waiting: Vec<_> = (0..3).map(|_| room.settle(reader, 0)).collect();
+    let (newcomer, _) = place(&mut room, None, 0);
+    for (_, verdict) in &mut waiting {
+        assert_eq!(verdict.try_recv(), Ok(false));
+    }
+    assert!(seat.is_told());
+    assert_eq!((room.common, room.reserved, room.tally.turned_away), (30, 2, 3));
+    let (_, mut late) = room.settle(reader, 0);
+    assert_eq!((late.try_recv(), room.queued()), (Ok(false), 0));
+    // What it asks for in that moment is not answered before others, but counts.
+    assert!(seat.works());
+    room.stays(reader);
+    let (_, mut late) = room.settle(reader, 0);
+    assert!(seat.is_reserved() && late.try_recv().is_err());
+    assert_eq!((room.common, room.reserved), (30, 3));
+    room.release(reader, 0);
+    room.release(newcomer, 0);
+    room.release(first, 0);
+    assert_eq!((room.common, room.reserved, room.queued()), (29, 1, 0));
 }
 
 #[test]

@@ -520,10 +520,17 @@ impl Connection {
         self.patience.lasts(LINGER_TIME);
         self.place.waits(Instant::now());
         let (place, mut read) = (Arc::clone(&self.place), 0);
+        // One that was told before counts no more, and takes the place of nobody.
+        let was_told = place.is_told();
         while read < LINGER_BYTES_MAX {
             self.input.clear();
-            let Some(filled) = place.unless_told(self.fill()).await else {
-                break;
+            let filled = if was_told {
+                self.fill().await
+            } else {
+                let Some(filled) = place.unless_told(self.fill()).await else {
+                    break;
+                };
+                filled
             };
             match filled? {
                 Filled::Bytes => read += self.input.len(),
