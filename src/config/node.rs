@@ -215,14 +215,14 @@ impl Checked for NodeConfig {
         surroundings::check_addresses(&self.addresses(), report);
         surroundings::check_cache(&self.cache.dir, report);
         surroundings::check_socket(&self.control_socket(), Some(&self.cache.dir), report);
-        report.check("outgoing", self.outgoing.load(&self.peers.policy()).map(drop));
+        let policy = self.peers.policy();
+        self.outgoing.check_files("outgoing", &policy, report);
         if let Some(outgoing) = &self.peers.outgoing {
-            report.check("peers.outgoing", outgoing.load(&self.peers.policy()).map(drop));
+            outgoing.check_files("peers.outgoing", &policy, report);
         }
         for (at, repository) in self.repositories.iter().enumerate() {
             if let Some(outgoing) = &repository.outgoing {
-                let loaded = outgoing.load(&self.peers.policy()).map(drop);
-                report.check(&format!("repository.{at}.outgoing"), loaded);
+                outgoing.check_files(&format!("repository.{at}.outgoing"), &policy, report);
             }
             let Some(file) = &repository.token_file else { continue };
             let token = crate::node::check_token(file).map_err(|error| crate::daemon::explain(&error));

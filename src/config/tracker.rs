@@ -275,7 +275,7 @@ impl Checked for TrackerConfig {
         surroundings::check_addresses(&self.http.addresses(), report);
         surroundings::check_addresses(&self.datagram_addresses(), report);
         surroundings::check_socket(&self.control_socket(), None, report);
-        report.check("outgoing", self.outgoing.load(&AddressPolicy::default()).map(drop));
+        self.outgoing.check_files("outgoing", &AddressPolicy::default(), report);
         if let Some(dir) = &self.torrents.dir {
             surroundings::check_directory("torrents.dir", dir, report);
         }

@@ -506,7 +506,7 @@ fn who_we_are_is_shown_to_the_masters_host_alone_wherever_it_sends_us() {
         }
     }
     // A key that others can read is refused before anything is sent.
-    std::fs::set_permissions(&client_key, std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::fs::set_permissions(&client_key, std::fs::Permissions::from_mode(0o644)).unwrap();
     let node = Node::configure(&dir, "https://127.0.0.1:1", &master.key, &["r"], "10 GiB");
     let outgoing = format!("[outgoing]\nclient_certificate = {client:?}\nclient_key = {client_key:?}\n");
     configure(&node, &outgoing, |text| text);
