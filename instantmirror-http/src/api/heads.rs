@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
 use instantmirror_core::head::SignedHead;
 use instantmirror_core::heads::{self, HeadMarksError, HeadQuestion};
@@ -60,11 +61,12 @@ pub(super) async fn head(
     )
 }
 
-/// `POST heads`.
+/// `POST heads`. Anybody may ask for many repositories, and thousands may wait: while one does, it holds no more than what can
+/// move here.
 pub(super) async fn moved(
     node_api: &dyn NodeApi,
     request: &Request<'_>,
-    body: &[u8],
+    body: Bytes,
     sight: &Sight,
     stopping: &Stopping,
 ) -> Answer {
@@ -72,7 +74,7 @@ pub(super) async fn moved(
     let Some(wait) = wait_of(query) else {
         return error(StatusCode::BAD_REQUEST, "'wait' is a number of seconds");
     };
-    let question = match HeadQuestion::decode(body) {
+    let question = match HeadQuestion::decode(&body) {
         Ok(question) => question,
         Err(wrong) => {
             let is_long = wrong == HeadMarksError::Count && !body.is_empty();
@@ -84,8 +86,13 @@ pub(super) async fn moved(
             return error(status, &wrong.to_string());
         }
     };
+    drop(body);
     sight.polled(&request.client, id_in(query), &question);
-    let moved = within(wait, node_api.heads_moved(&question.known), stopping).await;
+    let HeadQuestion { mut known, pending } = question;
+    drop(pending);
+    // While a server runs no repository comes to be.
+    known.retain(|repository, mark| *mark != HeadMark::Absent || node_api.head_mark(repository) != HeadMark::Absent);
+    let moved = within(wait, node_api.heads_moved(&known), stopping).await;
     moved.map_or_else(|over| over, |moved| marks(&moved))
 }
 

@@ -143,7 +143,7 @@ impl Api {
         stopping: &Stopping,
     ) -> Answer {
         if path.as_str() == HEADS {
-            return self.answer_heads(request, &body, stopping).await;
+            return self.answer_heads(request, body, stopping).await;
         }
         let (repository, call) = match Call::parse(path) {
             Some(Ok(parsed)) => parsed,
@@ -206,7 +206,7 @@ impl Api {
     }
 
     /// The one call that is not about one repository: which of many have another head than the asker knows.
-    async fn answer_heads(&self, request: &Request<'_>, body: &[u8], stopping: &Stopping) -> Answer {
+    async fn answer_heads(&self, request: &Request<'_>, body: Bytes, stopping: &Stopping) -> Answer {
         if let Some(answer) = answer_method(&request.method, true) {
             return answer;
         }
@@ -290,7 +290,62 @@ fn snapshot(catalogs: &dyn Catalogs, repository: &RepoName, id: SnapshotId) -> A
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use futures_util::FutureExt as _;
+    use instantmirror_core::memory::{MemoryCache, Nothing};
+    use instantmirror_core::{HeadMark, HeadMarks};
+
     use super::*;
+
+    /// Has one repository, whose head does not move, and writes down what it is asked.
+    #[derive(Debug, Default)]
+    struct One(Mutex<HeadMarks>);
+
+    #[async_trait::async_trait]
+    impl NodeApi for One {
+        async fn head_after(&self, _: &RepoName, _: u64) -> Option<Arc<instantmirror_core::head::SignedHead>> {
+            std::future::pending().await
+        }
+
+        fn head_mark(&self, repository: &RepoName) -> HeadMark {
+            match repository.as_str() {
+                "debian" => HeadMark::Sequence(4),
+                _ => HeadMark::Absent,
+            }
+        }
+
+        async fn heads_moved(&self, known: &HeadMarks) -> HeadMarks {
+            *self.0.lock().unwrap() = known.clone();
+            std::future::pending().await
+        }
+    }
+
+    /// Thousands may wait, whoever they are.
+    #[tokio::test(start_paused = true)]
+    async fn a_poll_that_waits_holds_neither_its_question_nor_names_of_nothing() {
+        let one = Arc::new(One::default());
+        let api = Api::new(one.clone(), Arc::new(MemoryCache::new(None)));
+        let lines: String = (0..1000).map(|number| format!("r{number} - pending\n")).collect();
+        let sent = Arc::new(format!("debian 4\n{lines}"));
+        struct Sent(Arc<String>);
+        impl AsRef<[u8]> for Sent {
+            fn as_ref(&self) -> &[u8] {
+                self.0.as_bytes()
+            }
+        }
+        let body = Bytes::from_owner(Sent(Arc::clone(&sent)));
+        let (uri, headers) = (http::Uri::from_static("/.im/v1/heads?wait=5"), http::HeaderMap::new());
+        let request = Request::new(&Method::POST, &uri, &headers);
+        let path = RepoPath::new(HEADS).unwrap();
+        let stopping = Stopping::never();
+        let mut answer = Box::pin(api.answer(&Nothing, &request, &path, body, &stopping));
+        assert!(answer.as_mut().now_or_never().is_none());
+        assert_eq!(Arc::strong_count(&sent), 1, "the body is gone");
+        let asked = HeadMarks::from([("debian".parse().unwrap(), HeadMark::Sequence(4))]);
+        assert_eq!(*one.0.lock().unwrap(), asked);
+        assert_eq!(answer.await.status(), StatusCode::NO_CONTENT);
+    }
 
     #[test]
     fn calls_are_taken_apart() {
