@@ -2,7 +2,8 @@
 //!
 //! Key decision: the poll that waits longest is answered at once, as if its time were over, and the new one waits in its
 //! place. Reason: its node asks again and misses nothing, while a new one that is refused might be a node that asks
-//! for the first time. Only if even the oldest has just begun, the new one is told to come later.
+//! for the first time. Only if even the oldest has just begun, the new one is told to come later, unless it is of a node that
+//! its token proves: those are few, and wait beside the others.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,16 +56,19 @@ pub(crate) struct PollPlace {
 }
 
 impl Polls {
-    /// A place for one that begins to wait, of `max` at a time.
+    /// A place for one that begins to wait, of `max` at a time. `may_exceed`: it gets one whatever others do.
     ///
     /// # Errors
     /// When it is to ask again.
-    pub(crate) fn enter(self: &Arc<Self>, max: usize, now: Instant) -> Result<PollPlace, Duration> {
+    pub(crate) fn enter(self: &Arc<Self>, max: usize, may_exceed: bool, now: Instant) -> Result<PollPlace, Duration> {
         let mut waiting = self.waiting();
         while waiting.polls.len() >= max.max(1) {
             waiting.warn(max, now);
             let oldest = waiting.polls.first_entry();
             let Some(oldest) = oldest.filter(|oldest| now - oldest.get().begun >= POLL_TIME_MIN) else {
+                if may_exceed {
+                    break;
+                }
                 waiting.counts.refused += 1;
                 return Err(POLL_TIME_MIN);
             };
@@ -139,13 +143,13 @@ mod tests {
     async fn the_oldest_gives_way_once_it_has_waited_for_a_while() {
         let polls = Arc::new(Polls::default());
         let begun = Instant::now();
-        let mut first = polls.enter(2, begun).unwrap();
-        let mut second = polls.enter(2, begun + Duration::from_secs(1)).unwrap();
+        let mut first = polls.enter(2, false, begun).unwrap();
+        let mut second = polls.enter(2, false, begun + Duration::from_secs(1)).unwrap();
         assert_eq!(
-            polls.enter(2, begun + Duration::from_secs(4)).unwrap_err(),
+            polls.enter(2, false, begun + Duration::from_secs(4)).unwrap_err(),
             POLL_TIME_MIN
         );
-        let third = polls.enter(2, begun + Duration::from_secs(5)).unwrap();
+        let third = polls.enter(2, false, begun + Duration::from_secs(5)).unwrap();
         assert!(first.ends().now_or_never().is_some() && second.ends().now_or_never().is_none());
         let counts = PollCounts {
             waiting: 2,
@@ -156,8 +160,23 @@ mod tests {
         drop((first, second));
         assert_eq!(polls.counts().waiting, 1);
         // Fewer may be allowed while they wait; one always may.
-        assert!(polls.enter(0, begun + Duration::from_secs(20)).is_ok());
+        assert!(polls.enter(0, false, begun + Duration::from_secs(20)).is_ok());
         drop(third);
         assert_eq!((polls.counts().waiting, polls.counts().shortened), (0, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_waits_beside_strangers_that_have_just_come() {
+        let polls = Arc::new(Polls::default());
+        let begun = Instant::now();
+        let mut stranger = polls.enter(1, false, begun).unwrap();
+        let mut node = polls.enter(1, true, begun).unwrap();
+        assert!(stranger.ends().now_or_never().is_none());
+        assert!(polls.enter(1, false, begun).is_err());
+        assert_eq!((polls.counts().waiting, polls.counts().refused), (2, 1));
+        // Later there is room for as many as ever.
+        let _other = polls.enter(1, false, begun + POLL_TIME_MIN).unwrap();
+        assert!(stranger.ends().now_or_never().is_some() && node.ends().now_or_never().is_some());
+        assert_eq!((polls.counts().waiting, polls.counts().shortened), (1, 2));
     }
 }

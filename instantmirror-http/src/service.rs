@@ -396,19 +396,24 @@ impl Service {
         };
         let answer = api.answer(self.catalogs.as_ref(), request, &path.path, body, stopping);
         if api::may_wait(&path.path, request.query) {
-            self.poll(answer).await
+            let is_of_node = api.is_of_node(&request.fields, &request.client);
+            self.poll(answer, is_of_node).await
         } else {
             answer.await
         }
     }
 
-    /// Waits for the answer to a long poll, among as many as may wait.
-    async fn poll(&self, answer: impl Future<Output = Answer>) -> Answer {
+    /// Waits for the answer to a long poll, among as many as may wait. A node that its token proves is never told to come
+    /// later.
+    async fn poll(&self, answer: impl Future<Output = Answer>, is_of_node: bool) -> Answer {
         let mut answer = std::pin::pin!(answer);
         if let Poll::Ready(answer) = futures_util::poll!(answer.as_mut()) {
             return answer;
         }
-        let mut place = match self.polls.enter(self.polls_max, tokio::time::Instant::now()) {
+        let mut place = match self
+            .polls
+            .enter(self.polls_max, is_of_node, tokio::time::Instant::now())
+        {
             Ok(place) => place,
             Err(wait) => {
                 let text = "too many mirrors wait for news; ask again later";

@@ -108,7 +108,7 @@ fn id_in(query: &str) -> Option<u64> {
 }
 
 /// How long to wait; `None` if the query says what cannot be understood.
-fn wait_of(query: &str) -> Option<Duration> {
+pub(super) fn wait_of(query: &str) -> Option<Duration> {
     query_value(query, "wait").map_or(Some(LONG_POLL_MAX), |text| {
         number(text).map(|seconds| Duration::from_secs(seconds).min(LONG_POLL_MAX))
     })

@@ -94,6 +94,9 @@ pub(crate) fn is_api(path: &RepoPath) -> bool {
 
 /// Whether a request may wait for news: a long poll, about one repository or many.
 pub(crate) fn may_wait(path: &RepoPath, query: &str) -> bool {
+    if heads::wait_of(query).is_some_and(|wait| wait.is_zero()) {
+        return false;
+    }
     let parts: Vec<&str> = path.components().collect();
     match parts.as_slice() {
         [".im", "v1", "heads"] => true,
@@ -345,6 +348,19 @@ mod tests {
         let asked = HeadMarks::from([("debian".parse().unwrap(), HeadMark::Sequence(4))]);
         assert_eq!(*one.0.lock().unwrap(), asked);
         assert_eq!(answer.await.status(), StatusCode::NO_CONTENT);
+    }
+
+    #[test]
+    fn a_poll_of_no_seconds_does_not_wait() {
+        let heads = RepoPath::new(HEADS).unwrap();
+        let head = RepoPath::new(".im/v1/debian/head").unwrap();
+        for query in ["after=1", "after=1&wait=1", "after=1&wait=x"] {
+            assert!(may_wait(&heads, query) && may_wait(&head, query), "{query}");
+        }
+        for query in ["after=1&wait=0", "wait=00&after=1"] {
+            assert!(!may_wait(&heads, query) && !may_wait(&head, query), "{query}");
+        }
+        assert!(may_wait(&heads, "") && !may_wait(&head, ""));
     }
 
     #[test]
