@@ -277,17 +277,22 @@ async fn long_polls_leave_room_for_readers() {
     };
     tokio::time::timeout(SOON, waiting).await.unwrap();
     // One that comes at once is to come later; one that comes later takes the place of the first.
-    let mut shortened = None;
+    let mut refused = 0;
     while setting.server.service.stats().polls_shortened == 0 {
         let reply = tokio::time::timeout(Duration::from_secs(1), poll()).await;
         if let Ok(reply) = reply {
             let reply = reply.unwrap();
             assert_eq!((reply.status, reply.header("retry-after")), (503, "5"));
-            shortened = Some(reply);
+            refused += 1;
         }
     }
-    assert!(shortened.is_some());
-    assert_eq!(polls.into_iter().next().unwrap().await.unwrap().status, 204);
+    // None, if this machine did nothing for so long.
+    assert!(setting.server.service.stats().polls_refused >= refused);
+    let (first, _, _) = futures_util::future::select_all(polls).await;
+    assert_eq!(first.unwrap().status, 204);
+    // One that does not wait needs no place.
+    let reply = get(address, "/.im/v1/debian/head?after=1&wait=0").await;
+    assert_eq!(reply.status, 204);
     assert_eq!(
         get(address, "/.im/v1/debian/head?after=0").await.status,
         200,
@@ -440,13 +445,14 @@ async fn a_trusted_proxy_is_limited_as_those_it_asks_for() {
     }
     // Those in one network of IPv6 count together, however many addresses they take.
     let mut statuses = Vec::new();
-    for host in 0..8 {
+    while statuses.last() != Some(&429) {
+        let host = statuses.len();
+        assert!(host < 10_000, "nothing is limited");
         let client = format!("GET {SMALL} HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 2001:db8:9:9::{host}\r\n\r\n");
         connections[0].send(client.as_bytes()).await.unwrap();
         statuses.push(connections[0].answer(false).await.unwrap().status);
     }
     assert_eq!(statuses[..4], [200; 4]);
-    assert!(statuses[4..].contains(&429), "{statuses:?}");
     // The proxy itself may ask as it likes.
     for _ in 0..8 {
         assert_eq!(ask(&mut connections[0], SMALL).await.unwrap().status, 200);
