@@ -449,6 +449,36 @@ fn a_purge_leaves_no_byte_of_what_is_refused_in_any_file() {
 }
 
 #[test]
+fn a_damaged_segment_header_costs_a_purge_and_a_compaction_no_record() {
+    let pristine = SimDisk::new();
+    let model = seed_store(&pristine);
+    let path = find_file(&pristine, "seg-00000001");
+    // The magic, and the number; a version that is not ours is refused.
+    for at in [0, 7, 12] {
+        let disk = pristine.crash(0);
+        disk.tamper(&path, |bytes| bytes[at] ^= 1).unwrap();
+        let store = open(&disk).unwrap();
+        assert!(model.keys().any(|key| store.get(key).is_err()), "byte {at}");
+        let done = store.purge(&|_| true).unwrap();
+        assert!(done.copied_bytes > 0 && done.damaged == 0, "byte {at}: {done:?}");
+        assert_eq!(contents(&store), model, "byte {at}");
+        assert!(disk.metadata(&path).is_err(), "byte {at}: the damaged file is gone");
+        drop(store);
+        assert_eq!(contents(&open(&disk.crash(1)).unwrap()), model, "byte {at}");
+
+        // So little of it lives that it is rewritten for the space.
+        let disk = pristine.crash(0);
+        disk.tamper(&path, |bytes| bytes[at] ^= 1).unwrap();
+        let store = open(&disk).unwrap();
+        let some = |key: &Key| key[0] < 64;
+        let done = store.compact(&some).unwrap();
+        assert!(done.copied_bytes > 0 && done.damaged == 0, "byte {at}: {done:?}");
+        let few: Model = model.clone().into_iter().filter(|(key, _)| some(key)).collect();
+        assert_eq!(contents(&store), few, "byte {at}");
+    }
+}
+
+#[test]
 fn readers_that_look_at_the_same_moment_all_see_a_new_batch() {
     const READERS: usize = 8;
     const ROUNDS: u64 = 2000;
