@@ -3,8 +3,9 @@
 //! Refusing is the safe choice. Changing the owner of what is written would have to be right for each file, at each crash, and
 //! for the modes that a umask leaves; a process that changes its own user half-way holds rights that it should not have.
 //!
-//! Some file systems give all files one owner, whoever makes them (CIFS, exFAT and vfat with `uid=`, NFS with `root_squash`).
-//! There nothing is said by who owns a directory, and nothing that root makes is root's: it may go on.
+//! Some file systems give all files one owner, whoever makes them (CIFS, exFAT and vfat with `uid=`, NFS with `all_squash`).
+//! There nothing is said by who owns a directory, and what root makes is the directory's owner's: it may go on. NFS with
+//! `root_squash` gives root's files alone to somebody else, whom the daemon's user does not know either: root is refused.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -22,10 +23,18 @@ const LOST_AND_FOUND: &str = "lost+found";
 /// Of a file that finds out who owns what is made in a directory.
 const PROBE: &str = ".owner-probe";
 
-/// Whether the file system gives what this process makes in `dir` to somebody else. False if nothing can be made there. A file
-/// without a name is made where that is possible, else one is made and removed.
+/// Whether the file system gives what this process makes in `dir` to the owner of `dir`, another user. False if nothing can be
+/// made there. A file without a name is made where that is possible, else one is made and removed.
 pub(super) fn is_forced(dir: &Path) -> bool {
-    owner_of_new(dir).is_ok_and(|owner| owner != rustix::process::geteuid().as_raw())
+    let (Ok(made), Ok(meta)) = (owner_of_new(dir), std::fs::metadata(dir)) else {
+        return false;
+    };
+    goes_to_the_owner(made, meta.uid(), rustix::process::geteuid().as_raw())
+}
+
+/// Whether what user `own` made, and `made` owns, went to the `owner` of the directory instead.
+fn goes_to_the_owner(made: u32, owner: u32, own: u32) -> bool {
+    made != own && made == owner
 }
 
 fn owner_of_new(dir: &Path) -> rustix::io::Result<u32> {
@@ -129,6 +138,19 @@ mod tests {
         assert!(!is_forced(&dir.path().join("absent")));
         // Where no file without a name can be made, one with a name tells it: what the kernel makes of `/proc` is never ours to make.
         assert!(owner_of_new(Path::new("/proc/self")).is_err());
+    }
+
+    #[test]
+    fn only_what_goes_to_the_directorys_owner_is_forced() {
+        const NOBODY: u32 = 65534;
+        assert!(goes_to_the_owner(77, 77, 0), "CIFS with `uid=77`");
+        assert!(!goes_to_the_owner(0, 77, 0), "an ordinary file system");
+        assert!(
+            !goes_to_the_owner(NOBODY, 77, 0),
+            "NFS with `root_squash`: not the daemon's"
+        );
+        assert!(goes_to_the_owner(NOBODY, NOBODY, 0), "NFS with `all_squash`");
+        assert!(!goes_to_the_owner(0, 0, 0));
     }
 
     #[test]
