@@ -410,6 +410,16 @@ fn compaction_frees_space_and_drops_what_is_dead() {
     );
 }
 
+/// How many files hold one of these.
+fn files_with(disk: &SimDisk, parts: &[&[u8]]) -> usize {
+    let holds = |path: &&PathBuf| {
+        let content = disk.open(path).unwrap().map().unwrap();
+        let has = |part: &&[u8]| content.windows(part.len()).any(|window| window == *part);
+        parts.iter().any(has)
+    };
+    disk.files().iter().filter(holds).count()
+}
+
 #[test]
 fn a_purge_leaves_no_byte_of_what_is_refused_in_any_file() {
     let disk = SimDisk::new();
@@ -425,27 +435,48 @@ fn a_purge_leaves_no_byte_of_what_is_refused_in_any_file() {
             .unwrap();
     }
     let is_secret = |wanted: &Key| (0..20).any(|round| *wanted == key(6000 + round)) || *wanted == key(5000);
-    let hold_secrets = |disk: &SimDisk| {
-        let files = disk.files().into_iter().filter(|path| {
-            let file = disk.open(path).unwrap();
-            let mut content = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
-            file.read_at(&mut content, 0).unwrap();
-            let has = |part: &[u8]| content.windows(part.len()).any(|window| window == part);
-            has(b"secret ") || has(&key(5000)) || has(&key(6003))
-        });
-        files.count()
-    };
+    let hold_secrets = || files_with(&disk, &[b"secret ", &key(5000), &key(6003)]);
     store.compact(&|wanted| !is_secret(wanted)).unwrap();
     assert_eq!(contents(&store), model);
-    assert!(hold_secrets(&disk) > 5, "little of a segment is not worth a rewrite");
+    assert!(hold_secrets() > 5, "little of a segment is not worth a rewrite");
     let done = store.purge(&|wanted| !is_secret(wanted)).unwrap();
     assert!(done.copied_bytes > 0 && done.damaged == 0, "{done:?}");
-    assert_eq!(hold_secrets(&disk), 0);
+    assert_eq!(hold_secrets(), 0);
     assert_eq!(contents(&store), model);
     let again = store.purge(&|wanted| !is_secret(wanted)).unwrap();
     assert_eq!(again, Default::default(), "nothing more to do");
     drop(store);
     assert_eq!(contents(&open(&disk).unwrap()), model);
+}
+
+#[test]
+fn a_purge_finds_what_was_forgotten_or_replaced_before_it() {
+    let forgets: [fn(&PackStore); 2] = [
+        |store| _ = store.compact(&|wanted| *wanted != key(5000)).unwrap(),
+        |store| store.put_batch([(key(5000), "public")]).unwrap(),
+    ];
+    for forget in forgets {
+        let disk = SimDisk::new();
+        let store = open(&disk).unwrap();
+        store.put_batch(batch(0)).unwrap();
+        store.put_batch([(key(5000), "secret")]).unwrap();
+        store.put_batch(batch(1)).unwrap();
+        forget(&store);
+        let before = contents(&store);
+        let shown = || files_with(&disk, &[b"secret"]);
+        assert_eq!(shown(), 1, "the bytes lie on");
+        // Whoever purges knows nothing of that key any more.
+        store.purge(&|_| true).unwrap();
+        assert_eq!(shown(), 0);
+        assert_eq!(contents(&store), before);
+        assert_eq!(
+            store.purge(&|_| true).unwrap(),
+            Default::default(),
+            "nothing more to do"
+        );
+        drop(store);
+        assert_eq!(contents(&open(&disk.crash(3)).unwrap()), before);
+    }
 }
 
 #[test]

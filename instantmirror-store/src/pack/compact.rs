@@ -10,7 +10,7 @@ use super::format::*;
 use super::index::{Index, Merge};
 use super::open::list;
 use super::segment::{Appender, Files, scan};
-use super::{PackStore, Writer, damaged_index};
+use super::{PackStore, View, Writer, damaged_index, find_in};
 use crate::disk::discard;
 use crate::error::{Result, StoreError};
 
@@ -34,17 +34,21 @@ impl PackStore {
     /// Durable when it returns; after a crash or error in between nothing has changed but unused bytes on the disk,
     /// which the next start removes. Needs free space for the live part of the rewritten segments.
     pub fn compact(&self, keep: &dyn Fn(&Key) -> bool) -> Result<Compaction> {
-        self.compact_where(keep, &|_| Ok(false))
+        self.compact_where(keep, &|_, _| Ok(false))
     }
 
-    /// [`compact`](Self::compact) that also rewrites each segment in which a record of a refused key lies, whether or not an
-    /// index still names that record: afterwards no file of the store holds one. What is damaged may have been such a record,
-    /// and goes too. Reads all segments.
+    /// [`compact`](Self::compact) that also rewrites each segment in which anything else lies than living records: afterwards
+    /// no file of the store holds a value that is refused, was replaced, or was forgotten by an earlier compaction. What is
+    /// damaged may have been one, and goes too. Reads all segments.
     pub fn purge(&self, keep: &dyn Fn(&Key) -> bool) -> Result<Compaction> {
-        self.compact_where(keep, &|number| self.holds_refused(number, keep))
+        self.compact_where(keep, &|view, number| self.holds_dead(view, number, keep))
     }
 
-    fn compact_where(&self, keep: &dyn Fn(&Key) -> bool, must_go: &dyn Fn(u32) -> Result<bool>) -> Result<Compaction> {
+    fn compact_where(
+        &self,
+        keep: &dyn Fn(&Key) -> bool,
+        must_go: &dyn Fn(&View, u32) -> Result<bool>,
+    ) -> Result<Compaction> {
         let mut writer = self.writer()?;
         let view = self.current();
         if let Some(error) = damaged_index(&view) {
@@ -60,7 +64,7 @@ impl PackStore {
                 .metadata(&segment_path(&self.dir, *number))?
                 .len
                 .saturating_sub(SEGMENT_HEADER_BYTES);
-            if live.get(number).copied().unwrap_or(0) < len.div_ceil(2) || must_go(*number)? {
+            if live.get(number).copied().unwrap_or(0) < len.div_ceil(2) || must_go(&view, *number)? {
                 sparse.insert(*number);
                 done.freed_bytes += len + SEGMENT_HEADER_BYTES;
             }
@@ -73,13 +77,18 @@ impl PackStore {
         Ok(done)
     }
 
-    /// Whether a segment holds a record that `keep` refuses, or bytes that are no record.
-    fn holds_refused(&self, number: u32, keep: &dyn Fn(&Key) -> bool) -> Result<bool> {
+    /// Whether a segment holds a record that `keep` refuses or the indexes do not name, or bytes that are no record.
+    fn holds_dead(&self, view: &View, number: u32, keep: &dyn Fn(&Key) -> bool) -> Result<bool> {
         let path = segment_path(&self.dir, number);
         let content = self.disk.open(&path)?.map()?;
-        let mut is_any_refused = false;
-        match scan(&path, number, &content, |entry| is_any_refused |= !keep(&entry.key)) {
-            Ok(passed_over) => Ok(is_any_refused || passed_over > 0),
+        let mut is_any_dead = Ok(false);
+        let scanned = scan(&path, number, &content, |entry| {
+            if matches!(is_any_dead, Ok(false)) {
+                is_any_dead = is_live(view, &entry, keep).map(|is_live| !is_live);
+            }
+        });
+        match scanned {
+            Ok(passed_over) => Ok(is_any_dead? || passed_over > 0),
             Err(StoreError::Damaged { .. }) => Ok(true),
             Err(error) => Err(error),
         }
@@ -211,6 +220,11 @@ impl PackStore {
         }
         self.disk.sync_dir(&self.dir)
     }
+}
+
+/// Whether a record is the one that the indexes name for its key, and `keep` wants it.
+fn is_live(view: &View, entry: &Entry, keep: &dyn Fn(&Key) -> bool) -> Result<bool> {
+    Ok(keep(&entry.key) && find_in(view, &entry.key)?.is_some_and(|(_, _, at)| at == entry.at))
 }
 
 /// A range that covers everything so far, under a name that was never used.
