@@ -346,6 +346,14 @@ impl References {
         self.clear("dead_digests")
     }
 
+    /// Whether catalog nodes or digests are listed as dead.
+    ///
+    /// # Errors
+    /// [`ReferenceError::Table`].
+    pub fn lists_dead(&self) -> Result<bool, ReferenceError> {
+        Ok(!self.listed("dead_nodes", None, 1)?.is_empty() || !self.listed("dead_digests", None, 1)?.is_empty())
+    }
+
     /// Forgets all counts, and keeps the lists of what is dead: every live tree has to be counted in before anything
     /// of them may be removed.
     ///

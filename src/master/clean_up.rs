@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use instantmirror_core::traits::SnapshotStore as _;
-use instantmirror_core::{Clock as _, Head, ObjectId, RepoName, SnapshotId, Timestamp};
+use instantmirror_core::{Clock as _, Head, NodeId, ObjectId, RepoName, SnapshotId, Timestamp};
 use instantmirror_store::references::{CountedTree, ReferenceError, References};
 
 use super::publish::{NoProgress, counted_tree};
@@ -73,11 +73,11 @@ enum Forgetting {
 
 impl Forgetting {
     fn is_due(self, dead: usize, entries: u64) -> bool {
-        let is_worth_it = match self {
-            Self::WhenWorthIt { small } => entries <= small || dead as u64 >= entries / DEAD_SHARE,
+        match self {
+            Self::WhenWorthIt { small } => dead > 0 && (entries <= small || dead as u64 >= entries / DEAD_SHARE),
+            // With nothing dead too: an earlier run may have forgotten it and left its bytes.
             Self::WithoutTrace => true,
-        };
-        dead > 0 && is_worth_it
+        }
     }
 }
 
@@ -239,17 +239,23 @@ impl Master {
         Ok(ids)
     }
 
-    /// Whether what goes is, or may be, of a snapshot that was removed. What goes without a snapshot that is due was taken in
-    /// by a publish that came to nothing, and such a one may have found a removed tree.
-    fn any_removed(&self, due: &BTreeSet<Record>) -> Result<bool, MasterError> {
+    /// Whether what goes is, or may be, of a snapshot that was removed: one that is due, or one whose tree a publish found
+    /// again, which came to nothing and listed that tree as dead. Of `orphans` nobody knows whose they are.
+    fn any_removed(&self, due: &BTreeSet<Record>, references: &References, orphans: bool) -> Result<bool, MasterError> {
         for (repository, id) in due {
             let head = self.head(repository)?;
             if head.is_some_and(|head| head.head().has_removed(id)) {
                 return Ok(true);
             }
         }
+        let dead: HashSet<NodeId> = references.dead_nodes()?.into_iter().collect();
         for repository in &self.config.repositories {
-            if due.is_empty() && !withdrawn::read(self.disk.as_ref(), &repository.name)?.is_empty() {
+            let Some(head) = self.head(&repository.name)? else {
+                continue;
+            };
+            let taken_back = withdrawn::read(self.disk.as_ref(), &repository.name)?;
+            let mut removed = taken_back.iter().filter(|(_, (id, _))| head.head().has_removed(id));
+            if removed.any(|(root, _)| orphans || dead.contains(root)) {
                 return Ok(true);
             }
         }
@@ -304,12 +310,14 @@ impl Master {
 
     /// Removes what is left when the objects are gone.
     fn finish(&self, due: &BTreeSet<Record>, options: CleanUpOptions, done: &mut CleanedUp) -> Result<(), MasterError> {
-        if due.is_empty() && done.objects == 0 && !options.orphans {
+        // A tree that was found again and not published may differ by names alone: no object of it goes.
+        let is_any_listed = || References::open(&self.config.store.dir)?.lists_dead();
+        if due.is_empty() && done.objects == 0 && !options.orphans && !is_any_listed()? {
             return Ok(());
         }
         let writer = Writer::open(self)?;
         let mut references = References::open(&self.config.store.dir)?;
-        let how = match self.any_removed(due)? {
+        let how = match self.any_removed(due, &references, options.orphans)? {
             true => Forgetting::WithoutTrace,
             false => Forgetting::WhenWorthIt { small: SMALL_TABLE },
         };

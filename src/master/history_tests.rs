@@ -113,11 +113,7 @@ fn what_is_removed_is_deleted_at_once_and_nothing_else() {
     let second = world.publish("a", "also secret").snapshot;
     let times = ["file", "passwords"].map(|file| world.modified(file));
     std::fs::remove_file(world.in_store("../a/passwords")).unwrap();
-    // So much that stays that no pack is rewritten for the space.
-    for number in 0..200 {
-        let long = format!("{number} {}", "of no interest ".repeat(10));
-        std::fs::write(world.in_store(&format!("../a/{number}")), long).unwrap();
-    }
+    fill(&world);
     let third = world.publish("a", "public").snapshot;
     let (master, repository) = (&world.master, name("a"));
     master.tag(&repository, &"gold".parse().unwrap(), first.id).unwrap();
@@ -190,6 +186,98 @@ fn what_is_removed_is_deleted_at_once_and_nothing_else() {
     assert!(!traces().is_empty());
     master.clean_up(CleanUpOptions::default()).unwrap();
     assert!(!here(&world, "also secret") && here(&world, "public"));
+    assert_eq!(traces(), Vec::<PathBuf>::new());
+}
+
+/// So much that stays that no pack is rewritten for the space.
+fn fill(world: &World) {
+    for number in 0..200 {
+        let long = format!("{number} {}", "of no interest ".repeat(10));
+        std::fs::write(world.in_store(&format!("../a/{number}")), long).unwrap();
+    }
+}
+
+#[test]
+fn a_name_that_a_publish_found_again_and_gave_up_goes_though_no_object_does() {
+    let world = World::new();
+    let secret = world.in_store("../a/top-secret-name");
+    fill(&world);
+    std::fs::write(&secret, "public").unwrap();
+    let first = world.publish("a", "public").snapshot;
+    let modified = world.modified("top-secret-name");
+    let times = world.modified("file");
+    std::fs::remove_file(&secret).unwrap();
+    // Another name for the same content.
+    std::fs::write(world.in_store("../a/other"), "public").unwrap();
+    world.publish("a", "public");
+    let (master, repository) = (&world.master, name("a"));
+    let traces = || world.files_with(&[b"top-secret-name"]);
+    assert!(!traces().is_empty());
+    master
+        .remove_snapshots(&repository, &[first.id], &RemoveOptions::default(), &NoProgress)
+        .unwrap();
+    assert_eq!(traces(), Vec::<PathBuf>::new());
+
+    std::fs::remove_file(world.in_store("../a/other")).unwrap();
+    world.put_back("file", "public", times);
+    world.put_back("top-secret-name", "public", modified);
+    assert_eq!(again(&world, false), Published::TakenBack(first.id));
+    assert!(!traces().is_empty());
+    let done = master.clean_up(CleanUpOptions::default()).unwrap();
+    assert_eq!((done.objects, traces()), (0, Vec::new()));
+    assert!(here(&world, "public"));
+}
+
+#[test]
+fn what_an_ordinary_clean_up_forgot_goes_from_the_packs_with_the_next_removal() {
+    let world =
+        World::with_options("[retention]\nkeep_last = 2\ndelete_after = \"0 s\"\n[snapshots]\ngrace = \"0 s\"\n");
+    let secret = world.in_store("../a/top-secret-name");
+    fill(&world);
+    std::fs::write(&secret, "secret").unwrap();
+    world.publish("a", "one");
+    std::fs::remove_file(&secret).unwrap();
+    let second = world.publish("a", "two").snapshot;
+    world.publish("a", "three");
+    let master = &world.master;
+    let id = ObjectId::of(b"secret");
+    let traces = || world.files_with(&[b"top-secret-name", id.as_bytes()]);
+    // It expired, as any snapshot does: its bytes lie on, and no list names them.
+    assert_eq!(master.clean_up(CleanUpOptions::default()).unwrap().snapshots, 1);
+    let references = instantmirror_store::references::References::open(&world.in_store("")).unwrap();
+    assert!(!references.lists_dead().unwrap() && !here(&world, "secret") && !traces().is_empty());
+    master
+        .remove_snapshots(&name("a"), &[second.id], &RemoveOptions::default(), &NoProgress)
+        .unwrap();
+    assert_eq!(traces(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_removed_tree_that_was_found_again_goes_beside_a_snapshot_that_expires() {
+    let world =
+        World::with_options("[retention]\nkeep_last = 2\ndelete_after = \"0 s\"\n[snapshots]\ngrace = \"0 s\"\n");
+    let secret = world.in_store("../a/top-secret-name");
+    fill(&world);
+    std::fs::write(&secret, "secret").unwrap();
+    let first = world.publish("a", "one").snapshot;
+    let times = ["file", "top-secret-name"].map(|file| world.modified(file));
+    std::fs::remove_file(&secret).unwrap();
+    world.publish("a", "two");
+    let (master, repository) = (&world.master, name("a"));
+    let id = ObjectId::of(b"secret");
+    let traces = || world.files_with(&[b"top-secret-name", id.as_bytes()]);
+    master
+        .remove_snapshots(&repository, &[first.id], &RemoveOptions::default(), &NoProgress)
+        .unwrap();
+    assert_eq!(traces(), Vec::<PathBuf>::new());
+    world.put_back("file", "one", times[0]);
+    world.put_back("top-secret-name", "secret", times[1]);
+    assert_eq!(again(&world, false), Published::TakenBack(first.id));
+    std::fs::remove_file(&secret).unwrap();
+    world.publish("a", "three");
+    world.publish("a", "four");
+    assert!(!traces().is_empty());
+    assert_eq!(master.clean_up(CleanUpOptions::default()).unwrap().snapshots, 1);
     assert_eq!(traces(), Vec::<PathBuf>::new());
 }
 
