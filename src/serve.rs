@@ -303,6 +303,8 @@ pub struct HttpStatus {
     pub accept_errors: u64,
     /// Connections cut because the client was too slow.
     pub connections_timed_out: u64,
+    /// Streams of HTTP/2 reset because the client was too slow.
+    pub streams_timed_out: u64,
     /// Requests that were none.
     pub requests_malformed: u64,
     /// Most connections at a time.
@@ -349,6 +351,7 @@ impl HttpStatus {
             connections_accepted: stats.connections_accepted,
             accept_errors: stats.accept_errors,
             connections_timed_out: stats.connections_timed_out,
+            streams_timed_out: stats.streams_timed_out,
             requests_malformed: stats.requests_malformed,
             connections_max: admission.connections_max,
             connections_idle: admission.idle,
@@ -387,7 +390,7 @@ impl fmt::Display for HttpStatus {
             self.polls_waiting,
             self.connections_accepted,
             ByteSize(self.body_bytes),
-            self.connections_timed_out,
+            self.connections_timed_out + self.streams_timed_out,
             self.bodies_broken
         )?;
         self.write_limits(f)?;

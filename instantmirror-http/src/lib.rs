@@ -7,8 +7,9 @@
 //!
 //! * [`Service`] answers requests for one set of catalogs: at `/<repository>/` and at [`Mount`]s, with the node
 //!   API ([`Api`]) and routes of the embedder ([`Extra`]) where they are wanted.
-//! * [`Server`] listens, plain or encrypted ([`Tls`]), within [`Limits`] and [`Admission`], and stops in order. HTTP/1.1 is carried by an
-//!   engine of our own, which sends files by the kernel and keeps answers ready ([`HotLimits`]), HTTP/2 by hyper.
+//! * [`Server`] listens, plain or encrypted ([`Tls`]), within [`Limits`] and [`Admission`], and stops in order.
+//!   HTTP/1.1 is carried by an engine of our own, which sends files by the kernel and keeps answers ready
+//!   ([`HotLimits`]), HTTP/2 on top of the `h2` crate.
 //! * [`body`] drives an object's reader: the first byte is there before a header is sent, later failures
 //!   break the connection off, so a short answer never looks like a whole one.
 //! * [`AccessLog`] and [`Stats`] tell what was answered.
@@ -46,6 +47,7 @@ pub mod fuzzing;
 mod gate;
 mod header_rules;
 mod hot;
+mod http2;
 mod lifetime;
 pub mod limits;
 pub mod listing;

@@ -1,5 +1,5 @@
 //! Listening: plain and encrypted TCP, and Unix sockets. Connections are carried by the [engine](crate::engine)
-//! or, for HTTP/2, by hyper ([`tls`]).
+//! or, for HTTP/2, by [`http2`](crate::http2).
 //!
 //! The server decides nothing about requests ([`Service`] does) and ends in order: it stops accepting, idle
 //! connections are closed, running requests may finish within the grace, the rest is cut.

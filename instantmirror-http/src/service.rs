@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{Method, StatusCode};
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt as _, Limited};
@@ -233,16 +234,25 @@ impl Service {
         B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
         let (head, body) = request.into_parts();
+        let client = head.extensions.get().copied().unwrap_or_default();
+        let answer = self.pass(&head, client, body, stopping).await;
+        answer.map(|body| body.counted(Arc::clone(&self.counters)))
+    }
+
+    /// The same for a transport that counts by itself.
+    pub(crate) async fn pass<B>(&self, head: &Parts, client: Client, body: B, stopping: &Stopping) -> Answer
+    where
+        B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
         let framing = Framing::of(&head.headers);
-        let answer = match framing.objection(&head.method, head.uri.path(), head.version) {
+        match framing.objection(&head.method, head.uri.path(), head.version) {
             Some(objection) => self.refuse(StatusCode::BAD_REQUEST, objection),
             None => {
                 let mut request = Request::new(&head.method, &head.uri, &head.headers);
-                request.client = head.extensions.get().copied().unwrap_or_default();
+                request.client = client;
                 self.answer(&request, body, stopping).await
             }
-        };
-        answer.map(|body| body.counted(Arc::clone(&self.counters)))
+        }
     }
 
     /// The same for a request that has passed the gate. What goes through its body is not counted.

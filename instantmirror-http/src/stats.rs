@@ -26,6 +26,8 @@ pub struct Stats {
     pub connections_open: u64,
     /// Connections cut because the client was too slow.
     pub connections_timed_out: u64,
+    /// Streams of HTTP/2 reset because the client was too slow.
+    pub streams_timed_out: u64,
     /// Requests that could be read in two ways, or not at all.
     pub requests_malformed: u64,
     /// Long polls that wait for news now.
@@ -51,6 +53,7 @@ pub(crate) struct Counters {
     accept_errors: AtomicU64,
     open: AtomicU64,
     timed_out: AtomicU64,
+    streams_timed_out: AtomicU64,
     malformed: AtomicU64,
 }
 
@@ -66,6 +69,7 @@ impl Default for Counters {
             accept_errors: AtomicU64::new(0),
             open: AtomicU64::new(0),
             timed_out: AtomicU64::new(0),
+            streams_timed_out: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
         }
     }
@@ -108,6 +112,10 @@ impl Counters {
         add(&self.timed_out, 1);
     }
 
+    pub(crate) fn count_stream_timed_out(&self) {
+        add(&self.streams_timed_out, 1);
+    }
+
     pub(crate) fn count_malformed(&self) {
         add(&self.malformed, 1);
     }
@@ -143,6 +151,7 @@ impl Counters {
             accept_errors: load(&self.accept_errors),
             connections_open: load(&self.open),
             connections_timed_out: load(&self.timed_out),
+            streams_timed_out: load(&self.streams_timed_out),
             requests_malformed: load(&self.malformed),
             ..Stats::default()
         }

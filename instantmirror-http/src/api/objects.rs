@@ -21,10 +21,12 @@ use tokio::task::spawn_blocking;
 
 use super::access::Sight;
 use super::{Answer, FOREVER, error, typed, whole};
-use crate::body::{BodyError, ObjectBody, PIECE_BYTES_MAX, ServeBody};
+use crate::body::{BodyError, ObjectBody, ServeBody};
 use crate::request::Request;
 use crate::respond::{Body, Content, respond_object};
 
+/// Most bytes of a batch that are read at once: many objects, for each time costs a change of threads.
+const BATCH_PIECE_BYTES_MAX: u64 = 256 * 1024;
 const MEDIA: &str = "application/octet-stream";
 
 /// An object that is here as a whole.
@@ -175,7 +177,7 @@ impl Batch {
                 self.next = None;
                 continue;
             };
-            let room = PIECE_BYTES_MAX.saturating_sub(out.len() as u64);
+            let room = BATCH_PIECE_BYTES_MAX.saturating_sub(out.len() as u64);
             if room == 0 || (!out.is_empty() && item.at == 0 && item.size > room) {
                 break;
             }

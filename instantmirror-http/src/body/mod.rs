@@ -1,8 +1,8 @@
 //! What goes behind a header, for every transport alike: bytes, pages that make themselves, and objects.
 //!
-//! hyper pulls a [`ServeBody`] as a stream of pieces of at most [`PIECE_BYTES_MAX`]; the native engine takes
-//! the object out of it and sends from descriptors. Either way the connection pulls, so a slow client
-//! holds one piece and nobody else.
+//! A [`ServeBody`] is a stream of pieces for any server that takes one; our own take what is in it apart
+//! ([`Inner`]) and send from descriptors (HTTP/1.1) or as much as there is window for (HTTP/2). Either way the
+//! connection pulls, so a slow client holds at most one piece and nobody else.
 //!
 //! Invariants: the first byte is ready before a header is sent, so what cannot be had is answered with a
 //! status that says so. Whatever fails later ends the body early, on which the transport breaks the
@@ -24,17 +24,16 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use instantmirror_core::log_limited;
 use instantmirror_core::traits::{ObjectReader, ObjectSource};
 
-use crate::access_log::Visit;
 use crate::coding::Packer;
 use crate::listing::Listing;
 use crate::respond::Body;
 use crate::stats::Counters;
-use crate::tls::Running;
 
-pub(crate) use object::{ObjectBody, Piece, Refusal};
+pub(crate) use object::{ObjectBody, Piece, Refusal, read_resident};
 
-/// Most bytes read and handed to the transport at once.
-pub const PIECE_BYTES_MAX: u64 = 256 * 1024;
+/// Most bytes of an object that are read and handed to the transport at once: one group, as objects are verified by
+/// groups, and a client that takes nothing holds one piece.
+pub const PIECE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Why a body ended early. The client sees a broken connection, the log this text.
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +46,6 @@ pub(crate) type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + S
 pub struct ServeBody {
     inner: Inner,
     counters: Option<Arc<Counters>>,
-    visit: Option<Box<Visit>>,
-    _running: Option<Running>,
 }
 
 /// A body in the form in which it is carried best.
@@ -73,29 +70,12 @@ impl std::fmt::Debug for ServeBody {
 
 impl ServeBody {
     fn new(inner: Inner) -> Self {
-        Self {
-            inner,
-            counters: None,
-            visit: None,
-            _running: None,
-        }
+        Self { inner, counters: None }
     }
 
     /// The same, with what a stream of it yields counted.
     pub(crate) fn counted(mut self, counters: Arc<Counters>) -> Self {
         self.counters = Some(counters);
-        self
-    }
-
-    /// The same, with a line in the access log once it was dropped.
-    pub(crate) fn logged(mut self, visit: Visit) -> Self {
-        self.visit = Some(Box::new(visit));
-        self
-    }
-
-    /// The same, with its request counted as running until it was dropped.
-    pub(crate) fn until_end(mut self, running: Running) -> Self {
-        self._running = Some(running);
         self
     }
 
@@ -173,7 +153,6 @@ impl HttpBody for ServeBody {
             Some(Ok(piece)) => {
                 let bytes = piece.len() as u64;
                 this.counters.iter().for_each(|counters| counters.count_body(bytes));
-                this.visit.iter_mut().for_each(|visit| visit.sent(bytes));
             }
             Some(Err(_)) => this.counters.iter().for_each(|counters| counters.count_broken()),
             None => {}

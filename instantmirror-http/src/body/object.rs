@@ -1,5 +1,6 @@
 //! Ranges of one object on their way out: opened, waited for, and handed over as bytes or as a range of a file.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,6 +11,7 @@ use http::StatusCode;
 use instantmirror_core::log_limited;
 use instantmirror_core::traits::{ObjectReader, ObjectSource, ReadIntent};
 use instantmirror_core::{CacheError, FetchError};
+use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{BodyError, PIECE_BYTES_MAX, Pieces};
 use crate::respond::{Content, Multipart};
@@ -115,7 +117,12 @@ impl ObjectBody {
     /// What comes next, `None` behind the last; as a range of a file only if `files` and where there is a
     /// descriptor. An error is in the log already, and the body at its end.
     pub(crate) async fn next(&mut self, files: bool) -> Result<Option<Piece>, BodyError> {
-        let next = self.advance(files).await;
+        self.next_up_to(u64::MAX, files).await
+    }
+
+    /// The same, at most so many bytes of it.
+    pub(crate) async fn next_up_to(&mut self, max: u64, files: bool) -> Result<Option<Piece>, BodyError> {
+        let next = self.advance(max, files).await;
         if let Ok(Some(piece)) = &next {
             self.left = self.left.saturating_sub(match piece {
                 Piece::Bytes(bytes) => bytes.len() as u64,
@@ -125,19 +132,74 @@ impl ObjectBody {
         next.map_err(|error| broken_off(&self.content, &error))
     }
 
-    async fn advance(&mut self, files: bool) -> Result<Option<Piece>, FetchError> {
+    /// At most `max` of the next bytes, as bytes; none behind the last.
+    pub(crate) async fn next_bytes(&mut self, max: u64) -> Result<Bytes, BodyError> {
+        let (reader, range) = match self.next_up_to(max, true).await? {
+            None => return Ok(Bytes::new()),
+            Some(Piece::Bytes(bytes)) => return Ok(bytes),
+            Some(Piece::File(reader, range)) => (reader, range),
+        };
+        let len = range.end - range.start;
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        if let Ok(Some(read)) = read_resident(&reader, range.start, &mut bytes)
+            && read as u64 == len
+        {
+            return Ok(bytes.into());
+        }
+        drop(bytes);
+        let bytes = reader.read(range.clone()).await;
+        let bytes = bytes.and_then(|bytes| match bytes.len() as u64 == len {
+            true => Ok(bytes),
+            false => Err(absent(&self.content, range)),
+        });
+        bytes.map_err(|error| broken_off(&self.content, &error))
+    }
+
+    /// Waits until there is a next byte that need not be waited for, and returns whether there is one. An error is in
+    /// the log already, and the body at its end.
+    pub(crate) async fn ready(&mut self) -> Result<bool, BodyError> {
+        let ready = self.prepare().await;
+        ready.map_err(|error| broken_off(&self.content, &error))
+    }
+
+    /// Lets go of what was read ahead of time: it is read again.
+    pub(crate) fn let_go(&mut self) {
+        if let Some(reading) = &mut self.reading
+            && reading.first.take().is_some()
+        {
+            // What was ready may have passed by, and is brought again.
+            reading.ready = reading.at;
+        }
+    }
+
+    async fn advance(&mut self, max: u64, files: bool) -> Result<Option<Piece>, FetchError> {
+        if !self.prepare().await? {
+            return Ok(None);
+        }
+        if let Some(before) = up_to(&mut self.before, max) {
+            return Ok(Some(Piece::Bytes(before)));
+        }
+        if let Some(reading) = &mut self.reading
+            && let Some(piece) = reading.next(&self.content, max, files).await?
+        {
+            return Ok(Some(piece));
+        }
+        Ok(up_to(&mut self.end, max).map(Piece::Bytes))
+    }
+
+    async fn prepare(&mut self) -> Result<bool, FetchError> {
         loop {
-            if let Some(before) = self.before.take() {
-                return Ok(Some(Piece::Bytes(before)));
+            if self.before.is_some() {
+                return Ok(true);
             }
             if let Some(reading) = &mut self.reading
-                && let Some(piece) = reading.next(&self.content, files).await?
+                && reading.prepare().await?
             {
-                return Ok(Some(piece));
+                return Ok(true);
             }
             let before = self.reading.take().map(|reading| reading.reader);
             let Some((head, range)) = self.parts.next() else {
-                return Ok(self.end.take().map(Piece::Bytes));
+                return Ok(self.end.is_some());
             };
             if let Some(reader) = before.filter(|reader| reader.is_settled()) {
                 self.reading = Some(Reading::of(reader, &self.content, range).await?);
@@ -155,7 +217,7 @@ impl ObjectBody {
                 Ok(Some(Piece::Bytes(bytes))) => Ok(Some((bytes, body))),
                 Ok(_) => Ok(None),
                 Err(error) => {
-                    // hyper throws away what it has not flushed when a body fails, and flushes when a body is
+                    // Servers may throw away what they have not flushed when a body fails, and flush when a body is
                     // not ready: the verified bytes before the failure may still be of use.
                     tokio::task::yield_now().await;
                     Err(error)
@@ -204,55 +266,95 @@ impl Reading {
             first: None,
         };
         // What has a descriptor was verified as a whole. Everything else is verified when it is read.
-        reading.first = reading.held();
+        reading.first = reading.held(u64::MAX);
         if reading.first.is_none() && reading.reader.descriptor().is_none() {
-            reading.first = Some(reading.read(content).await?);
+            reading.first = Some(reading.read(content, u64::MAX).await?);
         }
         Ok(reading)
     }
 
-    async fn next(&mut self, content: &Content, files: bool) -> Result<Option<Piece>, FetchError> {
+    /// Waits until the next byte is ready; false: there is none.
+    async fn prepare(&mut self) -> Result<bool, FetchError> {
         if self.at >= self.end {
+            return Ok(false);
+        }
+        if self.first.is_none() && self.at >= self.ready {
+            self.ready = self.reader.ready(self.at).await?;
+        }
+        Ok(true)
+    }
+
+    async fn next(&mut self, content: &Content, max: u64, files: bool) -> Result<Option<Piece>, FetchError> {
+        if !self.prepare().await? {
             return Ok(None);
         }
-        if let Some(first) = self.first.take() {
+        if let Some(first) = up_to(&mut self.first, max) {
             self.at += first.len() as u64;
             return Ok(Some(Piece::Bytes(first)));
         }
-        if self.at >= self.ready {
-            self.ready = self.reader.ready(self.at).await?;
-        }
-        if let Some(held) = self.held() {
+        if let Some(held) = self.held(max) {
             self.at += held.len() as u64;
             return Ok(Some(Piece::Bytes(held)));
         }
         if files && self.reader.descriptor().is_some() && self.ready > self.at {
-            let range = self.at..self.end.min(self.ready);
+            let range = self.at..self.end.min(self.ready).min(self.at.saturating_add(max));
             self.at = range.end;
             return Ok(Some(Piece::File(Arc::clone(&self.reader), range)));
         }
-        let piece = self.read(content).await?;
+        let piece = self.read(content, max).await?;
         self.at += piece.len() as u64;
         Ok(Some(Piece::Bytes(piece)))
     }
 
-    /// What is to come next, if it is in memory.
-    fn held(&self) -> Option<Bytes> {
-        let end = self.end.min(self.ready).min(self.at.saturating_add(PIECE_BYTES_MAX));
+    /// What is to come next, at most so much of it, if it is in memory.
+    fn held(&self, max: u64) -> Option<Bytes> {
+        let end = self.piece_end(max);
         let mut held = self.reader.held(self.at).filter(|held| !held.is_empty())?;
         held.truncate(usize::try_from(end.saturating_sub(self.at)).unwrap_or(0));
         (!held.is_empty()).then_some(held)
     }
 
-    /// Reads the next piece, which is ready.
-    async fn read(&self, content: &Content) -> Result<Bytes, FetchError> {
-        let end = self.end.min(self.ready).min(self.at.saturating_add(PIECE_BYTES_MAX));
+    /// Reads the next piece, which is ready, or at most so much of it.
+    async fn read(&self, content: &Content, max: u64) -> Result<Bytes, FetchError> {
+        let end = self.piece_end(max);
         let piece = self.reader.read(self.at..end).await?;
         if piece.is_empty() || piece.len() as u64 != end.saturating_sub(self.at) {
-            let (object, range) = (content.file.object, self.at..self.end);
-            return Err(FetchError::Cache(CacheError::Absent { object, range }));
+            return Err(absent(content, self.at..self.end));
         }
         Ok(piece)
+    }
+
+    fn piece_end(&self, max: u64) -> u64 {
+        let piece = self.at.saturating_add(PIECE_BYTES_MAX.min(max));
+        self.end.min(self.ready).min(piece)
+    }
+}
+
+fn absent(content: &Content, range: Range<u64>) -> FetchError {
+    let object = content.file.object;
+    FetchError::Cache(CacheError::Absent { object, range })
+}
+
+/// Takes at most so many bytes from the front.
+fn up_to(bytes: &mut Option<Bytes>, max: u64) -> Option<Bytes> {
+    match (bytes.as_mut(), usize::try_from(max)) {
+        (Some(all), Ok(max)) if max < all.len() => Some(all.split_to(max)),
+        _ => bytes.take(),
+    }
+}
+
+/// Reads what is in memory of the file of a reader from `at` on, at most until `buffer` is full; `None` if a disk would
+/// have to be waited for.
+pub(crate) fn read_resident(reader: &Arc<dyn ObjectReader>, at: u64, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    let Some(file) = reader.descriptor() else {
+        return Ok(None);
+    };
+    let mut buffers = [io::IoSliceMut::new(buffer)];
+    match rustix::io::preadv2(file, &mut buffers, at, ReadWriteFlags::NOWAIT) {
+        Err(Errno::AGAIN) => Ok(None),
+        // File systems that cannot tell are taken to be fast.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Some(rustix::io::pread(file, buffer, at)?)),
+        read => Ok(Some(read?)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Answers that have to be made: the request's body is read, the service asked, and what it says sent.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
@@ -22,7 +23,7 @@ use super::socket::SENDFILE_BYTES_MAX;
 use super::wire::{self, Behind};
 use crate::access_log::Visit;
 use crate::api::Answer;
-use crate::body::{Inner, ObjectBody, PIECE_BYTES_MAX, Piece, Pieces};
+use crate::body::{Inner, ObjectBody, Piece, Pieces, read_resident};
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT};
 
 /// Bytes are collected up to so many before they are sent.
@@ -30,12 +31,21 @@ const COLLECT_BYTES: usize = 64 * 1024;
 /// While a client waits for its answer, so many bytes of its next requests are read and no more.
 const AHEAD_BYTES_MAX: usize = 32 * 1024;
 
+/// Most bytes that a disk is asked for at once.
+const DISK_BYTES_MAX: u64 = 256 * 1024;
+/// Most bytes that are encrypted at once.
+const FILE_SCRATCH_BYTES: usize = 64 * 1024;
 /// Objects of at most so many bytes are read as a whole when they are opened.
 const READ_LATELY_BYTES_MAX: u64 = 1 << 20;
 /// Bodies of at most so many bytes share a packet with their header.
 const JOINED_BYTES_MAX: u64 = 64 * 1024;
 /// An answer may take so long to begin or go on after the client has closed its side of the connection.
 const HALF_CLOSED_TIME: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// What a file passes through on its way into an encrypted connection: four records.
+    static FILE_SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; FILE_SCRATCH_BYTES].into());
+}
 
 /// How the end of a body is marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,14 +265,13 @@ impl Connection {
     }
 
     async fn send_object(&mut self, mut body: Box<ObjectBody>, visit: &mut Option<Visit>) -> io::Result<()> {
-        let files = self.socket.sends_files();
         visit
             .iter_mut()
             .zip(body.reader())
             .for_each(|(visit, reader)| visit.reads(reader));
         loop {
             let next = {
-                let mut next = pin!(body.next(files));
+                let mut next = pin!(body.next(true));
                 match futures_util::poll!(next.as_mut()) {
                     Poll::Ready(next) => next,
                     // What is here already must not wait for what is not.
@@ -319,7 +328,7 @@ impl Connection {
         while at < range.end {
             let mut end = range.end.min(at + SENDFILE_BYTES_MAX);
             if !is_in_memory(reader, at..end) {
-                end = range.end.min(at + PIECE_BYTES_MAX);
+                end = range.end.min(at + DISK_BYTES_MAX);
                 // The disk takes its time, which must not be that of this thread. The bytes stay in the page
                 // cache; if they cannot be read, sendfile will say so.
                 let _ = reader.read(at..end).await;
@@ -340,10 +349,7 @@ impl Connection {
         while at < range.end {
             let sent = self.send_chunk(reader, at, range.end - at).await? as u64;
             if sent == 0 {
-                let size = reader.size();
-                let text = "the file of an object has become shorter; an answer broke off";
-                log_limited!(Instant::now(), error, at, size, "{text}");
-                return Err(io::ErrorKind::UnexpectedEof.into());
+                return Err(shortened(reader, at));
             }
             self.service.counters().count_sendfile(sent);
             visit.iter_mut().for_each(|visit| visit.sent(sent));
@@ -352,7 +358,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads a range and sends it.
+    /// Encrypts a range and sends it. What is read is thrown away where the client does not take it at once, and read
+    /// again: a slow client holds what is encrypted, and no more.
     async fn send_through(
         &mut self,
         reader: &Arc<dyn ObjectReader>,
@@ -360,13 +367,58 @@ impl Connection {
         visit: &mut Option<Visit>,
     ) -> io::Result<()> {
         let mut at = range.start;
+        let mut since = None;
         while at < range.end {
-            let end = range.end.min(at + PIECE_BYTES_MAX);
-            let bytes = reader.read(at..end).await.map_err(io::Error::other)?;
-            self.send_bytes(&bytes, visit).await?;
-            at = end;
+            let through = poll_fn(|cx| {
+                let polled = self.poll_send_through(cx, reader, at..range.end);
+                self.poll_patiently(cx, &mut since, polled)
+            });
+            let sent = match through.await? as u64 {
+                // It is not in memory, and the disk may take its time.
+                0 => {
+                    let end = range.end.min(at + FILE_SCRATCH_BYTES as u64);
+                    let bytes = reader.read(at..end).await.map_err(io::Error::other)?;
+                    self.push(&bytes, true).await?;
+                    bytes.len() as u64
+                }
+                sent => sent,
+            };
+            if sent == 0 {
+                return Err(shortened(reader, at));
+            }
+            self.service.counters().count_body(sent);
+            visit.iter_mut().for_each(|visit| visit.sent(sent));
+            at += sent;
         }
-        Ok(())
+        poll_fn(|cx| {
+            let polled = self.socket.poll_flush(cx).map_ok(|()| 0);
+            self.poll_patiently(cx, &mut since, polled)
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Encrypts as much of a range as the client takes. 0: it is not in memory.
+    fn poll_send_through(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &Arc<dyn ObjectReader>,
+        range: Range<u64>,
+    ) -> Poll<io::Result<usize>> {
+        // Nothing is read for a client that does not take what it has.
+        ready!(self.socket.poll_flush(cx))?;
+        FILE_SCRATCH.with_borrow_mut(|scratch| {
+            let wanted = usize::try_from(range.end - range.start)
+                .unwrap_or(usize::MAX)
+                .min(scratch.len());
+            let buffer = scratch.get_mut(..wanted).unwrap_or_default();
+            let bytes = match read_resident(reader, range.start, buffer)? {
+                None => return Poll::Ready(Ok(0)),
+                Some(0) => return Poll::Ready(Err(shortened(reader, range.start))),
+                Some(read) => buffer.get(..read).unwrap_or_default(),
+            };
+            self.socket.poll_send(cx, bytes, true)
+        })
     }
 
     async fn send_chunk(&mut self, reader: &Arc<dyn ObjectReader>, at: u64, count: u64) -> io::Result<usize> {
@@ -469,6 +521,13 @@ impl Connection {
 /// sooner (and, as it turns out, cheaper) behind a header that was not held back.
 pub(super) fn is_joined(body: &Range<u64>) -> bool {
     body.end - body.start <= JOINED_BYTES_MAX
+}
+
+fn shortened(reader: &Arc<dyn ObjectReader>, at: u64) -> io::Error {
+    let size = reader.size();
+    let text = "the file of an object has become shorter; an answer broke off";
+    log_limited!(Instant::now(), error, at, size, "{text}");
+    io::ErrorKind::UnexpectedEof.into()
 }
 
 fn says_close(answer: &Answer) -> bool {

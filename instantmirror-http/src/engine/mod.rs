@@ -1,6 +1,7 @@
 //! The HTTP/1.1 engine: carries requests and answers over sockets, with as little in between as there can be.
 //!
-//! Key decision: our own engine for HTTP/1.1, plain and encrypted, and hyper for HTTP/2. Reason: a mirror's
+//! Key decision: our own engine for HTTP/1.1, plain and encrypted, and the `h2` crate for
+//! HTTP/2 ([`crate::http2`]). Reason: a mirror's
 //! work is short answers in great number and long files; with a prepared header, `sendfile` and no allocation
 //! per request both cost less than in nginx, while a general server needs several times as much
 //! (docs/performance.md).
@@ -19,4 +20,5 @@ pub(crate) mod wire;
 
 pub(crate) use connection::{Connection, Shared};
 pub(crate) use excess::is_for_nodes;
+pub(crate) use patience::Patience;
 pub(crate) use socket::Socket;

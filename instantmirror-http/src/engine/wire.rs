@@ -5,8 +5,9 @@ use std::io::Write as _;
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use http::StatusCode;
-use http::header::HeaderMap;
+use http::header::{HeaderMap, HeaderValue};
 
 use crate::service::COMMON;
 
@@ -72,24 +73,44 @@ pub(crate) fn end(out: &mut Vec<u8>, behind: Behind) {
     });
 }
 
+/// The value of a Date field.
+pub(crate) fn date() -> HeaderValue {
+    DATE.with_borrow_mut(|date| {
+        date.line(SystemTime::now());
+        date.value.clone()
+    })
+}
+
 thread_local! {
-    static DATE: RefCell<DateLine> = const { RefCell::new(DateLine { second: u64::MAX, line: Vec::new() }) };
+    static DATE: RefCell<DateLine> = const { RefCell::new(DateLine::new()) };
 }
 
 /// The Date field, made once a second.
 struct DateLine {
     second: u64,
     line: Vec<u8>,
+    value: HeaderValue,
 }
 
 impl DateLine {
+    const fn new() -> Self {
+        Self {
+            second: u64::MAX,
+            line: Vec::new(),
+            value: HeaderValue::from_static(""),
+        }
+    }
+
     fn line(&mut self, now: SystemTime) -> &[u8] {
         let second = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         if second != self.second {
             self.second = second;
             self.line.clear();
             let date = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
-            field(&mut self.line, "date", httpdate::fmt_http_date(date).as_bytes());
+            let date = httpdate::fmt_http_date(date);
+            field(&mut self.line, "date", date.as_bytes());
+            // A date is made of nothing that a header may not have.
+            self.value = HeaderValue::from_maybe_shared(Bytes::from(date)).unwrap_or(HeaderValue::from_static(""));
         }
         &self.line
     }
@@ -121,10 +142,7 @@ mod tests {
 
     #[test]
     fn the_date_is_that_of_now() {
-        let mut date = DateLine {
-            second: u64::MAX,
-            line: Vec::new(),
-        };
+        let mut date = DateLine::new();
         let at = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
         assert_eq!(date.line(at(0)), b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n");
         assert_eq!(date.line(at(1)), b"date: Thu, 01 Jan 1970 00:00:01 GMT\r\n");

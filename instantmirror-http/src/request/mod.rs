@@ -1,5 +1,5 @@
 //! What a request asks, as plain data: no socket, no header map, no allocation where it can be avoided.
-//! Every transport (the native engine, hyper for HTTP/2) fills in the same [`Request`].
+//! Both transports (HTTP/1.1 and HTTP/2) fill in the same [`Request`].
 
 mod accept;
 mod conditional;
