@@ -11,7 +11,8 @@ use crate::world::{LIMIT, Master, Node};
 /// A node with a certificate and an access log.
 struct Served {
     _dir: TestDir,
-    _master: Master,
+    source: PathBuf,
+    master: Master,
     node: Node,
     https: String,
     certificate: PathBuf,
@@ -49,6 +50,11 @@ pub(crate) fn certify(certificate: &Path, key: &Path) {
 }
 
 fn serve() -> Served {
+    serve_within("")
+}
+
+/// The same with limits of one's own.
+fn serve_within(limits: &str) -> Served {
     let dir = TestDir::new("tls").unwrap();
     let source = dir.folder("source").unwrap();
     let big: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 251) as u8).collect();
@@ -72,14 +78,15 @@ fn serve() -> Served {
         &format!("listen = [\"127.0.0.1:0\"]\naccess_log = {log:?}"),
     );
     let tls = format!("[http.tls]\nlisten = [\"127.0.0.1:0\"]\ncertificate = {certificate:?}\nkey = {key:?}\n");
-    std::fs::write(&node.config, text + &tls).unwrap();
+    std::fs::write(&node.config, text + &tls + limits).unwrap();
     node.run();
     let line = node.daemon().wait_for_line("serving on https://", LIMIT).unwrap();
     let https = line.split_whitespace().last().unwrap().trim_end_matches('/').to_owned();
     node.wait_for("tree", &snapshot);
     Served {
         _dir: dir,
-        _master: master,
+        source,
+        master,
         node,
         https,
         certificate,
@@ -144,6 +151,59 @@ fn curl_speaks_both_versions_over_tls() {
     let resumed = served.curl(&["--http2", "-C", "-", "-o", cut.to_str().unwrap(), &big]);
     assert!(resumed.status.success(), "{}", resumed.transcript());
     assert_eq!(std::fs::read(&cut).unwrap(), served.big);
+}
+
+/// Larger than what lies in the buffers of both sockets.
+const LARGE_BYTES: usize = 32 << 20;
+
+#[test]
+fn slow_clients_of_both_versions_get_everything_and_those_that_stop_are_cut() {
+    let served = serve_within("[http.limits]\nwrite_timeout = \"2 s\"\n");
+    let large: Vec<u8> = (0..=252).cycle().take(LARGE_BYTES).collect();
+    std::fs::write(served.source.join("large"), &large).unwrap();
+    let snapshot = served.master.publish("tree");
+    served.node.wait_for("tree", &snapshot);
+    let url = format!("{}/pub/tree/large", served.https);
+    let get = |option: &str, rate: &str| served.curl(&[option, "--limit-rate", rate, &url]);
+    // So that it is here, and sent as what is here is.
+    assert!(get("--http1.1", "1G").stdout == large);
+
+    // Each takes longer than twice the timeout.
+    let (mut of_1, mut of_2, mut many) = (Vec::new(), Vec::new(), String::new());
+    std::thread::scope(|scope| {
+        scope.spawn(|| of_1 = get("--http1.1", "6M").stdout);
+        scope.spawn(|| of_2 = get("--http2", "6M").stdout);
+        // Windows of 4 KiB a stream and 16 KiB a connection.
+        scope.spawn(|| {
+            let mut h2load = clean_command("h2load");
+            h2load.args(["-n20", "-c2", "-m10", "-w12", "-W14"]);
+            h2load.arg(format!("{}/pub/tree/big", served.https));
+            many = run_any(&mut h2load, LIMIT).unwrap().transcript();
+        });
+    });
+    assert!(of_1 == large && of_2 == large);
+    assert!(many.contains("20 succeeded, 0 failed"), "{many}");
+    let http = &served.node.status()["http"];
+    assert_eq!([&http["connections_timed_out"], &http["streams_timed_out"]], [0, 0]);
+
+    let (stop, go_on) = (Signal::STOP, Signal::CONT);
+    let stopped = ["--http1.1", "--http2"].map(|option| {
+        let out = served.node.dir.join(option);
+        let mut curl = served.curl_command(&[option, "--limit-rate", "1M", "-o", out.to_str().unwrap(), &url]);
+        let child = curl.spawn().unwrap();
+        poll(LIMIT, || out.metadata().is_ok_and(|out| out.len() > 0).then_some(())).expect("it begins");
+        kill_process(Pid::from_child(&child), stop).unwrap();
+        child
+    });
+    let counted = poll(LIMIT, || {
+        (served.node.status()["http"]["connections_timed_out"] == 2).then_some(())
+    });
+    for mut child in stopped {
+        kill_process(Pid::from_child(&child), go_on).unwrap();
+        // What it got is not whole, and it knows.
+        assert!(!child.wait().unwrap().success());
+    }
+    counted.unwrap_or_else(|| panic!("{}", served.node.status()));
 }
 
 #[test]

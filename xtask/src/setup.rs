@@ -46,6 +46,7 @@ const PACKAGES: &[(&str, &str)] = &[
         "nginx",
         "oracle of the HTTP server's tests, gate between nodes and masters, peer of benches/http",
     ),
+    ("nghttp2-client", "h2load, a client of HTTP/2 with windows of any size"),
     ("openssl", "certificates of the TLS tests"),
     ("ostree", "client of a repository of objects in files"),
     (
