@@ -23,7 +23,7 @@ use super::socket::SENDFILE_BYTES_MAX;
 use super::wire::{self, Behind};
 use crate::access_log::Visit;
 use crate::api::Answer;
-use crate::body::{Inner, ObjectBody, Piece, Pieces, read_resident};
+use crate::body::{Inner, ObjectBody, PIECE_BYTES_MAX, Piece, Pieces, read_resident};
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT};
 
 /// Bytes are collected up to so many before they are sent.
@@ -33,8 +33,8 @@ const AHEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// Most bytes that a disk is asked for at once.
 const DISK_BYTES_MAX: u64 = 256 * 1024;
-/// Most bytes that are encrypted at once.
-const FILE_SCRATCH_BYTES: usize = 64 * 1024;
+/// Most bytes that are read at once to be encrypted.
+const FILE_SCRATCH_BYTES: usize = 256 * 1024;
 /// Objects of at most so many bytes are read as a whole when they are opened.
 const READ_LATELY_BYTES_MAX: u64 = 1 << 20;
 /// Bodies of at most so many bytes share a packet with their header.
@@ -43,7 +43,7 @@ const JOINED_BYTES_MAX: u64 = 64 * 1024;
 const HALF_CLOSED_TIME: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// What a file passes through on its way into an encrypted connection: four records.
+    /// What a file passes through on its way into an encrypted connection.
     static FILE_SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; FILE_SCRATCH_BYTES].into());
 }
 
@@ -376,7 +376,7 @@ impl Connection {
             let sent = match through.await? as u64 {
                 // It is not in memory, and the disk may take its time.
                 0 => {
-                    let end = range.end.min(at + FILE_SCRATCH_BYTES as u64);
+                    let end = range.end.min(at + PIECE_BYTES_MAX);
                     let bytes = reader.read(at..end).await.map_err(io::Error::other)?;
                     self.push(&bytes, true).await?;
                     bytes.len() as u64

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use crate::admission::Place;
 
 /// Most bytes of bodies that were handed to a connection and are not sent, of all its streams together.
-pub(super) const UNSENT_BYTES_MAX: usize = 256 * 1024;
+pub(super) const UNSENT_BYTES_MAX: usize = 512 * 1024;
 /// A stream hands over so many bytes at a time if it is alone.
-pub(super) const PIECE_BYTES_MAX: usize = 64 * 1024;
+pub(super) const PIECE_BYTES_MAX: usize = UNSENT_BYTES_MAX / 2;
 /// The same if there are many: one frame.
 const PIECE_BYTES_MIN: usize = 16 * 1024;
 /// So many streams hold a piece of a body that cannot be read in parts of any size.

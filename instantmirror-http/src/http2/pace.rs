@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::budget::{Budget, PIECE_BYTES_MAX};
+use super::budget::Budget;
 use crate::engine::Patience;
 use crate::limits::Limits;
 
 /// In so many rounds of all streams each one was served.
-const ROUNDS: u64 = 2;
+const ROUNDS: u64 = 4;
 /// A stream of a slow connection takes at least the inverse of this of an equal part.
 const SHARE_MIN: u64 = 4;
 
@@ -69,7 +69,7 @@ impl Pace {
             let sent_bytes = budget.sent_bytes();
             let (passed, lately) = (sent_bytes - waiting.sent_bytes, sent_bytes - waiting.sent_bytes_lately);
             let due = self.send_rate_min.saturating_mul(self.write_timeout.as_secs());
-            let round = budget.streams().max(1) as u64 * PIECE_BYTES_MAX as u64;
+            let round = budget.streams().max(1) as u64 * budget.piece_bytes() as u64;
             if lately == 0 || lately < due || passed >= ROUNDS * round {
                 return Poll::Ready(());
             }
