@@ -1,16 +1,46 @@
 //! Content codings of pages that are made here: gzip and zstd, while they are sent. Published files are never touched:
 //! their bytes are the signed ones.
+//!
+//! Key decision: a page that waits for its client holds no encoder. gzip begins anew with each piece, on an encoder that
+//! all pages of a thread share (as pigz does); zstd cannot, so its encoders are small and few, and where there are enough
+//! of them a page goes out in blocks of zstd that are not compressed.
 
+use std::cell::RefCell;
 use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use flate2::write::GzEncoder;
+use flate2::{Compress, Compression, Crc, FlushCompress};
+use zstd::zstd_safe::CParameter;
 
 use crate::request::coding_weights;
 
 /// Listings compress to a tenth at any level; the lowest ones cost least.
 const GZIP_LEVEL: u32 = 3;
 const ZSTD_LEVEL: i32 = 1;
+/// Lines of a listing are like those just before them. With these an encoder takes some 150 kB.
+const ZSTD_WINDOW_LOG: u32 = 15;
+const ZSTD_HASH_LOG: u32 = 12;
+/// Most encoders of zstd at a time in this process.
+const ZSTD_ENCODERS_MAX: usize = 32;
+/// Window of frames that are not compressed, and so the longest of their blocks.
+const RAW_WINDOW_LOG: u8 = 17;
+
+/// RFC 1952: deflate, no name, no time, of whatever system.
+const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+/// The last block of deflate, with nothing in it.
+const DEFLATE_END: [u8; 2] = [3, 0];
+/// RFC 8878: the magic number, no checksum and no length, the window.
+const ZSTD_HEADER: [u8; 6] = [0x28, 0xb5, 0x2f, 0xfd, 0, (RAW_WINDOW_LOG - 10) << 3];
+/// The last block of zstd, with nothing in it.
+const ZSTD_END: [u8; 3] = [1, 0, 0];
+
+thread_local! {
+    static DEFLATE: RefCell<Compress> = RefCell::new(Compress::new(Compression::new(GZIP_LEVEL), false));
+}
+
+/// Encoders of zstd in use.
+static ZSTD_ENCODERS: AtomicUsize = AtomicUsize::new(0);
 
 /// How a page is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,16 +90,18 @@ impl Coding {
 /// Packs a page piece by piece.
 pub(crate) enum Packer {
     Identity,
-    Gzip(GzEncoder<Vec<u8>>),
-    Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
+    Gzip(Gzip),
+    Zstd(ZstdEncoder),
+    /// In the form of zstd, not compressed. Whether it was begun.
+    Raw(bool),
 }
 
 impl Packer {
     pub(crate) fn new(coding: Coding) -> io::Result<Self> {
         Ok(match coding {
             Coding::Identity => Self::Identity,
-            Coding::Gzip => Self::Gzip(GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP_LEVEL))),
-            Coding::Zstd => Self::Zstd(zstd::stream::write::Encoder::new(Vec::new(), ZSTD_LEVEL)?),
+            Coding::Gzip => Self::Gzip(Gzip::default()),
+            Coding::Zstd => ZstdEncoder::new()?.map_or(Self::Raw(false), Self::Zstd),
         })
     }
 
@@ -77,14 +109,12 @@ impl Packer {
     pub(crate) fn pack(&mut self, piece: Bytes) -> io::Result<Bytes> {
         Ok(match self {
             Self::Identity => piece,
-            Self::Gzip(encoder) => {
-                encoder.write_all(&piece)?;
-                std::mem::take(encoder.get_mut()).into()
+            Self::Gzip(gzip) => gzip.pack(&piece)?.into(),
+            Self::Zstd(zstd) => {
+                zstd.encoder.write_all(&piece)?;
+                std::mem::take(zstd.encoder.get_mut()).into()
             }
-            Self::Zstd(encoder) => {
-                encoder.write_all(&piece)?;
-                std::mem::take(encoder.get_mut()).into()
-            }
+            Self::Raw(begun) => raw(!std::mem::replace(begun, true), &piece).into(),
         })
     }
 
@@ -92,10 +122,103 @@ impl Packer {
     pub(crate) fn finish(self) -> io::Result<Bytes> {
         Ok(match self {
             Self::Identity => Bytes::new(),
-            Self::Gzip(encoder) => encoder.finish()?.into(),
-            Self::Zstd(encoder) => encoder.finish()?.into(),
+            Self::Gzip(gzip) => gzip.finish().into(),
+            Self::Zstd(zstd) => zstd.encoder.finish()?.into(),
+            Self::Raw(begun) => [&raw(!begun, &[])[..], &ZSTD_END].concat().into(),
         })
     }
+}
+
+/// What is known of a gzip file between its pieces.
+#[derive(Default)]
+pub(crate) struct Gzip {
+    begun: bool,
+    sum: Crc,
+}
+
+impl Gzip {
+    /// A piece in blocks that need none before them, and end with a whole byte.
+    fn pack(&mut self, piece: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = Vec::with_capacity(piece.len() / 4 + 64);
+        self.begin(&mut out);
+        self.sum.update(piece);
+        DEFLATE.with_borrow_mut(|deflate| {
+            deflate.reset();
+            let mut rest = piece;
+            // Room that is left says that everything was written.
+            while !rest.is_empty() || out.len() == out.capacity() {
+                out.reserve(1024);
+                let before = deflate.total_in();
+                deflate.compress_vec(rest, &mut out, FlushCompress::Sync)?;
+                let taken = usize::try_from(deflate.total_in() - before).unwrap_or(usize::MAX);
+                rest = rest.get(taken..).unwrap_or_default();
+            }
+            Ok(out)
+        })
+    }
+
+    fn begin(&mut self, out: &mut Vec<u8>) {
+        if !std::mem::replace(&mut self.begun, true) {
+            out.extend_from_slice(&GZIP_HEADER);
+        }
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.begin(&mut out);
+        out.extend_from_slice(&DEFLATE_END);
+        out.extend_from_slice(&self.sum.sum().to_le_bytes());
+        out.extend_from_slice(&self.sum.amount().to_le_bytes());
+        out
+    }
+}
+
+/// One of the few encoders of zstd.
+pub(crate) struct ZstdEncoder {
+    encoder: zstd::stream::write::Encoder<'static, Vec<u8>>,
+    _place: ZstdPlace,
+}
+
+/// Its place among them, free again once this is dropped.
+struct ZstdPlace;
+
+impl Drop for ZstdPlace {
+    fn drop(&mut self) {
+        ZSTD_ENCODERS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl ZstdEncoder {
+    /// `None`: there are enough.
+    fn new() -> io::Result<Option<Self>> {
+        let one_more = |count: usize| (count < ZSTD_ENCODERS_MAX).then_some(count + 1);
+        if ZSTD_ENCODERS
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .is_err()
+        {
+            return Ok(None);
+        }
+        let place = ZstdPlace;
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
+        encoder.set_parameter(CParameter::WindowLog(ZSTD_WINDOW_LOG))?;
+        encoder.set_parameter(CParameter::HashLog(ZSTD_HASH_LOG))?;
+        Ok(Some(Self { encoder, _place: place }))
+    }
+}
+
+/// A piece in blocks of zstd that are not compressed, behind the frame's header if it is the first.
+fn raw(is_first: bool, piece: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(piece.len() + 16);
+    if is_first {
+        out.extend_from_slice(&ZSTD_HEADER);
+    }
+    for block in piece.chunks(1 << RAW_WINDOW_LOG) {
+        // Its length above three bits: not the last, and raw.
+        let header = u32::try_from(block.len()).unwrap_or(0) << 3;
+        out.extend_from_slice(&header.to_le_bytes()[..3]);
+        out.extend_from_slice(block);
+    }
+    out
 }
 
 #[cfg(test)]
@@ -135,28 +258,70 @@ mod tests {
         assert_eq!(Coding::accepted(None), Identity);
     }
 
+    fn packed(mut packer: Packer, pieces: &[String]) -> Vec<u8> {
+        let mut packed = Vec::new();
+        for piece in pieces {
+            packed.extend_from_slice(&packer.pack(piece.clone().into()).unwrap());
+        }
+        packed.extend_from_slice(&packer.finish().unwrap());
+        packed
+    }
+
+    fn unpacked(coding: Coding, packed: &[u8]) -> String {
+        let mut unpacked = String::new();
+        match coding {
+            Coding::Identity => unpacked.push_str(std::str::from_utf8(packed).unwrap()),
+            // Of one member, and not of several.
+            Coding::Gzip => {
+                let mut decoder = flate2::read::GzDecoder::new(packed);
+                decoder.read_to_string(&mut unpacked).unwrap();
+            }
+            Coding::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::new(packed).unwrap().single_frame();
+                decoder.read_to_string(&mut unpacked).unwrap();
+            }
+        }
+        unpacked
+    }
+
     #[test]
     fn what_is_packed_is_unpacked_the_same() {
-        let pieces = ["first ".repeat(1000), "second ".repeat(1000), String::new()];
-        let all = pieces.concat();
-        for coding in [Coding::Identity, Coding::Gzip, Coding::Zstd] {
-            let mut packer = Packer::new(coding).unwrap();
-            let mut packed = Vec::new();
-            for piece in &pieces {
-                packed.extend_from_slice(&packer.pack(piece.clone().into()).unwrap());
+        // What cannot be compressed well.
+        let noise = |seed: u32| -> String {
+            let step = |last: &u32| Some(last.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+            let numbers = std::iter::successors(Some(seed), step).take(200_000);
+            numbers.map(|number| char::from(b' ' + (number >> 26) as u8)).collect()
+        };
+        for pieces in [
+            vec!["first ".repeat(1000), "second ".repeat(1000), String::new()],
+            vec![],
+            vec!["x".to_owned()],
+            vec![noise(1), noise(2), "third ".repeat(100_000)],
+        ] {
+            let all = pieces.concat();
+            for coding in [Coding::Identity, Coding::Gzip, Coding::Zstd] {
+                let packed = packed(Packer::new(coding).unwrap(), &pieces);
+                assert!(unpacked(coding, &packed) == all, "{coding:?}");
             }
-            packed.extend_from_slice(&packer.finish().unwrap());
-            let mut unpacked = String::new();
-            match coding {
-                Coding::Identity => unpacked = String::from_utf8(packed).unwrap(),
-                Coding::Gzip => {
-                    flate2::read::GzDecoder::new(&packed[..])
-                        .read_to_string(&mut unpacked)
-                        .unwrap();
-                }
-                Coding::Zstd => unpacked = String::from_utf8(zstd::decode_all(&packed[..]).unwrap()).unwrap(),
-            }
-            assert_eq!(unpacked, all, "{coding:?}");
+            assert!(unpacked(Coding::Zstd, &packed(Packer::Raw(false), &pieces)) == all);
         }
+    }
+
+    #[test]
+    fn encoders_that_wait_are_few() {
+        let packers: Vec<_> = (0..3 * ZSTD_ENCODERS_MAX)
+            .map(|_| Packer::new(Coding::Zstd).unwrap())
+            .collect();
+        let encoders = packers
+            .iter()
+            .filter(|packer| matches!(packer, Packer::Zstd(_)))
+            .count();
+        assert!(encoders <= ZSTD_ENCODERS_MAX, "{encoders}");
+        assert!(ZSTD_ENCODERS.load(Ordering::Relaxed) >= encoders);
+        let pieces = ["a page ".repeat(1000)];
+        for packer in packers {
+            assert_eq!(unpacked(Coding::Zstd, &packed(packer, &pieces)), pieces[0]);
+        }
+        assert!(size_of::<Gzip>() <= 64);
     }
 }

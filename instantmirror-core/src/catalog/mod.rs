@@ -33,7 +33,7 @@ pub use diff::{Difference, Differences};
 pub use layout::{LEAF_ENTRIES_MAX, LEAF_ENTRIES_MEAN, NODE_BYTES_MAX};
 pub use node::{CatalogNode, Child, Totals};
 pub use reach::Reachable;
-pub use read::{Catalog, Resolution};
+pub use read::{Catalog, Resolution, SYMLINKS_MAX};
 
 /// Where catalog nodes are read from: a snapshot store, or a map in a test.
 pub trait NodeSource: Send + Sync {

@@ -1,7 +1,7 @@
 //! What goes behind a header, for every transport alike: bytes, pages that make themselves, and objects.
 //!
 //! A [`ServeBody`] is a stream of pieces for any server that takes one; our own take what is in it apart
-//! ([`Inner`]) and send from descriptors (HTTP/1.1) or as much as there is window for (HTTP/2). Either way the
+//! (`Inner`) and send from descriptors (HTTP/1.1) or as much as there is window for (HTTP/2). Either way the
 //! connection pulls, so a slow client holds at most one piece and nobody else.
 //!
 //! Invariants: the first byte is ready before a header is sent, so what cannot be had is answered with a
@@ -39,6 +39,11 @@ pub const PIECE_BYTES_MAX: u64 = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct BodyError(pub(crate) String);
+
+/// So much of a page is made at once, as it waits for its client.
+const PAGE_BYTES: usize = 16 * 1024;
+/// The same of one that becomes some tenth of it.
+const PACKED_PAGE_BYTES: usize = 64 * 1024;
 
 pub(crate) type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
 
@@ -189,9 +194,10 @@ pub(crate) async fn open(body: Body, objects: &Arc<dyn ObjectSource>) -> Result<
         Body::Listing(listing, coding) => {
             let pieces = stream::try_unfold(Some((listing, Packer::new(coding))), |page| async move {
                 let Some((listing, packer)) = page else { return Ok(None) };
-                // A packer may take many pieces before it gives one: others get their turn in between.
-                tokio::task::yield_now().await;
-                next_of_page(listing, packer).map(Some).inspect_err(|error| {
+                // It may sort, follow links, and wait for the disk.
+                let made = tokio::task::spawn_blocking(move || next_of_page(listing, packer)).await;
+                let made = made.unwrap_or_else(|failed| Err(BodyError(failed.to_string())));
+                made.map(Some).inspect_err(|error| {
                     log_limited!(Instant::now(), warn, %error, "a listing broke off");
                 })
             });
@@ -210,7 +216,14 @@ type Page = (Box<Listing>, io::Result<Packer>);
 fn next_of_page(mut listing: Box<Listing>, packer: io::Result<Packer>) -> Result<(Bytes, Option<Page>), BodyError> {
     let cannot_pack = |error: io::Error| BodyError(error.to_string());
     let mut packer = packer.map_err(cannot_pack)?;
-    match listing.next_piece().map_err(|error| BodyError(error.to_string()))? {
+    let bytes = match packer {
+        Packer::Identity | Packer::Raw(_) => PAGE_BYTES,
+        Packer::Gzip(_) | Packer::Zstd(_) => PACKED_PAGE_BYTES,
+    };
+    match listing
+        .next_piece(bytes)
+        .map_err(|error| BodyError(error.to_string()))?
+    {
         Some(piece) => Ok((packer.pack(piece).map_err(cannot_pack)?, Some((listing, Ok(packer))))),
         None => Ok((packer.finish().map_err(cannot_pack)?, None)),
     }

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Column, Order, Row, RowKind, Subject};
+use super::{Column, Order, Row, RowKind, Subject, Unsorted};
 use crate::request::encode_path_into;
 
 const STYLE: &str = "\
@@ -28,7 +28,7 @@ button:hover{text-decoration:underline}footer{margin-top:1rem;font-size:.9em;ove
 /// So many torrents of a directory are shown without a click.
 const TORRENTS_SHOWN: usize = 5;
 
-pub(super) fn head(out: &mut String, subject: &Subject, order: Order, unsorted: bool) {
+pub(super) fn head(out: &mut String, subject: &Subject, order: Order, unsorted: Option<Unsorted>) {
     out.push_str("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
     out.push_str("<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>Index of /");
     escape(out, subject.path.as_str());
@@ -43,13 +43,18 @@ pub(super) fn head(out: &mut String, subject: &Subject, order: Order, unsorted: 
     breadcrumbs(out, subject);
     out.push_str("</h1>\n");
     torrents(out, subject);
-    if unsorted {
-        let _ = writeln!(
+    let _ = match unsorted {
+        None => Ok(()),
+        Some(Unsorted::TooLarge) => writeln!(
             out,
             "<p class=\"s\">More than {} entries: shown in order of name.</p>",
             super::SORT_ENTRIES_MAX
-        );
-    }
+        ),
+        Some(Unsorted::Busy) => writeln!(
+            out,
+            "<p class=\"s\">Too many ask for sorted pages now: shown in order of name.</p>"
+        ),
+    };
     out.push_str("<table><thead><tr>");
     let columns = [
         (Column::Name, "N", "Name", ""),

@@ -1,26 +1,34 @@
 //! Directory pages: HTML for people, JSON for programs.
 //!
 //! In name order a page is made leaf by leaf while it is sent, so a directory of a million entries needs the
-//! memory of one piece. Other orders need all entries at once and are limited to [`SORT_ENTRIES_MAX`].
+//! memory of one piece. Other orders need all entries at once and are limited to [`SORT_ENTRIES_MAX`], and all pages
+//! that wait for their clients together to [`SORTED_ENTRIES_MAX`].
 
 mod html;
 mod json;
+mod links;
+mod sorted;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use instantmirror_core::catalog::{Catalog, CatalogError, NodeSource, Resolution};
+use instantmirror_core::catalog::{Catalog, CatalogError, NodeSource};
 use instantmirror_core::traits::TorrentLink;
 use instantmirror_core::{Directory, Entry, Kind, Meta, Name, ObjectId, RepoName, RepoPath, SnapshotId};
 
+pub use self::links::Links;
+pub use self::sorted::SORTED_ENTRIES_MAX;
+
+use self::links::LinkEnds;
+use self::sorted::SortedShare;
 use crate::request::query_value;
 use crate::routing::Nodes;
 
 /// Most entries of a directory that is sorted otherwise than by name. A larger one is shown in name order,
 /// and says so.
 pub const SORT_ENTRIES_MAX: usize = 10_000;
-/// Entries that are rendered into one piece of a page.
-const PIECE_ENTRIES: usize = 256;
+/// Entries that are read at once.
+const READ_ENTRIES: usize = 64;
 
 /// One line of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,37 +80,6 @@ pub enum LinkEnd {
     Nowhere,
 }
 
-/// The tree that a directory's symlinks are followed in.
-#[derive(Debug, Clone)]
-pub struct Links {
-    root: Meta,
-    directory: RepoPath,
-}
-
-impl Links {
-    /// Of the directory at a path of the tree with this root.
-    #[must_use]
-    pub fn new(root: Meta, directory: RepoPath) -> Self {
-        Self { root, directory }
-    }
-
-    /// Where the symlink `name` of the directory leads.
-    fn end(&self, nodes: &Nodes, name: &Name) -> Result<LinkEnd, CatalogError> {
-        let Ok(path) = self.directory.join(name) else {
-            return Ok(LinkEnd::Nowhere);
-        };
-        let catalog = Catalog::new(Arc::clone(&nodes.0), self.root.clone());
-        Ok(match catalog.resolve(&path)? {
-            Resolution::Found(_, meta) => match meta.kind {
-                Kind::Directory(_) => LinkEnd::Directory,
-                Kind::File(file) => LinkEnd::File(file.size),
-                Kind::Symlink(_) => LinkEnd::Nowhere,
-            },
-            Resolution::NotFound | Resolution::Loop => LinkEnd::Nowhere,
-        })
-    }
-}
-
 impl Row {
     /// A directory of which no more is known than its name.
     #[must_use]
@@ -152,7 +129,7 @@ impl Row {
 }
 
 impl Row {
-    fn new(entry: Entry, nodes: &Nodes, links: Option<&Links>) -> Result<Self, CatalogError> {
+    fn new(entry: Entry, ends: Option<&mut LinkEnds<'_>>) -> Result<Self, CatalogError> {
         let kind = match entry.meta.kind {
             Kind::File(file) => RowKind::File {
                 size: file.size,
@@ -163,8 +140,8 @@ impl Row {
                 bytes: Some(directory.bytes),
             },
             Kind::Symlink(target) => RowKind::Symlink {
+                end: ends.map_or(Ok(LinkEnd::Nowhere), |ends| ends.end(&entry.name, &target))?,
                 target: target.into(),
-                end: links.map_or(Ok(LinkEnd::Nowhere), |links| links.end(nodes, &entry.name))?,
             },
         };
         Ok(Self {
@@ -282,12 +259,24 @@ pub struct Listing {
     rows: Rows,
     stage: Stage,
     count: u64,
-    unsorted: bool,
+    /// Why it is in name order although another was asked for.
+    unsorted: Option<Unsorted>,
+}
+
+/// Why a page is not sorted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unsorted {
+    TooLarge,
+    /// Too many sorted pages wait for their clients.
+    Busy,
 }
 
 #[derive(Debug)]
 enum Rows {
-    Ready(std::vec::IntoIter<Row>),
+    Ready {
+        rows: std::vec::IntoIter<Row>,
+        _share: SortedShare,
+    },
     Tree {
         nodes: Nodes,
         directory: Directory,
@@ -307,7 +296,15 @@ impl Listing {
     /// A page of rows that are in their natural order already.
     #[must_use]
     pub fn of_rows(subject: Subject, format: Format, order: Order, rows: Vec<Row>) -> Self {
-        Self::new(subject, format, order, Rows::Ready(rows.into_iter()))
+        Self::new(
+            subject,
+            format,
+            order,
+            Rows::Ready {
+                rows: rows.into_iter(),
+                _share: SortedShare::default(),
+            },
+        )
     }
 
     /// A page of a directory of a tree, whose symlinks are followed by `links`. Nothing is read yet.
@@ -337,16 +334,17 @@ impl Listing {
             rows,
             stage: Stage::Head,
             count: 0,
-            unsorted: false,
+            unsorted: None,
         }
     }
 
-    /// The next piece of the page, `None` behind the last. Reads at most a few catalog nodes, or, for
-    /// the first piece of a sorted page, those of [`SORT_ENTRIES_MAX`] entries.
+    /// The next piece of the page, of some `bytes` and never empty, `None` behind the last. Reads at most a few catalog
+    /// nodes for each entry, or, for the first piece of a sorted page, those of [`SORT_ENTRIES_MAX`] entries: not for a
+    /// thread of the runtime.
     ///
     /// # Errors
     /// [`CatalogError`] if the directory cannot be read; the page is not whole then.
-    pub fn next_piece(&mut self) -> Result<Option<Bytes>, CatalogError> {
+    pub fn next_piece(&mut self, bytes: usize) -> Result<Option<Bytes>, CatalogError> {
         let mut out = String::new();
         if self.stage == Stage::Head {
             self.sort()?;
@@ -359,20 +357,26 @@ impl Listing {
         if self.stage == Stage::End {
             return Ok(None);
         }
-        let rows = self.rows.take(PIECE_ENTRIES)?;
-        for row in &rows {
-            match self.format {
-                Format::Html => html::row(&mut out, row),
-                Format::Json => json::row(&mut out, row, self.count == 0),
+        // At least some of the entries: one that cannot be read shows before anything is sent.
+        loop {
+            let rows = self.rows.take(READ_ENTRIES)?;
+            for row in &rows {
+                match self.format {
+                    Format::Html => html::row(&mut out, row),
+                    Format::Json => json::row(&mut out, row, self.count == 0),
+                }
+                self.count += 1;
             }
-            self.count += 1;
-        }
-        if rows.len() < PIECE_ENTRIES {
-            match self.format {
-                Format::Html => html::end(&mut out, &self.subject, self.count),
-                Format::Json => json::end(&mut out),
+            if rows.len() < READ_ENTRIES {
+                match self.format {
+                    Format::Html => html::end(&mut out, &self.subject, self.count),
+                    Format::Json => json::end(&mut out),
+                }
+                self.stage = Stage::End;
             }
-            self.stage = Stage::End;
+            if out.len() >= bytes || self.stage == Stage::End {
+                break;
+            }
         }
         Ok(Some(out.into()))
     }
@@ -381,27 +385,41 @@ impl Listing {
         if self.order.is_natural() {
             return Ok(());
         }
-        let mut all = Vec::new();
-        match &mut self.rows {
-            Rows::Ready(rows) => all.extend(rows),
-            Rows::Tree {
-                nodes,
-                directory,
-                links,
-                ..
-            } => {
-                let catalog = catalog(nodes, directory);
-                for entry in catalog.list(directory, None).take(SORT_ENTRIES_MAX + 1) {
-                    all.push(Row::new(entry?, nodes, links.as_ref())?);
-                }
-                if all.len() > SORT_ENTRIES_MAX {
-                    self.unsorted = true;
-                    return Ok(());
-                }
+        let Rows::Tree {
+            nodes,
+            directory,
+            links,
+            ..
+        } = &self.rows
+        else {
+            if let Rows::Ready { rows, .. } = &mut self.rows {
+                let mut all: Vec<Row> = rows.collect();
+                self.order.sort(&mut all);
+                *rows = all.into_iter();
             }
+            return Ok(());
+        };
+        let catalog = catalog(nodes, directory);
+        let mut ends = links.as_ref().map(|links| links.ends(nodes)).transpose()?;
+        let (mut all, mut share) = (Vec::new(), SortedShare::default());
+        for entry in catalog.list(directory, None) {
+            let entry = entry?;
+            if all.len() == SORT_ENTRIES_MAX {
+                self.unsorted = Some(Unsorted::TooLarge);
+                return Ok(());
+            }
+            if !share.grow() {
+                self.unsorted = Some(Unsorted::Busy);
+                return Ok(());
+            }
+            all.push(Row::new(entry, ends.as_mut())?);
         }
+        drop(ends);
         self.order.sort(&mut all);
-        self.rows = Rows::Ready(all.into_iter());
+        self.rows = Rows::Ready {
+            rows: all.into_iter(),
+            _share: share,
+        };
         Ok(())
     }
 }
@@ -409,7 +427,7 @@ impl Listing {
 impl Rows {
     fn take(&mut self, limit: usize) -> Result<Vec<Row>, CatalogError> {
         match self {
-            Self::Ready(rows) => Ok(rows.take(limit).collect()),
+            Self::Ready { rows, .. } => Ok(rows.take(limit).collect()),
             Self::Tree {
                 nodes,
                 directory,
@@ -417,12 +435,13 @@ impl Rows {
                 links,
             } => {
                 let catalog = catalog(nodes, directory);
+                let mut ends = links.as_ref().map(|links| links.ends(nodes)).transpose()?;
                 let mut rows = Vec::with_capacity(limit);
                 let mut last = None;
                 for entry in catalog.list(directory, after.as_ref()).take(limit) {
                     let entry = entry?;
                     last = Some(entry.name.clone());
-                    rows.push(Row::new(entry, nodes, links.as_ref())?);
+                    rows.push(Row::new(entry, ends.as_mut())?);
                 }
                 if last.is_some() {
                     *after = last;
