@@ -318,6 +318,12 @@ impl Place {
         Admission::new(&Limits::default()).admit_anyway()
     }
 
+    /// Whether the connection waits for its client.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.seat.waits_since().is_some()
+    }
+
     /// The connection waits for its client: it may be closed if others need its place.
     pub(crate) fn waits(&self, since: Instant) {
         self.seat.waits(self.admission.micros_of(since));

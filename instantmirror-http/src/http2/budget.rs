@@ -248,6 +248,30 @@ mod tests {
         assert!(budget.drained().now_or_never().is_some());
     }
 
+    #[tokio::test]
+    async fn a_connection_is_idle_once_all_is_answered_and_sent() {
+        let place = Arc::new(Place::alone());
+        let budget = Budget::new(Arc::clone(&place));
+        let streams = (budget.stream(), budget.stream());
+        assert!(!place.is_idle());
+        let mut unsent = Unsent::new(Bytes::from_static(b"12345"), budget.share(5).await);
+        drop(streams.0);
+        drop(streams.1);
+        assert!(!place.is_idle(), "the last bytes are on their way");
+        unsent.advance(5);
+        drop(unsent);
+        assert!(place.is_idle());
+        // The other way round.
+        let stream = budget.stream();
+        drop(budget.share(5).await);
+        assert!(!place.is_idle());
+        drop(stream);
+        assert!(place.is_idle());
+        place.leaves();
+        drop(budget.stream());
+        assert!(place.is_told(), "it still is, behind the request that came in between");
+    }
+
     #[test]
     fn a_piece_is_smaller_where_many_want_one() {
         let budget = Budget::new(Arc::new(Place::alone()));

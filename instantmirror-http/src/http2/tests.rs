@@ -1,5 +1,6 @@
 //! Connections through memory, with the client of `h2` at the other end, in virtual time.
 
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,12 +17,12 @@ use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{
     Entry, FileMeta, Kind, Meta, Name, ObjectId, RepoName, Root, Snapshot, SnapshotId, Timestamp,
 };
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::admission::Admission;
+use crate::admission::{Admission, RequestRate};
 use crate::limits::{Limits, Stopping};
 use crate::service::{Extra, ExtraRequest, Service};
 
@@ -185,22 +186,24 @@ impl Extra for Echo {
     }
 }
 
+/// What a connection is served with.
+struct Kept {
+    _services: watch::Sender<Arc<Service>>,
+    place: Arc<Place>,
+}
+
 struct World {
     tree: Arc<Tree>,
     service: Arc<Service>,
     /// The connection at the server's end.
     served: JoinHandle<()>,
-    _services: watch::Sender<Arc<Service>>,
+    kept: Kept,
     client: SendRequest<Bytes>,
     /// The connection at the client's end.
     connection: JoinHandle<Result<(), h2::Error>>,
 }
 
-fn serve_on(
-    near: DuplexStream,
-    limits: Limits,
-    stopping: Stopping,
-) -> (Arc<Tree>, Arc<Service>, JoinHandle<()>, watch::Sender<Arc<Service>>) {
+fn serve_on(near: DuplexStream, limits: Limits, stopping: Stopping) -> (Arc<Tree>, Arc<Service>, JoinHandle<()>, Kept) {
     let tree = Tree::new();
     let service = Arc::new(Service::new(Arc::new(Shown(Arc::clone(&tree)))).with_extra(Arc::new(Echo)));
     let (sender, services) = watch::channel(Arc::clone(&service));
@@ -212,14 +215,22 @@ fn serve_on(
         stopping,
     });
     let place = Arc::new(shared.admission.admit_anyway());
-    let served = tokio::spawn(carry(near, IpAddr::from([127, 0, 0, 1]), shared, place));
-    (tree, service, served, sender)
+    let served = tokio::spawn(carry(near, IpAddr::from([192, 0, 2, 1]), shared, Arc::clone(&place)));
+    (
+        tree,
+        service,
+        served,
+        Kept {
+            _services: sender,
+            place,
+        },
+    )
 }
 
 /// A client whose streams have this window.
 async fn connect(window: u32, limits: Limits) -> World {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let (tree, service, served, services) = serve_on(near, limits, Stopping::never());
+    let (tree, service, served, kept) = serve_on(near, limits, Stopping::never());
     let mut builder = h2::client::Builder::new();
     builder
         .initial_window_size(window)
@@ -230,7 +241,7 @@ async fn connect(window: u32, limits: Limits) -> World {
         tree,
         service,
         served,
-        _services: services,
+        kept,
         client,
         connection: tokio::spawn(connection),
     }
@@ -473,4 +484,106 @@ async fn a_server_that_stops_ends_its_answers_first() {
     assert_eq!(read.unwrap(), tree.big);
     served.await.unwrap();
     connection.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_makes_room_and_a_busy_one_answers_first() {
+    let world = connect(1024, Limits::default()).await;
+    assert_eq!(read_fast(world.get("small").await).await.unwrap(), b"content");
+    world.settle().await;
+    assert!(world.kept.place.is_idle());
+    let begun = Instant::now();
+    world.kept.place.leaves();
+    world.served.await.unwrap();
+    assert!(begun.elapsed() <= GOODBYE_TIME);
+
+    let world = connect(1024, Limits::default()).await;
+    let slow = read(world.get("big").await, 1024, Duration::from_secs(1));
+    world.settle().await;
+    assert!(!world.kept.place.is_idle());
+    world.kept.place.leaves();
+    let begun = Instant::now();
+    assert_eq!(slow.await.unwrap(), world.tree.big);
+    assert!(begun.elapsed() > Duration::from_secs(100));
+    let begun = Instant::now();
+    // The client was told to open no more streams, and has left.
+    world.connection.await.unwrap().unwrap();
+    world.served.await.unwrap();
+    assert!(begun.elapsed() <= GOODBYE_TIME);
+}
+
+/// Its answers are handed over to their ends, and no stream looks after them any more.
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_an_answer_is_sent_before_a_connection_leaves() {
+    for (pause, arrives) in [(Duration::from_millis(500), true), (Duration::from_secs(20), false)] {
+        let (near, far) = tokio::io::duplex(512);
+        let limits = Limits {
+            send_rate_min: 256,
+            ..Limits::default()
+        };
+        let (tree, service, served, kept) = serve_on(near, limits, Stopping::never());
+        // A line of 512 bytes in each pause.
+        let (line, end) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(carry_slowly(far, line, pause));
+        let mut builder = h2::client::Builder::new();
+        builder
+            .initial_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW);
+        let (client, connection) = builder.handshake::<_, Bytes>(end).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get("https://mirror/debian/snap/current/big").body(()).unwrap();
+        let (response, _) = client.ready().await.unwrap().send_request(request, true).unwrap();
+        let body = response.await.unwrap().into_body();
+        kept.place.leaves();
+        let begun = Instant::now();
+        let read = read_fast(body).await;
+        assert!(begun.elapsed() >= Limits::default().write_timeout);
+        served.await.unwrap();
+        match read {
+            Ok(bytes) => assert!(arrives && bytes == tree.big),
+            Err(error) => assert!(!arrives, "{error}"),
+        }
+        assert_eq!(service.stats().connections_timed_out, u64::from(!arrives));
+        assert_eq!(tree.in_memory(), 0);
+    }
+}
+
+async fn carry_slowly(far: DuplexStream, line: DuplexStream, pause: Duration) {
+    let (mut from_server, mut to_server) = tokio::io::split(far);
+    let (mut from_client, mut to_client) = tokio::io::split(line);
+    let there = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };
+    let back = async {
+        let mut bytes = [0; 512];
+        loop {
+            let read = from_server.read(&mut bytes).await?;
+            if read == 0 {
+                return to_client.shutdown().await;
+            }
+            tokio::time::sleep(pause).await;
+            to_client.write_all(&bytes[..read]).await?;
+        }
+    };
+    let _ = tokio::join!(there, back);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_come_too_fast_are_answered_with_429() {
+    let mut limits = Limits::default();
+    limits.addresses.requests = Some(RequestRate {
+        per_second: NonZeroU32::MIN,
+        burst: NonZeroU32::MIN.saturating_add(2),
+    });
+    let world = connect(WINDOW, limits).await;
+    let path = "/debian/snap/current/small";
+    for expected in [200, 200, 200, 429, 429] {
+        let answer = world.send(Method::GET, path, None).await;
+        assert_eq!(answer.status(), expected);
+        assert_eq!(answer.headers().contains_key("retry-after"), expected == 429);
+    }
+    // The body of such a request is not waited for, and the connection is good for others.
+    let answer = world.send(Method::POST, "/echo", Some(b"heard")).await;
+    assert_eq!(answer.status(), 429);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(read_fast(world.get("small").await).await.unwrap(), b"content");
+    assert_eq!(world.service.stats().answers[3], 3, "answers of the class 4xx");
 }
