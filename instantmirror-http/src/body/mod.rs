@@ -31,9 +31,11 @@ use crate::stats::Counters;
 
 pub(crate) use object::{ObjectBody, Piece, Refusal, read_resident};
 
-/// Most bytes of an object that are read and handed to the transport at once: one group, as objects are verified by
-/// groups, and a client that takes nothing holds one piece.
-pub const PIECE_BYTES_MAX: u64 = 64 * 1024;
+/// Most bytes of an object that are read and handed to the transport at once: each time costs a change of threads.
+pub const PIECE_BYTES_MAX: u64 = 256 * 1024;
+/// The same of the first piece: one group, as objects are verified by groups. A client that takes nothing holds no more, and
+/// pieces grow for those that take them.
+const FIRST_PIECE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Why a body ended early. The client sees a broken connection, the log this text.
 #[derive(Debug, thiserror::Error)]

@@ -13,7 +13,7 @@ use instantmirror_core::traits::{ObjectReader, ObjectSource, ReadIntent};
 use instantmirror_core::{CacheError, FetchError};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::{BodyError, PIECE_BYTES_MAX, Pieces};
+use super::{BodyError, FIRST_PIECE_BYTES_MAX, PIECE_BYTES_MAX, Pieces};
 use crate::respond::{Content, Multipart};
 
 /// Why a body could not even begin: the status to answer with, and the text for a person.
@@ -238,6 +238,8 @@ struct Reading {
     ready: u64,
     /// Read ahead of time, where only reading tells whether the disk has it.
     first: Option<Bytes>,
+    /// Most bytes that are read next.
+    piece_max: u64,
 }
 
 impl Reading {
@@ -264,6 +266,7 @@ impl Reading {
             at: range.start,
             end: range.end,
             first: None,
+            piece_max: FIRST_PIECE_BYTES_MAX,
         };
         // What has a descriptor was verified as a whole. Everything else is verified when it is read.
         reading.first = reading.held(u64::MAX);
@@ -301,6 +304,7 @@ impl Reading {
             self.at = range.end;
             return Ok(Some(Piece::File(Arc::clone(&self.reader), range)));
         }
+        self.piece_max = (2 * self.piece_max).min(PIECE_BYTES_MAX);
         let piece = self.read(content, max).await?;
         self.at += piece.len() as u64;
         Ok(Some(Piece::Bytes(piece)))
@@ -325,7 +329,7 @@ impl Reading {
     }
 
     fn piece_end(&self, max: u64) -> u64 {
-        let piece = self.at.saturating_add(PIECE_BYTES_MAX.min(max));
+        let piece = self.at.saturating_add(self.piece_max.min(max));
         self.end.min(self.ready).min(piece)
     }
 }

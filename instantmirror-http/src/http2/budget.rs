@@ -14,8 +14,8 @@ use crate::admission::Place;
 pub(super) const UNSENT_BYTES_MAX: usize = 512 * 1024;
 /// A stream hands over so many bytes at a time if it is alone.
 pub(super) const PIECE_BYTES_MAX: usize = UNSENT_BYTES_MAX / 2;
-/// The same if there are many: one frame.
-const PIECE_BYTES_MIN: usize = 16 * 1024;
+/// The same if there are many: most files of a mirror are one piece, and what is read is verified by groups of this size.
+const PIECE_BYTES_MIN: usize = 64 * 1024;
 /// So many streams hold a piece of a body that cannot be read in parts of any size.
 const PIECES_MAX: usize = 8;
 

@@ -35,6 +35,9 @@ use crate::stream::Watched;
 
 /// Window of all request bodies of a connection together, and so what they may hold unread.
 const RECEIVE_BYTES_MAX: u32 = 256 * 1024;
+/// Window that a stream is shown beyond what it has handed over: more than the budget, which alone cuts pieces short, or
+/// they would begin and end where verified groups do not, and those be read twice.
+const WINDOW_BYTES_MAX: usize = 2 * UNSENT_BYTES_MAX;
 /// A connection without requests is closed so long after its client was told to leave.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
 /// The same where others need its place.
@@ -82,7 +85,7 @@ where
         .max_concurrent_streams(limits.streams_max)
         .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
         .initial_connection_window_size(RECEIVE_BYTES_MAX)
-        .max_send_buffer_size(UNSENT_BYTES_MAX);
+        .max_send_buffer_size(WINDOW_BYTES_MAX);
     let handshake = builder.handshake(Watched::new(stream, limits.write_timeout));
     let handshake = tokio::time::timeout(limits.header_timeout, handshake);
     let Some(connection) = place.unless_told(handshake).await else {
