@@ -1,5 +1,5 @@
 //! The behaviours of [`Annotations`]. A factory is given the files of a tree and makes an implementation for which just they are
-//! the current snapshot of [`REPOSITORY`](super::peer_transport::REPOSITORY).
+//! the current snapshot of [`REPOSITORY`].
 
 /// Stamps the suite: one `#[test]` per behaviour of what is said beside content. Takes a factory, a function of
 /// `&[(&str, Bytes)]` (paths and content of the current snapshot) that returns a [`Subject`](crate::conformance::Subject).

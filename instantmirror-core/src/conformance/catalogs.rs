@@ -1,5 +1,5 @@
 //! The behaviours of [`Catalogs`]. A factory is given the files of a tree and makes an implementation that shows just them as the
-//! current snapshot of [`REPOSITORY`](super::peer_transport::REPOSITORY).
+//! current snapshot of [`REPOSITORY`].
 
 /// Stamps the suite: one `#[test]` per behaviour of published trees. Takes a factory, a function of `&[(&str, Bytes)]` (paths and
 /// content of the current snapshot) that returns a [`Subject`](crate::conformance::Subject). One that needs a runtime brings it

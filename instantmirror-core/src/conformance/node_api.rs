@@ -1,5 +1,5 @@
 //! The behaviours of a [`NodeApi`]. A factory makes an implementation for which something was published in
-//! [`REPOSITORY`](super::peer_transport::REPOSITORY), once.
+//! [`REPOSITORY`], once.
 
 /// Stamps the suite: one `#[test]` per behaviour of what nodes ask for. Takes a factory, a function of `&[(&str, Bytes)]` (paths
 /// and content of the current snapshot) that returns a [`Subject`](crate::conformance::Subject). One that needs a runtime brings

@@ -1,5 +1,5 @@
 //! The behaviours of an [`ObjectSource`] and of the readers that it opens. A factory is given the objects that can be had, for
-//! every repository, or at least for [`REPOSITORY`](super::peer_transport::REPOSITORY), and nothing else.
+//! every repository, or at least for [`REPOSITORY`], and nothing else.
 
 /// Stamps the suite: one `#[test]` per behaviour of a source that frontends read from. Takes a factory, a function of `&[Bytes]`
 /// (the objects that can be had) that returns a [`Subject`](crate::conformance::Subject). A source that needs a runtime brings it

@@ -1,5 +1,5 @@
 //! The behaviours of a [`Swarm`]. A factory is given the objects that somebody in the swarm must have, and nothing else; for
-//! every repository, or at least for [`REPOSITORY`](super::peer_transport::REPOSITORY). Whoever has them is known already when it
+//! every repository, or at least for [`REPOSITORY`]. Whoever has them is known already when it
 //! returns.
 
 /// Stamps the suite: one `#[test]` per behaviour of a swarm. Takes a factory, a function of `&[Bytes]` (the objects that the
