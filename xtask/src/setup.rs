@@ -42,11 +42,11 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mktorrent", "peer of benches/torrent.py"),
     ("mount", "file systems of the tests are mounted, full and mounted over"),
     ("nftables", "a firewall in a network of a test's own"),
+    ("nghttp2-client", "h2load, a client of HTTP/2 with windows of any size"),
     (
         "nginx",
         "oracle of the HTTP server's tests, gate between nodes and masters, peer of benches/http",
     ),
-    ("nghttp2-client", "h2load, a client of HTTP/2 with windows of any size"),
     ("openssl", "certificates of the TLS tests"),
     ("ostree", "client of a repository of objects in files"),
     (
