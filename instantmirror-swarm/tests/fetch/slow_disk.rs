@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -31,7 +32,12 @@ enum Disk {
 }
 
 #[derive(Debug)]
-struct Switch(Mutex<Disk>, Condvar);
+struct Switch {
+    disk: Mutex<Disk>,
+    changed: Condvar,
+    /// Writes that have come so far.
+    writes: AtomicUsize,
+}
 
 /// A cache on such a disk.
 #[derive(Debug, Clone)]
@@ -42,15 +48,24 @@ struct SlowFill(Arc<dyn ObjectFill>, Arc<Switch>);
 
 impl SlowCache {
     fn new(disk: Disk) -> Self {
-        Self(
-            MemoryCache::new(None),
-            Arc::new(Switch(Mutex::new(disk), Condvar::new())),
-        )
+        let switch = Switch {
+            disk: Mutex::new(disk),
+            changed: Condvar::new(),
+            writes: AtomicUsize::new(0),
+        };
+        Self(MemoryCache::new(None), Arc::new(switch))
     }
 
     fn set(&self, disk: Disk) {
-        *self.1.0.lock().unwrap() = disk;
-        self.1.1.notify_all();
+        *self.1.disk.lock().unwrap() = disk;
+        self.1.changed.notify_all();
+    }
+
+    /// Waits until something is written: on a thread of its own, which virtual time knows nothing of.
+    async fn written_to(&self) {
+        while self.1.writes.load(Ordering::Acquire) == 0 {
+            tokio::task::yield_now().await;
+        }
     }
 
     fn engine(&self, source: &FaultyTransport) -> FetchEngine {
@@ -117,10 +132,13 @@ impl ObjectFill for SlowFill {
 
     /// Blocks while the disk stands still.
     async fn write(&self, offset: u64, data: Bytes) -> Result<(), CacheError> {
-        let Switch(disk, changed) = self.1.as_ref();
+        self.1.writes.fetch_add(1, Ordering::Release);
         let disk = {
-            let disk = disk.lock().unwrap();
-            let still = changed.wait_timeout_while(disk, STILL_MAX, |disk| *disk == Disk::StandsStill);
+            let disk = self.1.disk.lock().unwrap();
+            let still = self
+                .1
+                .changed
+                .wait_timeout_while(disk, STILL_MAX, |disk| *disk == Disk::StandsStill);
             *still.unwrap().0
         };
         match disk {
@@ -195,7 +213,7 @@ async fn what_a_batch_brings_for_a_client_was_kept_and_not_fetched_from_nowhere(
         let (engine, files) = (engine.clone(), [file(&data)]);
         tokio::spawn(async move { engine.fetch_batch(&repository(), &files, step).await })
     };
-    settle().await;
+    cache.written_to().await;
     let reader = open(&engine, &file(&data), 0..100).await.unwrap();
     settle().await;
     cache.set(Disk::Works);
