@@ -63,20 +63,21 @@ impl Scan<'_> {
     /// The stamp to remember, if a file need not be read again.
     fn unchanged(&self, file: &FileMeta, mode: u16, known: &FileStamp, raw: &RawEntry) -> Option<FileStamp> {
         let (now, is_chmod, rule) = (raw.stamp, mode != raw.mode, self.parts.rules.stamps);
-        if self.groups.is_some() {
-            // The first walk has just read it. It may still be too young for its stamp to be relied on next time.
-            let any_inode = StampRule {
-                ignore_inode: true,
-                ..rule
-            };
-            let is_same = known.is_same_content(&now, is_chmod, any_inode);
-            let ino = if known.ino == 0 { 0 } else { now.ino };
-            return is_same.then_some(FileStamp { ino, ..now });
+        // The first walk has just read it. It may still be too young for its stamp to be relied on next time.
+        let is_second_walk = self.groups.is_some();
+        let remembered = FileStamp {
+            ino: if is_second_walk && known.ino == 0 { 0 } else { now.ino },
+            ..now
+        };
+        let relied_on = StampRule {
+            ignore_inode: rule.ignore_inode || is_second_walk,
+            ..rule
+        };
+        if (is_second_walk || known.ino != 0) && known.is_same_content(&now, is_chmod, relied_on) {
+            return Some(remembered);
         }
-        if known.ino != 0 && known.is_same_content(&now, is_chmod, rule) {
-            return Some(now);
-        }
-        // An object that is this very file cannot differ from it; links that were made or removed have moved the ctime.
+        // An object that is this very file cannot differ from it; links that were made or removed have moved the ctime, those
+        // of an import of another name among them.
         let by_mtime = StampRule {
             ignore_ctime: true,
             ignore_inode: true,
@@ -85,7 +86,7 @@ impl Scan<'_> {
         let is_object = self.parts.import.hardlink
             && known.is_same_content(&now, is_chmod, by_mtime)
             && self.parts.objects.is_linked_to(&file.object, &now);
-        is_object.then_some(now)
+        is_object.then_some(remembered)
     }
 
     /// Reads a file with several names once per scan.
