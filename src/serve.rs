@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::config::surroundings::exposed_key;
 use crate::config::{ByteSize, ConfigError, HttpConfig, MountConfig, TlsConfig};
+use crate::node::Reloaded;
 
 /// Path of the status page on the control socket.
 pub(crate) const STATUS_PATH: &str = ".im/status";
@@ -145,6 +146,7 @@ impl Sockets {
             files: self.files.clone(),
             admission: self.http.admission(),
             config: config.clone(),
+            held: Mutex::new(config.clone()),
         }))
     }
 
@@ -206,6 +208,8 @@ struct Shown {
     admission: Admission,
     /// What the sockets were opened with.
     config: HttpConfig,
+    /// What holds now.
+    held: Mutex<HttpConfig>,
 }
 
 impl fmt::Debug for Shown {
@@ -237,30 +241,54 @@ impl Frontend {
     }
 
     /// Shows these mounts and lets these limits hold from now on, and reads the certificate again. No connection is closed and no request
-    /// lost. Returns what has changed and cannot while serving, by its name; what goes wrong is logged.
-    pub(crate) fn reload(&self, config: &HttpConfig, mounts: Mounts) -> Vec<String> {
-        let held = &self.0.config;
+    /// lost. Returns what of `[http]` has changed and holds, and what cannot while serving; what goes wrong is logged.
+    pub(crate) fn reload(&self, config: &HttpConfig, mounts: Mounts) -> Reloaded {
+        let started = &self.0.config;
         let fixed = [
-            ("[http] listen", held.listen == config.listen),
-            ("[http] access_log", held.access_log == config.access_log),
+            ("[http] listen", started.listen == config.listen),
+            ("[http] access_log", started.access_log == config.access_log),
             (
                 "[http] access_log_format",
-                held.access_log_format == config.access_log_format,
+                started.access_log_format == config.access_log_format,
             ),
-            ("[http] listen_proxy", held.listen_proxy == config.listen_proxy),
+            ("[http] listen_proxy", started.listen_proxy == config.listen_proxy),
             (
                 "[http.tls]",
-                held.tls.as_ref().map(fixed_of) == config.tls.as_ref().map(fixed_of),
+                started.tls.as_ref().map(fixed_of) == config.tls.as_ref().map(fixed_of),
             ),
             (
                 "[http.limits], beside the limits per address,",
-                held.limits.is_fixed_as(&config.limits),
+                started.limits.is_fixed_as(&config.limits),
             ),
         ];
-        let refused = fixed
-            .iter()
-            .filter(|(_, same)| !same)
-            .map(|(name, _)| (*name).to_owned());
+        let mut held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let hsts = |config: &HttpConfig| config.tls.as_ref().and_then(|tls| tls.hsts);
+        let free = [
+            ("[http] root", held.root == config.root),
+            ("[http] cors", held.cors == config.cors),
+            ("[http] headers", held.headers == config.headers),
+            ("[[http.rule]]", held.rules == config.rules),
+            ("[http.tls] hsts", hsts(&held) == hsts(config)),
+            (
+                "[http] trusted_proxies",
+                held.trusted_proxies == config.trusted_proxies && held.proxy_header == config.proxy_header,
+            ),
+            ("[http] max_connections", held.max_connections == config.max_connections),
+            (
+                "[http.limits] per address",
+                held.limits.addresses() == config.limits.addresses(),
+            ),
+        ];
+        held.clone_from(config);
+        drop(held);
+        let names = |all: &[(&str, bool)]| -> Vec<String> {
+            let others = all.iter().filter(|(_, same)| !same);
+            others.map(|(name, _)| (*name).to_owned()).collect()
+        };
+        let reloaded = Reloaded {
+            changed: names(&free),
+            refused: names(&fixed),
+        };
         self.0
             .admission
             .set_limits(config.max_connections, &config.limits.addresses());
@@ -272,7 +300,7 @@ impl Frontend {
         }
         let next = (self.0.make)(config, mounts).continuing(&self.0.services.borrow());
         self.0.services.send_replace(Arc::new(next));
-        refused.collect()
+        reloaded
     }
 }
 

@@ -29,10 +29,9 @@ impl MasterReloader {
     /// Takes up mounts, the certificate, and with whom and how much is exchanged in swarms: peers that are not admitted any
     /// more are let go. What cannot change while the master serves is logged by its name. Must be called inside a tokio runtime.
     pub fn reload(&self, config: &ServerConfig) {
-        let refused = self.frontend.reload(&config.http, mounts_of(config));
-        for name in refused.into_iter().chain(self.refused(config)) {
-            tracing::warn!("{name} has changed, which takes a restart; it stays as it was");
-        }
+        let mut reloaded = self.frontend.reload(&config.http, mounts_of(config));
+        reloaded.refused.extend(self.refused(config));
+        reloaded.tell();
         let Some(seeding) = &self.seeding else { return };
         let mut held = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = held.limits().policy == config.peers.limits().policy && held.has_limits_of(&config.peers);

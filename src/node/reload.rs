@@ -26,6 +26,12 @@ pub struct Reloaded {
 }
 
 impl Reloaded {
+    /// Adds what another part of the daemon has taken up and refused.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.changed.extend(other.changed);
+        self.refused.extend(other.refused);
+    }
+
     /// Says it in the log.
     pub(crate) fn tell(&self) {
         for name in &self.refused {

@@ -75,9 +75,9 @@ impl NodeServer {
         let (node, frontend, load) = (self.node.clone(), self.frontend.clone(), self.load.clone()?);
         Some(Arc::new(move || {
             let config = load.load()?;
-            let refused = frontend.reload(&config.http, mounts_of(&config));
+            let shown = frontend.reload(&config.http, mounts_of(&config));
             let mut reloaded = node.reload(config);
-            reloaded.refused.extend(refused);
+            reloaded.extend(shown);
             reloaded.tell();
             Ok(reloaded)
         }))

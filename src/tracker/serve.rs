@@ -63,9 +63,9 @@ impl TrackerServer {
         let (tracker, frontend, load) = (self.tracker.clone(), self.frontend.clone(), self.load.clone()?);
         Some(Arc::new(move || {
             let config = load.load()?;
-            let refused = frontend.reload(&config.http, Mounts::default());
+            let shown = frontend.reload(&config.http, Mounts::default());
             let mut reloaded = tracker.reload(config);
-            reloaded.refused.extend(refused);
+            reloaded.extend(shown);
             reloaded.tell();
             Ok(reloaded)
         }))

@@ -212,16 +212,21 @@ fn a_reload_by_the_api_says_what_holds_now_and_what_takes_a_restart() {
     configure(
         &node,
         "[http]",
-        "[preseed]\nfirst = [\"small/\"]\n[fetch]\nbackground = 4\n[peers]\ndeny = [\"203.0.113.0/24\"]\n[http]",
+        "[preseed]\nfirst = [\"small/\"]\n[fetch]\nbackground = 4\n[peers]\ndeny = [\"203.0.113.0/24\"]\n\
+         [http]\ncors = false\nmax_connections = 500\nheaders = { X-Mirror = \"ours\" }",
     );
     let said = node.succeed(&["reload"]);
     for line in [
         "changed: [preseed]",
         "changed: [fetch]",
+        "changed: [http] cors",
+        "changed: [http] max_connections",
+        "changed: [http] headers",
         "takes a restart: [peers] deny",
     ] {
         assert!(said.contains(line), "{line} is not in:\n{said}");
     }
+    assert!(!node.succeed(&["reload"]).contains("[http] cors"), "it is told once");
     wait_until_over(&node, &first);
     configure(&node, "background = 4", "background = 0");
     let (code, said) = node.fail(&["reload"]);
