@@ -15,7 +15,7 @@
 //! | `summary`, `summary.idx` (ostree); `.treeinfo`, `treeinfo`; `meta`, `meta.conf`, `meta.txz` (FreeBSD pkg) | each other |
 //! | `index.html`, `index.htm` | their directory |
 //!
-//! What belongs to an optional file is optional beside the same: `Release.gpg` beside `InRelease`, `summary.idx.sig` beside `summary`.
+//! A companion of an optional file is optional beside the same: `Release.gpg` beside `InRelease`, `summary.idx.sig` beside `summary`.
 //!
 //! Files that metadata names with a checksum are not among them (`Packages.gz`, `primary.xml.zst`): who has the old metadata needs
 //! it, and who has the new does not ask.

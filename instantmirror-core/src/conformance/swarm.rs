@@ -1,6 +1,6 @@
 //! The behaviours of a [`Swarm`]. A factory is given the objects that somebody in the swarm must have, and nothing else; for
-//! every repository, or at least for [`REPOSITORY`]. Whoever has them is known already when it
-//! returns.
+//! every repository, or at least for [`REPOSITORY`]. The swarm knows its peers
+//! already when the factory returns.
 
 /// Stamps the suite: one `#[test]` per behaviour of a swarm. Takes a factory, a function of `&[Bytes]` (the objects that the
 /// swarm has) that returns a [`Subject`](crate::conformance::Subject). A swarm that needs a runtime has it running on other
@@ -122,7 +122,7 @@ pub fn only_the_range_asked_for_comes<S: Swarm>(make: &dyn Fn(&[Bytes]) -> Subje
 /// Others can be asked at once.
 pub fn an_object_that_nobody_has_is_not_found_at_once<S: Swarm>(make: &dyn Fn(&[Bytes]) -> Subject<S>) {
     let swarm = make(&objects());
-    // What nobody waits for may wait for a place in the swarm; a client does not.
+    // A background request may wait for a place in the swarm; a client's does not.
     let mut asked = request(b"not there", 0..9);
     asked.class = Class::Demand;
     match block_on(swarm.groups(&repository(), asked)) {
@@ -132,7 +132,7 @@ pub fn an_object_that_nobody_has_is_not_found_at_once<S: Swarm>(make: &dyn Fn(&[
     }
 }
 
-/// Whoever asks for it was told a lie about the size.
+/// The asker was told a lie about the size.
 pub fn an_object_of_another_size_is_not_had<S: Swarm>(make: &dyn Fn(&[Bytes]) -> Subject<S>) {
     let data = Bytes::from(content(1, 2 * G));
     let swarm = make(std::slice::from_ref(&data));
@@ -143,7 +143,7 @@ pub fn an_object_of_another_size_is_not_had<S: Swarm>(make: &dyn Fn(&[Bytes]) ->
     block_on(fetch(&*swarm, &data, 0..2 * G));
 }
 
-/// Who has something may be ready or not; a client is not sent to those who have nothing.
+/// A peer that has something may be ready or not; a client is not sent to peers that have nothing.
 pub fn nobody_is_ready_to_send_what_nobody_has<S: Swarm>(make: &dyn Fn(&[Bytes]) -> Subject<S>) {
     let swarm = make(&objects());
     assert!(!swarm.is_ready(&ObjectId::of(b"not there")));
