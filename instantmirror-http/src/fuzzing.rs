@@ -1,8 +1,8 @@
 //! What the fuzz targets need to see and nobody else does. Exists under `--cfg fuzzing` only.
 
-use crate::engine::head::{Parsed, parse};
-use crate::engine::wire::Behind;
+use crate::h1::head::{Parsed, parse};
 use crate::limits::Limits;
+use crate::message::wire::Behind;
 
 /// What the engine makes of the bytes at the beginning of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -36,47 +36,35 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-mod access_log;
 mod admission;
 mod api;
 pub mod body;
-mod coding;
-mod engine;
+mod connection;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod gate;
-mod header_rules;
-mod hot;
-mod http2;
-mod lifetime;
+mod h1;
+mod h2;
 pub mod limits;
-pub mod listing;
-mod mime;
-mod mounts;
-mod own_files;
-mod polls;
+mod message;
+mod observe;
 mod proxies;
-pub mod request;
-pub mod respond;
-pub mod routing;
 mod server;
 mod service;
-mod stats;
-mod stream;
-mod tls;
+mod view;
 
-pub use access_log::{AccessLog, AccessLogError, AccessLogFormat};
-pub use admission::{AddressLimits, Admission, AdmissionStats, RequestRate};
+pub use admission::{Admission, AdmissionStats};
 pub use api::{Api, Gatekeeper, HeadPoll};
-pub use body::ServeBody;
-pub use coding::Coding;
-pub use header_rules::{HeaderRule, HeaderRuleError, HeaderRules, header_field};
-pub use hot::{HOT_BODY_BYTES_MAX, HotLimits};
-pub use limits::{Limits, Stopping};
-pub use mounts::{HostName, Mount, MountError, Mounts, Overlap, RESERVED, Site, is_reserved};
-pub use own_files::{OwnFile, OwnFiles};
+pub use body::{OwnFile, ServeBody};
+pub use limits::{AddressLimits, Limits, RequestRate, Stopping};
+pub use message::coding::Coding;
+pub use message::request;
+pub use observe::access_log::{AccessLog, AccessLogError, AccessLogFormat};
+pub use observe::stats::Stats;
 pub use proxies::{ForwardedBy, TrustedProxies};
-pub use server::{ServeError, Server};
+pub use server::{ServeError, Server, Tls, TlsError};
 pub use service::{Extra, ExtraRequest, Service};
-pub use stats::Stats;
-pub use tls::{Tls, TlsError};
+pub use view::header_rules::{HeaderRule, HeaderRuleError, HeaderRules, header_field};
+pub use view::hot::{HOT_BODY_BYTES_MAX, HotLimits};
+pub use view::mounts::{HostName, Mount, MountError, Mounts, Overlap, RESERVED, Site, is_reserved};
+pub use view::own_files::OwnFiles;
+pub use view::{listing, respond, routing};

@@ -1,13 +1,13 @@
 //! Every limit of the server, by name, and the signal that it stops.
 
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use instantmirror_core::address::AddressBlock;
 use instantmirror_core::batch::BATCH_OBJECTS_MAX;
 use tokio::sync::watch;
-
-use crate::admission::AddressLimits;
 
 /// Longest wait of a long poll.
 pub const LONG_POLL_MAX: Duration = Duration::from_secs(55);
@@ -57,6 +57,44 @@ impl Default for Limits {
             send_rate_min: 128,
             streams_max: 100,
             shutdown_grace: Duration::from_secs(20),
+        }
+    }
+}
+
+/// What the clients at one address are allowed together. Addresses of IPv6 count by prefix, for one client has as many
+/// as it likes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressLimits {
+    /// Connections at a time. One more closes the address's own connection that is idle for longest, or is refused.
+    pub connections_max: Option<NonZeroUsize>,
+    /// Requests; those beyond are answered with 429.
+    pub requests: Option<RequestRate>,
+    /// Addresses of IPv6 that begin with so many equal bits count as one; at most 128.
+    pub ipv6_prefix: u8,
+    /// Addresses that are not limited.
+    pub exempt: Vec<AddressBlock>,
+}
+
+/// A rate with a burst: a token bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestRate {
+    /// Requests a second in the long run.
+    pub per_second: NonZeroU32,
+    /// Requests at once after a pause.
+    pub burst: NonZeroU32,
+}
+
+impl Default for AddressLimits {
+    /// 1,000 connections, as many requests as they make, and no limit for this machine: reverse proxies run here.
+    fn default() -> Self {
+        Self {
+            connections_max: NonZeroUsize::new(1000),
+            requests: None,
+            ipv6_prefix: 64,
+            exempt: ["127.0.0.0/8", "::1"]
+                .iter()
+                .filter_map(|block| block.parse().ok())
+                .collect(),
         }
     }
 }

@@ -13,7 +13,7 @@ use proxy_header::{ParseConfig, ProxyHeader};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-use crate::request::Fields;
+use crate::message::request::Fields;
 
 /// The longest line of version 1, and what stands before the length in version 2.
 const V1_BYTES_MAX: usize = 107;

@@ -14,21 +14,23 @@ use http_body_util::{BodyExt as _, Limited};
 use instantmirror_core::memory::Nothing;
 use instantmirror_core::traits::{Annotations, Catalogs};
 
-use crate::access_log::AccessLog;
-use crate::api::{self, Answer, Api};
-use crate::body::{self, ServeBody};
-use crate::gate::Framing;
-use crate::header_rules::HeaderRules;
-use crate::hot::{HotAnswer, HotAnswers, HotLimits};
+use crate::api::polls::Polls;
+use crate::api::{self, Api};
+use crate::body::{Answer, ServeBody};
 use crate::limits::{Limits, REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT, Stopping};
-use crate::mounts::{Mounts, Site, is_reserved};
-use crate::own_files::OwnFiles;
-use crate::polls::Polls;
+use crate::message::COMMON;
+use crate::message::framing::Framing;
+use crate::message::request::{Client, Request, RequestPath, canonical_path, decode_path, encode_path_into};
+use crate::observe::access_log::AccessLog;
+use crate::observe::stats::{Counters, Stats};
 use crate::proxies::TrustedProxies;
-use crate::request::{Client, Request, RequestPath, canonical_path, decode_path, encode_path_into};
-use crate::respond::{ALLOW, Body, Facts, Response, respond, respond_file, respond_redirect, respond_to_method};
-use crate::routing::{Route, is_free, route};
-use crate::stats::{Counters, Stats};
+use crate::view::header_rules::HeaderRules;
+use crate::view::hot::{HotAnswer, HotAnswers, HotLimits};
+use crate::view::mounts::{Mounts, Site, is_reserved};
+use crate::view::open::open;
+use crate::view::own_files::OwnFiles;
+use crate::view::respond::{ALLOW, Body, Facts, Response, respond, respond_file, respond_redirect, respond_to_method};
+use crate::view::routing::{Route, is_free, route};
 
 /// Routes of the embedder: status, metrics, control. Asked for what belongs neither to the API nor to a
 /// published tree, and for everything below `/.im/` that is not the API.
@@ -483,7 +485,7 @@ impl Service {
             response.body = Body::Empty;
         }
         let objects = self.catalogs.objects();
-        let (status, headers, body) = match body::open(response.body, &objects).await {
+        let (status, headers, body) = match open(response.body, &objects).await {
             Ok(body) => (response.status, response.headers, body),
             Err(refusal) => {
                 let mut text = Response::text(refusal.status, &refusal.text);
@@ -566,12 +568,6 @@ where
         Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the request's body took too long")),
     }
 }
-
-/// Fields of every answer.
-pub(crate) const COMMON: [(HeaderName, &str); 2] = [
-    (header::SERVER, "InstantMirror"),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-];
 
 /// Whether an answer may depend on more than the URL: on conditions, the method, credentials, trouble of the moment.
 /// 404 and 410 do not.

@@ -6,6 +6,7 @@
 mod architecture;
 mod arrows;
 mod core_api;
+mod layers;
 mod lengths;
 mod named_tests;
 mod source;
@@ -83,6 +84,10 @@ const CHECKS: &[Check] = &[
     Check {
         name: "crate-arrows",
         run: arrows::check,
+    },
+    Check {
+        name: "module-layers",
+        run: layers::check,
     },
     Check {
         name: "core-tree",

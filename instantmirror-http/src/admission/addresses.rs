@@ -6,54 +6,15 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
-use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use instantmirror_core::address::AddressBlock;
+use crate::limits::{AddressLimits, RequestRate};
 
 /// A lock for each of so many parts of the buckets.
 const SHARDS: usize = 16;
 /// Buckets of one part, each of some 50 bytes.
 const BUCKETS_MAX: usize = 4096;
-
-/// What the clients at one address are allowed together. Addresses of IPv6 count by prefix, for one client has as many
-/// as it likes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AddressLimits {
-    /// Connections at a time. One more closes the address's own connection that is idle for longest, or is refused.
-    pub connections_max: Option<NonZeroUsize>,
-    /// Requests; those beyond are answered with 429.
-    pub requests: Option<RequestRate>,
-    /// Addresses of IPv6 that begin with so many equal bits count as one; at most 128.
-    pub ipv6_prefix: u8,
-    /// Addresses that are not limited.
-    pub exempt: Vec<AddressBlock>,
-}
-
-/// A rate with a burst: a token bucket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RequestRate {
-    /// Requests a second in the long run.
-    pub per_second: NonZeroU32,
-    /// Requests at once after a pause.
-    pub burst: NonZeroU32,
-}
-
-impl Default for AddressLimits {
-    /// 1,000 connections, as many requests as they make, and no limit for this machine: reverse proxies run here.
-    fn default() -> Self {
-        Self {
-            connections_max: NonZeroUsize::new(1000),
-            requests: None,
-            ipv6_prefix: 64,
-            exempt: ["127.0.0.0/8", "::1"]
-                .iter()
-                .filter_map(|block| block.parse().ok())
-                .collect(),
-        }
-    }
-}
 
 impl AddressLimits {
     /// What an address counts for; `None` if it is not limited.
@@ -130,6 +91,8 @@ fn thin_out(buckets: &mut HashMap<IpAddr, u64>, now: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;

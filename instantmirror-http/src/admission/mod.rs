@@ -21,9 +21,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub use addresses::{AddressLimits, RequestRate};
-
-use crate::limits::Limits;
+use crate::limits::{AddressLimits, Limits};
 use addresses::Buckets;
 use alarm::Alarm;
 use room::{HEAD_START, Micros, Notice, Room, Verdict};

@@ -13,9 +13,9 @@ use http::header::{self, HeaderValue};
 use instantmirror_core::heads::HeadQuestion;
 use instantmirror_core::{NodeId, NodeName, ObjectId, RepoName, Snapshot, SnapshotId};
 
-use super::{Answer, REPORT_BYTES_MAX, error};
-use crate::body::ServeBody;
-use crate::request::{Client, Fields, Request};
+use super::{REPORT_BYTES_MAX, error};
+use crate::body::{Answer, ServeBody};
+use crate::message::request::{Client, Fields, Request};
 
 /// What somebody says to have who polls for heads.
 #[derive(Debug)]

@@ -16,9 +16,9 @@ use instantmirror_core::log_limited;
 use instantmirror_core::traits::Catalogs;
 use zstd::stream::write::Encoder;
 
-use super::{Answer, FOREVER, error, typed};
-use crate::body::{BodyError, PIECE_BYTES_MAX, ServeBody};
-use crate::request::{Request, query_value};
+use super::{FOREVER, error, typed};
+use crate::body::{Answer, BodyError, PIECE_BYTES_MAX, ServeBody};
+use crate::message::request::{Request, query_value};
 
 const MEDIA: &str = "application/vnd.instantmirror.catalog.v1+zstd";
 /// Most nodes that one step reads.

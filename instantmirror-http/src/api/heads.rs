@@ -11,9 +11,10 @@ use instantmirror_core::traits::{Catalogs, NodeApi};
 use instantmirror_core::{HeadMark, HeadMarks, RepoName};
 
 use super::access::Sight;
-use super::{Answer, error, no_news, whole};
+use super::{error, no_news, whole};
+use crate::body::Answer;
 use crate::limits::{LONG_POLL_MAX, Stopping};
-use crate::request::{Request, query_value};
+use crate::message::request::{Request, query_value};
 
 /// `GET head`.
 pub(super) async fn head(

@@ -7,6 +7,7 @@ mod access;
 mod delta;
 mod heads;
 mod objects;
+pub(crate) mod polls;
 
 use std::sync::Arc;
 
@@ -17,9 +18,9 @@ use instantmirror_core::traits::{Catalogs, NodeApi, Objects};
 use instantmirror_core::{NodeId, ObjectId, RepoName, RepoPath, SnapshotId};
 use serde_json::json;
 
-use crate::body::ServeBody;
+use crate::body::{Answer, ServeBody};
 use crate::limits::Stopping;
-use crate::request::{Client, Fields, Request, query_value};
+use crate::message::request::{Client, Fields, Request, query_value};
 
 pub use access::{Gatekeeper, HeadPoll};
 
@@ -40,8 +41,6 @@ pub struct Api {
     objects: Arc<dyn Objects>,
     gatekeeper: Option<Arc<dyn Gatekeeper>>,
 }
-
-pub(crate) type Answer = Response<ServeBody>;
 
 /// A path of the API, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]

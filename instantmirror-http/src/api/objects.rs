@@ -20,10 +20,10 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
 use super::access::Sight;
-use super::{Answer, FOREVER, error, typed, whole};
-use crate::body::{BodyError, ObjectBody, ServeBody};
-use crate::request::Request;
-use crate::respond::{Body, Content, respond_object};
+use super::{FOREVER, error, typed, whole};
+use crate::body::{Answer, BodyError, ObjectBody, ServeBody};
+use crate::message::request::Request;
+use crate::view::respond::{Body, Content, respond_object};
 
 /// Most bytes of a batch that are read at once: many objects, for each time costs a change of threads.
 const BATCH_PIECE_BYTES_MAX: u64 = 256 * 1024;

@@ -13,8 +13,7 @@ use instantmirror_core::traits::{ObjectReader, ObjectSource, ReadIntent};
 use instantmirror_core::{CacheError, FetchError};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::{BodyError, FIRST_PIECE_BYTES_MAX, PIECE_BYTES_MAX, Pieces};
-use crate::respond::{Content, Multipart};
+use super::{BodyError, Content, FIRST_PIECE_BYTES_MAX, Multipart, PIECE_BYTES_MAX, Pieces};
 
 /// Why a body could not even begin: the status to answer with, and the text for a person.
 #[derive(Debug)]
@@ -47,7 +46,7 @@ pub(crate) struct ObjectBody {
 
 impl ObjectBody {
     /// Opens an object and waits for the first byte of `range`, which is not empty.
-    pub(super) async fn one(
+    pub(crate) async fn one(
         content: Content,
         range: Range<u64>,
         objects: &Arc<dyn ObjectSource>,
@@ -81,7 +80,7 @@ impl ObjectBody {
     }
 
     /// Opens an object for the parts of a multipart body and waits for the first byte of the first.
-    pub(super) async fn several(
+    pub(crate) async fn several(
         content: Content,
         multipart: Multipart,
         objects: &Arc<dyn ObjectSource>,

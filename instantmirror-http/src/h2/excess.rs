@@ -1,0 +1,38 @@
+//! Requests that are one too many.
+
+use http::request::Parts;
+
+use crate::admission::Place;
+use crate::body::Answer;
+use crate::connection::{Shared, is_for_nodes};
+use crate::message::request::{Client, Request};
+use crate::service::Service;
+
+/// The answer to a request that is one too many; `None` if it is not. A reader may have to wait for its place before.
+pub(super) async fn refusal(
+    head: &Parts,
+    client: &Client,
+    service: &Service,
+    shared: &Shared,
+    place: &Place,
+) -> Option<Answer> {
+    let admission = &shared.admission;
+    if admission.claims_place() {
+        place.leaves();
+    }
+    if place.is_reserved() && !is_for_nodes(head.uri.path()) && !place.settle().await {
+        return Some(service.turn_away());
+    }
+    let address = client.address.filter(|_| admission.limits_requests())?;
+    // A proxy that asks for itself is not limited.
+    if service.proxies().contains(address) {
+        return None;
+    }
+    let wait = admission.take_request(address).err()?;
+    let request = Request::new(&head.method, &head.uri, &head.headers);
+    if service.is_of_node(&request, client) {
+        return None;
+    }
+    admission.count_limited(address);
+    Some(service.too_many(wait))
+}
