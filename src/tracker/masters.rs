@@ -1,51 +1,73 @@
-//! Which swarms masters name: those of their repositories, and those of the torrents that they offer.
+//! Which swarms masters name ([`Masters`]): those of their repositories, and those of the torrents that they offer.
+//!
+//! A server is asked over one connection for all of its repositories, one after another; servers are asked side by side.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 use instantmirror_core::url::SecretUrl;
 use instantmirror_core::{RepoName, TransportError};
 use instantmirror_swarm::HttpOrigin;
 use instantmirror_swarm::origin::Outgoing;
 use instantmirror_tracker::InfoHash;
+use tokio::time::Instant;
 
 use super::status::MasterStatus;
 use crate::peering::SwarmOffer;
 use crate::torrent::TorrentList;
 
-/// Why a master's URL cannot be used.
-pub(crate) fn parse(url: &SecretUrl) -> Result<(HttpOrigin, RepoName), String> {
+/// The server that a repository's URL names, and the repository.
+///
+/// # Errors
+/// A text for a person: why the URL cannot be used.
+pub(crate) fn parse(url: &SecretUrl) -> Result<(SecretUrl, RepoName), String> {
     let wrong = || format!("'{url}' is not the URL of a repository: write one like https://master.example.org/debian");
-    let (master, name) = url.exposed().trim_end_matches('/').rsplit_once('/').ok_or_else(wrong)?;
+    let (server, name) = url.exposed().trim_end_matches('/').rsplit_once('/').ok_or_else(wrong)?;
     let name: RepoName = name.parse().map_err(|_| wrong())?;
-    let origin = HttpOrigin::new(master).map_err(|_| wrong())?;
-    Ok((origin, name))
+    HttpOrigin::new(server).map_err(|_| wrong())?;
+    Ok((SecretUrl::from(server), name))
 }
 
-/// What each master said last. One that does not answer is believed to have what it had.
+/// Servers that are asked at the same time. The repositories of one server are asked one after another, over one connection.
+const SERVERS_AT_ONCE: usize = 32;
+
+/// A server that fails after so long is not asked for its other repositories in the same round: they would have to wait as long.
+const HOPELESS_AFTER: Duration = Duration::from_secs(5);
+
+/// The last answers of each master. One that does not answer is believed to have what it had.
 #[derive(Debug, Default)]
 pub(super) struct Masters {
     /// How they are asked.
     outgoing: Outgoing,
+    /// One for each server, with its connections, however many repositories it has.
+    origins: BTreeMap<SecretUrl, HttpOrigin>,
     known: BTreeMap<SecretUrl, Known>,
 }
 
-/// What one master said.
+/// The last answers about one repository.
 #[derive(Debug, Clone, Default)]
 struct Known {
-    /// Made when it is asked first, and kept, with its connections.
-    origin: Option<(HttpOrigin, RepoName)>,
     /// The repository's own swarm. There may be only this or the others.
     own: Option<InfoHash>,
     /// Those of the torrents that are offered, or were replaced a while ago.
     offered: HashSet<InfoHash>,
     /// Of the list of torrents; empty if the master has none or does not say.
     version: String,
+    /// When a request was sent last, whether it was answered or not.
+    tried: Option<Instant>,
     /// When it answered everything last.
     asked: Option<Instant>,
     /// Why it names no swarms now. The operator was told.
     trouble: Option<String>,
+}
+
+/// A repository of a server.
+#[derive(Debug)]
+struct Asked {
+    url: SecretUrl,
+    name: RepoName,
+    known: Known,
 }
 
 impl Masters {
@@ -54,13 +76,35 @@ impl Masters {
         self.known.retain(|url, _| urls.contains(url));
         if self.outgoing != *outgoing {
             self.outgoing = outgoing.clone();
-            self.known.values_mut().for_each(|known| known.origin = None);
+            self.origins.clear();
         }
-        let asked = urls.iter().map(|url| {
-            let known = self.known.get(url).cloned().unwrap_or_default();
-            async move { (url.clone(), known.asked_anew(url, rescan, outgoing).await) }
-        });
-        self.known.extend(join_all(asked).await);
+        let mut servers: BTreeMap<SecretUrl, Vec<Asked>> = BTreeMap::new();
+        for url in urls {
+            let (url, known) = (url.clone(), self.known.get(url).cloned().unwrap_or_default());
+            match parse(&url) {
+                Ok((server, name)) => servers.entry(server).or_default().push(Asked { url, name, known }),
+                Err(error) => _ = self.known.insert(url.clone(), known.with_outcome(&url, Err(error))),
+            }
+        }
+        self.origins.retain(|server, _| servers.contains_key(server));
+        let rounds: Vec<_> = servers
+            .into_iter()
+            .map(|(server, asked)| ask_server(self.origin(&server), asked, rescan))
+            .collect();
+        let mut rounds = stream::iter(rounds).buffer_unordered(SERVERS_AT_ONCE);
+        while let Some(answered) = rounds.next().await {
+            self.known.extend(answered);
+        }
+    }
+
+    fn origin(&mut self, server: &SecretUrl) -> Result<HttpOrigin, String> {
+        if let Some(origin) = self.origins.get(server) {
+            return Ok(origin.clone());
+        }
+        let origin = HttpOrigin::new(server.exposed()).and_then(|origin| origin.with_outgoing(&self.outgoing));
+        let origin = origin.map_err(|error| error.to_string())?;
+        self.origins.insert(server.clone(), origin.clone());
+        Ok(origin)
     }
 
     /// Whether all of them have answered.
@@ -87,20 +131,55 @@ impl Masters {
     }
 }
 
+/// Asks one server for all of its repositories: first for those that were not asked for longest, so that one that never answers
+/// keeps none of the others waiting for ever.
+async fn ask_server(
+    origin: Result<HttpOrigin, String>,
+    mut asked: Vec<Asked>,
+    rescan: Duration,
+) -> Vec<(SecretUrl, Known)> {
+    asked.sort_by_key(|asked| asked.known.tried);
+    let mut hopeless = origin.as_ref().err().cloned();
+    let mut answered = Vec::with_capacity(asked.len());
+    for Asked { url, name, mut known } in asked {
+        let outcome = match (&origin, &hopeless) {
+            (Ok(origin), None) => {
+                let began = Instant::now();
+                known.tried = Some(began);
+                let outcome = known.ask_anew(origin, &name, rescan).await;
+                let outcome = outcome.map_err(|error| error.to_string());
+                hopeless = outcome
+                    .as_ref()
+                    .err()
+                    .filter(|_| began.elapsed() >= HOPELESS_AFTER)
+                    .cloned();
+                outcome
+            }
+            (_, Some(error)) | (Err(error), None) => Err(error.clone()),
+        };
+        answered.push((url.clone(), known.with_outcome(&url, outcome)));
+    }
+    answered
+}
+
 impl Known {
-    async fn asked_anew(mut self, url: &SecretUrl, rescan: Duration, outgoing: &Outgoing) -> Self {
-        let is_fresh = self.asked.is_some_and(|asked| asked.elapsed() < rescan);
+    async fn ask_anew(&mut self, origin: &HttpOrigin, name: &RepoName, rescan: Duration) -> Result<(), TransportError> {
+        let is_fresh = self.asked.is_some_and(|asked| asked.elapsed() < rescan) && self.trouble.is_none();
         // A master that is too old to say whether its list has changed is not asked for all of it all the time. One that has
         // none yet is: its first torrent is to be known as soon as those that follow.
-        if is_fresh && self.version.is_empty() && !self.offered.is_empty() && self.trouble.is_none() {
-            return self;
+        if is_fresh && self.version.is_empty() && !self.offered.is_empty() {
+            return Ok(());
         }
-        let done = match self.origin(url, outgoing) {
-            Err(error) => Err(error),
-            Ok((origin, name)) if is_fresh && self.trouble.is_none() => self.ask_for_torrents(&origin, &name).await,
-            Ok((origin, name)) => self.ask_for_all(&origin, &name).await,
-        };
-        match done.map_err(|error| error.to_string()) {
+        if is_fresh {
+            self.ask_for_torrents(origin, name).await
+        } else {
+            self.ask_for_all(origin, name).await
+        }
+    }
+
+    /// Tells the operator of what has changed for the worse or the better.
+    fn with_outcome(mut self, url: &SecretUrl, outcome: Result<(), String>) -> Self {
+        match outcome {
             Ok(()) if self.trouble.take().is_some() => tracing::info!("{url} names its swarms again"),
             Ok(()) => {}
             Err(error) => {
@@ -111,19 +190,6 @@ impl Known {
             }
         }
         self
-    }
-
-    fn origin(&mut self, url: &SecretUrl, outgoing: &Outgoing) -> Result<(HttpOrigin, RepoName), TransportError> {
-        if let Some(origin) = &self.origin {
-            return Ok(origin.clone());
-        }
-        let refused = |reason| TransportError::Refused {
-            from: url.to_string(),
-            reason,
-        };
-        let (origin, name) = parse(url).map_err(refused)?;
-        let origin = (origin.with_outgoing(outgoing)?, name);
-        Ok(self.origin.insert(origin).clone())
     }
 
     async fn ask_for_all(&mut self, origin: &HttpOrigin, name: &RepoName) -> Result<(), TransportError> {
@@ -204,6 +270,7 @@ mod tests {
     struct Master {
         list: Mutex<Option<String>>,
         asked_for_lists: AtomicUsize,
+        connections: AtomicUsize,
     }
 
     impl Master {
@@ -215,19 +282,8 @@ mod tests {
             tokio::spawn(async move {
                 loop {
                     let (socket, _) = listener.accept().await.unwrap();
-                    let mut socket = BufReader::new(socket);
-                    let (mut request, mut line) = (String::new(), String::new());
-                    socket.read_line(&mut request).await.unwrap();
-                    while line != "\r\n" {
-                        line.clear();
-                        socket.read_line(&mut line).await.unwrap();
-                    }
-                    let (status, body) = answering.answer(&request);
-                    let answer = format!(
-                        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                        body.len()
-                    );
-                    socket.write_all(answer.as_bytes()).await.unwrap();
+                    answering.connections.fetch_add(1, Ordering::SeqCst);
+                    tokio::spawn(serve(Arc::clone(&answering), socket));
                 }
             });
             (master, SecretUrl::from(url))
@@ -254,6 +310,23 @@ mod tests {
             });
             let list = json!({ "snapshot": "s", "version": version, "torrents": [torrent] });
             *self.list.lock().unwrap() = Some(list.to_string());
+        }
+    }
+
+    async fn serve(master: Arc<Master>, socket: tokio::net::TcpStream) {
+        let mut socket = BufReader::new(socket);
+        loop {
+            let (mut request, mut line) = (String::new(), String::new());
+            if socket.read_line(&mut request).await.unwrap_or(0) == 0 {
+                return;
+            }
+            while line != "\r\n" {
+                line.clear();
+                socket.read_line(&mut line).await.unwrap();
+            }
+            let (status, body) = master.answer(&request);
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            socket.write_all(answer.as_bytes()).await.unwrap();
         }
     }
 
@@ -307,5 +380,36 @@ mod tests {
         // It may have none any more, which is no trouble.
         *master.list.lock().unwrap() = None;
         assert_eq!(troubles(&mut masters).await, (1, String::new()));
+    }
+
+    #[tokio::test]
+    async fn fifty_repositories_of_a_master_are_asked_over_one_connection() {
+        let (master, url) = Master::start().await;
+        master.offer("v1", 2);
+        let server = url.exposed().strip_suffix("/r").unwrap();
+        let urls: Vec<SecretUrl> = (0..50).map(|n| SecretUrl::from(format!("{server}/r{n}"))).collect();
+        let (mut masters, rescan) = (Masters::default(), Duration::from_secs(3600));
+        for _ in 0..3 {
+            masters.ask(&urls, rescan, &Outgoing::default()).await;
+            assert!(masters.are_known(&urls));
+        }
+        assert_eq!(master.asked_for_lists.load(Ordering::SeqCst), 150);
+        let connections = master.connections.load(Ordering::SeqCst);
+        assert!(connections <= 3, "{connections} connections");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_is_waited_for_once_a_round() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let urls: Vec<SecretUrl> = (0..20).map(|n| SecretUrl::from(format!("{server}/r{n}"))).collect();
+        let mut masters = Masters::default();
+        let began = tokio::time::Instant::now();
+        masters
+            .ask(&urls, Duration::from_secs(3600), &Outgoing::default())
+            .await;
+        // For the swarm of the first, and for its torrents.
+        assert!(began.elapsed() <= 2 * Duration::from_secs(31), "{:?}", began.elapsed());
+        assert!(masters.status().iter().all(|master| master.trouble.is_some()));
     }
 }
