@@ -71,7 +71,7 @@ impl Sockets {
         socket: &Path,
         background: Option<&Handle>,
     ) -> Result<Self, OpenError> {
-        let mut http = Server::new(config.limits());
+        let mut http = Server::new(config.limits()).leaving_ipv4_to(config.ipv4_wildcards());
         if let Some(runtime) = background {
             http = http.with_background(runtime.clone());
         }

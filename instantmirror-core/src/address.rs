@@ -1,6 +1,7 @@
 //! Network addresses as operators name them: blocks like `192.0.2.0/24`, and whom to prefer and to avoid.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -97,6 +98,30 @@ impl AddressPolicy {
     }
 }
 
+/// The ports at which a program listens on `0.0.0.0`.
+///
+/// A socket on `[::]` is dual-stack: it takes connections of IPv4 too, unless the program listens on `0.0.0.0` at the same port.
+/// Who opens sockets says so explicitly (`IPV6_V6ONLY`), since the system's default (`net.ipv6.bindv6only`) differs between
+/// machines.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ipv4Wildcards(BTreeSet<u16>);
+
+impl Ipv4Wildcards {
+    /// Those among the addresses that a program listens on.
+    pub fn among<'a>(addresses: impl IntoIterator<Item = &'a SocketAddr>) -> Self {
+        let wildcards = addresses
+            .into_iter()
+            .filter(|address| address.is_ipv4() && address.ip().is_unspecified() && address.port() != 0);
+        Self(wildcards.map(SocketAddr::port).collect())
+    }
+
+    /// Whether a socket at this address has to leave IPv4 to another one.
+    #[must_use]
+    pub fn take_ipv4_of(&self, address: &SocketAddr) -> bool {
+        address.is_ipv6() && address.ip().is_unspecified() && self.0.contains(&address.port())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +151,17 @@ mod tests {
             "1.2.3.4/-1",
         ] {
             assert!(wrong.parse::<AddressBlock>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_of_ipv6_leaves_ipv4_to_one_at_the_same_port() {
+        let all = ["0.0.0.0:80", "192.0.2.1:81", "0.0.0.0:0"].map(|text| text.parse().unwrap());
+        let wildcards = Ipv4Wildcards::among(&all);
+        let takes = |address: &str| wildcards.take_ipv4_of(&address.parse().unwrap());
+        assert!(takes("[::]:80"));
+        for other in ["[::]:81", "[::]:0", "[::1]:80", "[::ffff:0.0.0.0]:80", "0.0.0.0:80"] {
+            assert!(!takes(other), "{other}");
         }
     }
 

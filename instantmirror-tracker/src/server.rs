@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use instantmirror_core::address::Ipv4Wildcards;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use tokio::net::UdpSocket;
 
 use crate::udp::{self, PACKET_BYTES_MAX};
@@ -32,6 +34,22 @@ pub enum UdpError {
     },
 }
 
+/// What the standard library's `bind` does, explicit about `IPV6_V6ONLY`.
+fn open(address: SocketAddr, others: &Ipv4Wildcards) -> io::Result<UdpSocket> {
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, Some(ipproto::UDP))?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, others.take_ipv4_of(&address))?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    UdpSocket::from_std(socket.into())
+}
+
 /// A UDP socket that answers for a registry.
 #[derive(Debug)]
 pub struct UdpServer {
@@ -40,16 +58,26 @@ pub struct UdpServer {
 }
 
 impl UdpServer {
-    /// Opens the socket (port 0: any free one). Must be called inside a tokio runtime.
+    /// Opens the socket (port 0: any free one). On `[::]` it is dual-stack, whatever the system's default is. Must be called inside
+    /// a tokio runtime.
     ///
     /// # Errors
     /// [`UdpError`].
     pub async fn bind(address: SocketAddr) -> Result<Self, UdpError> {
+        Self::bind_beside(address, &Ipv4Wildcards::default()).await
+    }
+
+    /// The same beside other sockets of the program: on `[::]` it is for IPv6 alone where one of them is on `0.0.0.0` at the same
+    /// port.
+    ///
+    /// # Errors
+    /// [`UdpError`].
+    pub async fn bind_beside(address: SocketAddr, others: &Ipv4Wildcards) -> Result<Self, UdpError> {
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::AddrInUse => UdpError::InUse(address),
             _ => UdpError::Bind { address, source },
         };
-        let socket = UdpSocket::bind(address).await.map_err(failed)?;
+        let socket = open(address, others).map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         Ok(Self { socket, address })
     }

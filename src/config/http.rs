@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use instantmirror_core::RepoName;
-use instantmirror_core::address::AddressBlock;
+use instantmirror_core::address::{AddressBlock, Ipv4Wildcards};
 use instantmirror_http::{
     AccessLogFormat, ForwardedBy, HeaderRule, HeaderRuleError, HeaderRules, Limits, TrustedProxies, header_field,
 };
@@ -228,6 +228,11 @@ impl HttpConfig {
     }
 
     /// The TCP addresses it listens on, with their places.
+    /// The ports at which it listens on `0.0.0.0`.
+    pub(crate) fn ipv4_wildcards(&self) -> Ipv4Wildcards {
+        Ipv4Wildcards::among(self.addresses().iter().map(|(_, address)| address))
+    }
+
     pub(super) fn addresses(&self) -> Vec<(String, SocketAddr)> {
         let tls = self.tls.iter().flat_map(|tls| &tls.listen).enumerate();
         let tls = tls.map(|(at, address)| (format!("http.tls.listen.{at}"), *address));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use instantmirror_core::address::Ipv4Wildcards;
 use instantmirror_core::view::View;
 use instantmirror_core::{RepoName, RepoPath};
 use instantmirror_http::{HostName, Mount, Mounts};
@@ -157,7 +158,9 @@ pub(super) fn check_addresses(addresses: &[(String, SocketAddr)], report: &mut R
         if let Some((other, _)) = before.clone().find(|(_, other)| is_same(other)) {
             report.refuse(place, format!("{address} is there twice: {} has it too", key_of(other)));
         }
-        let mut before = before.filter(|(_, other)| !is_same(other));
+        let is_shared =
+            |key: &str, other: &SocketAddr| section_of(key) == section_of(place) && share_a_port(other, address);
+        let mut before = before.filter(|(key, other)| !is_same(other) && !is_shared(key, other));
         if let Some((_, other)) = before.find(|(_, other)| covers(other, address) || covers(address, other)) {
             let wildcard = if covers(other, address) { other } else { address };
             let all = match (wildcard.is_ipv6(), address.is_ipv4() || other.is_ipv4()) {
@@ -181,6 +184,17 @@ fn covers(wildcard: &SocketAddr, other: &SocketAddr) -> bool {
     let (all, some) = (wildcard.ip().to_canonical(), other.ip().to_canonical());
     let is_of_family = all.is_ipv6() || some.is_ipv4();
     wildcard.port() == other.port() && wildcard.port() != 0 && all.is_unspecified() && is_of_family
+}
+
+/// Whether one is `[::]` and the other one `0.0.0.0`: the start opens the former for IPv6 alone.
+fn share_a_port(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let leaves = |v6: &SocketAddr, v4: &SocketAddr| Ipv4Wildcards::among([v4]).take_ipv4_of(v6);
+    leaves(one, other) || leaves(other, one)
+}
+
+/// What opens the socket: `http` of `http.tls.listen.0`.
+fn section_of(place: &str) -> &str {
+    place.split_once('.').map_or(place, |(section, _)| section)
 }
 
 /// `http.tls.listen.0` as people write it: `[http.tls] listen`.

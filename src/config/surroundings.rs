@@ -2,13 +2,14 @@
 //! without changing anything, so that a start does not have to fail first.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use instantmirror_http::Tls;
 use rustix::fs::{Access, access};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::{HttpConfig, Report};
 
@@ -71,7 +72,7 @@ fn check_log(log: &Path, report: &mut Report<'_>) {
 pub(super) fn check_addresses(addresses: &[(String, SocketAddr)], report: &mut Report<'_>) {
     let privileged = first_unprivileged_port();
     for (place, address) in addresses {
-        if let Err(error) = UdpSocket::bind((address.ip(), 0)) {
+        if let Err(error) = probe(*address) {
             let text = match error.kind() {
                 ErrorKind::AddrNotAvailable => format!("{address}: this machine has no such address now"),
                 _ => format!("{address} cannot be listened on: {error}"),
@@ -86,6 +87,21 @@ pub(super) fn check_addresses(addresses: &[(String, SocketAddr)], report: &mut R
             report.note(place, text);
         }
     }
+}
+
+/// Takes the address and lets it go again. One of IPv4 that is written as IPv6 needs a socket for both families, as the start makes
+/// it whatever the system's default is.
+fn probe(address: SocketAddr) -> rustix::io::Result<()> {
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let socket = rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, false)?;
+    }
+    rustix::net::bind(&socket, &SocketAddr::new(address.ip(), 0))
 }
 
 fn first_unprivileged_port() -> u16 {

@@ -204,6 +204,7 @@ fn addresses_that_take_one_another_are_refused() {
         ("\"0.0.0.0:80\", \"127.0.0.1:80\"", "all addresses of IPv4"),
         ("\"[::1]:80\", \"[::]:80\"", "all addresses"),
         ("\"[::]:80\", \"192.0.2.1:80\"", "IPv4 too"),
+        ("\"0.0.0.0:80\", \"[::]:80\", \"192.0.2.1:80\"", "all addresses of IPv4"),
         ("\"[::ffff:127.0.0.1]:80\", \"127.0.0.1:80\"", "there twice"),
         ("\"[::ffff:0.0.0.0]:80\", \"127.0.0.1:80\"", "leave the other out"),
     ] {
@@ -215,9 +216,15 @@ fn addresses_that_take_one_another_are_refused() {
         "\"127.0.0.1:0\", \"0.0.0.0:0\"",
         "\"[::1]:80\", \"0.0.0.0:80\"",
         "\"127.0.0.1:80\", \"127.0.0.2:80\"",
+        "\"0.0.0.0:80\", \"[::]:80\"",
+        "\"[::]:80\", \"0.0.0.0:80\"",
     ] {
         listening(listen).unwrap();
     }
+    // Each section opens its own sockets.
+    let both = format!("{SERVER}[http]\nlisten = [\"0.0.0.0:80\"]\n[peers]\nlisten = [\"[::]:80\"]\n");
+    let error = ServerConfig::parse(Path::new("x"), &both).unwrap_err().to_string();
+    assert!(error.contains("IPv4 too"), "{error}");
     let tracker = "[torrents]\ndir = \"t\"\n[udp]\nlisten = [\"127.0.0.1:6969\", \"0.0.0.0:6969\"]\n";
     let error = TrackerConfig::parse(Path::new("x"), tracker).unwrap_err().to_string();
     assert!(error.starts_with("x:4:29: "), "{error}");
@@ -363,7 +370,7 @@ async fn neither_daemon_takes_the_directory_of_the_other_nor_overlooks_one_in_us
 
 #[test]
 fn everything_that_is_wrong_is_told_in_one_run_with_its_place() {
-    let text = "[store]\ndir = \"\"\n[http]\nlisten = [\"0.0.0.0:80\", \"[::]:80\", \"0.0.0.0:80\"]\nmax_connections = 0\n\
+    let text = "[store]\ndir = \"\"\n[http]\nlisten = [\"[::]:80\", \"192.0.2.1:80\", \"[::]:80\"]\nmax_connections = 0\n\
                 access_log = \"~/log\"\n[http.limits]\nidle_timeout = \"0 s\"\n[log]\nlevel = \"inof\"\n\
                 [[repository]]\nname = \"a\"\nsource = \"/x\"\nmounts = [{ path = \"/m\" }, { path = \"/m/\" }]\n\
                 [[repository]]\nname = \"a\"\nsource = \"/x\"\npiece_length = \"3 MiB\"\n[peers]\nslots = 0\n";
@@ -371,9 +378,9 @@ fn everything_that_is_wrong_is_told_in_one_run_with_its_place() {
     let lines: Vec<&str> = error.lines().collect();
     let expected = [
         ("2:7: ", "an empty path"),
-        ("4:25: ", "IPv4 too"),
-        ("4:36: ", "there twice"),
-        ("4:36: ", "IPv4 too"),
+        ("4:22: ", "IPv4 too"),
+        ("4:38: ", "there twice"),
+        ("4:38: ", "IPv4 too"),
         ("5:19: ", "from 1 to"),
         ("6:14: ", "not expanded"),
         ("8:16: ", "cut at once"),

@@ -17,16 +17,18 @@ mod repository;
 mod status;
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use instantmirror_core::address::Ipv4Wildcards;
 use instantmirror_core::metainfo::InfoHash;
 use instantmirror_core::swarm::Random;
 use instantmirror_swarm::announce::{Announcer, Timeouts};
 use instantmirror_swarm::peer::{Swarm, Swarms};
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -125,8 +127,24 @@ fn announcer(config: &PeersConfig, outgoing: &OutgoingConfig) -> Option<Arc<Anno
 /// A new export torrent is announced so long after it was joined: trackers that ask masters what they offer do so every two
 /// seconds.
 const FIRST_ANNOUNCE: Duration = Duration::from_secs(3);
+/// Connections that may wait to be accepted, as many as with tokio's `bind`.
+const BACKLOG: u32 = 1024;
 /// Trackers have so long to hear that we go.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+/// What tokio's `bind` does, explicit about `IPV6_V6ONLY`.
+fn open(address: SocketAddr, others: &Ipv4Wildcards) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        let socket = TcpSocket::new_v6()?;
+        rustix::net::sockopt::set_ipv6_v6only(&socket, others.take_ipv4_of(&address))?;
+        socket
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 impl Peering {
     /// Opens the sockets; `None` if the configuration wants no swarm.
@@ -138,12 +156,13 @@ impl Peering {
             return Ok(None);
         }
         let mut listeners = Vec::with_capacity(config.listen.len());
+        let wildcards = Ipv4Wildcards::among(&config.listen);
         for address in &config.listen {
             let listen = |source| SwarmError::Listen {
                 address: *address,
                 source,
             };
-            listeners.push(TcpListener::bind(address).await.map_err(listen)?);
+            listeners.push(open(*address, &wildcards).map_err(listen)?);
         }
         let secret = drawn()?;
         let ports: Vec<u16> = listeners

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use instantmirror_core::address::Ipv4Wildcards;
 use instantmirror_core::memory::Nothing;
 use instantmirror_http::{Mounts, Service};
 use instantmirror_tracker::UdpServer;
@@ -33,8 +34,9 @@ impl TrackerServer {
         let config = tracker.config();
         let sockets = Sockets::open(&config.http, &config.control_socket(), None).await?;
         let mut udp = Vec::new();
+        let wildcards = Ipv4Wildcards::among(&config.udp.listen);
         for address in &config.udp.listen {
-            udp.push(UdpServer::bind(*address).await?);
+            udp.push(UdpServer::bind_beside(*address, &wildcards).await?);
         }
         let shown = tracker.clone();
         let make = move || Service::new(Arc::new(Nothing)).with_extra(Arc::new(Announces(shown.clone())));

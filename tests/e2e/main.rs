@@ -18,6 +18,7 @@ mod debian;
 mod delta_clients;
 mod dry_run;
 mod export;
+mod families;
 mod floods;
 mod grace;
 mod heads;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use instantmirror_core::address::Ipv4Wildcards;
 use instantmirror_core::log_limited;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::Handle;
@@ -66,6 +67,7 @@ pub struct Server {
     limits: Limits,
     admission: Admission,
     background: Option<Handle>,
+    ipv4: Ipv4Wildcards,
 }
 
 #[derive(Debug)]
@@ -113,6 +115,7 @@ impl Server {
             admission: Admission::new(&limits),
             limits,
             background: None,
+            ipv4: Ipv4Wildcards::default(),
         }
     }
 
@@ -134,12 +137,20 @@ impl Server {
         self
     }
 
+    /// Listens on `[::]` for IPv6 alone where `0.0.0.0` of the same port is or will be listened on. All other sockets on `[::]` are
+    /// dual-stack, whatever the system's default is.
+    #[must_use]
+    pub fn leaving_ipv4_to(mut self, wildcards: Ipv4Wildcards) -> Self {
+        self.ipv4 = wildcards;
+        self
+    }
+
     /// Listens on one more TCP address and returns it with the port that was taken.
     ///
     /// # Errors
     /// [`ServeError`].
     pub async fn listen(&mut self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
-        let (listener, bound) = open(address).map_err(|source| bind_error(address.to_string(), source))?;
+        let (listener, bound) = self.open(address)?;
         self.listeners.push(Listener::Tcp(listener));
         Ok(bound)
     }
@@ -149,7 +160,7 @@ impl Server {
     /// # Errors
     /// [`ServeError`].
     pub async fn listen_tls(&mut self, address: SocketAddr, tls: Arc<Tls>) -> Result<SocketAddr, ServeError> {
-        let (listener, bound) = open(address).map_err(|source| bind_error(address.to_string(), source))?;
+        let (listener, bound) = self.open(address)?;
         self.listeners.push(Listener::Tls(listener, tls));
         Ok(bound)
     }
@@ -164,9 +175,13 @@ impl Server {
         address: SocketAddr,
         tls: Option<Arc<Tls>>,
     ) -> Result<SocketAddr, ServeError> {
-        let (listener, bound) = open(address).map_err(|source| bind_error(address.to_string(), source))?;
+        let (listener, bound) = self.open(address)?;
         self.listeners.push(Listener::Proxied(listener, tls));
         Ok(bound)
+    }
+
+    fn open(&self, address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+        open(address, &self.ipv4).map_err(|source| bind_error(address.to_string(), source))
     }
 
     /// Listens on a Unix socket that only this user may open. One that a killed process left is replaced;
@@ -268,11 +283,13 @@ async fn let_go(shared: Arc<Shared>) {
 }
 
 /// A listening socket whose connections inherit what every one of them wants.
-fn open(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+fn open(address: SocketAddr, ipv4: &Ipv4Wildcards) -> io::Result<(TcpListener, SocketAddr)> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
-        TcpSocket::new_v6()?
+        let socket = TcpSocket::new_v6()?;
+        rustix::net::sockopt::set_ipv6_v6only(&socket, ipv4.take_ipv4_of(&address))?;
+        socket
     };
     socket.set_reuseaddr(true)?;
     // Answers are written whole; Nagle would only make the last piece wait.
