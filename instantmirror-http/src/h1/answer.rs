@@ -17,8 +17,8 @@ use instantmirror_core::log_limited;
 use instantmirror_core::traits::ObjectReader;
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::connection::{Connection, Filled};
-use super::head::{Head, Parsed, parse};
+use super::connection::{Asked, Connection, Filled};
+use super::head::Head;
 use super::socket::SENDFILE_BYTES_MAX;
 use crate::body::Answer;
 use crate::body::{Inner, ObjectBody, PIECE_BYTES_MAX, Piece, Pieces, read_resident};
@@ -59,25 +59,20 @@ enum Marked {
 }
 
 impl Connection {
-    /// Answers the request at the beginning of what was read.
-    pub(super) async fn answer(&mut self) -> io::Result<Behind> {
+    /// Answers a request that was taken from the input, which holds nothing any more.
+    pub(super) async fn answer(&mut self, mut asked: Box<Asked<'_>>) -> io::Result<Behind> {
         let begun = std::time::Instant::now();
-        let input = std::mem::take(&mut self.input);
-        let unread = input.get(self.consumed..).unwrap_or_default();
+        let Asked { head, rest, limited } = &mut *asked;
         self.consumed = 0;
         self.is_new = false;
         self.header_begun = None;
         // Answers to earlier requests must not wait for this one.
         self.flush(false).await?;
-        let Parsed::Head(mut head) = parse(unread, &self.shared.limits) else {
-            return Err(io::Error::other("a request has changed while it was read"));
-        };
-        head.request.client = self.client(&head);
-        let rest = unread.get(head.bytes..).unwrap_or_default();
-        if let Some(wait) = self.limited.take() {
-            return self.answer_too_many(&head, rest, wait, begun).await;
+        head.request.client = self.client(head);
+        if let Some(wait) = *limited {
+            return self.answer_too_many(head, rest, wait, begun).await;
         }
-        let Some(body) = self.request_body(&head, rest).await? else {
+        let Some(body) = self.request_body(head, rest).await? else {
             self.refuse(StatusCode::REQUEST_TIMEOUT, "the request's body took too long")
                 .await?;
             return Ok(Behind::Close);
@@ -86,12 +81,12 @@ impl Connection {
         let is_unread = matches!(body, RequestBody::Unread(_));
         let answer = self.unless_gone(service.answer(&head.request, body, &shared.stopping));
         let answer = answer.await?;
-        let mut visit = self.visit(&head, begun);
+        let mut visit = self.visit(head, begun);
         visit.iter_mut().for_each(|visit| visit.answered(answer.status()));
         let behind = if is_unread || says_close(&answer) {
             Behind::Close
         } else {
-            self.behind(&head)
+            self.behind(head)
         };
         self.send(&head.request.method, head.version, answer, behind, &mut visit)
             .await

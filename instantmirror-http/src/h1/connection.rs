@@ -74,8 +74,6 @@ pub(crate) struct Connection {
     pub(super) is_leaving: bool,
     /// This task is woken when the connection is told to leave.
     hears: bool,
-    /// The request that is answered next is one too many, and when it would not be.
-    pub(super) limited: Option<Duration>,
     /// Nothing was asked yet.
     pub(super) is_new: bool,
     /// Since when a header is incomplete.
@@ -84,7 +82,23 @@ pub(crate) struct Connection {
     yields: bool,
 }
 
-/// What is to be done next.
+/// What comes next on a connection.
+enum Next<'a> {
+    Step(Step),
+    /// A request that cannot be answered from memory. Boxed, for a connection that waits has no room for a head.
+    Request(Box<Asked<'a>>),
+}
+
+/// A request as it was read from the input, which nobody reads a second time.
+pub(super) struct Asked<'a> {
+    pub(super) head: Head<'a>,
+    /// What was read behind the head.
+    pub(super) rest: &'a [u8],
+    /// The request is one too many, and would not be after this time.
+    pub(super) limited: Option<Duration>,
+}
+
+/// What is to be done next, unless it is to answer a request.
 enum Step {
     /// Nothing more can be answered from what was read.
     Read,
@@ -94,8 +108,6 @@ enum Step {
     Flush,
     /// A header is written; this is its body.
     File(Arc<dyn ObjectReader>, Range<u64>, Behind, Option<Visit>),
-    /// The request has to be answered in the common way.
-    Answer,
     /// What was read is no request.
     Refuse(StatusCode, &'static str),
     /// It is for nodes alone, for want of places, and asks for something else.
@@ -141,7 +153,6 @@ impl Connection {
             is_draining: false,
             is_leaving: false,
             hears: false,
-            limited: None,
             is_new: true,
             header_begun: None,
             yields: false,
@@ -203,7 +214,20 @@ impl Connection {
 
     async fn run(&mut self) -> io::Result<Turn> {
         loop {
-            match self.step() {
+            // Taken, so that requests can borrow from it for as long as they are answered.
+            let input = std::mem::take(&mut self.input);
+            let step = match self.next(input.get(self.consumed..).unwrap_or_default()) {
+                Next::Step(step) => step,
+                Next::Request(asked) => {
+                    // Boxed, so that a connection that waits for its next request is small.
+                    if Box::pin(self.answer(asked)).await? == Behind::Close {
+                        return self.close().await.map(|()| Turn::Over);
+                    }
+                    continue;
+                }
+            };
+            self.input = input;
+            match step {
                 Step::Again => {}
                 Step::Flush => self.flush(false).await?,
                 Step::Read => {
@@ -219,12 +243,6 @@ impl Connection {
                     self.flush(is_joined(&range)).await?;
                     self.send_hot(&reader, range, &mut visit).await?;
                     if behind == Behind::Close {
-                        return self.close().await.map(|()| Turn::Over);
-                    }
-                }
-                // Boxed, so that a connection that waits for its next request is small.
-                Step::Answer => {
-                    if Box::pin(self.answer()).await? == Behind::Close {
                         return self.close().await.map(|()| Turn::Over);
                     }
                 }
@@ -246,63 +264,67 @@ impl Connection {
         }
     }
 
-    /// Answers the next request from memory, if it can be.
-    fn step(&mut self) -> Step {
-        let unread = self.input.get(self.consumed..).unwrap_or_default();
+    /// Reads the next request, and answers it from memory if it can be.
+    fn next<'a>(&mut self, unread: &'a [u8]) -> Next<'a> {
         if unread.is_empty() {
-            return Step::Read;
+            return Next::Step(Step::Read);
         }
         if self.output.len() >= OUTPUT_BYTES {
-            return Step::Flush;
+            return Next::Step(Step::Flush);
         }
         let head = match parse(unread, &self.shared.limits) {
             Parsed::Head(head) => head,
-            Parsed::Incomplete => return Step::Read,
-            Parsed::Refused(status, objection) => return Step::Refuse(status, objection),
+            Parsed::Incomplete => return Next::Step(Step::Read),
+            Parsed::Refused(status, objection) => return Next::Step(Step::Refuse(status, objection)),
+        };
+        let asked = |head: Head<'a>, limited| {
+            let rest = unread.get(head.bytes..).unwrap_or_default();
+            Next::Request(Box::new(Asked { head, rest, limited }))
         };
         if self.services.has_changed().unwrap_or(false) {
             self.service = Arc::clone(&self.services.borrow_and_update());
         }
         if self.shared.background.is_some() && head.request.fields.is_background() != self.yields {
-            return Step::Move;
+            return Next::Step(Step::Move);
         }
         match self.excess(&head) {
             None => {}
-            Some(Excess::Reader) => return Step::Settle,
-            Some(Excess::Request(wait)) => {
-                self.limited = Some(wait);
-                return Step::Answer;
-            }
+            Some(Excess::Reader) => return Next::Step(Step::Settle),
+            Some(Excess::Request(wait)) => return asked(head, Some(wait)),
         }
         self.is_leaving = self.is_leaving || self.shared.admission.claims_place();
+        match self.answer_hot(&head) {
+            Some(step) => Next::Step(step),
+            None => asked(head, None),
+        }
+    }
+
+    /// Answers a request from memory, if it can be.
+    fn answer_hot(&mut self, head: &Head<'_>) -> Option<Step> {
         let is_read = head.request.method == Method::GET || head.request.method == Method::HEAD;
         if !is_read || !head.request.query.is_empty() {
-            return Step::Answer;
+            return None;
         }
         let now = std::time::Instant::now();
-        let Some(hot) = self.service.hot_answer(&head.request, now) else {
-            return Step::Answer;
-        };
-        let behind = self.behind(&head);
+        let hot = self.service.hot_answer(&head.request, now)?;
+        let behind = self.behind(head);
         let request = &head.request;
         let more = match self.socket {
             Socket::Tls(_) => self.service.private_lines(),
             Socket::Tcp(_) | Socket::Unix(_) => &[],
         };
-        let Some(written) = hot.write(&request.method, &request.fields, behind, more, &mut self.output) else {
-            return Step::Answer;
-        };
+        let written = hot.write(&request.method, &request.fields, behind, more, &mut self.output)?;
         let counters = self.service.counters();
         counters.count_answer(written.status);
         counters.count_hot();
-        let mut visit = visit(&self.service, self.address, &head, now);
+        let mut visit = visit(&self.service, self.address, head, now);
         visit.iter_mut().for_each(|visit| {
             visit.answered(written.status);
             visit.comes_from(Provenance::Kept);
         });
         self.consumed += head.bytes;
         self.is_new = false;
-        match written.file {
+        Some(match written.file {
             Some((reader, range)) => Step::File(reader, range, behind, visit),
             None => {
                 counters.count_body(written.body_bytes);
@@ -313,7 +335,7 @@ impl Connection {
                     Step::Again
                 }
             }
-        }
+        })
     }
 
     /// Who asks: whoever is at the other end, or whom a trusted proxy there asks for.
@@ -547,16 +569,17 @@ fn visit(service: &Service, address: Option<IpAddr>, head: &Head<'_>, begun: std
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::super::head::PARSED;
     use super::*;
     use crate::admission::Admission;
     use crate::limits::Stopping;
 
-    /// Mirrors hold tens of thousands of idle connections.
-    #[tokio::test]
-    async fn a_connection_that_waits_is_small() {
-        let (near, _far) = tokio::net::UnixStream::pair().unwrap();
-        let publication = Arc::new(instantmirror_core::memory::Nothing);
-        let (_sender, services) = watch::channel(Arc::new(Service::new(publication)));
+    fn connection() -> (Connection, tokio::net::UnixStream) {
+        let (near, far) = tokio::net::UnixStream::pair().unwrap();
+        let catalogs = Arc::new(instantmirror_core::memory::Nothing);
+        let (_sender, services) = watch::channel(Arc::new(Service::new(catalogs)));
         let shared = Arc::new(Shared {
             services,
             limits: Limits::default(),
@@ -564,9 +587,28 @@ mod tests {
             background: None,
             stopping: Stopping::never(),
         });
-        let connection = Connection::new(Socket::Unix(near), None, shared, Arc::new(Place::alone()));
+        let place = Arc::new(Place::alone());
+        (Connection::new(Socket::Unix(near), None, shared, place), far)
+    }
+
+    /// Mirrors hold tens of thousands of idle connections.
+    #[tokio::test]
+    async fn a_connection_that_waits_is_small() {
+        let (connection, _far) = connection();
         let own = std::mem::size_of_val(&connection);
         let carried = std::mem::size_of_val(&connection.carry());
         assert!(carried <= 1200, "{carried} bytes, {own} of them the connection itself");
+    }
+    #[tokio::test]
+    async fn a_request_is_read_once() {
+        let (connection, mut far) = connection();
+        let request = "GET /x HTTP/1.1\r\nHost: h\r\n\r\nGET /y HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        far.write_all(request.as_bytes()).await.unwrap();
+        let before = PARSED.get();
+        connection.carry().await;
+        assert_eq!(PARSED.get() - before, 2);
+        let mut answers = String::new();
+        far.read_to_string(&mut answers).await.unwrap();
+        assert_eq!(answers.matches("HTTP/1.1 404 Not Found").count(), 2, "{answers}");
     }
 }

@@ -66,8 +66,16 @@ impl Head<'_> {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has read a head.
+    pub(super) static PARSED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// Reads a request head at the beginning of `bytes`.
 pub(crate) fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Parsed<'a> {
+    #[cfg(test)]
+    PARSED.set(PARSED.get() + 1);
     let mut storage = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let fields_max = limits.header_fields_max.min(FIELDS_MAX);
     let mut raw = httparse::Request::new(&mut []);
