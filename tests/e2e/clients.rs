@@ -245,6 +245,42 @@ pub(crate) fn rtorrent(dir: &TestDir, file: &Path, task: Task<'_>) -> Client {
     Client { daemon, content: home }
 }
 
+/// CTorrent, which takes pads for files.
+pub(crate) fn ctorrent(dir: &TestDir, file: &Path, torrent: &Metainfo, task: Task<'_>) -> Client {
+    let home = folder(dir, "ctorrent", &task);
+    let mut command = clean_command("ctorrent");
+    command.arg("-s").arg(home.join(torrent.name.as_str()));
+    command.args(["-i", &peer(task.number).to_string(), "-p", &PORT.to_string(), "-e", "1"]);
+    let daemon = Daemon::start("ctorrent", command.arg(file), &home.join("log")).unwrap();
+    Client { daemon, content: home }
+}
+
+/// qBittorrent without a window.
+pub(crate) fn qbittorrent(dir: &TestDir, file: &Path, task: Task<'_>) -> Client {
+    let (home, profile) = (
+        folder(dir, "qbittorrent", &task),
+        folder(dir, "qbittorrent-profile", &task),
+    );
+    let config = profile.join("qBittorrent/config");
+    std::fs::create_dir_all(&config).unwrap();
+    let address = peer(task.number);
+    let text = format!(
+        "[LegalNotice]\nAccepted=true\n\
+         [BitTorrent]\nSession\\DHTEnabled=false\nSession\\LSDEnabled=false\nSession\\PeXEnabled=false\n\
+         Session\\Port={PORT}\nSession\\Interface=lo\nSession\\InterfaceName=lo\nSession\\InterfaceAddress={address}\n\
+         [Preferences]\nWebUI\\Address={address}\nWebUI\\Port=8080\n"
+    );
+    std::fs::write(config.join("qBittorrent.conf"), text).unwrap();
+    let mut command = clean_command("qbittorrent-nox");
+    command.arg(format!("--profile={}", profile.display()));
+    command.arg(format!("--save-path={}", home.display()));
+    command
+        .env("HOME", &profile)
+        .args(["--skip-dialog=true", "--add-paused=false"]);
+    let daemon = Daemon::start("qbittorrent-nox", command.arg(file), &profile.join("log")).unwrap();
+    Client { daemon, content: home }
+}
+
 impl Client {
     /// Waits until files (by their paths in the torrent) are there as they should be.
     pub(crate) fn wait_for(&mut self, source: &Path, torrent: &Metainfo, paths: &[&str]) {

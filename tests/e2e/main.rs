@@ -9,6 +9,7 @@ mod bad_input;
 mod between;
 mod browser;
 mod cache;
+mod caches;
 mod clients;
 mod command_line;
 mod consistency;

@@ -1,49 +1,59 @@
 //! Programs that are tried on one mirror in turn: downloaders that follow its listings, browsers on a terminal, and stores of
-//! content in files that have clients of their own.
+//! content in files that have clients of their own, and programs that read images and listings by ranges.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use instantmirror_testkit::command::{clean_command, run};
+use instantmirror_testkit::command::{clean_command, run, run_any};
 use instantmirror_testkit::debian::Archive;
-use instantmirror_testkit::process::TestDir;
+use instantmirror_testkit::process::{Daemon, TestDir, poll};
 use instantmirror_testkit::tree::noise;
 
 use crate::world::{LIMIT, Master, Node};
 
-struct World {
-    dir: TestDir,
-    source: PathBuf,
-    /// What lies behind the mount of the mirror.
-    url: String,
-    node: Node,
-    _master: Master,
+pub(crate) struct World {
+    pub(crate) dir: TestDir,
+    pub(crate) source: PathBuf,
+    /// The mount of the mirror, with `index = true`.
+    pub(crate) url: String,
+    pub(crate) node: Node,
+    pub(crate) master: Master,
 }
 
 /// Publishes what `fill` puts into a directory, and mirrors it.
-fn world(name: &str, fill: impl FnOnce(&Path, &Path)) -> World {
+pub(crate) fn world(name: &str, fill: impl FnOnce(&Path, &Path)) -> World {
     let dir = TestDir::new(name).unwrap();
     let source = dir.folder("source").unwrap();
     fill(&source, &dir.folder("work").unwrap());
     let mut master = Master::new(&dir, &[("r", &source)]);
     let snapshot = master.publish("r");
     master.serve();
-    let node = Node::start(&dir, &master, &["r"]);
+    let mut node = Node::configure(&dir, &master.url(), &master.key, &["r"], "10 GiB");
+    let text = std::fs::read_to_string(&node.config).unwrap();
+    let indexed = text.replace("view = \"current\" }", "view = \"current\", index = true }");
+    assert_ne!(indexed, text);
+    std::fs::write(&node.config, indexed).unwrap();
+    node.run();
     node.wait_for("r", &snapshot);
     World {
         url: format!("{}/pub/r", node.url()),
         dir,
         source,
         node,
-        _master: master,
+        master,
     }
 }
 
 impl World {
     /// Runs a program in the test's folder.
     fn run(&self, program: &str, arguments: &[&str]) -> String {
+        run(self.command(program).args(arguments), LIMIT).unwrap().text()
+    }
+
+    fn command(&self, program: &str) -> Command {
         let mut command = clean_command(program);
         command.current_dir(self.dir.path()).env("HOME", self.dir.path());
-        run(command.args(arguments), LIMIT).unwrap().text()
+        command
     }
 
     fn at(&self, path: &str) -> String {
@@ -189,4 +199,113 @@ fn debmirror_mirrors_a_suite() {
     );
     assert!(world.dir.path().join("mirror").exists(), "{said}");
     world.assert_same(&format!("mirror/{package}"), &package);
+}
+
+/// Makes a wheel, the package format of pip (PEP 427): a zip archive with metadata.
+const MAKE_WHEEL: &str = r#"
+import sys, zipfile
+with zipfile.ZipFile(sys.argv[1], "w") as wheel:
+    info = "demo-1.0.dist-info/"
+    wheel.writestr("demo.py", "answer = 42\n")
+    wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n")
+    wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    wheel.writestr(info + "RECORD", "demo.py,,\n")
+"#;
+
+#[test]
+fn pip_installs_from_an_index_and_from_a_listing() {
+    const WHEEL: &str = "demo-1.0-py3-none-any.whl";
+    let world = world("e2e-pip", |source, _| {
+        let (packages, index) = (source.join("packages"), source.join("simple/demo"));
+        std::fs::create_dir_all(&packages).unwrap();
+        std::fs::create_dir_all(&index).unwrap();
+        let wheel = packages.join(WHEEL);
+        run(
+            clean_command("/usr/bin/python3").args(["-c", MAKE_WHEEL]).arg(&wheel),
+            LIMIT,
+        )
+        .unwrap();
+        let sum = run(clean_command("sha256sum").arg(&wheel), LIMIT).unwrap().text();
+        let sum = sum.split_whitespace().next().unwrap();
+        let page = format!(
+            "<!DOCTYPE html><html><body><a href=\"../../packages/{WHEEL}#sha256={sum}\">{WHEEL}</a></body></html>"
+        );
+        std::fs::write(index.join("index.html"), page).unwrap();
+    });
+    let pip = [
+        "-m",
+        "pip",
+        "--isolated",
+        "--disable-pip-version-check",
+        "--no-cache-dir",
+    ];
+    // The index of PEP 503, whose page names the checksum; then the listing that a directory of packages has by itself.
+    let (simple, packages) = (world.at("simple/"), world.at("packages/"));
+    for (to, from) in [
+        ("indexed", &["--index-url", simple.as_str()][..]),
+        ("listed", &["--no-index", "--find-links", packages.as_str()]),
+    ] {
+        let install = ["install", "--no-deps", "--no-compile", "--target", to, "demo==1.0"];
+        world.run("/usr/bin/python3", &[&pip[..], &install, from].concat());
+        let installed = std::fs::read_to_string(world.dir.path().join(to).join("demo.py")).unwrap();
+        assert_eq!(installed, "answer = 42\n", "{to}");
+    }
+}
+
+/// Asks for so many ranges of one file at once, as many connections as it takes, and compares each with the file.
+const ASK_FOR_RANGES: &str = r#"
+import asyncio, sys, aiohttp
+url, file = sys.argv[1:]
+content = open(file, "rb").read()
+async def ask(session, number):
+    first = number * 7919
+    last = first + 9999
+    async with session.get(url, headers={"Range": f"bytes={first}-{last}"}) as answer:
+        assert answer.status == 206, answer.status
+        assert await answer.read() == content[first:last + 1], number
+async def ask_all():
+    async with aiohttp.ClientSession() as session:
+        await asyncio.gather(*(ask(session, number) for number in range(100)))
+asyncio.run(ask_all())
+print("all are right")
+"#;
+
+#[test]
+fn images_are_read_by_ranges_and_webdav_is_told_that_there_is_none() {
+    let world = world("e2e-ranges", |source, _| {
+        std::fs::write(source.join("disk.img"), noise(2 << 20)).unwrap();
+        std::fs::create_dir_all(source.join("dists/sid")).unwrap();
+        std::fs::write(source.join("dists/sid/notes"), "news").unwrap();
+        std::os::unix::fs::symlink("sid", source.join("dists/stable")).unwrap();
+    });
+    let image = world.at("disk.img");
+    let url = format!("url={image}");
+    let copy = "nbdcopy \"$uri\" copied.img";
+    world.run("nbdkit", &["-U", "-", "curl", &url, "--run", copy]);
+    world.assert_same("copied.img", "disk.img");
+
+    let source = world.source.join("disk.img");
+    let said = world.run(
+        "/usr/bin/python3",
+        &["-c", ASK_FOR_RANGES, &image, source.to_str().unwrap()],
+    );
+    assert_eq!(said, "all are right\n");
+
+    let mounted = world.dir.folder("mounted").unwrap();
+    let mut command = world.command("httpdirfs");
+    command.args(["-f", &world.at("")]).arg(&mounted);
+    let httpdirfs = Daemon::start("httpdirfs", &mut command, &world.dir.path().join("httpdirfs.log")).unwrap();
+    let notes = poll(LIMIT, || {
+        std::fs::read_to_string(mounted.join("dists/stable/notes")).ok()
+    });
+    assert_eq!(notes.as_deref(), Some("news"), "{}", httpdirfs.log());
+    world.assert_same("mounted/disk.img", "disk.img");
+    run(clean_command("umount").arg(&mounted), LIMIT).unwrap();
+
+    let script = world.dir.path().join("cadaver.rc");
+    std::fs::write(&script, "ls\nquit\n").unwrap();
+    let mut command = world.command("cadaver");
+    command.arg("--rcfile").arg(&script).arg(world.at(""));
+    let said = run_any(&mut command, LIMIT).unwrap().transcript();
+    assert!(said.contains("405"), "{said}");
 }

@@ -13,7 +13,9 @@ use instantmirror_testkit::process::{TestDir, poll};
 use instantmirror_testkit::tree::noise;
 use serde_json::Value;
 
-use crate::clients::{Client, PORT, Task, aria2, is_apart, lay, libtorrent, peer, rtorrent, shut_out, transmission};
+use crate::clients::{
+    Client, PORT, Task, aria2, ctorrent, is_apart, lay, libtorrent, peer, qbittorrent, rtorrent, shut_out, transmission,
+};
 use crate::tracker_world::Tracker;
 use crate::world::{LIMIT, Master, Node};
 
@@ -243,9 +245,15 @@ fn every_client_downloads_from_a_mirror() {
     let mut client = rtorrent(&world.dir, &world.file, Task::of(5));
     world.assert_whole(&mut client);
     drop(client);
+    let mut client = ctorrent(&world.dir, &world.file, &world.torrent, Task::of(6));
+    world.assert_whole(&mut client);
+    drop(client);
+    let mut client = qbittorrent(&world.dir, &world.file, Task::of(7));
+    world.assert_whole(&mut client);
+    drop(client);
     let sent = node.number("sent_bytes");
     let content: usize = FILES.iter().map(|(_, size)| size).sum();
-    assert!(sent >= 4 * content as u64, "{sent}");
+    assert!(sent >= 6 * content as u64, "{sent}");
     assert_eq!(node.status()["peers"]["banned"], serde_json::json!([]));
 }
 

@@ -14,13 +14,16 @@ use crate::steps::{is_installed, run as run_command};
 /// Package, and what the tests need of it.
 const PACKAGES: &[(&str, &str)] = &[
     ("apache2-bin", "shared cache in front of a node"),
+    ("apt-cacher-ng", "cache in front of a mirror, for apt alone"),
     ("apt-utils", "apt-ftparchive writes the indices of the Debian archive"),
     ("aria2", "parallel download client"),
     ("axel", "download client with many connections a file"),
     ("ca-certificates", "apt and cargo over TLS"),
+    ("cadaver", "client of WebDAV, which there is none of"),
     ("casync", "client of a store of chunks"),
     ("chromium", "browser that reads directory listings"),
     ("createrepo-c", "metadata of the yum repository"),
+    ("ctorrent", "torrent client that keeps pads as files"),
     ("curl", "HTTP client"),
     ("debmirror", "mirrors a suite by HTTP"),
     ("dnf", "client of the yum repository"),
@@ -33,14 +36,17 @@ const PACKAGES: &[(&str, &str)] = &[
     ("git", "list of tracked files for tidy"),
     ("gnupg", "signatures that clients check"),
     ("haproxy", "proxy that tells whom it asks for, by the PROXY protocol"),
+    ("httpdirfs", "mounts a listing"),
     ("httrack", "recursive download client"),
     ("iproute2", "network namespaces and socket states"),
     ("lftp", "client that reads directory listings"),
     ("libc6-dev", "C parts of zstd and blake3"),
+    ("libnbd-bin", "nbdcopy reads what nbdkit offers"),
     ("lynx", "browser on a terminal"),
     ("media-types", "the types of files that ours are compared with"),
     ("mktorrent", "peer of benches/torrent.py"),
     ("mount", "file systems of the tests are mounted, full and mounted over"),
+    ("nbdkit", "reads images by ranges"),
     ("nftables", "a firewall in a network of a test's own"),
     ("nghttp2-client", "h2load, a client of HTTP/2 with windows of any size"),
     (
@@ -48,11 +54,11 @@ const PACKAGES: &[(&str, &str)] = &[
         "oracle of the HTTP server's tests, gate between nodes and masters, peer of benches/http",
     ),
     ("openssl", "certificates of the TLS tests"),
-    ("ostree", "client of a repository of objects in files"),
     (
         "opentracker",
         "BitTorrent tracker that our announces are tested with, peer of benches/tracker",
     ),
+    ("ostree", "client of a repository of objects in files"),
     (
         "pacman-package-manager",
         "client that looks for optional signatures of databases",
@@ -62,10 +68,13 @@ const PACKAGES: &[(&str, &str)] = &[
         "python3",
         "the plain HTTP server that the test support checks itself with",
     ),
+    ("python3-aiohttp", "client of many requests at once"),
     (
         "python3-libtorrent",
         "torrent client of torrents and tracker, oracle of info-hashes",
     ),
+    ("python3-pip", "client of package indices and listings"),
+    ("qbittorrent-nox", "torrent client"),
     ("rclone", "client that reads directory listings"),
     ("rpm", "rpmbuild makes real RPMs"),
     ("rsync", "peer for comparisons of trees and speed"),
@@ -98,7 +107,7 @@ const PACKAGES: &[(&str, &str)] = &[
 pub(crate) const INSTALL: &[&str] = &["install", "--yes", "--no-remove", "--no-install-recommends"];
 
 /// Packages that start a service when they are installed; tests and benches only want the programs.
-const SERVICES: &[&str] = &["haproxy", "nginx", "opentracker", "squid", "varnish"];
+const SERVICES: &[&str] = &["apt-cacher-ng", "haproxy", "nginx", "opentracker", "squid", "varnish"];
 
 /// Installs what is missing.
 pub(crate) fn run() -> Result<()> {
