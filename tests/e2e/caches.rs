@@ -80,7 +80,7 @@ fn start(name: &'static str, mut command: std::process::Command, port: u16, fold
 #[test]
 fn squid_and_haproxy_are_never_far_behind_and_keep_what_never_changes() {
     let world = world("e2e-caches", |source, _| {
-        std::fs::write(source.join("news"), "old").unwrap()
+        std::fs::write(source.join("news"), "old").unwrap();
     });
     let node = world.node.url().replace("http://", "");
     let caches = [squid(&world.dir, &node), haproxy(&world.dir, &node)];
