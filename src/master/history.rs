@@ -11,12 +11,12 @@ use instantmirror_core::head::{LiveSnapshot, REASON_BYTES_MAX, REMOVED_MAX, Remo
 use instantmirror_core::order::go_back_to;
 use instantmirror_core::snapshot_ref::{ResolveError, SnapshotNames, SnapshotRef};
 use instantmirror_core::traits::SnapshotStore as _;
-use instantmirror_core::{Clock as _, Head, NodeId, RepoName, Root, SnapshotId, TagName};
+use instantmirror_core::{Clock as _, Head, NodeId, RepoName, Root, SnapshotId, TagName, Timestamp};
 use instantmirror_store::garbage::Garbage;
 
 use super::tags::unknown_snapshot;
 use super::writer::Writer;
-use super::{CleanUpOptions, CleanedUp, Master, MasterError, withdrawn};
+use super::{CleanUpOptions, CleanedUp, Master, MasterError, expired, withdrawn};
 use crate::clock::SystemClock;
 use crate::progress::Progress;
 
@@ -290,6 +290,7 @@ impl Master {
             withdrawn::change(self.disk.as_ref(), repository, |list| {
                 list.extend(trees.into_iter().map(|(node, id)| (node, (id, now))));
             })?;
+            self.note_gone(&removal, now)?;
             (removal, self.commit(&writer, head, now)?)
         };
         removal.sequence = Some(sequence);
@@ -301,6 +302,19 @@ impl Master {
             source: Box::new(error),
         })?;
         Ok(removal)
+    }
+
+    /// Notes those that have no record here any more as expired. An ordinary clean-up has forgotten their names and digests, and left
+    /// the bytes in files: the next clean-up, which finds them noted and removed, purges the files.
+    fn note_gone(&self, removal: &Removal, now: Timestamp) -> Result<(), MasterError> {
+        let recorded = self.snapshots.snapshots(&removal.repository)?;
+        let gone: Vec<_> = removal.snapshots.iter().filter(|id| !recorded.contains(id)).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut noted = expired::read(self.disk.as_ref(), &removal.repository)?;
+        noted.extend(gone.into_iter().map(|id| (*id, now)));
+        Ok(expired::write(self.disk.as_ref(), &removal.repository, &noted)?)
     }
 
     /// The trees of removed snapshots that no snapshot has which stays: a source tree like that of a kept one is nothing

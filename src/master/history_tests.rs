@@ -253,6 +253,32 @@ fn what_an_ordinary_clean_up_forgot_goes_from_the_packs_with_the_next_removal() 
 }
 
 #[test]
+fn what_an_ordinary_clean_up_forgot_goes_from_the_packs_when_its_own_snapshot_is_removed() {
+    let world =
+        World::with_options("[retention]\nkeep_last = 1\ndelete_after = \"0 s\"\n[snapshots]\ngrace = \"0 s\"\n");
+    let secret = world.in_store("../a/top-secret-name");
+    fill(&world);
+    std::fs::write(&secret, "secret").unwrap();
+    let first = world.publish("a", "one").snapshot;
+    std::fs::remove_file(&secret).unwrap();
+    world.publish("a", "two");
+    let (master, repository) = (&world.master, name("a"));
+    let id = ObjectId::of(b"secret");
+    let traces = || world.files_with(&[b"top-secret-name", id.as_bytes()]);
+    assert_eq!(master.clean_up(CleanUpOptions::default()).unwrap().snapshots, 1);
+    assert!(!master.snapshots.snapshots(&repository).unwrap().contains(&first.id) && !traces().is_empty());
+    let options = RemoveOptions {
+        expired: true,
+        ..RemoveOptions::default()
+    };
+    master
+        .remove_snapshots(&repository, &[first.id], &options, &NoProgress)
+        .unwrap();
+    assert_eq!(traces(), Vec::<PathBuf>::new());
+    assert_eq!(expired::read(master.disk.as_ref(), &repository).unwrap().len(), 0);
+}
+
+#[test]
 fn a_removed_tree_that_was_found_again_goes_beside_a_snapshot_that_expires() {
     let world =
         World::with_options("[retention]\nkeep_last = 2\ndelete_after = \"0 s\"\n[snapshots]\ngrace = \"0 s\"\n");
