@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use instantmirror::core::memory::{MemoryCache, MemoryTransport};
 use instantmirror::core::preseed::Step;
@@ -57,16 +58,15 @@ impl Scheduler for Told {
 async fn main() -> anyhow::Result<()> {
     let (repository, mut master): (RepoName, _) = ("debian".parse()?, MemoryTransport::new());
     let object = master.insert("content");
-    let file = FileMeta {
-        size: 7,
-        object,
-        first_piece: 0,
-        link_group: None,
-    };
+    let file = FileMeta::new(object, 7);
     let sources = BTreeMap::from([(repository.clone(), vec![Transport::origin(master)])]);
     let scheduler = Told(PriorityScheduler::new(SchedulerLimits::default()));
     let engine = FetchEngine::new(Arc::new(MemoryCache::new(None)), sources, Box::new(scheduler));
     engine.fetch(&repository, &file, Step::of(Class::Bundle)).await?;
+    // The object is here a moment before the scheduler hears of it.
+    while !engine.transfers().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     println!("here: {}", engine.holds(&file).await?);
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! A transport of one's own in a fetch engine: objects on a disk that somebody brought, in files that are called by their
-//! ids. Each byte is verified; a file that is not what its name says is asked of the next source.
+//! A transport of one's own in a fetch engine: objects that somebody brought, called by their ids. Each byte is verified; what is not
+//! what its name says is asked of the next source.
 //!
 //! ```text
 //! cargo run --example custom_transport
@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -17,89 +16,62 @@ use bytes::Bytes;
 use instantmirror::core::memory::{MemoryCache, MemoryTransport};
 use instantmirror::core::outboard::ObjectHasher;
 use instantmirror::core::preseed::Step;
-use instantmirror::core::scheduler::{PriorityScheduler, SchedulerLimits};
+use instantmirror::core::scheduler::PriorityScheduler;
 use instantmirror::core::traits::{BatchItem, ByteStream, Class, PeerTransport, Transport};
 use instantmirror::core::{FileMeta, ObjectId, RepoName, TransportError};
 use instantmirror::swarm::FetchEngine;
 
-#[derive(Debug)]
-struct Disk(PathBuf);
+type Answer<T> = Result<T, TransportError>;
+type Sink<'a> = &'a mut (dyn FnMut(BatchItem) + Send);
 
-impl Disk {
-    fn read(&self, object: &ObjectId) -> Result<Bytes, TransportError> {
-        let (from, what) = ("disk".to_owned(), format!("object {object}"));
-        let read = std::fs::read(self.0.join(object.to_string()));
-        read.map(Bytes::from)
-            .map_err(|_| TransportError::NotFound { from, what })
+#[derive(Debug)]
+struct Brought(BTreeMap<ObjectId, Bytes>);
+
+impl Brought {
+    fn part(&self, object: &ObjectId, range: Range<u64>) -> Answer<Bytes> {
+        let ends = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+        let found = self.0.get(object).zip(ends);
+        let part = found.and_then(|(content, (start, end))| Some(content.slice_ref(content.get(start..end)?)));
+        let (from, what) = (self.label().to_owned(), object.to_string());
+        part.ok_or(TransportError::NotFound { from, what })
     }
 }
 
 #[async_trait]
-impl PeerTransport for Disk {
+impl PeerTransport for Brought {
     fn label(&self) -> &str {
-        "disk"
+        "what was brought"
     }
-    async fn range(
-        &self,
-        _: &RepoName,
-        id: &ObjectId,
-        range: Range<u64>,
-        _: Class,
-    ) -> Result<ByteStream, TransportError> {
-        let content = self.read(id)?;
-        let ends = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
-        let part = ends.filter(|(start, end)| start <= end && *end <= content.len());
-        let part = part.map(|(start, end)| content.slice(start..end));
-        let short = || TransportError::Protocol {
-            from: "disk".to_owned(),
-            reason: "too short".to_owned(),
-        };
-        Ok(Box::pin(futures_util::stream::iter([part.ok_or_else(short)])))
+    async fn range(&self, _: &RepoName, id: &ObjectId, range: Range<u64>, _: Class) -> Answer<ByteStream> {
+        let part = self.part(id, range)?;
+        Ok(Box::pin(futures_util::stream::iter([Ok(part)])))
     }
-    async fn outboard(&self, _: &RepoName, id: &ObjectId, _: u64, _: Class) -> Result<Bytes, TransportError> {
+    async fn outboard(&self, _: &RepoName, id: &ObjectId, size: u64, _: Class) -> Answer<Bytes> {
         let mut hasher = ObjectHasher::new();
-        hasher.update(&self.read(id)?);
+        hasher.update(&self.part(id, 0..size)?);
         Ok(hasher.finish().values().clone())
     }
-    async fn batch(
-        &self,
-        _: &RepoName,
-        objects: &[(ObjectId, u64)],
-        _: Class,
-        sink: &mut (dyn FnMut(BatchItem) + Send),
-    ) -> Result<(), TransportError> {
-        objects.iter().for_each(|(id, _)| sink((*id, self.read(id))));
+    async fn batch(&self, _: &RepoName, all: &[(ObjectId, u64)], _: Class, sink: Sink<'_>) -> Answer<()> {
+        for (id, size) in all {
+            sink((*id, self.part(id, 0..*size)));
+        }
         Ok(())
     }
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let (repository, mut master, disk): (RepoName, _, _) = ("r".parse()?, MemoryTransport::new(), tempfile::tempdir()?);
+    let (repository, mut master): (RepoName, _) = ("r".parse()?, MemoryTransport::new());
     let (good, spoilt) = (master.insert("good content"), master.insert("more content"));
-    std::fs::write(disk.path().join(good.to_string()), "good content")?;
-    std::fs::write(disk.path().join(spoilt.to_string()), "spoilt bytes")?;
-    let sources = vec![
-        Transport::origin(Disk(disk.path().to_owned())),
-        Transport::origin(master),
-    ];
-    let (sources, scheduler) = (
-        BTreeMap::from([(repository.clone(), sources)]),
-        SchedulerLimits::default(),
-    );
-    let cache = Arc::new(MemoryCache::new(None));
-    let engine = FetchEngine::new(cache, sources, Box::new(PriorityScheduler::new(scheduler)));
+    let brought = [(good, "good content".into()), (spoilt, "spoilt bytes".into())].into();
+    let sources = vec![Transport::origin(Brought(brought)), Transport::origin(master)];
+    let (sources, scheduler) = ([(repository.clone(), sources)].into(), PriorityScheduler::default());
+    let engine = FetchEngine::new(Arc::new(MemoryCache::new(None)), sources, Box::new(scheduler));
     for object in [good, spoilt] {
-        let file = FileMeta {
-            size: 12,
-            object,
-            first_piece: 0,
-            link_group: None,
-        };
-        engine.fetch(&repository, &file, Step::of(Class::Rest)).await?;
+        let (file, step) = (FileMeta::new(object, 12), Step::of(Class::Rest));
+        engine.fetch(&repository, &file, step).await?;
     }
-    for source in engine.stats().sources {
-        println!("{source:?}");
-    }
+    let sources = engine.stats().sources;
+    sources.iter().for_each(|source| println!("{source:?}"));
     Ok(())
 }

@@ -51,12 +51,7 @@ fn main() -> anyhow::Result<()> {
 /// A tree with these files in `pool`, and a symlink to it.
 fn tree(store: &MemoryStore, files: &[(&str, &str)]) -> anyhow::Result<Directory> {
     let entries = files.iter().map(|(name, content)| {
-        let file = FileMeta {
-            size: content.len() as u64,
-            object: ObjectId::of(content.as_bytes()),
-            first_piece: 0,
-            link_group: None,
-        };
+        let file = FileMeta::new(ObjectId::of(content.as_bytes()), content.len() as u64);
         entry(name, Kind::File(file))
     });
     let entries = entries.collect::<anyhow::Result<Vec<_>>>()?;

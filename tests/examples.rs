@@ -48,6 +48,26 @@ fn verify_head_takes_the_good_one_alone() {
 }
 
 #[test]
+fn custom_transport_is_not_believed() {
+    let expected = ["(\"memory\", Score {", "(\"what was brought\", Score {"];
+    let said = run("custom_transport", &[]);
+    assert_lines(&said, &expected);
+    let failures: Vec<bool> = said.lines().map(|line| line.contains("failures: 0,")).collect();
+    assert_eq!(failures, [true, false], "{said}");
+}
+
+#[test]
+fn custom_scheduler_is_asked() {
+    let expected = [
+        "submitted: bundle of 7 bytes",
+        "started: bundle",
+        "here: true",
+        "finished: Done",
+    ];
+    assert_lines(&run("custom_scheduler", &[]), &expected);
+}
+
+#[test]
 fn read_catalog_lists_follows_and_compares() {
     let said = run("read_catalog", &[]);
     let expected = [

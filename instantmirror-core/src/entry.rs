@@ -56,6 +56,19 @@ pub struct FileMeta {
     pub link_group: Option<u64>,
 }
 
+impl FileMeta {
+    /// A file without a place in a piece space, and without other names.
+    #[must_use]
+    pub fn new(object: ObjectId, size: u64) -> Self {
+        Self {
+            size,
+            object,
+            first_piece: 0,
+            link_group: None,
+        }
+    }
+}
+
 /// A directory: its root catalog node and what lies below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Directory {
