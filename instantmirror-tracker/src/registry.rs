@@ -29,6 +29,22 @@ impl Swarm {
         self.v4.len() + self.v6.len()
     }
 
+    fn enter(&mut self, hasher: &RandomState, from: IpAddr, said: &Said, when: (u32, usize), room: Room) -> Entered {
+        match from {
+            IpAddr::V4(address) => self.v4.enter(hasher, address, said, when, room),
+            IpAddr::V6(address) => self.v6.enter(hasher, address, said, when, room),
+        }
+    }
+
+    /// Returns whether the peer was there.
+    fn leave(&mut self, hasher: &RandomState, from: IpAddr, asked: &Announce) -> bool {
+        let (at, id) = ((asked.port, asked.key), asked.peer_id);
+        match from {
+            IpAddr::V4(address) => self.v4.leave(hasher, address, at, id),
+            IpAddr::V6(address) => self.v6.leave(hasher, address, at, id),
+        }
+    }
+
     fn scraped(&self) -> Scraped {
         let all = u32::try_from(self.len()).unwrap_or(u32::MAX);
         let complete = self.v4.seeds() + self.v6.seeds();
@@ -243,11 +259,7 @@ impl Registry {
         };
         if asked.event == Event::Stopped {
             if let Some(swarm) = swarm {
-                let (hasher, at, id) = (&self.hasher, (asked.port, asked.key), asked.peer_id);
-                let left = match from {
-                    IpAddr::V4(address) => swarm.v4.leave(hasher, address, at, id),
-                    IpAddr::V6(address) => swarm.v6.leave(hasher, address, at, id),
-                };
+                let left = swarm.leave(&self.hasher, from, asked);
                 self.peers -= usize::from(left);
                 self.counts.stopped += u64::from(left);
                 announced.swarm = swarm.scraped();
@@ -263,10 +275,7 @@ impl Registry {
         };
         let drawn = self.draw.below(swarm.len());
         let when = (seconds(now), drawn);
-        let entered = match from {
-            IpAddr::V4(address) => swarm.v4.enter(&self.hasher, address, &said, when, room),
-            IpAddr::V6(address) => swarm.v6.enter(&self.hasher, address, &said, when, room),
-        };
+        let entered = swarm.enter(&self.hasher, from, &said, when, room);
         let (completed, has_metadata) = match entered {
             Entered::Known {
                 completed,

@@ -188,32 +188,17 @@ pub fn make(
     sources: &mut Sources<'_>,
 ) -> Result<Torrents, TorrentError> {
     let catalog = Catalog::new(sources.nodes, snapshot.root.meta());
-    let name = match (&options.name, options.path.split_last()) {
-        (Some(name), _) => name.as_str(),
-        (None, Some((_, last))) => last,
-        (None, None) => snapshot.repository.as_str(),
-    };
-    let name = Name::new(name).map_err(|source| TorrentError::Name {
-        name: name.to_owned(),
-        source,
-    })?;
+    let name = name_of(snapshot, options)?;
     let limits = if options.beyond_limits {
         Limits::NONE
     } else {
         Limits::default()
     };
     let piece_bytes = u64::from(sources.piece_bytes);
-    let whole = Shard {
-        label: String::new(),
-        roots: vec![options.path.clone()],
-    };
     let plan = if options.shards {
         shards::plan(&catalog, &options.path, piece_bytes, &limits)?
     } else {
-        shards::Plan {
-            shards: vec![whole],
-            ..shards::Plan::default()
-        }
+        whole(&options.path)
     };
     let metainfo = |source| TorrentError::Metainfo {
         path: options.path.clone(),
@@ -255,6 +240,31 @@ pub fn make(
         empty_files: plan.empty_files,
         renamed,
     })
+}
+
+/// The name of what clients download: as told, or that of the directory, or of the repository.
+fn name_of(snapshot: &Snapshot, options: &TorrentOptions) -> Result<Name, TorrentError> {
+    let name = match (&options.name, options.path.split_last()) {
+        (Some(name), _) => name.as_str(),
+        (None, Some((_, last))) => last,
+        (None, None) => snapshot.repository.as_str(),
+    };
+    Name::new(name).map_err(|source| TorrentError::Name {
+        name: name.to_owned(),
+        source,
+    })
+}
+
+/// Everything in one torrent.
+fn whole(path: &RepoPath) -> shards::Plan {
+    let shard = Shard {
+        label: String::new(),
+        roots: vec![path.clone()],
+    };
+    shards::Plan {
+        shards: vec![shard],
+        ..shards::Plan::default()
+    }
 }
 
 fn file_name(name: &Name, label: &str) -> String {

@@ -206,11 +206,7 @@ fn change(master: &Master, command: SnapshotCommand) -> anyhow::Result<()> {
             json,
         } => {
             let snapshot = master.resolve(&repository, &snapshot)?;
-            let done = match dry_run {
-                true => master.plan_rollback(&repository, snapshot)?,
-                false => master.rollback(&repository, snapshot)?,
-            };
-            rolled_back(&repository, &done, dry_run, json);
+            roll_back(master, &repository, snapshot, dry_run, json)?;
         }
         SnapshotCommand::Remove {
             repository,
@@ -224,13 +220,24 @@ fn change(master: &Master, command: SnapshotCommand) -> anyhow::Result<()> {
             let ids = snapshots.iter().map(|asked| master.resolve(&repository, asked));
             let ids = ids.collect::<Result<Vec<_>, _>>()?;
             let options = RemoveOptions { reason, tags, expired };
-            let done = match dry_run {
-                true => master.plan_removal(&repository, &ids, &options)?,
-                false => remove(master, &repository, &ids, &options)?,
-            };
-            removed(&done, dry_run, json);
+            remove(master, &repository, &ids, &options, dry_run, json)?;
         }
     }
+    Ok(())
+}
+
+fn roll_back(
+    master: &Master,
+    repository: &RepoName,
+    snapshot: SnapshotId,
+    dry_run: bool,
+    json: bool,
+) -> Result<(), MasterError> {
+    let done = match dry_run {
+        true => master.plan_rollback(repository, snapshot)?,
+        false => master.rollback(repository, snapshot)?,
+    };
+    rolled_back(repository, &done, dry_run, json);
     Ok(())
 }
 
@@ -239,9 +246,17 @@ fn remove(
     repository: &RepoName,
     ids: &[SnapshotId],
     options: &RemoveOptions,
-) -> Result<Removal, MasterError> {
-    let bar = Bar::new(format!("remove from {repository}"), Unit::Objects);
-    master.remove_snapshots(repository, ids, options, &bar)
+    dry_run: bool,
+    json: bool,
+) -> Result<(), MasterError> {
+    let done = if dry_run {
+        master.plan_removal(repository, ids, options)?
+    } else {
+        let bar = Bar::new(format!("remove from {repository}"), Unit::Objects);
+        master.remove_snapshots(repository, ids, options, &bar)?
+    };
+    removed(&done, dry_run, json);
+    Ok(())
 }
 
 fn rolled_back(repository: &RepoName, done: &Rollback, dry_run: bool, json: bool) {
