@@ -61,8 +61,8 @@ fn custom_scheduler_is_asked() {
     let expected = [
         "submitted: bundle of 7 bytes",
         "started: bundle",
-        "here: true",
         "finished: Done",
+        "here: true",
     ];
     assert_lines(&run("custom_scheduler", &[]), &expected);
 }
