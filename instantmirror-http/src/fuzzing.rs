@@ -2,7 +2,7 @@
 
 use crate::h1::head::{Parsed, parse};
 use crate::limits::Limits;
-use crate::message::wire::Behind;
+use crate::message::wire::Persistence;
 
 /// What the engine makes of the bytes at the beginning of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub fn read_head(bytes: &[u8]) -> Reading {
             head.request.fields.range.as_deref().map(str::to_owned),
             head.bytes,
             head.framing.body_bytes(),
-            head.behind() == Behind::Close,
+            head.persistence() == Persistence::Close,
         ))),
     }
 }

@@ -21,6 +21,7 @@ use crate::limits::{Limits, REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT, Stoppi
 use crate::message::COMMON;
 use crate::message::framing::Framing;
 use crate::message::request::{Client, Request, RequestPath, canonical_path, decode_path, encode_path_into};
+use crate::observe::Observer;
 use crate::observe::access_log::AccessLog;
 use crate::observe::stats::{Counters, Stats};
 use crate::proxies::TrustedProxies;
@@ -200,6 +201,11 @@ impl Service {
         &self.counters
     }
 
+    /// What is told of an answer to the access log and the counters.
+    pub(crate) fn observer(&self) -> Observer {
+        Observer::new(&self.counters)
+    }
+
     pub(crate) fn access_log(&self) -> Option<&Arc<AccessLog>> {
         self.access_log.as_ref()
     }
@@ -238,10 +244,12 @@ impl Service {
         let (head, body) = request.into_parts();
         let client = head.extensions.get().copied().unwrap_or_default();
         let answer = self.pass(&head, client, body, stopping).await;
-        answer.map(|body| body.counted(Arc::clone(&self.counters)))
+        let mut observer = Observer::new(&self.counters);
+        observer.answers(answer.status(), None);
+        answer.map(|body| body.observed(observer))
     }
 
-    /// The same for a transport that counts by itself.
+    /// The same for a transport that observes what it sends by itself.
     pub(crate) async fn pass<B>(&self, head: &Parts, client: Client, body: B, stopping: &Stopping) -> Answer
     where
         B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
@@ -257,13 +265,12 @@ impl Service {
         }
     }
 
-    /// The same for a request that has passed the gate. What goes through its body is not counted.
+    /// The same for a request that has passed the gate.
     pub(crate) async fn answer<B>(&self, request: &Request<'_>, body: B, stopping: &Stopping) -> Answer
     where
         B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
         let mut answer = self.dispatch(request, body, stopping).await;
-        self.counters.count_answer(answer.status());
         self.rules.dress(answer.headers_mut());
         if request.client.is_private {
             self.rules.dress_private(answer.headers_mut());
@@ -273,7 +280,6 @@ impl Service {
 
     /// The answer to what is no request; the connection is to be closed behind it.
     pub(crate) fn refuse(&self, status: StatusCode, objection: &str) -> Answer {
-        self.counters.count_answer(status);
         self.counters.count_malformed();
         let body = Bytes::from(format!("{}: {objection}\n", status.as_u16()));
         let mut answer = http::Response::new(ServeBody::whole(body));
@@ -285,24 +291,23 @@ impl Service {
     /// The answer to a client that asks too often.
     pub(crate) fn too_many(&self, wait: Duration) -> Answer {
         let text = "your address asks more often than it may; wait for as many seconds as Retry-After says";
-        self.counted(not_now(StatusCode::TOO_MANY_REQUESTS, wait, text))
+        self.dressed(not_now(StatusCode::TOO_MANY_REQUESTS, wait, text))
     }
 
     /// The answer to a client whose address has too many connections; this one is to be closed behind it.
     pub(crate) fn too_many_connections(&self) -> Answer {
         let text = "your address has as many connections as it may have, and all are in use";
-        self.counted(closing(not_now(StatusCode::TOO_MANY_REQUESTS, RETRY_TIME, text)))
+        self.dressed(closing(not_now(StatusCode::TOO_MANY_REQUESTS, RETRY_TIME, text)))
     }
 
     /// The answer to a reader for whom there is no place; the connection is to be closed behind it.
     pub(crate) fn turn_away(&self) -> Answer {
         let text = "the server has as many connections as it may have; ask again, or another mirror";
-        self.counted(closing(not_now(StatusCode::SERVICE_UNAVAILABLE, RETRY_TIME, text)))
+        self.dressed(closing(not_now(StatusCode::SERVICE_UNAVAILABLE, RETRY_TIME, text)))
     }
 
     /// An answer that was not made by [`answer`](Self::answer).
-    fn counted(&self, mut answer: Answer) -> Answer {
-        self.counters.count_answer(answer.status());
+    fn dressed(&self, mut answer: Answer) -> Answer {
         self.rules.dress(answer.headers_mut());
         common(answer)
     }

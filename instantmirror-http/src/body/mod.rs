@@ -22,7 +22,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use instantmirror_core::traits::ObjectReader;
 
-use crate::observe::stats::Counters;
+use crate::observe::Observer;
 
 pub use content::{Content, Multipart};
 pub use own_file::OwnFile;
@@ -45,7 +45,7 @@ pub(crate) type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + S
 /// The body of an answer.
 pub struct ServeBody {
     inner: Inner,
-    counters: Option<Arc<Counters>>,
+    observer: Option<Observer>,
 }
 
 /// An answer, as the layers hand it on: the head of a message, and a body whose first byte is ready.
@@ -73,12 +73,12 @@ impl std::fmt::Debug for ServeBody {
 
 impl ServeBody {
     fn new(inner: Inner) -> Self {
-        Self { inner, counters: None }
+        Self { inner, observer: None }
     }
 
-    /// The same, with what a stream of it yields counted.
-    pub(crate) fn counted(mut self, counters: Arc<Counters>) -> Self {
-        self.counters = Some(counters);
+    /// The same, with what a stream of it yields observed.
+    pub(crate) fn observed(mut self, observer: Observer) -> Self {
+        self.observer = Some(observer);
         self
     }
 
@@ -155,9 +155,9 @@ impl HttpBody for ServeBody {
         match &next {
             Some(Ok(piece)) => {
                 let bytes = piece.len() as u64;
-                this.counters.iter().for_each(|counters| counters.count_body(bytes));
+                this.observer.iter_mut().for_each(|observer| observer.sent(bytes));
             }
-            Some(Err(_)) => this.counters.iter().for_each(|counters| counters.count_broken()),
+            Some(Err(_)) => this.observer.iter().for_each(Observer::breaks),
             None => {}
         }
         Poll::Ready(next.map(|piece| piece.map(Frame::data)))

@@ -1,6 +1,6 @@
 //! What connections have in common, whatever protocol they speak.
 
-mod patience;
+mod deadline;
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::admission::Admission;
 use crate::limits::{Limits, Stopping};
 use crate::service::Service;
 
-pub(crate) use patience::Patience;
+pub(crate) use deadline::Deadline;
 
 /// What all connections of a server have in common.
 #[derive(Debug)]

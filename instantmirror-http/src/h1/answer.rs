@@ -19,12 +19,12 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::connection::{Asked, Connection, Filled};
 use super::head::Head;
+use super::pace::Pace;
 use super::socket::SENDFILE_BYTES_MAX;
 use crate::body::Answer;
 use crate::body::{Inner, ObjectBody, PIECE_BYTES_MAX, Piece, Pieces, read_resident};
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT};
-use crate::message::wire::{self, Behind};
-use crate::observe::access_log::Visit;
+use crate::message::wire::{self, Persistence};
 
 /// Bytes are collected up to so many before they are sent.
 const COLLECT_BYTES: usize = 64 * 1024;
@@ -47,9 +47,9 @@ thread_local! {
     static FILE_SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; FILE_SCRATCH_BYTES].into());
 }
 
-/// How the end of a body is marked.
+/// How the end of a body is told (RFC 9112, 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Marked {
+enum BodyFraming {
     /// There is no body.
     Absent,
     ByLength,
@@ -60,7 +60,7 @@ enum Marked {
 
 impl Connection {
     /// Answers a request that was taken from the input, which holds nothing any more.
-    pub(super) async fn answer(&mut self, mut asked: Box<Asked<'_>>) -> io::Result<Behind> {
+    pub(super) async fn answer(&mut self, mut asked: Box<Asked<'_>>) -> io::Result<Persistence> {
         let begun = std::time::Instant::now();
         let Asked { head, rest, limited } = &mut *asked;
         self.consumed = 0;
@@ -75,21 +75,20 @@ impl Connection {
         let Some(body) = self.request_body(head, rest).await? else {
             self.refuse(StatusCode::REQUEST_TIMEOUT, "the request's body took too long")
                 .await?;
-            return Ok(Behind::Close);
+            return Ok(Persistence::Close);
         };
         let (service, shared) = (Arc::clone(&self.service), Arc::clone(&self.shared));
         let is_unread = matches!(body, RequestBody::Unread(_));
         let answer = self.unless_gone(service.answer(&head.request, body, &shared.stopping));
         let answer = answer.await?;
-        let mut visit = self.visit(head, begun);
-        visit.iter_mut().for_each(|visit| visit.answered(answer.status()));
-        let behind = if is_unread || says_close(&answer) {
-            Behind::Close
+        let entry = self.entry(head, begun);
+        self.observer.answers(answer.status(), entry);
+        let persistence = if is_unread || says_close(&answer) {
+            Persistence::Close
         } else {
-            self.behind(head)
+            self.persistence(head)
         };
-        self.send(&head.request.method, head.version, answer, behind, &mut visit)
-            .await
+        self.send(&head.request.method, head.version, answer, persistence).await
     }
 
     /// Answers a request that is one too many for its client.
@@ -99,19 +98,18 @@ impl Connection {
         rest: &[u8],
         wait: Duration,
         begun: std::time::Instant,
-    ) -> io::Result<Behind> {
+    ) -> io::Result<Persistence> {
         self.input.extend_from_slice(rest);
         let answer = self.service.too_many(wait);
-        let mut visit = self.visit(head, begun);
-        visit.iter_mut().for_each(|visit| visit.answered(answer.status()));
+        let entry = self.entry(head, begun);
+        self.observer.answers(answer.status(), entry);
         // Its body is not read: what follows on the connection is not a request.
-        let behind = if head.framing.body_bytes() > 0 {
-            Behind::Close
+        let persistence = if head.framing.body_bytes() > 0 {
+            Persistence::Close
         } else {
-            self.behind(head)
+            self.persistence(head)
         };
-        self.send(&head.request.method, head.version, answer, behind, &mut visit)
-            .await
+        self.send(&head.request.method, head.version, answer, persistence).await
     }
 
     /// Tells the client why it gets no answer.
@@ -129,10 +127,9 @@ impl Connection {
         } else {
             Method::GET
         };
-        let mut visit = self.visit_of_nothing(unread);
-        visit.iter_mut().for_each(|visit| visit.answered(answer.status()));
-        self.send(&method, Version::HTTP_11, answer, Behind::Close, &mut visit)
-            .await?;
+        let entry = self.entry_of_nothing(unread);
+        self.observer.answers(answer.status(), entry);
+        self.send(&method, Version::HTTP_11, answer, Persistence::Close).await?;
         Ok(())
     }
 
@@ -149,7 +146,7 @@ impl Connection {
             self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             self.flush(false).await?;
         }
-        self.patience.lasts(REQUEST_BODY_TIMEOUT);
+        self.deadline.lasts(REQUEST_BODY_TIMEOUT);
         while self.input.len() < wanted {
             match self.fill().await? {
                 Filled::Bytes => {}
@@ -157,8 +154,8 @@ impl Connection {
                 Filled::TimedOut => return Ok(None),
             }
         }
-        let behind = self.input.split_off(wanted);
-        let body = std::mem::replace(&mut self.input, behind);
+        let next = self.input.split_off(wanted);
+        let body = std::mem::replace(&mut self.input, next);
         Ok(Some(RequestBody::Whole(Some(body.into()))))
     }
 
@@ -174,11 +171,11 @@ impl Connection {
             while !is_gone && self.input.len() < AHEAD_BYTES_MAX {
                 if let Filled::End | Filled::TimedOut = ready!(self.poll_fill(cx))? {
                     is_gone = true;
-                    self.patience.lasts(HALF_CLOSED_TIME);
+                    self.deadline.lasts(HALF_CLOSED_TIME);
                 }
             }
             if is_gone {
-                ready!(self.patience.poll_over(cx));
+                ready!(self.deadline.poll_over(cx));
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
             Poll::Pending
@@ -191,45 +188,45 @@ impl Connection {
         method: &Method,
         version: Version,
         answer: Answer,
-        behind: Behind,
-        visit: &mut Option<Visit>,
-    ) -> io::Result<Behind> {
-        self.forgive();
+        persistence: Persistence,
+    ) -> io::Result<Persistence> {
+        self.pace = Pace::default();
         let (parts, body) = answer.into_parts();
-        let marked = marked(method, version, parts.status, body.len());
-        let behind = if marked == Marked::ByClose {
-            Behind::Close
+        let framing = body_framing(method, version, parts.status, body.len());
+        let persistence = if framing == BodyFraming::ByClose {
+            Persistence::Close
         } else {
-            behind
+            persistence
         };
         wire::begin(&mut self.output, parts.status);
         wire::fields(&mut self.output, &parts.headers);
-        match (marked, body.len()) {
-            (Marked::ByLength, Some(len)) if !parts.headers.contains_key(header::CONTENT_LENGTH) => {
+        match (framing, body.len()) {
+            (BodyFraming::ByLength, Some(len)) if !parts.headers.contains_key(header::CONTENT_LENGTH) => {
                 wire::content_length(&mut self.output, len);
             }
-            (Marked::ByChunks, _) => wire::field(&mut self.output, "transfer-encoding", b"chunked"),
+            (BodyFraming::ByChunks, _) => wire::field(&mut self.output, "transfer-encoding", b"chunked"),
             _ => {}
         }
-        wire::end(&mut self.output, behind);
-        if marked == Marked::Absent || *method == Method::HEAD {
-            return Ok(behind);
+        wire::end(&mut self.output, persistence);
+        if framing == BodyFraming::Absent || *method == Method::HEAD {
+            self.observer.ends();
+            return Ok(persistence);
         }
         let sent = match body.into_inner() {
-            Inner::Whole(bytes) => self.send_bytes(&bytes.unwrap_or_default(), visit).await,
-            Inner::Pieces(pieces, _) => self.send_pieces(pieces, marked == Marked::ByChunks, visit).await,
-            Inner::Object(body) => self.send_object(body, visit).await,
+            Inner::Whole(bytes) => self.send_bytes(&bytes.unwrap_or_default()).await,
+            Inner::Pieces(pieces, _) => self.send_pieces(pieces, framing == BodyFraming::ByChunks).await,
+            Inner::Object(body) => self.send_object(body).await,
         };
         if sent.is_err() {
-            self.service.counters().count_broken();
+            self.observer.breaks();
         }
-        sent.map(|()| behind)
+        self.observer.ends();
+        sent.map(|()| persistence)
     }
 
     /// Sends what is collected, or collects some more.
-    async fn send_bytes(&mut self, bytes: &[u8], visit: &mut Option<Visit>) -> io::Result<()> {
-        self.service.counters().count_body(bytes.len() as u64);
-        visit.iter_mut().for_each(|visit| visit.sent(bytes.len() as u64));
+    async fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.observer.sent(bytes.len() as u64);
         if self.output.len() + bytes.len() <= COLLECT_BYTES {
             self.output.extend_from_slice(bytes);
             return Ok(());
@@ -238,7 +235,7 @@ impl Connection {
         self.push(bytes, false).await
     }
 
-    async fn send_pieces(&mut self, mut pieces: Pieces, chunked: bool, visit: &mut Option<Visit>) -> io::Result<()> {
+    async fn send_pieces(&mut self, mut pieces: Pieces, chunked: bool) -> io::Result<()> {
         while let Some(piece) = self.unless_gone(pieces.next()).await? {
             let piece = match piece {
                 Ok(piece) => piece,
@@ -248,7 +245,7 @@ impl Connection {
                 self.output
                     .extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
             }
-            self.send_bytes(&piece, visit).await?;
+            self.send_bytes(&piece).await?;
             if chunked {
                 self.output.extend_from_slice(b"\r\n");
             }
@@ -259,11 +256,10 @@ impl Connection {
         Ok(())
     }
 
-    async fn send_object(&mut self, mut body: Box<ObjectBody>, visit: &mut Option<Visit>) -> io::Result<()> {
-        visit
-            .iter_mut()
-            .zip(body.reader())
-            .for_each(|(visit, reader)| visit.reads(reader));
+    async fn send_object(&mut self, mut body: Box<ObjectBody>) -> io::Result<()> {
+        if let Some(reader) = body.reader() {
+            self.observer.reads(reader);
+        }
         loop {
             let next = {
                 let mut next = pin!(body.next(true));
@@ -278,10 +274,10 @@ impl Connection {
             };
             match next {
                 Ok(None) => return Ok(()),
-                Ok(Some(Piece::Bytes(bytes))) => self.send_bytes(&bytes, visit).await?,
+                Ok(Some(Piece::Bytes(bytes))) => self.send_bytes(&bytes).await?,
                 Ok(Some(Piece::File(reader, range))) => {
                     self.flush(is_joined(&range)).await?;
-                    self.send_file(&reader, range, visit).await?;
+                    self.send_file(&reader, range).await?;
                 }
                 Err(error) => return self.break_off(error).await,
             }
@@ -296,28 +292,18 @@ impl Connection {
 
     /// Sends a range of the file of an answer that was kept ready. A small one was read when it was made, a moment
     /// ago, so no disk is asked whether it is still in memory.
-    pub(super) async fn send_hot(
-        &mut self,
-        reader: &Arc<dyn ObjectReader>,
-        range: Range<u64>,
-        visit: &mut Option<Visit>,
-    ) -> io::Result<()> {
+    pub(super) async fn send_hot(&mut self, reader: &Arc<dyn ObjectReader>, range: Range<u64>) -> io::Result<()> {
         if reader.size() <= READ_LATELY_BYTES_MAX && self.socket.sends_files() {
-            self.send_from_memory(reader, range, visit).await
+            self.send_from_memory(reader, range).await
         } else {
-            self.send_file(reader, range, visit).await
+            self.send_file(reader, range).await
         }
     }
 
     /// Sends a range of a reader's file, through this process where the kernel cannot.
-    async fn send_file(
-        &mut self,
-        reader: &Arc<dyn ObjectReader>,
-        range: Range<u64>,
-        visit: &mut Option<Visit>,
-    ) -> io::Result<()> {
+    async fn send_file(&mut self, reader: &Arc<dyn ObjectReader>, range: Range<u64>) -> io::Result<()> {
         if !self.socket.sends_files() {
-            return Box::pin(self.send_through(reader, range, visit)).await;
+            return Box::pin(self.send_through(reader, range)).await;
         }
         let mut at = range.start;
         while at < range.end {
@@ -328,26 +314,20 @@ impl Connection {
                 // cache; if they cannot be read, sendfile will say so.
                 let _ = reader.read(at..end).await;
             }
-            self.send_from_memory(reader, at..end, visit).await?;
+            self.send_from_memory(reader, at..end).await?;
             at = end;
         }
         Ok(())
     }
 
-    async fn send_from_memory(
-        &mut self,
-        reader: &Arc<dyn ObjectReader>,
-        range: Range<u64>,
-        visit: &mut Option<Visit>,
-    ) -> io::Result<()> {
+    async fn send_from_memory(&mut self, reader: &Arc<dyn ObjectReader>, range: Range<u64>) -> io::Result<()> {
         let mut at = range.start;
         while at < range.end {
             let sent = self.send_chunk(reader, at, range.end - at).await? as u64;
             if sent == 0 {
                 return Err(shortened(reader, at));
             }
-            self.service.counters().count_sendfile(sent);
-            visit.iter_mut().for_each(|visit| visit.sent(sent));
+            self.observer.sent_by_kernel(sent);
             at += sent;
         }
         Ok(())
@@ -355,18 +335,13 @@ impl Connection {
 
     /// Encrypts a range and sends it. What is read is thrown away where the client does not take it at once, and read
     /// again: a slow client holds what is encrypted, and no more.
-    async fn send_through(
-        &mut self,
-        reader: &Arc<dyn ObjectReader>,
-        range: Range<u64>,
-        visit: &mut Option<Visit>,
-    ) -> io::Result<()> {
+    async fn send_through(&mut self, reader: &Arc<dyn ObjectReader>, range: Range<u64>) -> io::Result<()> {
         let mut at = range.start;
         let mut since = None;
         while at < range.end {
             let through = poll_fn(|cx| {
                 let polled = self.poll_send_through(cx, reader, at..range.end);
-                self.poll_patiently(cx, &mut since, polled)
+                self.poll_within_deadline(cx, &mut since, polled)
             });
             let sent = match through.await? as u64 {
                 // It is not in memory, and the disk may take its time.
@@ -381,13 +356,12 @@ impl Connection {
             if sent == 0 {
                 return Err(shortened(reader, at));
             }
-            self.service.counters().count_body(sent);
-            visit.iter_mut().for_each(|visit| visit.sent(sent));
+            self.observer.sent(sent);
             at += sent;
         }
         poll_fn(|cx| {
             let polled = self.socket.poll_flush(cx).map_ok(|()| 0);
-            self.poll_patiently(cx, &mut since, polled)
+            self.poll_within_deadline(cx, &mut since, polled)
         })
         .await
         .map(drop)
@@ -423,7 +397,7 @@ impl Connection {
         let mut since = None;
         poll_fn(|cx| {
             let polled = self.socket.poll_send_file(cx, file, at, count);
-            self.poll_patiently(cx, &mut since, polled)
+            self.poll_within_deadline(cx, &mut since, polled)
         })
         .await
     }
@@ -446,7 +420,7 @@ impl Connection {
         while !unsent.is_empty() {
             let sent = poll_fn(|cx| {
                 let polled = self.socket.poll_send(cx, unsent, more);
-                self.poll_patiently(cx, &mut since, polled)
+                self.poll_within_deadline(cx, &mut since, polled)
             })
             .await?;
             if sent == 0 {
@@ -460,14 +434,14 @@ impl Connection {
         }
         poll_fn(|cx| {
             let polled = self.socket.poll_flush(cx).map_ok(|()| 0);
-            self.poll_patiently(cx, &mut since, polled)
+            self.poll_within_deadline(cx, &mut since, polled)
         })
         .await
         .map(drop)
     }
 
     /// Lets a client take its time, within the limits. `since`: when the waiting began.
-    fn poll_patiently(
+    fn poll_within_deadline(
         &mut self,
         cx: &mut Context<'_>,
         since: &mut Option<tokio::time::Instant>,
@@ -475,9 +449,8 @@ impl Connection {
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(done) = polled {
             if let (Some(since), Ok(sent)) = (since.take(), &done) {
-                self.blocked += since.elapsed();
-                self.taken += *sent as u64;
-                if self.is_dawdling() {
+                self.pace.takes(*sent as u64, since);
+                if self.pace.is_too_slow(&self.shared.limits) {
                     return Poll::Ready(Err(self.cut("the client takes an answer too slowly")));
                 }
             }
@@ -485,9 +458,9 @@ impl Connection {
         }
         if since.is_none() {
             *since = Some(tokio::time::Instant::now());
-            self.patience.lasts(self.shared.limits.write_timeout);
+            self.deadline.lasts(self.shared.limits.write_timeout);
         }
-        ready!(self.patience.poll_over(cx));
+        ready!(self.deadline.poll_over(cx));
         Poll::Ready(Err(self.cut("the client took nothing for too long")))
     }
 
@@ -496,19 +469,6 @@ impl Connection {
     fn cut(&self, text: &str) -> io::Error {
         self.socket.reset_at_end();
         io::Error::new(io::ErrorKind::TimedOut, text)
-    }
-
-    /// Begins to measure how fast the client takes an answer.
-    pub(super) fn forgive(&mut self) {
-        self.blocked = Duration::ZERO;
-        self.taken = 0;
-    }
-
-    /// Whether the client has made us wait for long and takes less than it has to.
-    fn is_dawdling(&self) -> bool {
-        let limits = &self.shared.limits;
-        let due = limits.send_rate_min.saturating_mul(self.blocked.as_secs());
-        self.blocked > limits.write_timeout && self.taken < due
     }
 }
 
@@ -532,16 +492,16 @@ fn says_close(answer: &Answer) -> bool {
         .is_some_and(|value| value == "close")
 }
 
-fn marked(method: &Method, version: Version, status: StatusCode, len: Option<u64>) -> Marked {
+fn body_framing(method: &Method, version: Version, status: StatusCode, len: Option<u64>) -> BodyFraming {
     if status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
-        return Marked::Absent;
+        return BodyFraming::Absent;
     }
     match len {
         // What would have been the length of the answer to a GET is known only if the answer says so.
-        Some(0) if *method == Method::HEAD => Marked::Absent,
-        Some(_) => Marked::ByLength,
-        None if version == Version::HTTP_10 => Marked::ByClose,
-        None => Marked::ByChunks,
+        Some(0) if *method == Method::HEAD => BodyFraming::Absent,
+        Some(_) => BodyFraming::ByLength,
+        None if version == Version::HTTP_10 => BodyFraming::ByClose,
+        None => BodyFraming::ByChunks,
     }
 }
 

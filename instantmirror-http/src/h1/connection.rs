@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use instantmirror_core::traits::{ObjectReader, Provenance};
+use instantmirror_core::traits::ObjectReader;
 use tokio::io::ReadBuf;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -19,13 +19,14 @@ use tokio::time::Instant;
 use super::answer::is_joined;
 use super::excess::Excess;
 use super::head::{Head, Parsed, parse};
+use super::pace::Pace;
 use super::socket::Socket;
 use crate::admission::Place;
-use crate::connection::{AbortOnDrop, Patience, Shared};
+use crate::connection::{AbortOnDrop, Deadline, Shared};
 use crate::limits::Limits;
 use crate::message::request::Client;
-use crate::message::wire::Behind;
-use crate::observe::access_log::{Visit, Visitor};
+use crate::message::wire::Persistence;
+use crate::observe::{AccessLogEntry, LoggedRequest, Observer};
 use crate::service::Service;
 
 /// Answers to pipelined requests are collected up to so many bytes before they are sent.
@@ -62,10 +63,11 @@ pub(crate) struct Connection {
     pub(super) consumed: usize,
     /// What was written and not sent.
     pub(super) output: Vec<u8>,
-    pub(super) patience: Patience,
-    /// Time that one answer has waited for its client, and bytes that the client took.
-    pub(super) blocked: Duration,
-    pub(super) taken: u64,
+    pub(super) deadline: Deadline,
+    /// How the client takes the answer that is being sent.
+    pub(super) pace: Pace,
+    /// Observes the answer that is being sent.
+    pub(super) observer: Observer,
     /// Wakes this task when the server stops; made when there is something to wait for.
     stopped: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// An idle connection is kept only for what is on its way.
@@ -107,7 +109,7 @@ enum Step {
     /// Enough is written.
     Flush,
     /// A header is written; this is its body.
-    File(Arc<dyn ObjectReader>, Range<u64>, Behind, Option<Visit>),
+    File(Arc<dyn ObjectReader>, Range<u64>, Persistence),
     /// What was read is no request.
     Refuse(StatusCode, &'static str),
     /// It is for nodes alone, for want of places, and asks for something else.
@@ -137,6 +139,7 @@ impl Connection {
     pub(crate) fn new(socket: Socket, address: Option<IpAddr>, shared: Arc<Shared>, place: Arc<Place>) -> Self {
         let mut services = shared.services.clone();
         let service = Arc::clone(&services.borrow_and_update());
+        let observer = service.observer();
         Self {
             socket,
             service,
@@ -146,9 +149,9 @@ impl Connection {
             input: Vec::new(),
             consumed: 0,
             output: Vec::new(),
-            patience: Patience::new(),
-            blocked: Duration::ZERO,
-            taken: 0,
+            deadline: Deadline::new(),
+            pace: Pace::default(),
+            observer,
             stopped: None,
             is_draining: false,
             is_leaving: false,
@@ -170,7 +173,7 @@ impl Connection {
     /// Answers requests until either side has had enough.
     pub(crate) async fn carry(mut self) {
         let service = Arc::clone(&self.service);
-        let _open = service.counters().count_connection();
+        let open = service.counters().count_connection();
         let mut turn = self.run().await;
         while let Ok(Turn::Moves) = turn {
             self.moves();
@@ -193,13 +196,7 @@ impl Connection {
                 // Nobody is left who could be told.
                 let _ = poll_fn(|cx| self.socket.poll_end(cx)).await;
             }
-            Err(error) => {
-                if error.kind() == io::ErrorKind::TimedOut {
-                    service.counters().count_timed_out();
-                }
-                // Clients come and go; what matters was logged where it happened.
-                tracing::debug!(%error, "a connection ended early");
-            }
+            Err(error) => open.fails(&error),
         }
     }
 
@@ -209,7 +206,7 @@ impl Connection {
         // All of them wake the task that has polled them.
         self.stopped = None;
         self.hears = false;
-        self.patience.moves();
+        self.deadline.moves();
     }
 
     async fn run(&mut self) -> io::Result<Turn> {
@@ -220,7 +217,7 @@ impl Connection {
                 Next::Step(step) => step,
                 Next::Request(asked) => {
                     // Boxed, so that a connection that waits for its next request is small.
-                    if Box::pin(self.answer(asked)).await? == Behind::Close {
+                    if Box::pin(self.answer(asked)).await? == Persistence::Close {
                         return self.close().await.map(|()| Turn::Over);
                     }
                     continue;
@@ -238,11 +235,12 @@ impl Connection {
                         Filled::TimedOut => return self.time_out().await.map(|()| Turn::Over),
                     }
                 }
-                Step::File(reader, range, behind, mut visit) => {
-                    self.forgive();
+                Step::File(reader, range, persistence) => {
+                    self.pace = Pace::default();
                     self.flush(is_joined(&range)).await?;
-                    self.send_hot(&reader, range, &mut visit).await?;
-                    if behind == Behind::Close {
+                    self.send_hot(&reader, range).await?;
+                    self.observer.ends();
+                    if persistence == Persistence::Close {
                         return self.close().await.map(|()| Turn::Over);
                     }
                 }
@@ -283,6 +281,7 @@ impl Connection {
         };
         if self.services.has_changed().unwrap_or(false) {
             self.service = Arc::clone(&self.services.borrow_and_update());
+            self.observer = self.service.observer();
         }
         if self.shared.background.is_some() && head.request.fields.is_background() != self.yields {
             return Next::Step(Step::Move);
@@ -307,29 +306,24 @@ impl Connection {
         }
         let now = std::time::Instant::now();
         let hot = self.service.hot_answer(&head.request, now)?;
-        let behind = self.behind(head);
+        let persistence = self.persistence(head);
         let request = &head.request;
         let more = match self.socket {
             Socket::Tls(_) => self.service.private_lines(),
             Socket::Tcp(_) | Socket::Unix(_) => &[],
         };
-        let written = hot.write(&request.method, &request.fields, behind, more, &mut self.output)?;
-        let counters = self.service.counters();
-        counters.count_answer(written.status);
-        counters.count_hot();
-        let mut visit = visit(&self.service, self.address, head, now);
-        visit.iter_mut().for_each(|visit| {
-            visit.answered(written.status);
-            visit.comes_from(Provenance::Kept);
-        });
+        let written = hot.write(&request.method, &request.fields, persistence, more, &mut self.output)?;
+        let entry = self.entry(head, now);
+        self.observer.answers(written.status, entry);
+        self.observer.was_ready(written.body_bytes > 0);
         self.consumed += head.bytes;
         self.is_new = false;
         Some(match written.file {
-            Some((reader, range)) => Step::File(reader, range, behind, visit),
+            Some((reader, range)) => Step::File(reader, range, persistence),
             None => {
-                counters.count_body(written.body_bytes);
-                visit.iter_mut().for_each(|visit| visit.sent(written.body_bytes));
-                if behind == Behind::Close {
+                self.observer.sent(written.body_bytes);
+                self.observer.ends();
+                if persistence == Persistence::Close {
                     Step::Close
                 } else {
                     Step::Again
@@ -347,28 +341,35 @@ impl Connection {
         }
     }
 
-    /// The line for the access log about what is no request: what stands where its first line should.
-    pub(super) fn visit_of_nothing(&self, unread: &[u8]) -> Option<Visit> {
-        let first_line = unread
-            .split(|&byte| byte == b'\r' || byte == b'\n')
-            .next()
-            .unwrap_or_default();
-        let visitor = Visitor {
+    /// The entry of the access log about what is no request: what stands where its first line should.
+    pub(super) fn entry_of_nothing(&self, unread: &[u8]) -> Option<AccessLogEntry> {
+        let log = self.service.access_log()?;
+        let first_line = unread.split(|&byte| byte == b'\r' || byte == b'\n').next();
+        let first_line = first_line.unwrap_or_default();
+        let shown = first_line.get(..LOGGED_BYTES_MAX).unwrap_or(first_line);
+        let request = LoggedRequest {
             address: self.address,
-            request: &[first_line
-                .get(..first_line.len().min(LOGGED_BYTES_MAX))
-                .unwrap_or_default()],
+            line: &[shown],
             host: None,
             referer: None,
             agent: None,
             begun: std::time::Instant::now(),
         };
-        Some(Visit::new(self.service.access_log()?, &visitor))
+        Some(AccessLogEntry::new(log, &request))
     }
 
-    /// The line for the access log, if there is one.
-    pub(super) fn visit(&self, head: &Head<'_>, begun: std::time::Instant) -> Option<Visit> {
-        visit(&self.service, self.address, head, begun)
+    /// The entry of the access log about a request, if there is a log.
+    pub(super) fn entry(&self, head: &Head<'_>, begun: std::time::Instant) -> Option<AccessLogEntry> {
+        let log = self.service.access_log()?;
+        let request = LoggedRequest {
+            address: client_address(&self.service, self.address, head),
+            line: &[head.request.method.as_str(), head.target, head.version_text()].map(str::as_bytes),
+            host: head.request.host,
+            referer: head.referer,
+            agent: head.agent,
+            begun,
+        };
+        Some(AccessLogEntry::new(log, &request))
     }
 
     /// Waits for the next bytes of a request, or for a reason to end.
@@ -398,17 +399,17 @@ impl Connection {
             if !self.is_new {
                 waits_since = Some(now);
             }
-            let patience = if self.is_draining {
+            let time = if self.is_draining {
                 DRAIN_TIME
             } else if self.is_new {
                 header_timeout
             } else {
                 idle_timeout
             };
-            self.patience.until(now + patience);
+            self.deadline.until(now + time);
         } else {
             let begun = *self.header_begun.get_or_insert(now);
-            self.patience.until(begun + header_timeout);
+            self.deadline.until(begun + header_timeout);
         }
         poll_fn(|cx| self.poll_next_bytes(cx, &mut waits_since)).await
     }
@@ -433,10 +434,10 @@ impl Connection {
         if !self.is_draining && self.poll_stopping(cx) {
             self.is_draining = true;
             if self.input.is_empty() {
-                self.patience.lasts(DRAIN_TIME);
+                self.deadline.lasts(DRAIN_TIME);
             }
         }
-        std::task::ready!(self.patience.poll_over(cx));
+        std::task::ready!(self.deadline.poll_over(cx));
         Poll::Ready(Ok(Filled::TimedOut))
     }
 
@@ -462,11 +463,11 @@ impl Connection {
     }
 
     /// What becomes of the connection behind the answer to this request, unless that says something else.
-    pub(super) fn behind(&self, head: &Head<'_>) -> Behind {
+    pub(super) fn persistence(&self, head: &Head<'_>) -> Persistence {
         if self.is_leaving || self.is_stopping() {
-            Behind::Close
+            Persistence::Close
         } else {
-            head.behind()
+            head.persistence()
         }
     }
 
@@ -488,13 +489,13 @@ impl Connection {
         })
     }
 
-    /// Waits for more bytes of a body until the patience is over.
+    /// Waits for more bytes of a body until the deadline.
     pub(super) async fn fill(&mut self) -> io::Result<Filled> {
         poll_fn(|cx| {
             if let Poll::Ready(filled) = self.poll_fill(cx) {
                 return Poll::Ready(filled);
             }
-            self.patience.poll_over(cx).map(|()| Ok(Filled::TimedOut))
+            self.deadline.poll_over(cx).map(|()| Ok(Filled::TimedOut))
         })
         .await
     }
@@ -526,7 +527,7 @@ impl Connection {
     pub(super) async fn linger(&mut self) -> io::Result<()> {
         self.flush(false).await?;
         poll_fn(|cx| self.socket.poll_shutdown(cx)).await?;
-        self.patience.lasts(LINGER_TIME);
+        self.deadline.lasts(LINGER_TIME);
         self.place.waits(Instant::now());
         let (place, mut read) = (Arc::clone(&self.place), 0);
         // One that was told before counts no more, and takes the place of nobody.
@@ -552,19 +553,6 @@ impl Connection {
 
 pub(super) fn client_address(service: &Service, address: Option<IpAddr>, head: &Head<'_>) -> Option<IpAddr> {
     address.map(|peer| service.proxies().client(peer, &head.request.fields))
-}
-
-fn visit(service: &Service, address: Option<IpAddr>, head: &Head<'_>, begun: std::time::Instant) -> Option<Visit> {
-    let log = service.access_log()?;
-    let visitor = Visitor {
-        address: client_address(service, address, head),
-        request: &[head.request.method.as_str(), head.target, head.version_text()].map(str::as_bytes),
-        host: head.request.host,
-        referer: head.referer,
-        agent: head.agent,
-        begun,
-    };
-    Some(Visit::new(log, &visitor))
 }
 
 #[cfg(test)]

@@ -36,15 +36,15 @@ impl Connection {
     /// Gives this answer to whatever is asked, and ends.
     async fn refuse_all(mut self, answer: Answer) {
         let service = Arc::clone(&self.service);
-        let _open = service.counters().count_connection();
-        self.patience.lasts(self.shared.limits.header_timeout.min(LINGER_TIME));
+        let open = service.counters().count_connection();
+        self.deadline.lasts(self.shared.limits.header_timeout.min(LINGER_TIME));
         let refused = async {
             self.fill().await?;
             self.send_refusal(answer).await?;
             self.linger().await
         };
         if let Err(error) = Box::pin(refused).await {
-            tracing::debug!(%error, "a connection ended early");
+            open.fails(&error);
         }
     }
 

@@ -12,7 +12,7 @@ use httparse::Status;
 use crate::limits::Limits;
 use crate::message::framing::Framing;
 use crate::message::request::{Client, Fields, Request};
-use crate::message::wire::Behind;
+use crate::message::wire::Persistence;
 
 /// Header fields that a request may have at most, whatever the limits say.
 const FIELDS_MAX: usize = 128;
@@ -45,14 +45,14 @@ pub(crate) enum Parsed<'a> {
 
 impl Head<'_> {
     /// What the client wants to become of the connection.
-    pub(crate) fn behind(&self) -> Behind {
+    pub(crate) fn persistence(&self) -> Persistence {
         match self.version {
-            _ if self.framing.close => Behind::Close,
+            _ if self.framing.close => Persistence::Close,
             // Who asks for a tunnel may send through it at once, and that is no request.
-            _ if self.request.method == Method::CONNECT => Behind::Close,
-            Version::HTTP_10 if self.framing.keep_alive => Behind::KeepAndSay,
-            Version::HTTP_10 => Behind::Close,
-            _ => Behind::Keep,
+            _ if self.request.method == Method::CONNECT => Persistence::Close,
+            Version::HTTP_10 if self.framing.keep_alive => Persistence::KeepAliveSaid,
+            Version::HTTP_10 => Persistence::Close,
+            _ => Persistence::KeepAlive,
         }
     }
 
@@ -251,24 +251,33 @@ mod tests {
         assert_eq!(head.request.fields.if_none_match.as_deref(), Some("\"a\", \"b\""));
         assert_eq!(head.agent, Some(b"u".as_slice()));
         assert_eq!(bytes.get(head.bytes..), Some(b"GET /next".as_slice()));
-        assert_eq!(head.behind(), Behind::Keep);
+        assert_eq!(head.persistence(), Persistence::KeepAlive);
     }
 
     #[test]
     fn who_keeps_the_connection() {
-        for (head, behind) in [
-            ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", Behind::Keep),
-            ("GET / HTTP/1.1\r\nHost: h\r\nConnection: Close\r\n\r\n", Behind::Close),
+        for (head, persistence) in [
+            ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", Persistence::KeepAlive),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nConnection: Close\r\n\r\n",
+                Persistence::Close,
+            ),
             (
                 "GET / HTTP/1.1\r\nHost: h\r\nConnection: x, close\r\n\r\n",
-                Behind::Close,
+                Persistence::Close,
             ),
-            ("GET / HTTP/1.0\r\n\r\n", Behind::Close),
-            ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", Behind::KeepAndSay),
-            ("GET / HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n", Behind::Close),
+            ("GET / HTTP/1.0\r\n\r\n", Persistence::Close),
+            (
+                "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+                Persistence::KeepAliveSaid,
+            ),
+            (
+                "GET / HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n",
+                Persistence::Close,
+            ),
         ] {
             match parse(head.as_bytes(), &Limits::default()) {
-                Parsed::Head(parsed) => assert_eq!(parsed.behind(), behind, "{head}"),
+                Parsed::Head(parsed) => assert_eq!(parsed.persistence(), persistence, "{head}"),
                 other => panic!("{other:?}"),
             }
         }

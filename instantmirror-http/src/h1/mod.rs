@@ -8,12 +8,13 @@
 //!
 //! What is answered is [`Service`](crate::Service)'s matter. Here is how: a request is read ([`head`]), its
 //! answer is one that is kept ready ([`crate::view::hot`]) or is asked for, and goes out as bytes ([`wire`]) and
-//! ranges of files ([`socket`]). A client that is too slow is cut ([`patience`]).
+//! ranges of files ([`socket`]). A client that is too slow is cut ([`pace`]).
 
 mod answer;
 mod connection;
 mod excess;
 pub(crate) mod head;
+mod pace;
 mod socket;
 
 pub(crate) use connection::Connection;

@@ -66,13 +66,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let service = Arc::clone(&shared.services.borrow());
-    let _open = service.counters().count_connection();
+    let open = service.counters().count_connection();
     if let Err(error) = serve(stream, address, shared, place).await {
-        if error.kind() == io::ErrorKind::TimedOut {
-            service.counters().count_timed_out();
-        }
-        // Clients come and go; what matters was logged where it happened.
-        tracing::debug!(%address, %error, "a connection ended early");
+        open.fails(&error);
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::budget::Budget;
-use crate::connection::Patience;
+use crate::connection::Deadline;
 use crate::limits::Limits;
 
 /// In so many rounds of all streams each one was served.
@@ -23,7 +23,7 @@ const SHARE_MIN: u64 = 4;
 pub(super) struct Pace {
     write_timeout: Duration,
     send_rate_min: u64,
-    patience: Patience,
+    deadline: Deadline,
     waiting: Option<Waiting>,
     /// Time that this stream waited for window, bytes that it sent afterwards, and bytes that the connection sent meanwhile.
     blocked: Duration,
@@ -44,7 +44,7 @@ impl Pace {
         Self {
             write_timeout: limits.write_timeout,
             send_rate_min: limits.send_rate_min,
-            patience: Patience::new(),
+            deadline: Deadline::new(),
             waiting: None,
             blocked: Duration::ZERO,
             sent: 0,
@@ -56,7 +56,7 @@ impl Pace {
     /// nothing, or too little, or while other streams were served again and again.
     pub(super) fn poll_stalled(&mut self, cx: &mut Context<'_>, budget: &Budget) -> Poll<()> {
         let waiting = self.waiting.get_or_insert_with(|| {
-            self.patience.lasts(self.write_timeout);
+            self.deadline.lasts(self.write_timeout);
             let sent_bytes = budget.sent_bytes();
             Waiting {
                 since: Instant::now(),
@@ -65,7 +65,7 @@ impl Pace {
             }
         });
         loop {
-            ready!(self.patience.poll_over(cx));
+            ready!(self.deadline.poll_over(cx));
             let sent_bytes = budget.sent_bytes();
             let (passed, lately) = (sent_bytes - waiting.sent_bytes, sent_bytes - waiting.sent_bytes_lately);
             let due = self.send_rate_min.saturating_mul(self.write_timeout.as_secs());
@@ -74,7 +74,7 @@ impl Pace {
                 return Poll::Ready(());
             }
             waiting.sent_bytes_lately = sent_bytes;
-            self.patience.lasts(self.write_timeout);
+            self.deadline.lasts(self.write_timeout);
         }
     }
 

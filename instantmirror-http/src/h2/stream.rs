@@ -15,6 +15,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
+use http::uri::Authority;
 use http::{Method, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::SemaphorePermit;
@@ -27,7 +28,7 @@ use crate::body::{BodyError, Inner, ObjectBody, Pieces};
 use crate::connection::Shared;
 use crate::message::request::{Client, Fields};
 use crate::message::wire;
-use crate::observe::access_log::{Visit, Visitor};
+use crate::observe::{AccessLogEntry, LoggedRequest, Observer};
 use crate::service::Service;
 
 /// Fields about a connection of HTTP/1.1 (RFC 9113, 8.2.2).
@@ -61,7 +62,6 @@ pub(super) async fn answer(
     let service = Arc::clone(&shared.services.borrow());
     let (head, body) = request.into_parts();
     let address = service.proxies().client(address, &Fields::new(&head.headers));
-    let mut visit = visit(&service, &head, address, begun);
     let client = Client {
         address: Some(address),
         is_private: true,
@@ -81,14 +81,8 @@ pub(super) async fn answer(
     let Some(mut answer) = Box::pin(unless_gone(answer, is_reset)).await else {
         return;
     };
-    visit.iter_mut().for_each(|visit| {
-        visit.answered(answer.status());
-        answer
-            .body()
-            .reader()
-            .into_iter()
-            .for_each(|reader| visit.reads(reader));
-    });
+    let mut observer = service.observer();
+    observer.answers(answer.status(), entry(&service, &head, address, begun));
     let has_body = complete(&head.method, &mut answer);
     let (mut parts, body) = answer.into_parts();
     parts.version = http::Version::HTTP_2;
@@ -99,6 +93,9 @@ pub(super) async fn answer(
     if !has_body {
         return;
     }
+    if let Some(reader) = body.reader() {
+        observer.reads(reader);
+    }
     let left = body.len();
     let mut sending = Sending {
         send,
@@ -106,11 +103,10 @@ pub(super) async fn answer(
         left,
         pace: Pace::new(&shared.limits),
         budget: &budget,
-        service: &service,
-        visit,
+        observer,
     };
     if let Err(broken) = sending.run().await {
-        service.counters().count_broken();
+        sending.observer.breaks();
         sending.break_off(&broken, stream).await;
     }
 }
@@ -154,8 +150,7 @@ struct Sending<'a> {
     left: Option<u64>,
     pace: Pace,
     budget: &'a Arc<Budget>,
-    service: &'a Service,
-    visit: Option<Visit>,
+    observer: Observer,
 }
 
 impl Sending<'_> {
@@ -187,8 +182,7 @@ impl Sending<'_> {
             if sent == 0 {
                 return Err(Broken::Source);
             }
-            self.service.counters().count_body(sent as u64);
-            self.visit.iter_mut().for_each(|visit| visit.sent(sent as u64));
+            self.observer.sent(sent as u64);
             self.hand_over(Unsent::new(bytes, share), is_last)?;
             if is_last {
                 return Ok(());
@@ -236,7 +230,7 @@ impl Sending<'_> {
             Broken::Gone => {}
             Broken::Slow => {
                 tracing::debug!("a client takes an answer too slowly; its stream is reset");
-                self.service.counters().count_stream_timed_out();
+                self.observer.stream_times_out();
                 stream.ends_stalled();
                 self.send.send_reset(Reason::CANCEL);
             }
@@ -320,20 +314,21 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The line for the access log, if there is one.
-fn visit(service: &Service, head: &Parts, address: IpAddr, begun: std::time::Instant) -> Option<Visit> {
+/// The entry of the access log about a request, if there is a log.
+fn entry(service: &Service, head: &Parts, address: IpAddr, begun: std::time::Instant) -> Option<AccessLogEntry> {
     let log = service.access_log()?;
     let field = |name| head.headers.get(name).map(HeaderValue::as_bytes);
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-    let visitor = Visitor {
+    let host = head.uri.authority().map(Authority::as_str);
+    let request = LoggedRequest {
         address: Some(address),
-        request: &[head.method.as_str(), target, "HTTP/2.0"].map(str::as_bytes),
-        host: head.uri.host(),
+        line: &[head.method.as_str(), target, "HTTP/2.0"].map(str::as_bytes),
+        host: host.or_else(|| head.headers.get(header::HOST)?.to_str().ok()),
         referer: field(header::REFERER),
         agent: field(header::USER_AGENT),
         begun,
     };
-    Some(Visit::new(log, &visitor))
+    Some(AccessLogEntry::new(log, &request))
 }
 
 /// The body of a request as the service takes it.

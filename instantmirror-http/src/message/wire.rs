@@ -52,24 +52,24 @@ pub(crate) fn content_range(out: &mut Vec<u8>, range: &Range<u64>, size: u64) {
     content_length(out, range.end - range.start);
 }
 
-/// What becomes of a connection behind an answer.
+/// Whether a connection persists after an answer (RFC 9112, 9.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Behind {
-    /// It is closed.
+pub(crate) enum Persistence {
+    /// It is closed: `Connection: close`.
     Close,
     /// It is kept, as HTTP/1.1 has it.
-    Keep,
+    KeepAlive,
     /// It is kept, which a client of HTTP/1.0 must be told.
-    KeepAndSay,
+    KeepAliveSaid,
 }
 
 /// Writes what stands last: the date, what becomes of the connection, and the empty line.
-pub(crate) fn end(out: &mut Vec<u8>, behind: Behind) {
+pub(crate) fn end(out: &mut Vec<u8>, persistence: Persistence) {
     DATE.with_borrow_mut(|date| out.extend_from_slice(date.line(SystemTime::now())));
-    out.extend_from_slice(match behind {
-        Behind::Close => b"connection: close\r\n\r\n",
-        Behind::Keep => b"\r\n",
-        Behind::KeepAndSay => b"connection: keep-alive\r\n\r\n",
+    out.extend_from_slice(match persistence {
+        Persistence::Close => b"connection: close\r\n\r\n",
+        Persistence::KeepAlive => b"\r\n",
+        Persistence::KeepAliveSaid => b"connection: keep-alive\r\n\r\n",
     });
 }
 
@@ -129,7 +129,7 @@ mod tests {
         begin(&mut out, StatusCode::PARTIAL_CONTENT);
         fields(&mut out, &headers);
         content_range(&mut out, &(5..10), 20);
-        end(&mut out, Behind::Close);
+        end(&mut out, Persistence::Close);
         let text = String::from_utf8(out).unwrap();
         let (before, date) = text.split_once("date: ").unwrap();
         assert_eq!(

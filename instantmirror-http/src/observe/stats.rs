@@ -161,6 +161,17 @@ impl Counters {
 /// A connection that is counted as open.
 pub(crate) struct OpenConnection<'a>(&'a Counters);
 
+impl OpenConnection<'_> {
+    /// The connection ends with an error, which is counted if the client was too slow.
+    pub(crate) fn fails(&self, error: &std::io::Error) {
+        if error.kind() == std::io::ErrorKind::TimedOut {
+            self.0.count_timed_out();
+        }
+        // Clients come and go; what matters was logged where it happened.
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
 impl Drop for OpenConnection<'_> {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);

@@ -246,7 +246,7 @@ impl HotAnswer {
         &self,
         method: &Method,
         fields: &Fields<'_>,
-        behind: wire::Behind,
+        persistence: wire::Persistence,
         more: &[u8],
         out: &mut Vec<u8>,
     ) -> Option<Written> {
@@ -278,7 +278,7 @@ impl HotAnswer {
             wire::content_range(out, &range, self.size);
         }
         out.extend_from_slice(more);
-        wire::end(out, behind);
+        wire::end(out, persistence);
         let mut written = Written {
             status,
             file: None,

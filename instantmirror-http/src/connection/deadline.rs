@@ -9,14 +9,14 @@ use tokio::time::{Instant, Sleep};
 /// A deadline that costs nothing while it moves: the timer behind it is set only when somebody waits, and only
 /// if it would come too late.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub(crate) struct Deadline {
     deadline: Instant,
     timer: Option<Pin<Box<Sleep>>>,
     /// When the timer will wake the task that has polled it.
     armed: Option<Instant>,
 }
 
-impl Patience {
+impl Deadline {
     pub(crate) fn new() -> Self {
         Self {
             deadline: Instant::now(),
@@ -74,22 +74,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_ends_when_it_was_said_last() {
         let begun = Instant::now();
-        let mut patience = Patience::new();
+        let mut deadline = Deadline::new();
         for (said, expected) in [(60, 60), (10, 70), (100, 170)] {
-            patience.lasts(Duration::from_secs(said));
-            poll_fn(|cx| patience.poll_over(cx)).await;
+            deadline.lasts(Duration::from_secs(said));
+            poll_fn(|cx| deadline.poll_over(cx)).await;
             assert_eq!(begun.elapsed().as_secs(), expected);
         }
         // Moved while somebody waits.
-        patience.lasts(Duration::from_secs(10));
+        deadline.lasts(Duration::from_secs(10));
         let mut polled = 0;
         poll_fn(|cx| {
             polled += 1;
             if polled == 1 {
-                assert!(patience.poll_over(cx).is_pending());
-                patience.lasts(Duration::from_secs(30));
+                assert!(deadline.poll_over(cx).is_pending());
+                deadline.lasts(Duration::from_secs(30));
             }
-            patience.poll_over(cx)
+            deadline.poll_over(cx)
         })
         .await;
         assert_eq!(begun.elapsed().as_secs(), 200);
