@@ -246,6 +246,9 @@ impl Service {
         let answer = self.pass(&head, client, body, stopping).await;
         let mut observer = Observer::new(&self.counters);
         observer.answers(answer.status(), None);
+        if answer.body().is_kept() {
+            observer.was_ready(answer.body().len() != Some(0));
+        }
         answer.map(|body| body.observed(observer))
     }
 
@@ -260,9 +263,26 @@ impl Service {
             None => {
                 let mut request = Request::new(&head.method, &head.uri, &head.headers);
                 request.client = client;
-                self.answer(&request, body, stopping).await
+                match self.answer_kept(&request).await {
+                    Some(answer) => answer,
+                    None => self.answer(&request, body, stopping).await,
+                }
             }
         }
+    }
+
+    /// The answer that is kept ready for a request, as a message.
+    async fn answer_kept(&self, request: &Request<'_>) -> Option<Answer> {
+        let is_read = request.method == Method::GET || request.method == Method::HEAD;
+        if !is_read || !request.query.is_empty() {
+            return None;
+        }
+        let kept = self.hot_answer(request, Instant::now())?;
+        let mut answer = kept.answer(&request.method, &request.fields).await?;
+        if request.client.is_private {
+            self.rules.dress_private(answer.headers_mut());
+        }
+        Some(answer)
     }
 
     /// The same for a request that has passed the gate.

@@ -46,6 +46,7 @@ pub(crate) type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + S
 pub struct ServeBody {
     inner: Inner,
     observer: Option<Observer>,
+    is_kept: bool,
 }
 
 /// An answer, as the layers hand it on: the head of a message, and a body whose first byte is ready.
@@ -73,7 +74,22 @@ impl std::fmt::Debug for ServeBody {
 
 impl ServeBody {
     fn new(inner: Inner) -> Self {
-        Self { inner, observer: None }
+        Self {
+            inner,
+            observer: None,
+            is_kept: false,
+        }
+    }
+
+    /// The same, of an answer that was kept ready.
+    pub(crate) fn kept(mut self) -> Self {
+        self.is_kept = true;
+        self
+    }
+
+    /// Whether the answer was kept ready.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.is_kept
     }
 
     /// The same, with what a stream of it yields observed.

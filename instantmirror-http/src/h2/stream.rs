@@ -84,6 +84,9 @@ pub(super) async fn answer(
     let mut observer = service.observer();
     observer.answers(answer.status(), entry(&service, &head, address, begun));
     let has_body = complete(&head.method, &mut answer);
+    if answer.body().is_kept() {
+        observer.was_ready(has_body);
+    }
     let (mut parts, body) = answer.into_parts();
     parts.version = http::Version::HTTP_2;
     let response = http::Response::from_parts(parts, ());

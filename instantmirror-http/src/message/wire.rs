@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{HeaderMap, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::COMMON;
 
@@ -50,6 +50,25 @@ pub(crate) fn content_range(out: &mut Vec<u8>, range: &Range<u64>, size: u64) {
     let last = range.end.saturating_sub(1);
     let _ = write!(out, "content-range: bytes {}-{last}/{size}\r\n", range.start);
     content_length(out, range.end - range.start);
+}
+
+/// The fields among the lines of a header that [`begin`] and its like have written.
+pub(crate) fn header_map(lines: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(16);
+    for line in lines.split(|&byte| byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        // The status line has no colon and a space.
+        let Some(colon) = memchr::memchr(b':', line) else {
+            continue;
+        };
+        let (name, value) = line.split_at(colon);
+        let name = HeaderName::from_bytes(name);
+        let value = HeaderValue::from_bytes(value.get(2..).unwrap_or_default());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.append(name, value);
+        }
+    }
+    headers
 }
 
 /// Whether a connection persists after an answer (RFC 9112, 9.3).

@@ -10,18 +10,19 @@
 //! cache takes as a use of it.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use instantmirror_core::traits::{Catalogs, ObjectReader};
 use instantmirror_core::view::RepositoryState;
-use instantmirror_core::{FileMeta, RepoName};
+use instantmirror_core::{FileMeta, RepoName, RepoPath};
 use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
 
+use crate::body::{Answer, Content, ObjectBody, ServeBody};
 use crate::message::request::{Fields, Validators, http_seconds};
 use crate::message::wire;
 use crate::view::header_rules::HeaderRules;
@@ -125,13 +126,16 @@ pub(crate) struct HotAnswer {
     state: Arc<RepositoryState>,
     made: Instant,
     validators: Validators,
-    size: u64,
+    path: RepoPath,
+    file: FileMeta,
     body: HotBody,
     /// Headers without Date, Connection and the empty line.
     whole: Vec<u8>,
     not_modified: Vec<u8>,
     /// The same without Content-Length and Content-Range.
     part: Vec<u8>,
+    /// The lines of `whole` taken apart, once a carrier has asked for them.
+    headers: OnceLock<Box<HeaderMap>>,
 }
 
 /// Where the body of a kept answer is.
@@ -232,12 +236,68 @@ impl HotAnswer {
             state: Arc::clone(&origin.state),
             made: Instant::now(),
             validators: validators(&file, http_seconds(mtime)),
-            size: file.size,
+            path: origin.path.clone(),
+            file,
             body,
             whole: head(&Decision::Whole, false),
             not_modified: head(&Decision::NotModified, false),
             part: head(&Decision::Parts(std::iter::once(0..1).collect()), true),
+            headers: OnceLock::new(),
         }
+    }
+
+    /// What a GET or HEAD is answered with: the status, the prepared lines of the header, and the range that follows; `None`
+    /// if the answer has to be made in the common way.
+    fn choose(&self, method: &Method, fields: &Fields<'_>) -> Option<(StatusCode, &[u8], Range<u64>)> {
+        let decision = if fields.is_plain() {
+            Decision::Whole
+        } else {
+            decide(method, fields, &self.validators, self.file.size)
+        };
+        let (status, head, range) = match &decision {
+            Decision::Whole => (StatusCode::OK, &self.whole, 0..self.file.size),
+            Decision::NotModified => (StatusCode::NOT_MODIFIED, &self.not_modified, 0..0),
+            Decision::Parts(parts) => match parts.as_slice() {
+                [range] => (StatusCode::PARTIAL_CONTENT, &self.part, range.clone()),
+                _ => return None,
+            },
+            Decision::Failed | Decision::Unsatisfiable => return None,
+        };
+        let range = if *method == Method::HEAD { 0..0 } else { range };
+        let is_missing = range.end > range.start && matches!(self.body, HotBody::Elsewhere);
+        (!is_missing).then_some((status, head.as_slice(), range))
+    }
+
+    /// The answer to a GET or HEAD for carriers that write no bytes of HTTP/1.1; `None` if it has to be made in the common
+    /// way. Cancellation safe.
+    pub(crate) async fn answer(&self, method: &Method, fields: &Fields<'_>) -> Option<Answer> {
+        let (status, head, range) = self.choose(method, fields)?;
+        let headers = match status {
+            StatusCode::OK => (**self.headers.get_or_init(|| Box::new(wire::header_map(head)))).clone(),
+            StatusCode::PARTIAL_CONTENT => {
+                let mut lines = head.to_vec();
+                wire::content_range(&mut lines, &range, self.file.size);
+                wire::header_map(&lines)
+            }
+            _ => wire::header_map(head),
+        };
+        let body = match &self.body {
+            _ if range.is_empty() => ServeBody::whole(Bytes::new()),
+            HotBody::Memory { bytes, .. } => ServeBody::whole(part_of(bytes, &range)),
+            HotBody::File { reader, .. } => {
+                let content = Content {
+                    repository: self.repository.clone(),
+                    path: self.path.clone(),
+                    file: self.file,
+                };
+                ServeBody::object(ObjectBody::of_reader(content, Arc::clone(reader), range).await.ok()?)
+            }
+            HotBody::Elsewhere => return None,
+        };
+        let mut answer = Answer::new(body.kept());
+        *answer.status_mut() = status;
+        *answer.headers_mut() = headers;
+        Some(answer)
     }
 
     /// Writes the answer to a GET or HEAD, with the lines of `more`, all of it or up to the body in a file; `None` if it
@@ -250,24 +310,7 @@ impl HotAnswer {
         more: &[u8],
         out: &mut Vec<u8>,
     ) -> Option<Written> {
-        let decision = if fields.is_plain() {
-            Decision::Whole
-        } else {
-            decide(method, fields, &self.validators, self.size)
-        };
-        let (status, head, range) = match &decision {
-            Decision::Whole => (StatusCode::OK, &self.whole, 0..self.size),
-            Decision::NotModified => (StatusCode::NOT_MODIFIED, &self.not_modified, 0..0),
-            Decision::Parts(parts) => match parts.as_slice() {
-                [range] => (StatusCode::PARTIAL_CONTENT, &self.part, range.clone()),
-                _ => return None,
-            },
-            Decision::Failed | Decision::Unsatisfiable => return None,
-        };
-        let range = if *method == Method::HEAD { 0..0 } else { range };
-        if range.end > range.start && matches!(self.body, HotBody::Elsewhere) {
-            return None;
-        }
+        let (status, head, range) = self.choose(method, fields)?;
         let body_bytes = match &self.body {
             HotBody::Memory { bytes, .. } => bytes.len(),
             HotBody::File { .. } | HotBody::Elsewhere => 0,
@@ -275,7 +318,7 @@ impl HotAnswer {
         out.reserve(head.len() + HEAD_TAIL_BYTES + body_bytes);
         out.extend_from_slice(head);
         if status == StatusCode::PARTIAL_CONTENT {
-            wire::content_range(out, &range, self.size);
+            wire::content_range(out, &range, self.file.size);
         }
         out.extend_from_slice(more);
         wire::end(out, persistence);
@@ -294,4 +337,10 @@ impl HotAnswer {
         }
         Some(written)
     }
+}
+
+fn part_of(bytes: &Bytes, range: &Range<u64>) -> Bytes {
+    let place = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+    let place = place.filter(|(start, end)| start <= end && *end <= bytes.len());
+    place.map_or_else(Bytes::new, |(start, end)| bytes.slice(start..end))
 }

@@ -9,6 +9,7 @@ mod client;
 mod engine;
 mod failures;
 mod hostile;
+mod observe;
 mod pages;
 mod server;
 mod slow;
