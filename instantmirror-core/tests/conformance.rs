@@ -12,7 +12,15 @@ mod memory_cache {
     use instantmirror_core::conformance::Subject;
     use instantmirror_core::memory::MemoryCache;
 
-    instantmirror_core::object_cache_conformance!(|max_bytes| Subject::new(MemoryCache::new(max_bytes)));
+    fn make(max_bytes: Option<u64>) -> Subject<MemoryCache> {
+        Subject::new(MemoryCache::new(max_bytes))
+    }
+
+    instantmirror_core::object_cache_conformance!(make);
+    instantmirror_core::inventory_conformance!(make);
+    instantmirror_core::pins_conformance!(make);
+    instantmirror_core::quota_conformance!(make);
+    instantmirror_core::sweeper_conformance!(make);
 }
 
 mod memory_objects {

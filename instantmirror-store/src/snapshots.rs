@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use instantmirror_core::catalog::{CatalogNode, NodeSource, Reachable, check_closure};
-use instantmirror_core::traits::SnapshotStore;
+use instantmirror_core::traits::{CatalogGarbage, Collected, SnapshotStore};
 use instantmirror_core::{
     Directory, Head, NodeId, PublicKey, RecordId, RepoName, SignedHead, Snapshot, SnapshotId, StoreError as CoreError,
 };
@@ -173,20 +173,6 @@ impl DiskSnapshotStore {
         self.packs.stats().entries
     }
 
-    /// All snapshots of all repositories that are here, whether or not any head names them, in no order.
-    pub fn records(&self) -> Result<Vec<(RepoName, SnapshotId)>, CoreError> {
-        let mut records = Vec::new();
-        for item in self.disk.list(&self.dir.join(RECORDS)).map_err(core_error)? {
-            let name = item.name.to_str().and_then(|name| RepoName::from_str(name).ok());
-            let Some(repository) = name.filter(|_| item.kind == FileKind::Dir) else {
-                continue;
-            };
-            let ids = self.list(&repository).map_err(core_error)?;
-            records.extend(ids.into_iter().map(|id| (repository.clone(), id)));
-        }
-        Ok(records)
-    }
-
     fn record_path(&self, repository: &RepoName, id: SnapshotId) -> PathBuf {
         self.dir
             .join(RECORDS)
@@ -334,6 +320,19 @@ impl SnapshotStore for DiskSnapshotStore {
         self.list(repository).map_err(core_error)
     }
 
+    fn records(&self) -> Result<Vec<(RepoName, SnapshotId)>, CoreError> {
+        let mut records = Vec::new();
+        for item in self.disk.list(&self.dir.join(RECORDS)).map_err(core_error)? {
+            let name = item.name.to_str().and_then(|name| RepoName::from_str(name).ok());
+            let Some(repository) = name.filter(|_| item.kind == FileKind::Dir) else {
+                continue;
+            };
+            let ids = self.list(&repository).map_err(core_error)?;
+            records.extend(ids.into_iter().map(|id| (repository.clone(), id)));
+        }
+        Ok(records)
+    }
+
     fn put_head(&self, head: &SignedHead) -> Result<(), CoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let Head {
@@ -393,6 +392,31 @@ impl SnapshotStore for DiskSnapshotStore {
 
     fn has_node(&self, id: &NodeId) -> Result<bool, CoreError> {
         self.packs.contains(id.as_bytes()).map_err(core_error)
+    }
+
+    fn walker(&self) -> Option<Arc<dyn NodeSource>> {
+        Some(Arc::new(Self::walker(self)))
+    }
+
+    fn garbage(&self) -> Option<&dyn CatalogGarbage> {
+        Some(self)
+    }
+}
+
+impl CatalogGarbage for DiskSnapshotStore {
+    fn collect(&self) -> Result<Collected, CoreError> {
+        self.collect_garbage().map(collected)
+    }
+
+    fn purge(&self) -> Result<Collected, CoreError> {
+        self.purge_garbage().map(collected)
+    }
+}
+
+fn collected(done: Compaction) -> Collected {
+    Collected {
+        nodes: done.removed,
+        bytes: done.freed_bytes,
     }
 }
 

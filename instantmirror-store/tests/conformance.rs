@@ -62,6 +62,10 @@ mod cache_on_other_threads {
     }
 
     instantmirror_core::object_cache_conformance!(make);
+    instantmirror_core::inventory_conformance!(make);
+    instantmirror_core::pins_conformance!(make);
+    instantmirror_core::quota_conformance!(make);
+    instantmirror_core::sweeper_conformance!(make);
 }
 
 mod cache_on_a_simulated_disk {
@@ -84,6 +88,10 @@ mod cache_on_a_simulated_disk {
     }
 
     instantmirror_core::object_cache_conformance!(make);
+    instantmirror_core::inventory_conformance!(make);
+    instantmirror_core::pins_conformance!(make);
+    instantmirror_core::quota_conformance!(make);
+    instantmirror_core::sweeper_conformance!(make);
 }
 
 mod snapshots_on_a_real_disk {

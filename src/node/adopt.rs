@@ -4,6 +4,7 @@
 //! in by reflink, hard link or copy; nothing is given up for it. What is here already is skipped, so a second run goes
 //! on where the first one ended, and a kill loses nothing but time.
 
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -11,17 +12,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use instantmirror_core::catalog::{Catalog, CatalogError};
 use instantmirror_core::outboard::{ObjectHasher, Outboard};
-use instantmirror_core::traits::ObjectCache as _;
+use instantmirror_core::traits::blocking::may_block;
+use instantmirror_core::traits::{AdoptedFile, Capacity, ObjectCache};
 use instantmirror_core::view::View;
-use instantmirror_core::{CacheError, Directory, FileMeta, Kind, RepoName, RepoPath, Snapshot};
+use instantmirror_core::{CacheError, Directory, FileMeta, Kind, ObjectId, RepoName, RepoPath, Snapshot};
 use instantmirror_store::StoreError;
-use instantmirror_store::cache::DiskCache;
-use instantmirror_store::import::{ImportError, ImportOptions, ImportRequest};
+use instantmirror_store::import::ImportOptions;
 use instantmirror_store::tree::{SourceFile, SourceTree};
 use instantmirror_swarm::Follower;
 use serde::{Deserialize, Serialize};
 
 use super::Node;
+use super::parts::{NodeCache, walker};
 use crate::config::ByteSize;
 use crate::text::Count;
 
@@ -226,7 +228,7 @@ struct Job {
 
 /// What all workers know.
 struct Work {
-    cache: DiskCache,
+    cache: NodeCache,
     tree: SourceTree,
     options: ImportOptions,
     trust: AdoptTrust,
@@ -301,7 +303,7 @@ impl Node {
     }
 
     pub(super) async fn run_adopt(&self, prepared: Prepared) -> Result<AdoptStatus, AdoptError> {
-        let store = self.snapshots.walker();
+        let store = walker(&self.snapshots);
         let cache = self.cache.clone();
         let done = tokio::task::spawn_blocking(move || {
             let Prepared {
@@ -313,7 +315,7 @@ impl Node {
             let catalog = Catalog::new(store, snapshot.root.meta());
             let result = adopt_all(&work, &catalog, &snapshot);
             // What was hashed now need not be hashed after the next start.
-            if let Err(error) = futures_executor::block_on(cache.checkpoint()) {
+            if let Err(error) = may_block(|| futures_executor::block_on(cache.checkpoint())) {
                 tracing::warn!(%error, "what was adopted cannot be written down now");
             }
             if let Err(error) = &result {
@@ -405,33 +407,72 @@ impl Work {
             let what = format!("it has {} bytes instead of {}", source.stamp().size, job.file.size);
             return Outcome::Mismatched(what);
         }
+        // Without links the content is read in any case, and handed in verified.
         let by_time = self.trust == AdoptTrust::SizeMtime && source.stamp().mtime == job.mtime;
+        let by_time = by_time && self.cache.adoption().is_some();
         let outboard = match (by_time, hash_unless(by_time, &source)) {
             (_, Err(error)) => return Outcome::Mismatched(error.to_string()),
             (false, Ok(Some(outboard))) if outboard.object() == job.file.object => Some(outboard),
             (true, Ok(_)) => None,
             _ => return Outcome::Mismatched("it has other content".to_owned()),
         };
-        let request = ImportRequest {
-            source: &source,
-            object: job.file.object,
-            options: self.options,
+        let adopted = self.take_in(&source, job.file.object, outboard.as_ref());
+        outcome_of(adopted, outboard.is_some())
+    }
+
+    fn take_in(&self, source: &SourceFile, object: ObjectId, outboard: Option<&Outboard>) -> Result<(), CacheError> {
+        let check = || match source.check_unchanged() {
+            Ok(()) => Ok(()),
+            Err(error) => Err(CacheError::Io {
+                what: "cannot adopt it".to_owned(),
+                source: Arc::new(error),
+            }),
         };
-        let adopted = self.cache.adopt(&request, outboard.is_some());
-        if let (Ok(_), Some(outboard)) = (&adopted, &outboard) {
-            self.cache.keep_outboard(outboard);
+        let size = source.stamp().size;
+        if let Some(adoption) = self.cache.adoption() {
+            let mut file = AdoptedFile::new(source.file().as_fd(), object, size, &check);
+            (file.outboard, file.reflink, file.hardlink) = (outboard, self.options.reflink, self.options.hardlink);
+            return adoption.adopt(&file);
         }
-        outcome_of(adopted.map(drop), outboard.is_some())
+        let Some(outboard) = outboard else {
+            return Err(CacheError::Absent { object, range: 0..size });
+        };
+        let more = Capacity {
+            objects: 1,
+            bytes: size,
+        };
+        if !self.cache.has_room(more)? {
+            return Err(CacheError::Full { object, size });
+        }
+        may_block(|| futures_executor::block_on(copy_in(&*self.cache, source, outboard)))
     }
 }
 
-fn outcome_of(adopted: Result<(), ImportError>, hashed: bool) -> Outcome {
+/// Fills the object from the file. The cache verifies each group, so a file that changes meanwhile is noticed.
+async fn copy_in(cache: &dyn ObjectCache, source: &SourceFile, outboard: &Outboard) -> Result<(), CacheError> {
+    let fill = cache.fill(&outboard.object(), outboard.size()).await?;
+    fill.set_outboard(outboard.clone()).await?;
+    let mut at = 0;
+    while at < outboard.size() {
+        let len = (outboard.size() - at).min(READ_BYTES as u64);
+        let mut buffer = vec![0; usize::try_from(len).unwrap_or(READ_BYTES)];
+        let read = std::os::unix::fs::FileExt::read_exact_at(source.file(), &mut buffer, at);
+        read.map_err(|error| CacheError::Io {
+            what: "reading the file".to_owned(),
+            source: Arc::new(error),
+        })?;
+        fill.write(at, buffer.into()).await?;
+        at += len;
+    }
+    fill.finish().await
+}
+
+fn outcome_of(adopted: Result<(), CacheError>, hashed: bool) -> Outcome {
     match adopted {
         Ok(()) => Outcome::Adopted { hashed },
         // Another worker has the same content in hand, or somebody asked for it just now.
-        Err(ImportError::Cache(CacheError::Busy(_))) => Outcome::Present,
-        Err(ImportError::Cache(CacheError::Full { .. })) => Outcome::Full,
-        Err(ImportError::Store(StoreError::NoSpace { .. })) => Outcome::Full,
+        Err(CacheError::Busy(_)) => Outcome::Present,
+        Err(CacheError::Full { .. }) => Outcome::Full,
         Err(error) => Outcome::Mismatched(error.to_string()),
     }
 }

@@ -3,6 +3,7 @@
 mod adopt;
 mod control;
 mod identity;
+mod parts;
 mod preseed;
 mod publication;
 mod reload;
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::blocking::Blocking;
-use instantmirror_core::traits::{SnapshotStore, Transport, Upstream};
+use instantmirror_core::traits::{CatalogGarbage, Collected, Inventory, SnapshotStore, Transport, Upstream};
 use instantmirror_core::url::SecretUrl;
 use instantmirror_core::{RepoName, SnapshotId};
 use instantmirror_store::StoreError;
@@ -41,6 +42,7 @@ use crate::config::{NodeConfig, NodeRepository, OutgoingConfig};
 
 use adopt::Adoption;
 use identity::NodeNumbers;
+use parts::{NodeCache, tell_missing};
 use preseed::{Ahead, Preseed, RulesDriver};
 use swarm::Swarming;
 use tags::Tags;
@@ -77,6 +79,9 @@ pub enum NodeError {
         /// The directory.
         dir: PathBuf,
     },
+    /// Its cache, when it is told what to keep.
+    #[error(transparent)]
+    Cache(#[from] instantmirror_core::CacheError),
     /// The head or a snapshot record in its store.
     #[error(transparent)]
     Snapshots(#[from] instantmirror_core::StoreError),
@@ -118,8 +123,8 @@ pub(crate) fn is_cache(dir: &Path) -> bool {
 #[derive(Debug, Clone)]
 pub struct Node {
     config: Arc<NodeConfig>,
-    cache: DiskCache,
-    snapshots: Arc<DiskSnapshotStore>,
+    cache: NodeCache,
+    snapshots: Arc<dyn SnapshotStore>,
     followers: Arc<BTreeMap<RepoName, Follower>>,
     /// The masters that know us, by repository.
     registered: Arc<BTreeMap<RepoName, Vec<HttpOrigin>>>,
@@ -149,8 +154,10 @@ impl Node {
         }
         open_disk(dir)?.check_owner()?;
         let cache = DiskCache::open(open_disk(&dir.join(CACHE))?, config.cache.options())?;
+        let cache = NodeCache::new(Arc::new(Blocking::new(Arc::new(cache), threads())));
+        tell_missing(&cache);
         let disk = open_disk(&dir.join(SNAPSHOTS))?;
-        let snapshots = Arc::new(DiskSnapshotStore::open(Arc::clone(&disk), "")?);
+        let snapshots: Arc<dyn SnapshotStore> = Arc::new(DiskSnapshotStore::open(Arc::clone(&disk), "")?);
         let (tags, tagged) = Tags::open(Arc::clone(&disk), &cache)?;
         let swarming = Swarming::open(&config, &cache, &disk).await?;
         let (mut followers, mut sources) = (BTreeMap::new(), BTreeMap::new());
@@ -174,7 +181,7 @@ impl Node {
                 .map(|swarming| swarming.add(&repository.name, &origins));
             let swarm = swarm.into_iter().map(|swarm| Transport::Swarm(swarm));
             let transports: Vec<_> = swarm.chain(origins.into_iter().map(Transport::origin)).collect();
-            let store: Arc<dyn SnapshotStore> = snapshots.clone();
+            let store = Arc::clone(&snapshots);
             let (name, trust) = (repository.name.clone(), repository.trust.clone());
             let follower = Follower::open(name.clone(), upstreams, store, trust, Arc::new(SystemClock))?;
             let mut follower = follower.keeping(config.snapshots.policy()).sharing(intake.clone());
@@ -187,8 +194,7 @@ impl Node {
             sources.insert(name, transports);
         }
         let scheduler = Box::new(PriorityScheduler::new(SchedulerLimits::default()));
-        let objects = Arc::new(Blocking::new(Arc::new(cache.clone()), threads()));
-        let engine = FetchEngine::new(objects, sources, scheduler);
+        let engine = FetchEngine::new(cache.shared(), sources, scheduler);
         engine.never_keep(config.cache.never.clone());
         engine.set_limits(config.fetch_limits());
         let background = Background::start().map_err(NodeError::Threads)?;
@@ -229,7 +235,7 @@ impl Node {
         let cache = self.cache.clone();
         // Lists up to millions of files: beside the first requests, not before them.
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = cache.load() {
+            if let Some(Err(error)) = cache.inventory().map(Inventory::load) {
                 tracing::error!("the cache cannot be listed: {error}; it is tried again when an object is fetched");
             }
         });
@@ -272,6 +278,9 @@ impl Node {
 
     /// Gives the space of dropped snapshots' catalogs back, for ever: soon after the first is dropped, then now and then.
     async fn clean_catalogs(&self) {
+        if self.snapshots.garbage().is_none() {
+            return std::future::pending().await;
+        }
         loop {
             self.intake.dropped().await;
             let pause = loop {
@@ -282,13 +291,14 @@ impl Node {
             };
             let store = Arc::clone(&self.snapshots);
             let cleaned = tokio::task::spawn_blocking(move || {
-                let cleaned = store.collect_garbage();
+                let cleaned = store.garbage().map(CatalogGarbage::collect).transpose();
                 drop(pause);
                 cleaned
             });
             match cleaned.await {
                 Ok(Ok(done)) => {
-                    tracing::info!(nodes = done.removed, bytes = done.freed_bytes, "catalogs cleaned up");
+                    let Collected { nodes, bytes } = done.unwrap_or_default();
+                    tracing::info!(nodes, bytes, "catalogs cleaned up");
                 }
                 Ok(Err(error)) => tracing::error!("the catalogs cannot be cleaned up: {error}"),
                 Err(error) => tracing::error!("the catalogs cannot be cleaned up: {error}"),

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use instantmirror_core::traits::ObjectCache as _;
-use instantmirror_store::cache::DiskCache;
+use instantmirror_core::traits::Quota;
 use serde::{Deserialize, Serialize};
 
 use super::Node;
+use super::parts::NodeCache;
 use crate::config::{ConfigError, NodeConfig};
 
 /// What is in use is looked at again after this time.
@@ -60,7 +60,11 @@ impl Node {
             }
         };
         taken("[cache] never", held.cache.never == config.cache.never);
-        taken("[cache] limits", held.cache.limits() == config.cache.limits());
+        let has_quota = self.cache.quota().is_some();
+        taken(
+            "[cache] limits",
+            !has_quota || held.cache.limits() == config.cache.limits(),
+        );
         taken("[preseed]", held.preseed == config.preseed);
         taken("[fetch]", held.fetch == config.fetch);
         taken("[peers] preferred", held.peers.preferred == config.peers.preferred);
@@ -90,7 +94,9 @@ impl Node {
     /// What differs from what the node was started with and cannot change while it runs.
     fn refused(&self, new: &NodeConfig) -> Vec<String> {
         let held = &self.config;
+        let has_quota = self.cache.quota().is_some();
         let fixed = [
+            ("[cache] limits", has_quota || held.cache.limits() == new.cache.limits()),
             ("[cache] dir", held.cache.dir == new.cache.dir),
             ("[cache] policy", held.cache.policy == new.cache.policy),
             ("[cache] verify", held.cache.verify == new.cache.verify),
@@ -127,22 +133,22 @@ impl Node {
 
     fn take_up_limits(&self, config: &NodeConfig) {
         let limits = config.cache.limits();
-        if limits == self.cache.limits() {
+        let Some(quota) = self.cache.quota().filter(|quota| quota.limits() != limits) else {
             return;
-        }
+        };
         let (bytes, objects, free) = (limits.max_bytes, limits.max_objects, limits.keep_free_bytes);
         tracing::info!(max_size = ?bytes, max_objects = ?objects, keep_free = free, "the cache has other limits now");
-        self.cache.set_limits(limits);
+        quota.set_limits(limits);
         tokio::spawn(shrink(self.cache.clone()));
     }
 }
 
 /// Until what is there is within the limits: what is in use is let go of sooner or later.
-async fn shrink(cache: DiskCache) {
+async fn shrink(cache: NodeCache) {
     let before = cache.usage();
     loop {
         let step = cache.clone();
-        let shrunk = tokio::task::spawn_blocking(move || step.shrink()).await;
+        let shrunk = tokio::task::spawn_blocking(move || step.quota().map_or(Ok(true), Quota::shrink)).await;
         match shrunk {
             Ok(Ok(true)) => break,
             Ok(Ok(false)) => {}

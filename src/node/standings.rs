@@ -4,16 +4,16 @@
 //! a twentieth of one core. What a master has removed is looked for at once, and deleted.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use instantmirror_core::catalog::{CatalogError, CatalogNode, Reachable};
+use instantmirror_core::catalog::{CatalogError, CatalogNode, NodeSource, Reachable};
 use instantmirror_core::expiry::Standing;
-use instantmirror_core::traits::SnapshotStore as _;
+use instantmirror_core::traits::Standings;
 use instantmirror_core::{Clock as _, Kind, NodeId, ObjectId, RepoName, SnapshotId, grace};
-use instantmirror_store::cache::DiskCache;
-use instantmirror_store::snapshots::CatalogWalker;
 
 use super::Node;
+use super::parts::{NodeCache, walker};
 use super::takedown::{Removed, Takedowns, is_whole};
 use crate::clock::SystemClock;
 
@@ -56,10 +56,10 @@ impl Node {
                 continue;
             }
             let begun = Instant::now();
-            let (cache, store, walked) = (self.cache.clone(), self.snapshots.walker(), roots.clone());
+            let (cache, store, walked) = (self.cache.clone(), walker(&self.snapshots), roots.clone());
             let done = tokio::task::spawn_blocking(move || walk(&cache, store, &walked)).await;
             match done {
-                Ok(Ok((garbage, old))) => {
+                Ok(Ok(Standings { garbage, old })) => {
                     tracing::debug!(garbage, old, took = ?begun.elapsed(), "what the snapshots say of cached objects");
                     last = Some((roots, Instant::now()));
                     if !self.delete_removed(&mut takedowns, removed).await {
@@ -131,8 +131,12 @@ impl Node {
     }
 }
 
-fn walk(cache: &DiskCache, store: CatalogWalker, roots: &Roots) -> Result<(usize, usize), CatalogError> {
-    let marks = cache.reclassify();
+/// Tells the cache what the trees below these roots refer to; nothing, if it does not want to know.
+fn walk(cache: &NodeCache, store: Arc<dyn NodeSource>, roots: &Roots) -> Result<Standings, CatalogError> {
+    let Some(sweeper) = cache.sweeper() else {
+        return Ok(Standings::default());
+    };
+    let marks = sweeper.mark();
     let mut walk = Reachable::new(store, HashSet::new());
     for (roots, standing) in [(&roots.live, Standing::Live), (&roots.old, Standing::Old)] {
         roots.iter().for_each(|root| walk.add_root(*root));

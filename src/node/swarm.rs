@@ -7,17 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use instantmirror_core::traits::Objects;
-use instantmirror_core::traits::blocking::Blocking;
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{NodeId, RepoName, Snapshot};
-use instantmirror_store::cache::DiskCache;
 use instantmirror_store::disk::Disk;
 use instantmirror_store::piece_map::PieceMapError;
 use instantmirror_swarm::peer::{Origin, SwarmTransport};
 use instantmirror_swarm::{Follower, HttpOrigin};
 
+use super::parts::NodeCache;
 use super::{Node, NodeError};
-use crate::blocking::threads;
 use crate::config::NodeConfig;
 use crate::peering::{
     ExportChanges, ExportTerms, Exports, HaveKeeper, JoinAs, Peering, Remembered, RepositoryPieces, RepositorySwarm,
@@ -55,13 +53,13 @@ impl Swarming {
     /// Opens the sockets for peers; `None` if the configuration has none.
     pub(super) async fn open(
         config: &NodeConfig,
-        cache: &DiskCache,
+        cache: &NodeCache,
         disk: &Arc<dyn Disk>,
     ) -> Result<Option<Arc<Self>>, NodeError> {
         let Some(peering) = Peering::open(&config.peers, &config.outgoing).await? else {
             return Ok(None);
         };
-        let objects: Arc<dyn Objects> = Arc::new(Blocking::new(Arc::new(cache.clone()), threads()));
+        let objects: Arc<dyn Objects> = cache.shared();
         let exports = Exports::new(ExportTerms {
             peering: Arc::clone(&peering),
             objects: Arc::clone(&objects),
@@ -70,7 +68,7 @@ impl Swarming {
         });
         Ok(Some(Arc::new(Self {
             peering,
-            have: HaveKeeper::new(cache),
+            have: HaveKeeper::new(cache.shared()),
             exports,
             objects,
             disk: Arc::clone(disk),

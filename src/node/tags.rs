@@ -9,19 +9,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use instantmirror_core::catalog::{CatalogError, Reachable};
+use instantmirror_core::catalog::{CatalogError, NodeSource, Reachable};
 use instantmirror_core::snapshot_ref::{ResolveError, SnapshotNames, SnapshotRef};
-use instantmirror_core::traits::SnapshotStore as _;
+use instantmirror_core::traits::PinSet;
 use instantmirror_core::{Kind, NodeId, ObjectId, RepoName, SnapshotId, StoreError as CoreError, TagName};
 use instantmirror_store::StoreError;
-use instantmirror_store::cache::{DiskCache, HeldObjects};
 use instantmirror_store::disk::Disk;
-use instantmirror_store::snapshots::CatalogWalker;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::Node;
+use super::parts::{NodeCache, walker};
 use super::preseed::Bringer;
+use super::{Node, NodeError};
 use crate::config::ByteSize;
 use crate::text::Count;
 
@@ -89,6 +88,9 @@ pub enum TagError {
         /// The cache's limit.
         max: u64,
     },
+    /// The cache has no pin set.
+    #[error("the cache of this node cannot keep a snapshot: it has no pin set")]
+    NoPins,
     /// A catalog cannot be read.
     #[error("the catalogs of the tagged snapshots cannot be read: {0}")]
     Catalog(#[from] CatalogError),
@@ -132,16 +134,16 @@ pub(super) struct Tags {
 
 /// Objects of some snapshots.
 struct Holding {
-    held: HeldObjects,
+    pins: PinSet,
     bytes: u64,
     objects: u64,
 }
 
 impl Tags {
-    pub(super) fn open(disk: Arc<dyn Disk>, cache: &DiskCache) -> Result<(Self, TagList), StoreError> {
+    pub(super) fn open(disk: Arc<dyn Disk>, cache: &NodeCache) -> Result<(Self, TagList), NodeError> {
         let list = file::load(disk.as_ref())?;
-        if !list.is_empty() {
-            cache.hold(None)?;
+        if let Some(pins) = cache.pins().filter(|_| !list.is_empty()) {
+            pins.set_pins(None)?;
         }
         let tags = Self {
             disk,
@@ -201,6 +203,7 @@ impl Node {
         force: bool,
     ) -> Result<(), TagError> {
         let follower = self.follower(repository)?;
+        let pins = self.cache.pins().ok_or(TagError::NoPins)?;
         let mut list = self.tags.list.lock().await;
         let key = (repository.clone(), tag.clone());
         let before = list.get(&key).copied();
@@ -242,7 +245,7 @@ impl Node {
         if before != Some(snapshot) {
             self.tags.lock().insert(key.clone(), begun(&key, snapshot));
         }
-        if let Err(error) = self.cache.hold(Some(holding.held)) {
+        if let Err(error) = pins.set_pins(Some(holding.pins)) {
             tracing::warn!(%repository, %tag, "the cache cannot make room: {error}");
         }
         self.tags.changed.notify_one();
@@ -340,13 +343,16 @@ impl Node {
             let missing = || CoreError::Damaged(format!("tag '{tag}' of '{repository}': no record of snapshot {id}"));
             roots.push(record.ok_or_else(missing)?.root.node);
         }
-        let store = self.snapshots.walker();
+        let store = walker(&self.snapshots);
         let walk = tokio::task::spawn_blocking(move || walk(store, &roots));
         walk.await.map_err(|error| CoreError::Damaged(error.to_string()))?
     }
 
     /// Fetches what is tagged, for ever.
     pub(super) async fn keep_tags(&self) {
+        if self.cache.pins().is_none() {
+            return std::future::pending().await;
+        }
         loop {
             let changed = self.tags.changed.notified();
             let all = async {
@@ -363,9 +369,10 @@ impl Node {
     }
 
     async fn hold_tagged(&self) -> bool {
+        let Some(pins) = self.cache.pins() else { return true };
         let list = self.tags.list.lock().await;
         let held = match self.holding(&list).await {
-            Ok(holding) => self.cache.hold(Some(holding.held)).map_err(|error| error.to_string()),
+            Ok(holding) => pins.set_pins(Some(holding.pins)).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = &held {
@@ -431,7 +438,7 @@ impl Node {
     }
 }
 
-fn walk(store: CatalogWalker, roots: &[NodeId]) -> Result<Holding, CatalogError> {
+fn walk(store: Arc<dyn NodeSource>, roots: &[NodeId]) -> Result<Holding, CatalogError> {
     let mut walk = Reachable::new(store, std::collections::HashSet::new());
     roots.iter().for_each(|root| walk.add_root(*root));
     let mut objects: Vec<(ObjectId, u64)> = Vec::new();
@@ -448,6 +455,6 @@ fn walk(store: CatalogWalker, roots: &[NodeId]) -> Result<Holding, CatalogError>
     Ok(Holding {
         bytes: objects.iter().map(|(_, size)| size).sum(),
         objects: objects.len() as u64,
-        held: objects.into_iter().map(|(object, _)| object).collect(),
+        pins: objects.into_iter().map(|(object, _)| object).collect(),
     })
 }

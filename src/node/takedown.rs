@@ -11,8 +11,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use instantmirror_core::traits::{CatalogGarbage, Pins, Sweeper, Swept};
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{RepoName, SnapshotId};
 use instantmirror_store::StoreError;
@@ -143,16 +145,22 @@ impl Node {
         if removed.is_empty() {
             return true;
         }
-        if self.cache.holds_everything() {
+        if self.cache.pins().is_some_and(Pins::pins_everything) {
             tracing::warn!(
                 "what was removed is not deleted yet, since it is not known what tags keep; mend what the log says of tags                  (`imnode verify`), or take the tag away"
             );
             return false;
         }
         let cache = self.cache.clone();
-        let deleted = tokio::task::spawn_blocking(move || cache.remove_garbage()).await;
+        let deleted = tokio::task::spawn_blocking(move || cache.sweeper().map(Sweeper::sweep).transpose()).await;
         match deleted {
-            Ok(Ok((objects, bytes))) => {
+            Ok(Ok(None)) => {
+                let snapshots = Count::of(removed.len(), "snapshot");
+                tracing::warn!(
+                    "{snapshots} removed by the master: the cache has no sweeper, so what only they had stays until it is evicted"
+                );
+            }
+            Ok(Ok(Some(Swept { objects, bytes }))) => {
                 let snapshots = Count::of(removed.len(), "snapshot");
                 tracing::info!(
                     objects,
@@ -186,9 +194,9 @@ impl Node {
                 tokio::time::sleep(CATALOG_RETRY).await;
                 continue;
             };
-            let store = self.snapshots.clone();
+            let store = Arc::clone(&self.snapshots);
             let cleaned = tokio::task::spawn_blocking(move || {
-                let cleaned = store.purge_garbage();
+                let cleaned = store.garbage().map(CatalogGarbage::purge).transpose();
                 drop(pause);
                 cleaned
             });

@@ -210,7 +210,7 @@ impl Node {
             }
             let offered = Arc::new(offered);
             if let Some(swarming) = &node.swarming {
-                let changes = swarming.exports.follow(&name, &offered, node.snapshots.as_ref());
+                let changes = swarming.exports.follow(&name, &offered, &node.snapshots);
                 node.exports_changed(&name, &changes);
             }
             let (snapshot, torrents) = (offered.current().snapshot.id, offered.current().all().count());
@@ -252,11 +252,11 @@ impl Node {
                 if known(&torrent.hash) {
                     return true;
                 }
-                let objects = Arc::new(self.cache.clone());
+                let objects = self.cache.shared();
                 let checked = Metainfo::parse_bare(&torrent.info)
                     .map_err(|error| error.to_string())
                     .and_then(|parsed| {
-                        let pieces = ExportPieces::new(&parsed, self.snapshots.as_ref(), &snapshot, &path, objects);
+                        let pieces = ExportPieces::new(&parsed, &self.snapshots, &snapshot, &path, objects);
                         pieces.map_err(|error| error.to_string())
                     });
                 if let Err(error) = &checked {

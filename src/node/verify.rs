@@ -6,16 +6,14 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use instantmirror_core::catalog::Reachable;
+use instantmirror_core::catalog::{NodeSource, Reachable};
 use instantmirror_core::preseed::Step;
-use instantmirror_core::traits::{Class, ObjectCache as _};
+use instantmirror_core::traits::{CacheError, Checked, Class, Finding, Scrub, Subset};
 use instantmirror_core::{FileMeta, Kind, NodeId, ObjectId};
-use instantmirror_store::StoreError;
-use instantmirror_store::cache::{Checked, Finding, Subset};
-use instantmirror_store::snapshots::CatalogWalker;
 use serde::{Deserialize, Serialize};
 
 use super::Node;
+use super::parts::walker;
 use crate::config::VerifyKind;
 use crate::text::Count;
 
@@ -59,9 +57,12 @@ pub enum VerifyError {
     /// Somebody else does.
     #[error("the cache is being verified already; `imnode status` shows how far it is")]
     Running,
+    /// The cache has no scrubber.
+    #[error("the cache of this node cannot verify what it holds: it has no scrubber")]
+    NoScrubber,
     /// The disk.
     #[error("the cache cannot be read: {0}")]
-    Store(#[from] StoreError),
+    Cache(#[from] CacheError),
     /// A thread of ours.
     #[error("verification ended early: {0}")]
     Broken(String),
@@ -157,9 +158,12 @@ impl Node {
     /// Claims the verification by hand, so that whoever asks sees it run from now on.
     ///
     /// # Errors
-    /// [`VerifyError::NoSuchPart`], [`VerifyError::Running`].
+    /// [`VerifyError::NoSuchPart`], [`VerifyError::NoScrubber`], [`VerifyError::Running`].
     pub(super) fn begin_verify(&self, request: &VerifyRequest) -> Result<Subset, VerifyError> {
         let subset = request.subset()?;
+        if self.cache.scrubber().is_none() {
+            return Err(VerifyError::NoScrubber);
+        }
         let mut status = lock(&self.verification.by_hand);
         if status.running {
             return Err(VerifyError::Running);
@@ -195,7 +199,7 @@ impl Node {
     /// Reads everything again and again, for ever, and repairs it; does nothing if that is not wanted.
     pub(super) async fn scrub(&self) {
         let config = &self.config.cache;
-        if config.verify != VerifyKind::Scrub {
+        if config.verify != VerifyKind::Scrub || self.cache.scrubber().is_none() {
             return std::future::pending().await;
         }
         let status = &self.verification.scrub;
@@ -226,8 +230,11 @@ impl Node {
     ) -> Result<(), VerifyError> {
         let broken = |error: tokio::task::JoinError| VerifyError::Broken(error.to_string());
         let cache = self.cache.clone();
-        let checker = tokio::task::spawn_blocking(move || cache.check(subset)).await;
-        let mut checker = checker.map_err(broken)??;
+        let begin = move || {
+            let scrubber = cache.scrubber().ok_or(VerifyError::NoScrubber)?;
+            Ok::<Box<dyn Scrub>, VerifyError>(scrubber.scrub(subset)?)
+        };
+        let mut checker = tokio::task::spawn_blocking(begin).await.map_err(broken)??;
         let usage = self.cache.usage();
         {
             let mut status = lock(status);
@@ -270,7 +277,7 @@ impl Node {
                 .values()
                 .map(|snapshot| snapshot.root.node)
                 .collect();
-            let (store, wanted) = (self.snapshots.walker(), lost.clone());
+            let (store, wanted) = (walker(&self.snapshots), lost.clone());
             let files = tokio::task::spawn_blocking(move || files_of(store, roots, wanted)).await;
             let files = files.unwrap_or_else(|error| {
                 tracing::error!(repository = %name, "its catalogs could not be walked: {error}");
@@ -294,7 +301,7 @@ impl Node {
 }
 
 /// What catalogs say of some objects, once each.
-fn files_of(store: CatalogWalker, roots: Vec<NodeId>, mut wanted: HashSet<ObjectId>) -> Vec<FileMeta> {
+fn files_of(store: Arc<dyn NodeSource>, roots: Vec<NodeId>, mut wanted: HashSet<ObjectId>) -> Vec<FileMeta> {
     let mut walk = Reachable::new(store, HashSet::new());
     roots.into_iter().for_each(|root| walk.add_root(root));
     let mut files = Vec::new();

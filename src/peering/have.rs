@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use instantmirror_core::swarm::PieceIndex;
-use instantmirror_core::traits::{CacheEvent, CacheObserver};
-use instantmirror_core::{ObjectId, RangeSet};
-use instantmirror_store::cache::DiskCache;
+use instantmirror_core::traits::{CacheEvent, CacheObserver, ObjectCache};
+use instantmirror_core::{CacheError, ObjectId, RangeSet};
 use instantmirror_swarm::peer::{ObjectPlace, PieceSource, Swarm};
 use tokio::sync::mpsc;
 
@@ -57,7 +56,7 @@ impl CacheObserver for Ear {
 /// Keeps swarms told of what a cache has.
 #[derive(Debug)]
 pub(crate) struct HaveKeeper {
-    cache: DiskCache,
+    cache: Arc<dyn ObjectCache>,
     shares: RwLock<Arc<Vec<Share>>>,
     events: Mutex<Option<mpsc::UnboundedReceiver<CacheEvent>>>,
     state: Mutex<State>,
@@ -72,12 +71,14 @@ struct State {
 }
 
 impl HaveKeeper {
-    /// Listens to a cache from now on.
-    pub(crate) fn new(cache: &DiskCache) -> Self {
+    /// Listens to a cache from now on. Of one without an inventory nothing is told.
+    pub(crate) fn new(cache: Arc<dyn ObjectCache>) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
-        cache.observe(Arc::new(Ear(sender)));
+        if let Some(inventory) = cache.inventory() {
+            inventory.observe(Arc::new(Ear(sender)));
+        }
         Self {
-            cache: cache.clone(),
+            cache,
             shares: RwLock::default(),
             events: Mutex::new(Some(receiver)),
             state: Mutex::default(),
@@ -109,7 +110,7 @@ impl HaveKeeper {
         for object in objects {
             // What goes meanwhile is told after this.
             let state = self.state();
-            match self.cache.has_whole(object) {
+            match self.has_whole(object) {
                 Ok(true) => _ = tell_whole(&share, object, None),
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%object, "peers are not told of it: {error}"),
@@ -124,9 +125,17 @@ impl HaveKeeper {
         Arc::make_mut(&mut shares).retain(|held| held.swarm.info_hash() != swarm.info_hash());
     }
 
+    fn has_whole(&self, object: &ObjectId) -> Result<bool, CacheError> {
+        let inventory = self.cache.inventory();
+        inventory.map_or(Ok(false), |inventory| inventory.has_whole(object))
+    }
+
     /// Tells swarms what is here.
     fn tell_all(&self, shares: &[Share]) {
-        let told = self.cache.each_whole(|object, size| {
+        let Some(inventory) = self.cache.inventory() else {
+            return;
+        };
+        let told = inventory.each_whole(&mut |object, size| {
             for share in shares {
                 tell_whole(share, &object, Some(size));
             }
@@ -143,7 +152,7 @@ impl HaveKeeper {
         for object in unplaced {
             // What goes meanwhile is told after this.
             let mut state = self.state();
-            if matches!(self.cache.has_whole(&object), Ok(true)) {
+            if matches!(self.has_whole(&object), Ok(true)) {
                 let mut come = vec![Vec::new(); shares.len()];
                 state.whole(&shares, &object, None, &mut come);
                 tell(&shares, &mut come);

@@ -22,14 +22,18 @@ pub mod annotations;
 pub mod catalogs;
 pub mod expiry;
 mod faulty;
+pub mod inventory;
 pub mod node_api;
 pub mod object_cache;
 pub mod object_source;
 pub mod objects;
 pub mod peer_transport;
+pub mod pins;
+pub mod quota;
 pub mod scheduler;
 pub mod snapshot_store;
 pub mod swarm;
+pub mod sweeper;
 pub mod upstream;
 
 use std::any::Any;
@@ -199,15 +203,21 @@ pub fn outboard_of(data: &[u8]) -> Outboard {
 /// # Panics
 /// If it does not take them.
 pub fn fill_with<C: ObjectCache>(cache: C, objects: &[Bytes]) -> C {
-    for data in objects {
-        block_on(async {
-            let fill = cache.fill(&ObjectId::of(data), data.len() as u64).await.unwrap();
-            fill.set_outboard(outboard_of(data)).await.unwrap();
-            fill.write(0, data.clone()).await.unwrap();
-            fill.finish().await.unwrap();
-        });
-    }
+    objects.iter().for_each(|data| add(&cache, data).unwrap());
     cache
+}
+
+/// Puts an object into a cache, whole.
+///
+/// # Errors
+/// As [`ObjectCache::fill`] and the methods of its [`ObjectFill`].
+pub fn add(cache: &dyn ObjectCache, data: &Bytes) -> Result<(), CacheError> {
+    block_on(async {
+        let fill = cache.fill(&ObjectId::of(data), data.len() as u64).await?;
+        fill.set_outboard(outboard_of(data)).await?;
+        fill.write(0, data.clone()).await?;
+        fill.finish().await
+    })
 }
 
 /// Stamps one `#[test]` per behaviour. Used by the macros of the suites.
@@ -250,6 +260,10 @@ mod tests {
             ("annotations", include_str!("annotations.rs")),
             ("catalogs", include_str!("catalogs.rs")),
             ("expiry", include_str!("expiry.rs")),
+            ("inventory", include_str!("inventory.rs")),
+            ("pins", include_str!("pins.rs")),
+            ("quota", include_str!("quota.rs")),
+            ("sweeper", include_str!("sweeper.rs")),
             ("node_api", include_str!("node_api.rs")),
             ("object_source", include_str!("object_source.rs")),
             ("objects", include_str!("objects.rs")),

@@ -16,6 +16,7 @@ macro_rules! snapshot_store_conformance {
             a_record_may_be_stored_again
             another_record_of_the_same_snapshot_is_a_conflict
             snapshots_are_listed_by_repository
+            records_are_those_of_all_repositories
             a_removed_snapshot_is_gone_and_others_stay
             removing_what_is_not_here_is_no_error
             a_removed_snapshot_can_be_stored_again
@@ -282,6 +283,23 @@ pub fn snapshots_are_listed_by_repository<S: SnapshotStore>(make: &dyn Fn() -> S
     assert_eq!(store.snapshot(&other, theirs.id).unwrap(), Some(theirs));
     assert_eq!(stored(&*store, first.record.id), Some(first.record));
     assert_eq!(store.snapshot(&other, second.record.id).unwrap(), None);
+}
+
+/// Each once, whether or not there is a head.
+pub fn records_are_those_of_all_repositories<S: SnapshotStore>(make: &dyn Fn() -> Subject<S>) {
+    let store = make();
+    assert_eq!(store.records().unwrap(), []);
+    let (first, second) = (tree(1, 10), tree(2, 10));
+    put(&*store, &first);
+    put(&*store, &second);
+    let other: RepoName = "conformance.2".parse().unwrap();
+    let mut theirs = first.record.clone();
+    theirs.repository = other.clone();
+    store.put_snapshot(&theirs).unwrap();
+    store.remove_snapshot(&repository(), second.record.id).unwrap();
+    let mut records = store.records().unwrap();
+    records.sort();
+    assert_eq!(records, [(repository(), first.record.id), (other, theirs.id)]);
 }
 
 /// Removal takes one snapshot, and nothing that another one needs.

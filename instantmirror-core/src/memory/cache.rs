@@ -1,4 +1,6 @@
-//! [`ObjectCache`] in memory, with least-recently-used expiry.
+//! [`ObjectCache`] in memory, with least-recently-used expiry among what snapshots rank equal.
+
+mod services;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -7,21 +9,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::expiry::Standing;
 use crate::outboard::{GROUP_BYTES, ObjectHasher, Outboard, VerifyError};
-use crate::traits::{CacheError, CacheUsage, ObjectCache, ObjectFill, ObjectHandle, Objects};
+use crate::traits::{
+    CacheError, CacheEvent, CacheLimits, CacheObserver, CacheUsage, Inventory, ObjectCache, ObjectFill, ObjectHandle,
+    Objects, PinSet, Pins, Quota, Sweeper,
+};
 use crate::{ObjectId, RangeSet};
 
-/// An [`ObjectCache`] that forgets everything when it is dropped.
+/// An [`ObjectCache`] that forgets everything when it is dropped. It has [`Pins`], an [`Inventory`], a [`Quota`] and a [`Sweeper`];
+/// clones share one cache.
 #[derive(Debug, Clone)]
 pub struct MemoryCache(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
-    max_bytes: Option<u64>,
+    limits: CacheLimits,
     reserved: u64,
     evicted: u64,
     uses: u64,
     objects: HashMap<ObjectId, Held>,
+    /// `None`: everything is pinned.
+    pins: Option<PinSet>,
+    observer: Option<Arc<dyn CacheObserver>>,
+    marks: Option<services::Marks>,
     /// Removed while somebody held them: their bytes count until the last handle is dropped.
     departed: Vec<Weak<Mutex<Content>>>,
 }
@@ -29,7 +40,10 @@ struct Inner {
 #[derive(Debug)]
 struct Held {
     content: Arc<Mutex<Content>>,
+    /// When it came, in uses.
+    since: u64,
     last_use: u64,
+    standing: Standing,
     filling: bool,
 }
 
@@ -48,6 +62,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Held {
     fn used(&self) -> u64 {
         lock(&self.content).present.len()
+    }
+
+    fn is_whole(&self) -> bool {
+        let content = lock(&self.content);
+        content.present.contains(0..content.size)
     }
 
     /// Somebody besides the cache holds the content.
@@ -71,7 +90,14 @@ impl Inner {
         if held.in_use() {
             self.departed.push(Arc::downgrade(&held.content));
         }
+        self.tell(CacheEvent::Gone { object: *object });
         true
+    }
+
+    fn tell(&self, event: CacheEvent) {
+        if let Some(observer) = &self.observer {
+            observer.changed(event);
+        }
     }
 
     fn touch(&mut self) -> u64 {
@@ -79,23 +105,41 @@ impl Inner {
         self.uses
     }
 
-    /// Gives up objects until `bytes` more fit.
+    /// Whether `objects` and `bytes` more than there are now are beyond the limits.
+    fn is_short(&self, objects: u64, bytes: u64) -> bool {
+        let committed = self.used().saturating_add(self.reserved).saturating_add(bytes);
+        let count = (self.objects.len() as u64).saturating_add(objects);
+        committed > self.limits.max_bytes.unwrap_or(u64::MAX) || count > self.limits.max_objects.unwrap_or(u64::MAX)
+    }
+
+    /// Evicts the least valuable object but `kept`. False if all are in use or pinned.
+    fn evict(&mut self, kept: Option<&ObjectId>) -> bool {
+        let Some(pins) = &self.pins else { return false };
+        let idle = self
+            .objects
+            .iter()
+            .filter(|(id, held)| !held.in_use() && Some(*id) != kept && !pins.contains(id));
+        let least = idle.min_by_key(|(_, held)| (held.standing, held.last_use));
+        let Some(object) = least.map(|(id, _)| *id) else {
+            return false;
+        };
+        self.remove(&object);
+        self.evicted += 1;
+        true
+    }
+
+    /// Evicts objects until `bytes` more fit.
     fn make_room(&mut self, object: &ObjectId, bytes: u64, size: u64) -> Result<(), CacheError> {
-        let Some(max) = self.max_bytes else { return Ok(()) };
-        if size > max {
-            return Err(CacheError::TooLarge {
-                object: *object,
-                size,
-                max,
-            });
+        let max = self.limits.max_bytes.unwrap_or(u64::MAX);
+        if size > max || self.limits.max_objects == Some(0) {
+            let object = *object;
+            return Err(CacheError::TooLarge { object, size, max });
         }
-        while self.used().saturating_add(self.reserved).saturating_add(bytes) > max {
-            let idle = self.objects.iter().filter(|(id, held)| !held.in_use() && *id != object);
-            let Some(oldest) = idle.min_by_key(|(_, held)| held.last_use).map(|(id, _)| *id) else {
+        let new = u64::from(!self.objects.contains_key(object));
+        while self.is_short(new, bytes) {
+            if !self.evict(Some(object)) {
                 return Err(CacheError::Full { object: *object, size });
-            };
-            self.remove(&oldest);
-            self.evicted += 1;
+            }
         }
         Ok(())
     }
@@ -105,12 +149,24 @@ impl MemoryCache {
     /// An empty cache of at most `max_bytes` bytes of content.
     #[must_use]
     pub fn new(max_bytes: Option<u64>) -> Self {
-        let inner = Inner {
+        Self::with_limits(CacheLimits {
             max_bytes,
+            ..CacheLimits::default()
+        })
+    }
+
+    /// An empty cache within these limits; there is no file system on which it could keep anything free.
+    #[must_use]
+    pub fn with_limits(limits: CacheLimits) -> Self {
+        let inner = Inner {
+            limits,
             reserved: 0,
             evicted: 0,
             uses: 0,
             objects: HashMap::new(),
+            pins: Some(PinSet::default()),
+            observer: None,
+            marks: None,
             departed: Vec::new(),
         };
         Self(Arc::new(Mutex::new(inner)))
@@ -186,7 +242,9 @@ impl ObjectCache for MemoryCache {
             };
             Held {
                 content: Arc::new(Mutex::new(content)),
+                since: last_use,
                 last_use,
+                standing: Standing::default(),
                 filling: false,
             }
         });
@@ -215,7 +273,7 @@ impl ObjectCache for MemoryCache {
             used_bytes: inner.used(),
             reserved_bytes: inner.reserved,
             side_bytes: 0,
-            max_bytes: inner.max_bytes,
+            max_bytes: inner.limits.max_bytes,
             objects: inner.objects.len() as u64,
             damaged: 0,
             evicted: inner.evicted,
@@ -224,6 +282,22 @@ impl ObjectCache for MemoryCache {
 
     async fn checkpoint(&self) -> Result<(), CacheError> {
         Ok(())
+    }
+
+    fn pins(&self) -> Option<&dyn Pins> {
+        Some(self)
+    }
+
+    fn inventory(&self) -> Option<&dyn Inventory> {
+        Some(self)
+    }
+
+    fn quota(&self) -> Option<&dyn Quota> {
+        Some(self)
+    }
+
+    fn sweeper(&self) -> Option<&dyn Sweeper> {
+        Some(self)
     }
 }
 
@@ -266,6 +340,22 @@ struct MemoryFill {
     handle: MemoryHandle,
 }
 
+impl MemoryFill {
+    /// Tells what a write has brought, if it has brought anything.
+    fn tell(&self, inner: &Inner, content: &Content, range: Range<u64>, before: u64) {
+        let (object, size, present) = (self.handle.object, content.size, content.present.len());
+        if present == before {
+            return;
+        }
+        if size > GROUP_BYTES {
+            inner.tell(CacheEvent::Arrived { object, size, range });
+        }
+        if present == size {
+            inner.tell(CacheEvent::Whole { object, size });
+        }
+    }
+}
+
 #[async_trait]
 impl ObjectFill for MemoryFill {
     fn handle(&self) -> Arc<dyn ObjectHandle> {
@@ -306,6 +396,7 @@ impl ObjectFill for MemoryFill {
             content.present.insert(range);
         }
         inner.reserved -= content.present.len() - before;
+        self.tell(&inner, &content, offset..offset + data.len() as u64, before);
         Ok(())
     }
 

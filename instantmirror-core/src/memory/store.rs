@@ -1,14 +1,14 @@
 //! [`SnapshotStore`] in memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::catalog::{CatalogNode, NodeSource, check_closure};
+use crate::catalog::{CatalogNode, NodeSource, Reachable, check_closure};
 use crate::head::SignedHead;
 use crate::sign::PublicKey;
-use crate::traits::{SnapshotStore, StoreError};
+use crate::traits::{CatalogGarbage, Collected, SnapshotStore, StoreError};
 use crate::{Directory, NodeId, RecordId, RepoName, Snapshot, SnapshotId};
 
 /// A [`SnapshotStore`] that forgets everything when it is dropped.
@@ -91,6 +91,10 @@ impl SnapshotStore for MemoryStore {
             .collect())
     }
 
+    fn records(&self) -> Result<Vec<(RepoName, SnapshotId)>, StoreError> {
+        Ok(self.inner().snapshots.keys().cloned().collect())
+    }
+
     fn put_head(&self, head: &SignedHead) -> Result<(), StoreError> {
         let mut inner = self.inner();
         let name = head.head().repository.clone();
@@ -131,5 +135,40 @@ impl SnapshotStore for MemoryStore {
     fn remove_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<(), StoreError> {
         self.inner().snapshots.remove(&(repository.clone(), id));
         Ok(())
+    }
+
+    fn garbage(&self) -> Option<&dyn CatalogGarbage> {
+        Some(self)
+    }
+}
+
+impl CatalogGarbage for MemoryStore {
+    fn collect(&self) -> Result<Collected, StoreError> {
+        let roots: Vec<NodeId> = self
+            .inner()
+            .snapshots
+            .values()
+            .map(|snapshot| snapshot.root.node)
+            .collect();
+        let mut walk = Reachable::new(self, HashSet::new());
+        roots.into_iter().for_each(|root| walk.add_root(root));
+        for node in walk.by_ref() {
+            node?;
+        }
+        let live = walk.into_seen();
+        let mut collected = Collected::default();
+        self.inner().nodes.retain(|id, bytes| {
+            let is_live = live.contains(id);
+            if !is_live {
+                collected.nodes += 1;
+                collected.bytes += bytes.len() as u64;
+            }
+            is_live
+        });
+        Ok(collected)
+    }
+
+    fn purge(&self) -> Result<Collected, StoreError> {
+        self.collect()
     }
 }

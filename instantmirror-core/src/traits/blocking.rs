@@ -27,7 +27,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_channel::oneshot;
 
-use super::{CacheError, CacheUsage, ObjectCache, ObjectFill, ObjectHandle, Objects};
+use super::{
+    Adoption, CacheError, CacheUsage, Inventory, ObjectCache, ObjectFill, ObjectHandle, Objects, Pins, Quota, Scrubber,
+    Sweeper,
+};
 use crate::outboard::Outboard;
 use crate::{ObjectId, RangeSet};
 
@@ -123,6 +126,8 @@ fn wait<F: Future>(future: F) -> F::Output {
 /// [`remove`](ObjectCache::remove), [`checkpoint`](ObjectCache::checkpoint). [`open`](Objects::open), [`fill`](ObjectCache::fill) and
 /// [`set_outboard`](ObjectFill::set_outboard) are done in place: they look something up in memory and open or make a file, which
 /// takes less than to wake a thread. A caller that has time (background work) takes a thread for them as well.
+///
+/// The services ([`Pins`], [`Inventory`] and so on) are those of the implementation: synchronous, for callers that may block.
 #[derive(Debug)]
 pub struct Blocking<T> {
     inner: Arc<T>,
@@ -204,6 +209,30 @@ impl<T: ObjectCache> ObjectCache for Blocking<T> {
         let inner = Arc::clone(&self.inner);
         let work = move || wait(inner.checkpoint());
         self.threads.run(work).await.map_err(lost("writing a checkpoint"))?
+    }
+
+    fn pins(&self) -> Option<&dyn Pins> {
+        self.inner.pins()
+    }
+
+    fn inventory(&self) -> Option<&dyn Inventory> {
+        self.inner.inventory()
+    }
+
+    fn quota(&self) -> Option<&dyn Quota> {
+        self.inner.quota()
+    }
+
+    fn sweeper(&self) -> Option<&dyn Sweeper> {
+        self.inner.sweeper()
+    }
+
+    fn scrubber(&self) -> Option<&dyn Scrubber> {
+        self.inner.scrubber()
+    }
+
+    fn adoption(&self) -> Option<&dyn Adoption> {
+        self.inner.adoption()
     }
 }
 

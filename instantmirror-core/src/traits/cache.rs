@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::CacheError;
+use super::{Adoption, CacheError, Inventory, Pins, Quota, Scrubber, Sweeper};
 use crate::outboard::Outboard;
 use crate::{ObjectId, RangeSet};
 
@@ -135,6 +135,42 @@ pub trait ObjectCache: Objects {
     /// # Errors
     /// [`CacheError::Io`].
     async fn checkpoint(&self) -> Result<(), CacheError>;
+
+    /// Whether its futures, and those of its handles and fills, block the thread that polls them. Whoever assembles a node puts
+    /// such a cache inside [`Blocking`](super::blocking::Blocking).
+    fn blocks(&self) -> bool {
+        false
+    }
+
+    /// The pin set; `None` if objects cannot be pinned.
+    fn pins(&self) -> Option<&dyn Pins> {
+        None
+    }
+
+    /// What is here; `None` if the objects cannot be listed.
+    fn inventory(&self) -> Option<&dyn Inventory> {
+        None
+    }
+
+    /// The limits; `None` if they cannot change.
+    fn quota(&self) -> Option<&dyn Quota> {
+        None
+    }
+
+    /// Mark and sweep by snapshots; `None` if the order of eviction knows nothing of them.
+    fn sweeper(&self) -> Option<&dyn Sweeper> {
+        None
+    }
+
+    /// Verification of what is at rest; `None` if there is none.
+    fn scrubber(&self) -> Option<&dyn Scrubber> {
+        None
+    }
+
+    /// Files as objects; `None` if they have to be handed in through [`fill`](Self::fill).
+    fn adoption(&self) -> Option<&dyn Adoption> {
+        None
+    }
 }
 
 /// An open object. Holding it keeps its bytes. For an object that is being filled, more becomes present

@@ -6,6 +6,8 @@
 //! | [`SnapshotStore`] | catalogs, records and heads, durable; synchronous | `DiskSnapshotStore`, [`MemoryStore`] | `snapshot_store` |
 //! | [`Objects`] | objects that can be read | `ObjectStore`, `DiskCache`, [`MemoryCache`], [`Blocking`] | `objects` |
 //! | [`ObjectCache`] | whole and partial objects within hard limits | `DiskCache`, [`MemoryCache`], [`Blocking`] | `object_cache` |
+//! | [`Pins`], [`Inventory`], [`Quota`], [`Sweeper`] | services that a cache may offer | `DiskCache`, [`MemoryCache`], [`Blocking`] | `pins`, … |
+//! | [`Scrubber`], [`Adoption`] | the same, of caches on a disk | `DiskCache`, [`Blocking`] | |
 //! | [`PeerTransport`] | one side that has objects | `HttpOrigin`, [`MemoryTransport`] | `peer_transport` |
 //! | [`Swarm`] | many who have parts of objects | `SwarmTransport`, [`MemorySwarm`] | `swarm` |
 //! | [`Scheduler`] | what to fetch next | [`PriorityScheduler`](crate::scheduler::PriorityScheduler) | `scheduler` |
@@ -36,6 +38,7 @@ mod cache;
 mod error;
 mod frontend;
 mod scheduler;
+mod services;
 mod store;
 mod transport;
 
@@ -46,7 +49,11 @@ pub use frontend::{
     moved_of,
 };
 pub use scheduler::{Class, Next, Outcome, QueueStatus, Request, Scheduler, Ticket};
-pub use store::SnapshotStore;
+pub use services::{
+    AdoptedFile, Adoption, CacheLimits, Capacity, Checked, Finding, FreeSpace, Inventory, Marking, PinSet, Pins, Quota,
+    Scrub, Scrubber, Standings, Subset, Sweeper, Swept,
+};
+pub use store::{CatalogGarbage, Collected, SnapshotStore};
 pub use transport::{
     BatchItem, ByteStream, Group, GroupRequest, GroupStream, HeadNews, PeerTransport, Receipt, Swarm, Transport,
     Upstream,

@@ -1,5 +1,8 @@
 //! The trait of stores for catalogs, records and heads.
 
+use std::fmt::Debug;
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::StoreError;
@@ -23,7 +26,7 @@ use crate::{NodeId, RecordId, RepoName, Snapshot, SnapshotId};
 /// of the store is where its nodes are, and code that is not async (a publish, a walk) needs no executor.
 ///
 /// Concurrency: calls may overlap; one process writes at a time (`Busy` names the other).
-pub trait SnapshotStore: NodeSource + std::fmt::Debug + 'static {
+pub trait SnapshotStore: NodeSource + Debug + 'static {
     /// Stores nodes; those already here cost nothing.
     ///
     /// # Errors
@@ -49,6 +52,12 @@ pub trait SnapshotStore: NodeSource + std::fmt::Debug + 'static {
     /// # Errors
     /// [`StoreError::Io`].
     fn snapshots(&self, repository: &RepoName) -> Result<Vec<SnapshotId>, StoreError>;
+
+    /// All snapshots of all repositories that are here, whether or not any head names them, in no order.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    fn records(&self) -> Result<Vec<(RepoName, SnapshotId)>, StoreError>;
 
     /// Replaces the head of its repository.
     ///
@@ -95,4 +104,40 @@ pub trait SnapshotStore: NodeSource + std::fmt::Debug + 'static {
     fn has_node(&self, id: &NodeId) -> Result<bool, StoreError> {
         Ok(self.node(id)?.is_some())
     }
+
+    /// The same nodes for a walk through much of them, read in a way that leaves nothing of them in the memory of the process;
+    /// `None` if the store itself is as good for that.
+    fn walker(&self) -> Option<Arc<dyn NodeSource>> {
+        None
+    }
+
+    /// Gives the space of nodes back that no snapshot refers to; `None` if the store does so by itself, or keeps them.
+    fn garbage(&self) -> Option<&dyn CatalogGarbage> {
+        None
+    }
+}
+
+/// What a clean-up of catalogs gave back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Nodes that are not here any more.
+    pub nodes: u64,
+    /// Bytes that this freed.
+    pub bytes: u64,
+}
+
+/// A [`SnapshotStore`] that removes nodes when it is told to. Not to be called while a snapshot is being taken in: nodes whose
+/// record is not here yet would go.
+pub trait CatalogGarbage: Debug + Send + Sync {
+    /// Removes nodes that no snapshot here refers to, as far as that is worth its cost. Walks all catalogs.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] or [`StoreError::Damaged`]; what is referred to is never removed.
+    fn collect(&self) -> Result<Collected, StoreError>;
+
+    /// The same to the last byte: nothing of such a node is on the medium afterwards. May read all catalogs.
+    ///
+    /// # Errors
+    /// As [`collect`](Self::collect).
+    fn purge(&self) -> Result<Collected, StoreError>;
 }

@@ -4,11 +4,12 @@
 //! the kernel has cached of it, since that is not what the medium would give. What is wrong is put into quarantine at
 //! once; nothing is ever repaired here.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use instantmirror_core::expiry::{Handle, fingerprint};
+use instantmirror_core::expiry::Handle;
 use instantmirror_core::outboard::ObjectHasher;
+use instantmirror_core::traits::{Checked, Finding, Subset};
 use instantmirror_core::{CacheError, ObjectId};
 use rustix::fs::{Advice, fadvise};
 
@@ -24,89 +25,6 @@ const OBJECTS_OF_A_STEP: u64 = 64;
 const BYTES_OF_A_STEP: u64 = 4 << 20;
 /// Directories under `objects/`.
 const DIRS: u32 = 256;
-
-/// One part of so many of everything, by id: after all of them, everything was looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Subset {
-    part: u64,
-    of: u64,
-}
-
-impl Subset {
-    /// All of it.
-    pub const ALL: Self = Self { part: 0, of: 1 };
-
-    /// Part `part`, from 1, of `of`; `None` if there is no such part.
-    #[must_use]
-    pub fn new(part: u64, of: u64) -> Option<Self> {
-        (1..=of).contains(&part).then(|| Self { part: part - 1, of })
-    }
-
-    fn contains(self, object: &ObjectId) -> bool {
-        fingerprint(object) % self.of == self.part
-    }
-
-    /// About so much of a whole is in it.
-    #[must_use]
-    pub fn share(self, whole: u64) -> u64 {
-        whole / self.of
-    }
-}
-
-/// Something that was wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Finding {
-    /// An object is not what its id says, or cannot be read; it is in quarantine now.
-    Damaged {
-        /// Which.
-        object: ObjectId,
-        /// What is wrong.
-        reason: String,
-    },
-    /// An object that was here is not any more.
-    Missing {
-        /// Which.
-        object: ObjectId,
-    },
-    /// A file that does not belong into the cache; it is in quarantine now.
-    Foreign {
-        /// Where it was.
-        path: PathBuf,
-    },
-}
-
-impl Finding {
-    /// The object that is not here any more.
-    #[must_use]
-    pub fn lost(&self) -> Option<ObjectId> {
-        match self {
-            Self::Damaged { object, .. } | Self::Missing { object } => Some(*object),
-            Self::Foreign { .. } => None,
-        }
-    }
-}
-
-impl std::fmt::Display for Finding {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Damaged { object, reason, .. } => write!(f, "object {object} is damaged: {reason}"),
-            Self::Missing { object } => write!(f, "object {object} has vanished"),
-            Self::Foreign { path } => write!(f, "{} does not belong into the cache", path.display()),
-        }
-    }
-}
-
-/// What one step did.
-#[derive(Debug, Default)]
-pub struct Checked {
-    /// Objects that were read to their end.
-    pub objects: u64,
-    /// Bytes that were read.
-    pub bytes: u64,
-    /// What was wrong.
-    pub findings: Vec<Finding>,
-}
 
 #[derive(Debug)]
 struct Open {
@@ -156,7 +74,7 @@ impl Checker {
         if self.next_dir < DIRS {
             let dir = self.next_dir;
             self.next_dir += 1;
-            if u64::from(dir) % self.subset.of == self.subset.part || self.subset.of > u64::from(DIRS) {
+            if self.subset.contains_number(u64::from(dir)) || self.subset.of() > u64::from(DIRS) {
                 self.shared.find_foreign(&format!("{dir:02x}"))?;
             }
             // Those that the listing at the start found are told too, once.

@@ -14,7 +14,6 @@
 mod check;
 mod checkpoint;
 mod fill;
-mod held;
 mod keep;
 mod layout;
 mod load;
@@ -22,6 +21,7 @@ mod open;
 mod partial;
 mod proof;
 mod record;
+mod services;
 mod standing;
 mod table;
 #[cfg(test)]
@@ -35,17 +35,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use instantmirror_core::expiry::PolicyKind;
 use instantmirror_core::outboard::Outboard;
-use instantmirror_core::traits::{CacheObserver, CacheUsage, ObjectCache, ObjectFill, ObjectHandle, Objects};
+use instantmirror_core::traits::{
+    Adoption, CacheObserver, CacheUsage, Inventory, ObjectCache, ObjectFill, ObjectHandle, Objects, Pins, Quota,
+    Scrubber, Sweeper,
+};
 use instantmirror_core::{CacheError, ObjectId};
 
 use crate::disk::{Disk, DiskLock, DiskSpace, discard, read_file, remove_leftovers, write_atomically};
 use crate::error::{Result, StoreError};
 use crate::import::{self, ImportError, ImportMethod, ImportRequest, Imported};
 
-pub use check::{Checked, Checker, Finding, Subset};
-pub use held::HeldObjects;
+pub use check::Checker;
+pub use instantmirror_core::traits::{CacheLimits, Capacity, Checked, Finding, PinSet, Subset};
 pub use standing::Reclassification;
-pub use table::{CacheLimits, Capacity};
 
 use layout::{FORMAT, FORMAT_BYTES_MAX, LOCK, OBJECTS, PARTIAL, QUARANTINE, TRASH};
 use record::{Ledger, Past};
@@ -283,7 +285,7 @@ impl DiskCache {
     ///
     /// # Errors
     /// The disk's, from giving up; the objects are held nevertheless.
-    pub fn hold(&self, objects: Option<HeldObjects>) -> Result<()> {
+    pub fn hold(&self, objects: Option<PinSet>) -> Result<()> {
         self.shared.table().hold(objects);
         if self.shared.loaded.load(Ordering::Acquire) {
             self.shared.trim()?;
@@ -432,6 +434,34 @@ impl ObjectCache for DiskCache {
 
     async fn checkpoint(&self) -> Result<(), CacheError> {
         self.shared.write_checkpoint().map_err(cache_error)
+    }
+
+    fn blocks(&self) -> bool {
+        true
+    }
+
+    fn pins(&self) -> Option<&dyn Pins> {
+        Some(self)
+    }
+
+    fn inventory(&self) -> Option<&dyn Inventory> {
+        Some(self)
+    }
+
+    fn quota(&self) -> Option<&dyn Quota> {
+        Some(self)
+    }
+
+    fn sweeper(&self) -> Option<&dyn Sweeper> {
+        Some(self)
+    }
+
+    fn scrubber(&self) -> Option<&dyn Scrubber> {
+        Some(self)
+    }
+
+    fn adoption(&self) -> Option<&dyn Adoption> {
+        Some(self)
     }
 }
 

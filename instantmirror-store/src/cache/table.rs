@@ -17,14 +17,12 @@ use instantmirror_core::ObjectId;
 use instantmirror_core::expiry::{
     Candidate, ExpiryPolicy as _, Handle, PolicyKind, Remembered, SnapshotOrder, Standing, fingerprint,
 };
-use instantmirror_core::traits::{CacheEvent, CacheObserver};
+use instantmirror_core::traits::{CacheEvent, CacheLimits, CacheObserver, PinSet};
 
-use super::held::HeldObjects;
 use super::partial::Partial;
 use super::proof::{Proof, Verified};
 
 pub(super) use space::side_of;
-pub use space::{CacheLimits, Capacity};
 pub(super) use space::{Room, Shortage};
 
 /// One object that is held.
@@ -127,7 +125,7 @@ pub(super) struct Table {
     zombies: HashMap<u64, (u32, u64, u64)>,
     pinned: HashSet<ObjectId>,
     /// What tags hold; `None` while nobody knows, and nothing may be given up.
-    held: Option<HeldObjects>,
+    held: Option<PinSet>,
     /// Standings found so far by a walk that is under way, by handle.
     marks: Option<Vec<u8>>,
     dirty: Vec<Handle>,
@@ -160,7 +158,7 @@ impl Table {
             early: Vec::new(),
             zombies: HashMap::new(),
             pinned: HashSet::new(),
-            held: Some(HeldObjects::default()),
+            held: Some(PinSet::default()),
             marks: None,
             dirty: Vec::new(),
             used: 0,

@@ -343,6 +343,19 @@ impl SourceTree {
 }
 
 impl SourceFile {
+    /// A file that somebody else has opened, with its stamp now. Its path is known as long as it has one.
+    pub(crate) fn of_file(file: File) -> Result<Self> {
+        let file = OwnedFd::from(file);
+        let path = open_path(&file).unwrap_or_else(|| PathBuf::from("(an open file)"));
+        let stat = stat_fd(&file, &path)?;
+        Ok(Self {
+            stamp: stamp_of(&stat),
+            mode: mode_of(&stat),
+            file: File::from(file),
+            path,
+        })
+    }
+
     /// The stamp at the time of opening.
     pub fn stamp(&self) -> FileStamp {
         self.stamp

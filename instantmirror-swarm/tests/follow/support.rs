@@ -271,6 +271,10 @@ impl SnapshotStore for RottenStore {
         self.0.snapshots(repository)
     }
 
+    fn records(&self) -> Result<Vec<(RepoName, SnapshotId)>, StoreError> {
+        self.0.records()
+    }
+
     fn put_head(&self, head: &SignedHead) -> Result<(), StoreError> {
         self.0.put_head(head)
     }

@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use futures_util::stream::{self, FuturesUnordered, StreamExt as _};
-use instantmirror_core::catalog::{CatalogError, Differences, Reachable};
+use instantmirror_core::catalog::{CatalogError, Differences, NodeSource, Reachable};
 use instantmirror_core::preseed::Step;
-use instantmirror_core::traits::Class;
+use instantmirror_core::traits::{Capacity, Class, SnapshotStore};
 use instantmirror_core::{FileMeta, Kind, NodeId, RepoName, RepoPath, StoreError};
-use instantmirror_store::cache::{Capacity, DiskCache};
-use instantmirror_store::snapshots::{CatalogWalker, DiskSnapshotStore};
 use instantmirror_swarm::FetchEngine;
 use tokio::sync::mpsc;
 
 use super::super::Node;
+use super::super::parts::{NodeCache, walker};
 use super::claims::{Claims, has_room};
 use super::pacer::Pacer;
 
@@ -27,9 +26,9 @@ const BATCH_FILES_MAX: usize = 1024;
 #[derive(Debug, Clone)]
 pub(in super::super) struct Bringer {
     pub(super) repository: RepoName,
-    pub(super) store: Arc<DiskSnapshotStore>,
+    pub(super) store: Arc<dyn SnapshotStore>,
     pub(super) engine: FetchEngine,
-    pub(super) cache: DiskCache,
+    pub(super) cache: NodeCache,
     claims: Arc<Claims>,
 }
 
@@ -157,7 +156,7 @@ impl Bringer {
         root: NodeId,
         wants: impl Fn(&RepoPath) -> bool + Send + 'static,
     ) -> Result<(u64, u64), CatalogError> {
-        let store = self.store.walker();
+        let store = walker(&self.store);
         let count = tokio::task::spawn_blocking(move || {
             let (mut files, mut bytes) = (0, 0);
             for difference in Differences::new(store, None, root) {
@@ -175,10 +174,10 @@ impl Bringer {
 
     fn walk(
         &self,
-        work: impl FnOnce(CatalogWalker, &dyn Fn(FileMeta) -> bool) -> Result<(), CatalogError> + Send + 'static,
+        work: impl FnOnce(Arc<dyn NodeSource>, &dyn Fn(FileMeta) -> bool) -> Result<(), CatalogError> + Send + 'static,
     ) -> Walk {
         let (sender, files) = mpsc::channel(FILES_AHEAD);
-        let store = self.store.walker();
+        let store = walker(&self.store);
         let task = tokio::task::spawn_blocking(move || work(store, &|file| sender.blocking_send(file).is_ok()));
         Walk { files, task }
     }
@@ -246,7 +245,7 @@ impl Bringer {
         if verify {
             matches!(self.engine.holds(file).await, Ok(true))
         } else {
-            file.size == 0 || matches!(self.cache.has_whole(&file.object), Ok(true))
+            file.size == 0 || matches!(self.cache.has_whole_now(&file.object).await, Ok(true))
         }
     }
 

@@ -5,13 +5,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use instantmirror_core::bundle::{is_anchor, parent, stable_name};
-use instantmirror_core::catalog::{Catalog, CatalogError, Differences};
+use instantmirror_core::catalog::{Catalog, CatalogError, Differences, NodeSource};
 use instantmirror_core::preseed::Step;
 use instantmirror_core::traits::Class;
 use instantmirror_core::{FileMeta, Kind, NodeId, ObjectId, RepoPath, Snapshot};
-use instantmirror_store::cache::DiskCache;
-use instantmirror_store::snapshots::CatalogWalker;
 
+use super::super::parts::{NodeCache, walker};
 use super::bring::{Bringer, How, Pass, Room};
 
 /// Most bytes of files beside one that a client reads; larger directories wait for the client to ask.
@@ -27,7 +26,7 @@ impl Bringer {
         after: NodeId,
         keeps: impl Fn(&RepoPath) -> bool + Send + 'static,
     ) -> Result<Pass, CatalogError> {
-        let (store, cache) = (self.store.walker(), self.cache.clone());
+        let (store, cache) = (walker(&self.store), self.cache.clone());
         let found = tokio::task::spawn_blocking(move || successors(&store, &cache, before, after, &keeps));
         let broke_off = |error: tokio::task::JoinError| instantmirror_core::StoreError::Damaged(error.to_string());
         self.bring_metadata(found.await.map_err(broke_off)??).await
@@ -40,7 +39,7 @@ impl Bringer {
         anchor: RepoPath,
         keeps: impl Fn(&RepoPath) -> bool + Send + 'static,
     ) -> Result<Pass, CatalogError> {
-        let store = self.store.walker();
+        let store = walker(&self.store);
         let found = tokio::task::spawn_blocking(move || siblings(&store, &snapshot, &anchor, &keeps));
         let broke_off = |error: tokio::task::JoinError| instantmirror_core::StoreError::Damaged(error.to_string());
         self.bring_metadata(found.await.map_err(broke_off)??).await
@@ -77,8 +76,8 @@ fn is_below(path: &RepoPath, directories: &BTreeSet<RepoPath>) -> bool {
 }
 
 fn successors(
-    store: &CatalogWalker,
-    cache: &DiskCache,
+    store: &Arc<dyn NodeSource>,
+    cache: &NodeCache,
     before: NodeId,
     after: NodeId,
     keeps: &dyn Fn(&RepoPath) -> bool,
@@ -128,7 +127,7 @@ fn key(path: &RepoPath) -> (RepoPath, String) {
 }
 
 fn siblings(
-    store: &CatalogWalker,
+    store: &Arc<dyn NodeSource>,
     snapshot: &Snapshot,
     anchor: &RepoPath,
     keeps: &dyn Fn(&RepoPath) -> bool,

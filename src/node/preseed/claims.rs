@@ -5,8 +5,10 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use instantmirror_store::cache::{Capacity, DiskCache};
+use instantmirror_core::traits::Capacity;
 use tokio::sync::Notify;
+
+use super::super::parts::NodeCache;
 
 /// All claims on one cache.
 #[derive(Debug, Default)]
@@ -23,13 +25,13 @@ pub(super) struct Claim<'a> {
 }
 
 /// Whether so much is free. A disk that cannot be asked is not filled with what nobody asked for.
-pub(super) fn has_room(cache: &DiskCache, size: Capacity) -> bool {
+pub(super) fn has_room(cache: &NodeCache, size: Capacity) -> bool {
     cache.has_room(size).unwrap_or(false)
 }
 
 impl Claims {
     /// Waits for room beside the claims of others; `None` if there is none even without them.
-    pub(super) async fn claim(&self, cache: &DiskCache, size: Capacity) -> Option<Claim<'_>> {
+    pub(super) async fn claim(&self, cache: &NodeCache, size: Capacity) -> Option<Claim<'_>> {
         loop {
             let ended = self.ended.notified();
             if !has_room(cache, size) {

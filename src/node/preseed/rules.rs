@@ -8,13 +8,13 @@ use instantmirror_core::bundle::parent;
 use instantmirror_core::catalog::{CatalogError, Differences};
 use instantmirror_core::preseed::{PreseedRules, Step};
 use instantmirror_core::rules::PathGlobs;
-use instantmirror_core::traits::Class;
+use instantmirror_core::traits::{CacheLimits, Capacity, Class};
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{Clock as _, FileMeta, Kind, NodeId, RepoName, RepoPath, Snapshot, StoreError};
-use instantmirror_store::cache::{CacheLimits, Capacity};
 use instantmirror_swarm::Follower;
 
 use super::super::Node;
+use super::super::parts::walker;
 use super::Ahead;
 use super::bring::{Bringer, How, Pass, Room};
 use crate::clock::SystemClock;
@@ -248,7 +248,7 @@ impl RulesDriver {
         let first = bases.next().flatten();
         let base = first.filter(|first| bases.all(|base| base == Some(*first)));
         let (terms, ahead, repository) = (terms.clone(), Arc::clone(&self.ahead), self.repository().clone());
-        let (store, cache) = (self.bringer.store.walker(), self.bringer.cache.clone());
+        let (store, cache) = (walker(&self.bringer.store), self.bringer.cache.clone());
         let count = tokio::task::spawn_blocking(move || {
             let mut missing: BTreeMap<Step, (u64, u64)> = BTreeMap::new();
             for difference in Differences::new(store, base, terms.root) {

@@ -21,11 +21,11 @@ impl Watched {
         Self(node)
     }
 
-    fn note(&self, repository: &RepoName, path: &RepoPath, file: &FileMeta) {
+    async fn note(&self, repository: &RepoName, path: &RepoPath, file: &FileMeta) {
         let ahead = &self.0.ahead;
         ahead.popularity().note(repository, parent(path), SystemClock.now());
         // What is here already had its neighbours fetched.
-        if is_anchor(path) && !matches!(self.0.cache.has_whole(&file.object), Ok(true)) {
+        if is_anchor(path) && !matches!(self.0.cache.has_whole_now(&file.object).await, Ok(true)) {
             self.bring_siblings(repository, path, file);
         }
     }
@@ -62,7 +62,7 @@ impl ObjectSource for Watched {
         intent: ReadIntent,
     ) -> Result<Arc<dyn ObjectReader>, FetchError> {
         if let Some(path) = &intent.path {
-            self.note(repository, path, file);
+            self.note(repository, path, file).await;
         }
         self.0.engine.open(repository, file, intent).await
     }

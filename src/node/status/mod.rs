@@ -5,7 +5,7 @@ mod text;
 use std::collections::BTreeMap;
 
 use instantmirror_core::sources::Score;
-use instantmirror_core::traits::{Class, ObjectCache as _, QueueStatus};
+use instantmirror_core::traits::{Class, QueueStatus, Standings};
 use instantmirror_core::{Clock as _, PublicKey, SnapshotId, Timestamp};
 use instantmirror_swarm::{FetchStats, TrustedKey};
 use serde::{Deserialize, Serialize};
@@ -144,6 +144,9 @@ pub struct CacheStatus {
     /// streamed.
     #[serde(default)]
     pub disk_full: bool,
+    /// Services that it lacks, and what the node goes without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
 }
 
 /// What a node has fetched since its start.
@@ -231,9 +234,9 @@ impl Node {
     #[must_use]
     pub fn status(&self, http: HttpStatus) -> NodeStatus {
         let usage = self.cache.usage();
-        let (garbage, old) = self.cache.standings();
+        let Standings { garbage, old } = self.cache.standings();
         let stats = self.engine.stats();
-        let space = self.cache.space().ok();
+        let space = self.cache.free_space();
         let floor = self.cache.limits().keep_free_bytes.saturating_add(DISK_BYTES_MIN);
         NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -254,8 +257,9 @@ impl Node {
                 listed: self.cache.is_loaded(),
                 evicted: usage.evicted,
                 damaged: usage.damaged,
-                disk_free_bytes: space.map(|space| space.free_bytes),
-                disk_full: space.is_some_and(|space| space.free_bytes < floor || space.free_files == 0),
+                disk_free_bytes: space.map(|space| space.bytes),
+                disk_full: space.is_some_and(|space| space.bytes < floor || space.files == 0),
+                missing: self.cache.missing().into_iter().map(ToOwned::to_owned).collect(),
             },
             fetch: FetchStatus {
                 hits: stats.hits,

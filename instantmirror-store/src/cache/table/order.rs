@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use instantmirror_core::ObjectId;
 use instantmirror_core::expiry::{ExpiryPolicy as _, Handle, Standing};
+use instantmirror_core::traits::PinSet;
 
-use super::{HeldObjects, Table, at};
+use super::{Table, at};
 
 impl Table {
     /// How many objects are garbage, and how many old.
@@ -93,7 +94,7 @@ impl Table {
     }
 
     /// Holds these instead of those before; with `None` everything.
-    pub(in crate::cache) fn hold(&mut self, held: Option<HeldObjects>) {
+    pub(in crate::cache) fn hold(&mut self, held: Option<PinSet>) {
         if self.held == held {
             return;
         }

@@ -2,29 +2,10 @@
 
 use instantmirror_core::ObjectId;
 use instantmirror_core::outboard::{Outboard, group_count};
+use instantmirror_core::traits::Capacity;
 
 use super::{Table, View, at};
 use crate::cache::layout::MAP_HEADER;
-
-/// The hard limits of a cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CacheLimits {
-    /// Bytes of content, whole and partial, and of the files beside it; `None`: as much as the disk holds.
-    pub max_bytes: Option<u64>,
-    /// Whole and partial objects; `None`: any number.
-    pub max_objects: Option<u64>,
-    /// Free bytes that the file system is left with whatever the other limits say.
-    pub keep_free_bytes: u64,
-}
-
-/// Objects, and bytes in all of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Capacity {
-    /// How many.
-    pub objects: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
 
 /// What the file system has left.
 #[derive(Clone, Copy, Debug)]

@@ -18,7 +18,7 @@ use instantmirror_core::outboard::{GROUP_BYTES, ObjectHasher, Outboard};
 use instantmirror_core::traits::{ObjectCache, ObjectFill, Objects};
 use instantmirror_core::{CacheError, ObjectId};
 
-use super::{CacheLimits, CacheOptions, Capacity, DiskCache, HeldObjects, VerifyWhen, layout};
+use super::{CacheLimits, CacheOptions, Capacity, DiskCache, PinSet, VerifyWhen, layout};
 use crate::disk::{Disk, SimDisk};
 use crate::error::StoreError;
 
@@ -437,7 +437,7 @@ fn garbage_is_given_up_when_asked_for_and_open_handles_stay_readable() {
     cache.hold(None).unwrap();
     assert!(cache.holds_everything());
     assert_eq!(cache.remove_garbage().unwrap(), (0, 0), "tags may keep all of it");
-    cache.hold(Some(HeldObjects::default())).unwrap();
+    cache.hold(Some(PinSet::default())).unwrap();
     cache.pin(&id(2));
     assert_eq!(cache.remove_garbage().unwrap(), (2, GROUP_BYTES), "one is open still");
     assert_eq!(reading.read_now(0..GROUP_BYTES).unwrap(), data[1]);

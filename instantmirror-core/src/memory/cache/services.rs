@@ -1,0 +1,169 @@
+//! The services of a [`MemoryCache`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{MemoryCache, lock};
+use crate::ObjectId;
+use crate::expiry::Standing;
+use crate::traits::{
+    CacheError, CacheLimits, CacheObserver, Capacity, FreeSpace, Inventory, Marking, PinSet, Pins, Quota, Standings,
+    Sweeper, Swept,
+};
+
+/// What a marking has found so far.
+#[derive(Debug)]
+pub(super) struct Marks {
+    /// When it began, in uses: what came later is live.
+    since: u64,
+    marked: HashMap<ObjectId, Standing>,
+}
+
+impl Pins for MemoryCache {
+    fn set_pins(&self, pins: Option<PinSet>) -> Result<(), CacheError> {
+        lock(&self.0).pins = pins;
+        self.shrink().map(drop)
+    }
+
+    fn pins_everything(&self) -> bool {
+        lock(&self.0).pins.is_none()
+    }
+}
+
+impl Inventory for MemoryCache {
+    fn observe(&self, observer: Arc<dyn CacheObserver>) {
+        lock(&self.0).observer = Some(observer);
+    }
+
+    fn each_whole(&self, each: &mut dyn FnMut(ObjectId, u64)) -> Result<(), CacheError> {
+        let inner = lock(&self.0);
+        let whole = inner.objects.iter().filter(|(_, held)| held.is_whole());
+        let whole = whole.map(|(object, held)| (*object, held.used()));
+        // Called without the lock: `each` may ask the cache.
+        let whole: Vec<(ObjectId, u64)> = whole.filter(|(_, size)| *size > 0).collect();
+        drop(inner);
+        whole.into_iter().for_each(|(object, size)| each(object, size));
+        Ok(())
+    }
+
+    fn has_whole(&self, object: &ObjectId) -> Result<bool, CacheError> {
+        let inner = lock(&self.0);
+        Ok(inner.objects.get(object).is_some_and(super::Held::is_whole))
+    }
+}
+
+impl Quota for MemoryCache {
+    fn limits(&self) -> CacheLimits {
+        lock(&self.0).limits
+    }
+
+    fn set_limits(&self, limits: CacheLimits) {
+        lock(&self.0).limits = limits;
+    }
+
+    fn shrink(&self) -> Result<bool, CacheError> {
+        let mut inner = lock(&self.0);
+        while inner.is_short(0, 0) {
+            if !inner.evict(None) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn capacity(&self) -> Result<Capacity, CacheError> {
+        let limits = lock(&self.0).limits;
+        Ok(Capacity {
+            objects: limits.max_objects.unwrap_or(u64::MAX),
+            bytes: limits.max_bytes.unwrap_or(u64::MAX),
+        })
+    }
+
+    fn has_room(&self, more: Capacity) -> Result<bool, CacheError> {
+        let inner = lock(&self.0);
+        let garbage = inner.objects.values().filter(|held| held.standing == Standing::Garbage);
+        let (objects, bytes) = garbage.fold((0, 0), |(objects, bytes), held| (objects + 1, bytes + held.used()));
+        let more = (more.objects.saturating_sub(objects), more.bytes.saturating_sub(bytes));
+        Ok(!inner.is_short(more.0, more.1))
+    }
+
+    fn free_space(&self) -> Result<Option<FreeSpace>, CacheError> {
+        Ok(None)
+    }
+}
+
+impl Sweeper for MemoryCache {
+    fn mark(&self) -> Box<dyn Marking + '_> {
+        let mut inner = lock(&self.0);
+        let since = inner.touch();
+        let marked = HashMap::new();
+        inner.marks = Some(Marks { since, marked });
+        Box::new(MemoryMarking(self, since))
+    }
+
+    fn standings(&self) -> Standings {
+        let (inner, mut standings) = (lock(&self.0), Standings::default());
+        for held in inner.objects.values() {
+            match held.standing {
+                Standing::Garbage => standings.garbage += 1,
+                Standing::Old => standings.old += 1,
+                Standing::Live | Standing::Kept => {}
+            }
+        }
+        standings
+    }
+
+    fn sweep(&self) -> Result<Swept, CacheError> {
+        let mut inner = lock(&self.0);
+        let Some(pins) = &inner.pins else {
+            return Ok(Swept::default());
+        };
+        let garbage = inner
+            .objects
+            .iter()
+            .filter(|(object, held)| held.standing == Standing::Garbage && !held.filling && !pins.contains(object));
+        let garbage: Vec<(ObjectId, u64)> = garbage.map(|(object, held)| (*object, held.used())).collect();
+        for (object, _) in &garbage {
+            inner.remove(object);
+        }
+        Ok(Swept {
+            objects: garbage.len() as u64,
+            bytes: garbage.iter().map(|(_, bytes)| bytes).sum(),
+        })
+    }
+}
+
+/// The marking that began at this use.
+#[derive(Debug)]
+struct MemoryMarking<'a>(&'a MemoryCache, u64);
+
+impl Marking for MemoryMarking<'_> {
+    fn mark(&self, objects: &[ObjectId], standing: Standing) {
+        let mut inner = lock(&self.0.0);
+        let Some(marks) = inner.marks.as_mut().filter(|marks| marks.since == self.1) else {
+            return;
+        };
+        for object in objects {
+            let mark = marks.marked.entry(*object).or_insert(standing);
+            *mark = standing.max(*mark);
+        }
+    }
+
+    fn finish(self: Box<Self>) -> Standings {
+        let mut inner = lock(&self.0.0);
+        if let Some(marks) = inner.marks.take_if(|marks| marks.since == self.1) {
+            for (object, held) in inner.objects.iter_mut().filter(|(_, held)| held.since < marks.since) {
+                held.standing = marks.marked.get(object).copied().unwrap_or(Standing::Garbage);
+            }
+        }
+        drop(inner);
+        self.0.standings()
+    }
+}
+
+impl Drop for MemoryMarking<'_> {
+    fn drop(&mut self) {
+        let mut inner = lock(&self.0.0);
+        inner.marks.take_if(|marks| marks.since == self.1);
+    }
+}
