@@ -85,7 +85,9 @@ fn downloaders_and_browsers_follow_the_listings() {
     });
     let (all, host) = (world.at(""), world.node.url().replace("http://", ""));
     world.run("wget2", &["-q", "-r", "-np", "-nH", "-P", "wget2", &all]);
-    world.run("httrack", &["-q", "-s0", "-O", "httrack", &all]);
+    // It takes 100 kB/s at most unless it is told otherwise.
+    let fast = ["--disable-security-limits", "--max-rate=0"];
+    world.run("httrack", &[&fast[..], &["-q", "-s0", "-O", "httrack", &all]].concat());
     for path in files {
         world.assert_same(&format!("wget2/pub/r/{path}"), path);
         world.assert_same(&format!("httrack/{}/pub/r/{path}", host.replace(':', "_")), path);
