@@ -14,6 +14,9 @@
 //!   break the connection off, so a short answer never looks like a whole one.
 //! * [`AccessLog`] and [`Stats`] tell what was answered.
 //!
+//! Features, both on by default: `tls` (without it [`Tls`] has no values) and `http2`, which needs it. Without them the crate serves
+//! plain HTTP/1.1, and compiles neither rustls with aws-lc nor `h2`.
+//!
 //! It knows nothing of how objects arrive: a reader waits, and its bytes come.
 //!
 //! ```
@@ -34,6 +37,11 @@
 //! ```
 
 #![forbid(unsafe_code)]
+// The build with all features tells what nobody uses.
+#![cfg_attr(
+    not(feature = "http2"),
+    allow(dead_code, reason = "some of what both protocols stand on is used by HTTP/2 alone")
+)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod admission;
@@ -43,6 +51,7 @@ mod connection;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod h1;
+#[cfg(feature = "http2")]
 mod h2;
 pub mod limits;
 mod message;
@@ -61,7 +70,9 @@ pub use message::request;
 pub use observe::access_log::{AccessLog, AccessLogError, AccessLogFormat};
 pub use observe::stats::Stats;
 pub use proxies::{ForwardedBy, TrustedProxies};
-pub use server::{ServeError, Server, Tls, TlsError};
+#[cfg(feature = "tls")]
+pub use server::TlsError;
+pub use server::{ServeError, Server, Tls};
 pub use service::{Extra, ExtraRequest, Service};
 pub use view::header_rules::{HeaderRule, HeaderRuleError, HeaderRules, header_field};
 pub use view::hot::{HOT_BODY_BYTES_MAX, HotLimits};

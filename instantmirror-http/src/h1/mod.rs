@@ -18,4 +18,6 @@ mod pace;
 mod socket;
 
 pub(crate) use connection::Connection;
+#[cfg(feature = "tls")]
+pub(crate) use socket::Encrypted;
 pub(crate) use socket::Socket;

@@ -1,5 +1,6 @@
 //! The three kinds of sockets, and the two ways out: bytes, and ranges of files that the kernel sends itself.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
@@ -10,11 +11,16 @@ use rustix::net::SendFlags;
 use rustix::net::sockopt::set_socket_linger;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::server::TlsStream;
 
 /// Most bytes of one `sendfile`: so much that a fast client is seldom waited for, and so little that this thread
 /// comes to other connections.
 pub(crate) const SENDFILE_BYTES_MAX: u64 = 2 << 20;
+
+/// A connection that this process encrypts.
+pub(crate) trait Encrypted: AsyncRead + AsyncWrite + Unpin + Send + fmt::Debug {
+    /// What is encrypted goes there.
+    fn as_fd(&self) -> BorrowedFd<'_>;
+}
 
 /// The socket of a connection.
 #[derive(Debug)]
@@ -24,7 +30,7 @@ pub(crate) enum Socket {
     /// Local.
     Unix(UnixStream),
     /// Encrypted by this process: files have to pass through it.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<dyn Encrypted>),
 }
 
 impl Socket {
@@ -37,7 +43,7 @@ impl Socket {
         match self {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buffer),
             Self::Unix(socket) => Pin::new(socket).poll_read(cx, buffer),
-            Self::Tls(socket) => Pin::new(socket).poll_read(cx, buffer),
+            Self::Tls(socket) => Pin::new(socket.as_mut()).poll_read(cx, buffer),
         }
     }
 
@@ -52,7 +58,7 @@ impl Socket {
         match self {
             Self::Tcp(socket) => poll_tcp(socket, cx, send),
             Self::Unix(socket) => poll_unix(socket, cx, send),
-            Self::Tls(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Tls(socket) => Pin::new(socket.as_mut()).poll_write(cx, bytes),
         }
     }
 
@@ -60,7 +66,7 @@ impl Socket {
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
-            Self::Tls(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(socket) => Pin::new(socket.as_mut()).poll_flush(cx),
         }
     }
 
@@ -88,7 +94,7 @@ impl Socket {
     pub(crate) fn reset_at_end(&self) {
         match self {
             Self::Tcp(socket) => reset_at_end(socket.as_fd()),
-            Self::Tls(socket) => reset_at_end(socket.get_ref().0.as_fd()),
+            Self::Tls(socket) => reset_at_end(socket.as_fd()),
             // What its buffer holds goes with it.
             Self::Unix(_) => {}
         }
@@ -98,7 +104,7 @@ impl Socket {
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
-            Self::Tls(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(socket) => Pin::new(socket.as_mut()).poll_shutdown(cx),
         }
     }
 
@@ -107,7 +113,7 @@ impl Socket {
         match self {
             Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
-            Self::Tls(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(socket) => Pin::new(socket.as_mut()).poll_shutdown(cx),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! The server decides nothing about requests ([`Service`] does) and ends in order: it stops accepting, idle
 //! connections are closed, running requests may finish within the grace, the rest is cut.
 
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 
 use std::io;
@@ -28,7 +29,9 @@ use crate::limits::{Limits, Stopping};
 use crate::proxies::read_proxy_header;
 use crate::service::Service;
 
-pub use tls::{Tls, TlsError};
+pub use tls::Tls;
+#[cfg(feature = "tls")]
+pub use tls::TlsError;
 
 /// Connections that may wait to be accepted; the system may allow fewer.
 const BACKLOG: u32 = 4096;

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -15,12 +16,13 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::server::TlsStream;
 
 use crate::admission::Place;
 use crate::connection::Shared;
-use crate::h1::{Connection, Socket};
-use crate::h2;
+use crate::h1::{Connection, Encrypted, Socket};
 
+#[cfg(feature = "http2")]
 const HTTP_2: &[u8] = b"h2";
 const HTTP_1: &[u8] = b"http/1.1";
 
@@ -84,7 +86,11 @@ impl Tls {
         let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?;
         let resolver: Arc<dyn ResolvesServerCert> = current.clone();
         let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
-        config.alpn_protocols = vec![HTTP_2.to_vec(), HTTP_1.to_vec()];
+        config.alpn_protocols = vec![
+            #[cfg(feature = "http2")]
+            HTTP_2.to_vec(),
+            HTTP_1.to_vec(),
+        ];
         Ok(Arc::new(Self {
             certificate: certificate.to_owned(),
             key: key.to_owned(),
@@ -130,6 +136,12 @@ fn load_pair(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     }
 }
 
+impl Encrypted for TlsStream<TcpStream> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.get_ref().0.as_fd()
+    }
+}
+
 /// Carries one encrypted connection to its end.
 pub(crate) async fn carry(stream: TcpStream, tls: &Tls, address: IpAddr, shared: Arc<Shared>, place: Arc<Place>) {
     let first = tokio::time::timeout(shared.limits.header_timeout, begins_plain(&stream));
@@ -165,12 +177,12 @@ pub(crate) async fn carry(stream: TcpStream, tls: &Tls, address: IpAddr, shared:
             return;
         }
     };
+    #[cfg(feature = "http2")]
     if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) {
-        Box::pin(h2::carry(stream, address, shared, place)).await;
-    } else {
-        let socket = Socket::Tls(Box::new(stream));
-        Connection::new(socket, Some(address), shared, place).carry().await;
+        return Box::pin(crate::h2::carry(stream, address, shared, place)).await;
     }
+    let socket = Socket::Tls(Box::new(stream));
+    Connection::new(socket, Some(address), shared, place).carry().await;
 }
 
 /// Whether the first byte is that of a method, which no record of TLS begins with.
