@@ -12,8 +12,10 @@
 //! - [`keyfile`]: which keys of a master are trusted.
 //! - [`tree`], [`digest`], [`import`]: reading a source tree, hashing it in one pass, taking its files in.
 //! - [`objects`], [`scan`]: the master's objects, and how a source tree becomes a catalog.
-//! - [`references`], [`garbage`]: what no snapshot refers to any more, counted and by looking at everything.
+//! - `references`, [`garbage`]: what no snapshot refers to any more, counted and by looking at everything.
 //! - [`metadata`]: whether a tree agrees with the repository metadata in it.
+//!
+//! Features, on by default: `metadata-check` (parsers and decoders of repository metadata) and `references` (SQLite, for masters).
 //!
 //! This crate never opens a socket, never needs an async runtime, and never trusts a byte that it has not checked.
 
@@ -29,6 +31,7 @@ pub mod objects;
 pub mod pack;
 pub mod piece_map;
 mod read_once;
+#[cfg(feature = "references")]
 pub mod references;
 pub mod scan;
 pub mod snapshots;

@@ -8,23 +8,12 @@ use percent_encoding::percent_decode_str;
 use super::digests::{Digest, HashKind};
 use super::known::{Found, Index, Known};
 use super::names::{Entry, Named, is_below, region};
-use super::problem::{Fault, Problems};
+use super::problem::Fault;
 use super::touched::Touched;
-use super::{MetadataError, Tree, debian, yum};
+use super::{Checked, MetadataError, Tree, debian, yum};
 
 /// More directories than this are taken for the whole tree.
 const REGIONS_MAX: usize = 64;
-
-/// What a check found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Checked {
-    /// What is wrong.
-    pub problems: Problems,
-    /// The metadata of the tree; of use for the next check if nothing is wrong.
-    pub found: Vec<Found>,
-    /// Bytes of metadata that were read, and of files that were hashed.
-    pub read_bytes: u64,
-}
 
 /// Checks all metadata of a tree, which is at these paths.
 ///
