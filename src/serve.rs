@@ -11,7 +11,7 @@ use bytes::Bytes;
 use instantmirror_core::RepoName;
 use instantmirror_http::{
     AccessLog, AccessLogError, Admission, AdmissionStats, Extra, ExtraRequest, Limits, Mounts, OwnFiles, ServeError,
-    Server, Service, Stats, Tls, TlsError,
+    Server, Service, Stats, Tls,
 };
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::config::surroundings::exposed_key;
 use crate::config::{ByteSize, ConfigError, HttpConfig, MountConfig, TlsConfig};
 use crate::node::Reloaded;
+use crate::tls::{self, TlsError};
 
 /// Path of the status page on the control socket.
 pub(crate) const STATUS_PATH: &str = ".im/status";
@@ -81,9 +82,9 @@ impl Sockets {
         for address in &config.listen_proxy {
             http.listen_proxied(*address, None).await?;
         }
-        let mut tls = None;
+        let mut encrypted = None;
         if let Some(config) = &config.tls {
-            let loaded = Tls::load(&config.certificate, &config.key)?;
+            let loaded = tls::load(config)?;
             if let Some(warning) = exposed_key(&config.key) {
                 tracing::warn!("{warning}");
             }
@@ -93,14 +94,17 @@ impl Sockets {
             for address in &config.listen_proxy {
                 http.listen_proxied(*address, Some(Arc::clone(&loaded))).await?;
             }
-            tls = Some(loaded);
+            encrypted = Some(loaded);
         }
         let format = config.access_log_format.format();
         let open = |path| AccessLog::open(path, format);
         let access_log = config.access_log.as_deref().map(open).transpose()?;
         let mut control = Server::new(Limits::default());
         control.listen_unix(socket).await?;
-        let files = Files { tls, access_log };
+        let files = Files {
+            tls: encrypted,
+            access_log,
+        };
         Ok(Self { http, control, files })
     }
 
@@ -293,7 +297,7 @@ impl Frontend {
             .admission
             .set_limits(config.max_connections, &config.limits.addresses());
         self.reopen_access_log();
-        match self.0.files.tls.as_ref().map(|tls| tls.reload()) {
+        match self.0.files.tls.as_ref().map(|tls| tls::reload(tls)) {
             None => {}
             Some(Ok(())) => tracing::info!("the certificate was read again"),
             Some(Err(error)) => tracing::error!("{error}; the old certificate stays in use"),

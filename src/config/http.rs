@@ -286,6 +286,9 @@ impl HttpConfig {
             let text = "[http] listen_proxy takes connections of trusted_proxies alone, and there are none";
             report.refuse("http.listen_proxy", text);
         }
+        if self.tls.is_some() {
+            report.needs("tls", cfg!(feature = "tls"), "http.tls", "[http.tls]");
+        }
         if self
             .tls
             .as_ref()

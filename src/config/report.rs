@@ -80,6 +80,14 @@ impl<'a> Report<'a> {
         self.refuse(place.as_deref().unwrap_or(section), message);
     }
 
+    /// Refuses what `named` asks for where the feature that it takes is not compiled in.
+    pub(super) fn needs(&mut self, feature: &str, is_compiled: bool, place: &str, named: &str) {
+        if !is_compiled {
+            let text = format!("{named} needs the feature `{feature}`, which this program was built without");
+            self.refuse(place, text);
+        }
+    }
+
     /// Something that works and may not be meant.
     pub(super) fn note(&mut self, place: &str, message: impl Into<String>) {
         let finding = self.finding(place, message.into());

@@ -208,12 +208,13 @@ fn default_ignore() -> Vec<IgnoreKind> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckKind {
-    /// Refuse the publish and list what is wrong.
-    #[default]
+    /// Refuse the publish and list what is wrong. The default with the feature `metadata-check`.
+    #[cfg_attr(feature = "metadata-check", default)]
     Refuse,
     /// List what is wrong in the log, and publish.
     Warn,
-    /// Do not look.
+    /// Do not look. The default without the feature `metadata-check`.
+    #[cfg_attr(not(feature = "metadata-check"), default)]
     Off,
 }
 
@@ -328,6 +329,15 @@ impl Checked for ServerConfig {
             }
             let offers = self.torrents.check_offers(name.as_str(), &repository.torrents);
             report.check(&place("torrents"), offers);
+            if repository.check != CheckKind::Off {
+                let named = format!("repository '{name}': check");
+                report.needs(
+                    "metadata-check",
+                    cfg!(feature = "metadata-check"),
+                    &place("check"),
+                    &named,
+                );
+            }
             let bytes = repository.piece_length.0;
             if !bytes.is_power_of_two() || !(16 << 10..=64 << 20).contains(&bytes) {
                 let text = format!("repository '{name}': piece_length must be a power of two from 16 KiB to 64 MiB");

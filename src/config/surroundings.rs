@@ -7,7 +7,6 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use instantmirror_http::Tls;
 use rustix::fs::{Access, access};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -19,7 +18,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Certificate, key and access log.
 pub(super) fn check_http(config: &HttpConfig, report: &mut Report<'_>) {
     if let Some(tls) = &config.tls {
-        if let Err(error) = Tls::load(&tls.certificate, &tls.key) {
+        if let Err(error) = crate::tls::load(tls) {
             report.refuse("http.tls.certificate", error.to_string());
         }
         if let Some(note) = exposed_key(&tls.key) {

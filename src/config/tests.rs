@@ -368,6 +368,25 @@ async fn neither_daemon_takes_the_directory_of_the_other_nor_overlooks_one_in_us
     assert!(error.contains("cache of a node"), "{error}");
 }
 
+/// Runs in `cargo xtask ci`, which tests without features too.
+#[test]
+#[cfg(not(feature = "tls"))]
+fn what_is_not_compiled_in_is_refused_with_its_feature() {
+    let tls = "[http.tls]\nlisten = [\"127.0.0.1:0\"]\ncertificate = \"/c\"\nkey = \"/k\"\n";
+    let error = server_error(&format!("{SERVER}{tls}"));
+    assert!(error.contains("[http.tls] needs the feature `tls`"), "{error}");
+}
+
+#[test]
+#[cfg(not(feature = "metadata-check"))]
+fn a_check_that_is_not_compiled_in_is_refused_and_none_is_the_default() {
+    let repository = "[[repository]]\nname = \"a\"\nsource = \"/x\"\n";
+    let parsed = ServerConfig::parse(Path::new("imserver.toml"), &format!("{SERVER}{repository}")).unwrap();
+    assert_eq!(parsed.repositories[0].check, CheckKind::Off);
+    let error = server_error(&format!("{SERVER}{repository}check = \"warn\"\n"));
+    assert!(error.contains("check needs the feature `metadata-check`"), "{error}");
+}
+
 #[test]
 fn everything_that_is_wrong_is_told_in_one_run_with_its_place() {
     let text = "[store]\ndir = \"\"\n[http]\nlisten = [\"[::]:80\", \"192.0.2.1:80\", \"[::]:80\"]\nmax_connections = 0\n\
