@@ -67,13 +67,15 @@ class Master(Server):
         self.launch([self.binary, "--config", self.config, "serve"])
 
 
-def node(binaries, home, master_port, key):
-    """`imnode run`, once it shows the current snapshot. `master_port` may be that of a proxy."""
+def node(binaries, home, master_port, key, certified=False):
+    """`imnode run`, once it shows the current snapshot. `master_port` may be that of a proxy. A certified one listens for TLS
+    too, on its `tls_port`."""
     server = Server("imnode", home)
     config = home / "imnode.toml"
+    tls = certify(server) if certified else ""
     config.write_text(
         f'[cache]\ndir = "{home}/cache"\nmax_size = "100 GiB"\n[http]\nlisten = ["127.0.0.1:{server.port}"]\n'
-        f'max_connections = 19000\n[http.limits]\nidle_timeout = "300 s"\n'
+        f'max_connections = 19000\n{tls}[http.limits]\nidle_timeout = "300 s"\n'
         f'[log]\nlevel = "warn"\n[[repository]]\nname = "b"\nmaster = "http://127.0.0.1:{master_port}"\n'
         f'trust = ["{key}"]\nmounts = [{{ path = "{PREFIX}", view = "current" }}]\n'
     )
@@ -84,6 +86,15 @@ def node(binaries, home, master_port, key):
             raise RuntimeError(f"imnode shows nothing; see {server.log}")
         time.sleep(0.01)
     return server
+
+
+def certify(server):
+    """Makes a certificate for a node; returns the section of its configuration."""
+    key, certificate = server.home / "key.pem", server.home / "certificate.pem"
+    run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate])
+    server.tls_port = machine.free_port()
+    return f'[http.tls]\nlisten = ["127.0.0.1:{server.tls_port}"]\ncertificate = "{certificate}"\nkey = "{key}"\n'
 
 
 def status_of(port, path):
