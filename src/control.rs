@@ -75,7 +75,7 @@ pub async fn mirrors(socket: &Path) -> Result<MirrorsStatus, ControlError> {
 }
 
 async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ControlError> {
-    let request = format!("GET /{path} HTTP/1.1\r\nHost: control\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: control\r\nConnection: close\r\n\r\n");
     let body = exchange(socket, request, ANSWER_TIMEOUT).await?;
     serde_json::from_slice(&body).map_err(|error| ControlError::Answer {
         socket: socket.to_path_buf(),
@@ -95,7 +95,7 @@ pub async fn tag(
     force: bool,
 ) -> Result<(), ControlError> {
     let body = serde_json::json!(TagRequest { snapshot, force }).to_string();
-    post(socket, &format!("{TAG_PATH}{repository}/{tag}"), &body).await
+    post(socket, &filled(TAG_PATH, repository, Some(tag)), &body).await
 }
 
 /// Has a running node take a tag away.
@@ -103,7 +103,7 @@ pub async fn tag(
 /// # Errors
 /// [`ControlError`].
 pub async fn untag(socket: &Path, repository: &RepoName, tag: &TagName) -> Result<(), ControlError> {
-    post(socket, &format!("{UNTAG_PATH}{repository}/{tag}"), "").await
+    post(socket, &filled(UNTAG_PATH, repository, Some(tag)), "").await
 }
 
 /// Has a running node begin to verify its cache; its status says how far it is.
@@ -137,7 +137,7 @@ pub async fn prefetch(
         snapshot,
     };
     let body = serde_json::json!(request).to_string();
-    let answer: Prefetched = ask(socket, &format!("{PREFETCH_PATH}{repository}"), &body).await?;
+    let answer: Prefetched = ask(socket, &filled(PREFETCH_PATH, repository, None), &body).await?;
     Ok(answer.id)
 }
 
@@ -147,6 +147,15 @@ pub async fn prefetch(
 /// [`ControlError`].
 pub async fn reload(socket: &Path) -> Result<Reloaded, ControlError> {
     ask(socket, RELOAD_PATH, "").await
+}
+
+/// The path of a route about these. Their names need no encoding.
+fn filled(pattern: &str, repository: &RepoName, tag: Option<&TagName>) -> String {
+    let path = pattern.replace("{repository}", repository.as_str());
+    match tag {
+        Some(tag) => path.replace("{tag}", tag.as_str()),
+        None => path,
+    }
 }
 
 async fn ask<T: DeserializeOwned>(socket: &Path, path: &str, body: &str) -> Result<T, ControlError> {
@@ -163,9 +172,8 @@ async fn post(socket: &Path, path: &str, body: &str) -> Result<(), ControlError>
 
 async fn post_for(socket: &Path, path: &str, body: &str) -> Result<Vec<u8>, ControlError> {
     let length = body.len();
-    let request = format!(
-        "POST /{path} HTTP/1.1\r\nHost: control\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-    );
+    let request =
+        format!("POST {path} HTTP/1.1\r\nHost: control\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
     exchange(socket, request, CHANGE_TIMEOUT).await
 }
 

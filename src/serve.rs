@@ -6,12 +6,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use instantmirror_core::RepoName;
 use instantmirror_http::{
-    AccessLog, AccessLogError, Admission, AdmissionStats, Extra, ExtraRequest, Limits, Mounts, OwnFiles, ServeError,
-    Server, Service, Stats, Tls,
+    AccessLog, AccessLogError, Admission, AdmissionStats, Limits, Mounts, OwnFiles, RouteError, RouteList, ServeError,
+    Server, Service, Stats, Tls, published_trees,
 };
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
@@ -23,7 +22,9 @@ use crate::node::Reloaded;
 use crate::tls::{self, TlsError};
 
 /// Path of the status page on the control socket.
-pub(crate) const STATUS_PATH: &str = ".im/status";
+pub(crate) const STATUS_PATH: &str = "/.im/status";
+/// What it is for.
+pub(crate) const STATUS_PURPOSE: &str = "Says how the daemon is, as JSON";
 
 /// Reads a configuration, whenever a daemon is told to reload.
 pub(crate) struct Load<C>(Arc<dyn Fn() -> Result<C, ConfigError> + Send + Sync>);
@@ -196,6 +197,9 @@ pub enum OpenError {
     /// The access log.
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
+    /// The routes contradict each other.
+    #[error(transparent)]
+    Routes(#[from] RouteError),
 }
 
 /// What a daemon shows to the public, in the parts that can change while it runs. Cheap to clone.
@@ -464,12 +468,19 @@ pub(crate) fn mounts<'a>(all: impl Iterator<Item = (&'a RepoName, &'a MountConfi
     })
 }
 
-/// Answers `GET /.im/status` on the control socket with JSON.
-pub(crate) struct StatusPage(Box<dyn Fn() -> serde_json::Result<Vec<u8>> + Send + Sync>);
+/// Makes the answer to `GET /.im/status` on the control socket, which is JSON.
+#[derive(Clone)]
+pub(crate) struct StatusPage(Arc<dyn Fn() -> serde_json::Result<Vec<u8>> + Send + Sync>);
 
 impl StatusPage {
     pub(crate) fn new(produce: impl Fn() -> serde_json::Result<Vec<u8>> + Send + Sync + 'static) -> Self {
-        Self(Box::new(produce))
+        Self(Arc::new(produce))
+    }
+
+    pub(crate) fn answer(&self) -> Option<http::Response<Bytes>> {
+        let json = (self.0)().unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}").into_bytes());
+        let response = http::Response::builder().header(http::header::CONTENT_TYPE, "application/json");
+        response.body(json.into()).ok()
     }
 }
 
@@ -479,14 +490,30 @@ impl fmt::Debug for StatusPage {
     }
 }
 
-#[async_trait]
-impl Extra for StatusPage {
-    async fn answer(&self, request: ExtraRequest<'_>) -> Option<http::Response<Bytes>> {
-        if request.path != STATUS_PATH {
-            return None;
+/// What a daemon answers.
+pub(crate) struct Answered<'a> {
+    /// The routes of its public side.
+    pub(crate) public: RouteList,
+    /// Those of its control socket.
+    pub(crate) control: RouteList,
+    /// The repositories whose trees both show.
+    pub(crate) repositories: &'a [RepoName],
+    pub(crate) mounts: &'a Mounts,
+    pub(crate) http: &'a HttpConfig,
+}
+
+impl Answered<'_> {
+    /// All routes: the public ones first, as far as there is a socket for them.
+    pub(crate) fn list(self) -> RouteList {
+        let http = self.http;
+        let is_public = !http.listen.is_empty() || !http.listen_proxy.is_empty() || http.tls.is_some();
+        let mut list = RouteList::default();
+        if is_public {
+            list.extend(self.public);
+            list.extend(published_trees(self.repositories, self.mounts, http.root.is_some()));
         }
-        let json = (self.0)().unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}").into_bytes());
-        let response = http::Response::builder().header(http::header::CONTENT_TYPE, "application/json");
-        response.body(json.into()).ok()
+        list.extend(self.control);
+        list.extend(published_trees(self.repositories, &Mounts::default(), false).on_control_socket());
+        list
     }
 }

@@ -6,7 +6,7 @@
 //! be tested by tables, while there are several ways to send bytes, each best for something.
 //!
 //! * [`Service`] answers requests for one set of catalogs: at `/<repository>/` and at [`Mount`]s, with the node
-//!   API ([`Api`]) and routes of the embedder ([`Extra`]) where they are wanted.
+//!   API ([`Api`]) and routes of the embedder ([`Routes`]) where they are wanted; [`Service::routes`] lists them all.
 //! * [`Server`] listens, plain or encrypted ([`Tls`]), within [`Limits`] and [`Admission`], and stops in order.
 //!   HTTP/1.1 is carried by an engine of our own, which sends files by the kernel and keeps answers ready
 //!   ([`HotLimits`]), HTTP/2 on top of the `h2` crate.
@@ -57,6 +57,7 @@ pub mod limits;
 mod message;
 mod observe;
 mod proxies;
+mod routes;
 mod server;
 mod service;
 mod view;
@@ -70,10 +71,11 @@ pub use message::request;
 pub use observe::access_log::{AccessLog, AccessLogError, AccessLogFormat};
 pub use observe::stats::Stats;
 pub use proxies::{ForwardedBy, TrustedProxies};
+pub use routes::{Access, RouteEntry, RouteError, RouteList, RouteRequest, RouteTable, Routes, published_trees};
 #[cfg(feature = "tls")]
 pub use server::TlsError;
 pub use server::{ServeError, Server, Tls};
-pub use service::{Extra, ExtraRequest, Service};
+pub use service::Service;
 pub use view::header_rules::{HeaderRule, HeaderRuleError, HeaderRules, header_field};
 pub use view::hot::{HOT_BODY_BYTES_MAX, HotLimits};
 pub use view::mounts::{HostName, Mount, MountError, Mounts, Overlap, RESERVED, Site, is_reserved};

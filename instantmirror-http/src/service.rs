@@ -1,10 +1,9 @@
-//! From one request to one answer, over whatever transport: gate, path, API, extras, published trees.
+//! From one request to one answer, over whatever transport: gate, path, API, routes, published trees.
 
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -25,6 +24,7 @@ use crate::observe::Observer;
 use crate::observe::access_log::AccessLog;
 use crate::observe::stats::{Counters, Stats};
 use crate::proxies::TrustedProxies;
+use crate::routes::{FoundRoutes, RouteList, RouteTable, published_trees};
 use crate::view::header_rules::HeaderRules;
 use crate::view::hot::{HotAnswer, HotAnswers, HotLimits};
 use crate::view::mounts::{Mounts, Site, is_reserved};
@@ -32,34 +32,6 @@ use crate::view::open::open;
 use crate::view::own_files::OwnFiles;
 use crate::view::respond::{ALLOW, Body, Facts, Response, respond, respond_file, respond_redirect, respond_to_method};
 use crate::view::routing::{Route, is_free, route};
-
-/// Routes of the embedder: status, metrics, control. Asked for what belongs neither to the API nor to a
-/// published tree, and for everything below `/.im/` that is not the API.
-#[async_trait]
-pub trait Extra: std::fmt::Debug + Send + Sync + 'static {
-    /// Whether it answers POST at all. If not, it is not asked, and no body is read for it.
-    fn takes_posts(&self) -> bool {
-        true
-    }
-
-    /// Answers a request, or leaves it to become a 404. The body is empty unless the method is POST.
-    async fn answer(&self, request: ExtraRequest<'_>) -> Option<http::Response<Bytes>>;
-}
-
-/// A request to an [`Extra`].
-#[derive(Debug, Clone)]
-pub struct ExtraRequest<'a> {
-    /// The method.
-    pub method: &'a Method,
-    /// The path, decoded, without the leading slash.
-    pub path: &'a str,
-    /// The query as it came, `""` if there is none.
-    pub query: &'a str,
-    /// The body, at most [`REQUEST_BODY_BYTES_MAX`].
-    pub body: Bytes,
-    /// Who asks, as far as the connection tells.
-    pub client: Client,
-}
 
 /// When a client that was refused because there are too many is to come again.
 const RETRY_TIME: Duration = Duration::from_secs(5);
@@ -74,7 +46,7 @@ pub struct Service {
     rules: HeaderRules,
     proxies: TrustedProxies,
     api: Option<Api>,
-    extra: Option<Arc<dyn Extra>>,
+    routes: RouteTable,
     hot: HotAnswers,
     access_log: Option<Arc<AccessLog>>,
     counters: Arc<Counters>,
@@ -94,7 +66,7 @@ impl Service {
             rules: HeaderRules::default(),
             proxies: TrustedProxies::default(),
             api: None,
-            extra: None,
+            routes: RouteTable::default(),
             hot: HotAnswers::new(&HotLimits::default()),
             access_log: None,
             counters: Arc::default(),
@@ -145,10 +117,10 @@ impl Service {
         self
     }
 
-    /// Serves routes of the embedder.
+    /// Serves these routes too: below `/.im/` where the API has none, elsewhere where there is no published tree.
     #[must_use]
-    pub fn with_extra(mut self, extra: Arc<dyn Extra>) -> Self {
-        self.extra = Some(extra);
+    pub fn with_routes(mut self, routes: RouteTable) -> Self {
+        self.routes = routes;
         self
     }
 
@@ -193,6 +165,16 @@ impl Service {
         }
     }
 
+    /// All that is answered: the calls of the API, the routes of one's own, and the published trees behind them.
+    #[must_use]
+    pub fn routes(&self) -> RouteList {
+        let mut list = self.api.as_ref().map(|_| Api::routes()).unwrap_or_default();
+        list.extend(self.routes.list());
+        let repositories = self.catalogs.repositories();
+        list.extend(published_trees(&repositories, &self.mounts, self.own_files.is_some()));
+        list
+    }
+
     pub(crate) fn proxies(&self) -> &TrustedProxies {
         &self.proxies
     }
@@ -226,11 +208,15 @@ impl Service {
         self.hot.expire(Instant::now());
     }
 
-    /// Whether somebody here wants the body of this request. If not, it need not be read.
+    /// Whether a route takes the body of this request. If not, it need not be read.
     pub(crate) fn wants_body(&self, request: &Request<'_>) -> bool {
-        let is_ours = request.path.starts_with("/.im/");
-        let may_be_extra = self.extra.as_ref().is_some_and(|extra| extra.takes_posts());
-        request.method == Method::POST && (is_ours || may_be_extra)
+        let path = (request.method == Method::POST).then(|| decode_path(request.path));
+        let Some(Ok(path)) = path else { return false };
+        if self.api.is_some() && api::is_api(&path.path) {
+            return api::find(&path.path).is_some_and(|asked| asked.takes_post());
+        }
+        let routes = self.routes.find(path.path.as_str(), &request.client);
+        routes.is_some_and(|routes| routes.row(&Method::POST).is_some())
     }
 
     /// Answers one request. Waits for the first byte of what is asked for (or for a new head, or until
@@ -372,18 +358,13 @@ impl Service {
         }
         let site = self.mounts.site(request.host);
         let route = route(site, self.catalogs.as_ref(), &path);
-        let is_for = |extra: &&Arc<dyn Extra>| request.method != Method::POST || extra.takes_posts();
-        if let Some(extra) = self.extra.as_ref().filter(is_for)
-            && matches!(route, Route::Elsewhere)
+        if matches!(route, Route::Elsewhere)
+            && let Some(routes) = self.routes.find(path.path.as_str(), &request.client)
         {
-            let body = match read_body(request, body).await {
-                Ok(body) => body,
-                Err((status, text)) => return closing(self.finish(request, Response::text(status, text)).await),
+            return match self.answer_route(&routes, request, &path, body).await {
+                Some(answer) => answer,
+                None => self.answer_tree(request, site, &path, route).await,
             };
-            if let Some(answer) = answer_extra(extra, request, &path, body).await {
-                return answer;
-            }
-            return self.answer_tree(request, site, &path, route).await;
         }
         let mut answer = self.answer_tree(request, site, &path, route).await;
         self.rules.dress_tree(answer.headers_mut());
@@ -396,6 +377,39 @@ impl Service {
         } else {
             answer
         }
+    }
+
+    /// Answers a path that has routes; `None` if the one for the method has nothing to say.
+    async fn answer_route<B>(
+        &self,
+        routes: &FoundRoutes<'_, '_>,
+        request: &Request<'_>,
+        path: &RequestPath,
+        body: B,
+    ) -> Option<Answer>
+    where
+        B: HttpBody<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
+        let Some(row) = routes.row(&request.method) else {
+            let mut response = Response::method_not_allowed(routes.allow());
+            if request.method == Method::OPTIONS {
+                response.status = StatusCode::NO_CONTENT;
+                response.headers.remove(header::CONTENT_TYPE);
+                response.body = Body::Empty;
+            }
+            let answer = self.finish(request, response).await;
+            let is_unread = request.method == Method::POST;
+            return Some(if is_unread { closing(answer) } else { answer });
+        };
+        if let Some(refusal) = api::refusal(self.api.as_ref(), row.entry.access, request) {
+            return Some(refusal);
+        }
+        let body = match read_body(request, body).await {
+            Ok(body) => body,
+            Err((status, text)) => return Some(closing(self.finish(request, Response::text(status, text)).await)),
+        };
+        let answer = routes.answer(request, path.path.as_str(), body).await?;
+        Some(answer.map(ServeBody::whole))
     }
 
     /// Answers a path with idle segments (`/a//b`, `/a/./b`) that means `spelled`. A file is answered in place: apt, which asks
@@ -427,12 +441,20 @@ impl Service {
         if path.directory {
             return api::error(StatusCode::NOT_FOUND, "paths of the API do not end in a slash");
         }
-        let body = match read_body(request, body).await {
+        let Some(asked) = api::find(&path.path) else {
+            return api::no_such_call();
+        };
+        let body = if asked.takes_post() {
+            read_body(request, body).await
+        } else {
+            Ok(Bytes::new())
+        };
+        let body = match body {
             Ok(body) => body,
             Err((status, text)) => return closing(api::error(status, text)),
         };
-        let answer = api.answer(self.catalogs.as_ref(), request, &path.path, body, stopping);
-        if api::may_wait(&path.path, request.query) {
+        let answer = api.answer(self.catalogs.as_ref(), request, &asked, body, stopping);
+        if asked.may_wait(request.query) {
             let is_of_node = api.is_of_node(&request.fields, &request.client);
             self.poll(answer, is_of_node).await
         } else {
@@ -554,22 +576,6 @@ fn reference_to(request: &Request<'_>, spelled: &RequestPath) -> String {
         location.push_str("./");
     }
     location
-}
-
-async fn answer_extra(
-    extra: &Arc<dyn Extra>,
-    request: &Request<'_>,
-    path: &RequestPath,
-    body: Bytes,
-) -> Option<Answer> {
-    let asked = ExtraRequest {
-        method: &request.method,
-        path: path.path.as_str(),
-        query: request.query,
-        body,
-        client: request.client,
-    };
-    Some(extra.answer(asked).await?.map(ServeBody::whole))
 }
 
 /// The body of a POST; nothing otherwise.

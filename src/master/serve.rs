@@ -7,23 +7,23 @@ use std::time::Duration;
 use instantmirror_core::appearance::staged;
 use instantmirror_core::traits::Catalogs as _;
 use instantmirror_core::{RepoName, SnapshotId, Timestamp};
-use instantmirror_http::{Api, Mounts, Service};
+use instantmirror_http::{Api, Mounts, RouteTable, Service};
 use notify::{RecursiveMode, Watcher as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::gate::MasterGate;
 use super::publish::HEAD_RENEWAL;
-use super::publish_page::ControlPages;
 use super::reload::MasterReloader;
+use super::routes::{MasterControl, control_routes};
 use super::swarm::{Seeding, seed};
 use super::torrents::offer_torrents;
 use super::{CleanUpOptions, HEADS, Master, MasterError, MasterPublication};
 use crate::background::Background;
 use crate::config::ServerConfig;
 use crate::peering::SwarmsStatus;
-use crate::serve::{Frontend, HttpStatus, Sockets, StatusPage, mounts};
-use crate::torrent::TorrentPages;
+use crate::serve::{Frontend, HttpStatus, OpenError, Sockets, StatusPage, mounts};
+use crate::torrent::torrent_routes;
 
 /// Heads are looked at this often where the file system sends no events.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
@@ -74,6 +74,7 @@ pub struct MasterServer {
     publication: Arc<MasterPublication>,
     sockets: Sockets,
     frontend: Frontend,
+    control: RouteTable<MasterControl>,
     gate: Arc<MasterGate>,
     seeding: Option<Arc<Seeding>>,
     changed: Arc<Notify>,
@@ -97,11 +98,13 @@ impl MasterServer {
         let gate = Arc::new(MasterGate::new(master.clone(), Arc::clone(&publication)));
         let (told, objects, keeper) = (Arc::clone(&publication), master.readable_objects(), Arc::clone(&gate));
         let api = move || Api::new(told.clone(), objects.clone()).with_gatekeeper(keeper.clone());
-        let pages = Arc::new(TorrentPages(publication.offers()));
+        let routes = torrent_routes().build().map_err(OpenError::from)?;
+        let routes = routes.with_state(publication.offers());
+        let control = control_routes().build().map_err(OpenError::from)?;
         let shown = Arc::clone(&publication);
         let make = move || {
             let trees = Service::new(shown.clone()).with_annotations(shown.clone());
-            trees.with_api(api()).with_extra(pages.clone())
+            trees.with_api(api()).with_routes(routes.clone())
         };
         let frontend = sockets.frontend(&config.http, mounts_of(config), make);
         let seeding = Seeding::open(&master).await?;
@@ -115,6 +118,7 @@ impl MasterServer {
             publication,
             sockets,
             frontend,
+            control,
             gate,
             seeding,
             changed,
@@ -155,6 +159,7 @@ impl MasterServer {
             publication,
             sockets,
             frontend,
+            control,
             gate,
             seeding,
             changed,
@@ -162,14 +167,14 @@ impl MasterServer {
             _watcher,
         } = self;
         let (shown, answers, told) = (Arc::clone(&publication), frontend.clone(), seeding.clone());
-        let pages = ControlPages {
+        let control = control.with_state(MasterControl {
             master: master.clone(),
             status: StatusPage::new(move || serde_json::to_vec(&status(&shown, answers.status(), told.as_ref()))),
             gate: Arc::clone(&gate),
-        };
+        });
         let local = Service::new(publication.clone())
             .with_annotations(publication.clone())
-            .with_extra(Arc::new(pages));
+            .with_routes(control);
         let releases = release_due(&master, &publication, &gate);
         let torrents = offer_torrents(&master, &publication);
         let news = refresh(&publication, &changed);

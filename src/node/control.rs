@@ -1,30 +1,31 @@
-//! What the node's control socket answers: its status, tags, verification and adoption.
+//! The routes of a node: status, tags, verification, adoption and reloads on its control socket; the list of all.
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use instantmirror_core::snapshot_ref::SnapshotRef;
 use instantmirror_core::{RepoName, TagName};
-use instantmirror_http::{Extra, ExtraRequest};
+use instantmirror_http::{Access, RouteError, RouteList, RouteRequest, Routes};
 use serde::{Deserialize, Serialize};
 
+use super::serve::mounts_of;
 use super::{AdoptRequest, Node, PrefetchRequest, Reloaded, Reloader, VerifyRequest};
+use crate::config::NodeConfig;
 use crate::daemon::explain;
-use crate::serve::StatusPage;
+use crate::serve::{Answered, STATUS_PATH, STATUS_PURPOSE, StatusPage};
+use crate::torrent::torrent_routes;
 
-/// `POST /.im/tag/REPO/TAG` with a [`TagRequest`].
-pub(crate) const TAG_PATH: &str = ".im/tag/";
-/// `POST /.im/untag/REPO/TAG`.
-pub(crate) const UNTAG_PATH: &str = ".im/untag/";
-
-/// `POST /.im/verify` with a [`VerifyRequest`]: answered when it has begun.
-pub(crate) const VERIFY_PATH: &str = ".im/verify";
-/// `POST /.im/adopt` with an [`AdoptRequest`]: answered when it has begun.
-pub(crate) const ADOPT_PATH: &str = ".im/adopt";
-/// `POST /.im/prefetch/REPO` with a [`PrefetchRequest`].
-pub(crate) const PREFETCH_PATH: &str = ".im/prefetch/";
-/// `POST /.im/reload`.
-pub(crate) const RELOAD_PATH: &str = ".im/reload";
+/// Asked with a [`TagRequest`].
+pub(crate) const TAG_PATH: &str = "/.im/tag/{repository}/{tag}";
+/// Asked with nothing.
+pub(crate) const UNTAG_PATH: &str = "/.im/untag/{repository}/{tag}";
+/// Asked with a [`VerifyRequest`]: answered when it has begun.
+pub(crate) const VERIFY_PATH: &str = "/.im/verify";
+/// Asked with an [`AdoptRequest`]: answered when it has begun.
+pub(crate) const ADOPT_PATH: &str = "/.im/adopt";
+/// Asked with a [`PrefetchRequest`].
+pub(crate) const PREFETCH_PATH: &str = "/.im/prefetch/{repository}";
+/// Asked with nothing.
+pub(crate) const RELOAD_PATH: &str = "/.im/reload";
 
 /// The answer to a [`PrefetchRequest`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,6 +40,8 @@ pub(crate) struct TagRequest {
     pub(crate) force: bool,
 }
 
+/// What the routes of a node's control socket share.
+#[derive(Clone)]
 pub(super) struct NodeControl {
     pub(super) node: Node,
     pub(super) status: StatusPage,
@@ -54,9 +57,9 @@ impl std::fmt::Debug for NodeControl {
 }
 
 impl NodeControl {
-    async fn tag(&self, name: &str, body: &[u8]) -> Result<(), String> {
-        let (repository, tag) = names(name)?;
-        let asked: TagRequest = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    async fn tag(&self, request: &RouteRequest<Self>) -> Result<(), String> {
+        let (repository, tag) = names(request)?;
+        let asked: TagRequest = serde_json::from_slice(&request.body).map_err(|error| error.to_string())?;
         let snapshot = self.node.resolve(&repository, &asked.snapshot);
         let snapshot = snapshot.map_err(|error| error.to_string())?;
         let tagged = self.node.tag(&repository, &tag, snapshot, asked.force).await;
@@ -97,17 +100,19 @@ impl NodeControl {
         reload().map_err(|error| format!("{}; nothing was changed", explain(&error)))
     }
 
-    async fn prefetch(&self, name: &str, body: &[u8]) -> Result<u64, String> {
-        let repository = name.parse().map_err(|error| format!("{error}"))?;
-        let PrefetchRequest { paths, snapshot } = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    async fn prefetch(&self, request: &RouteRequest<Self>) -> Result<u64, String> {
+        let repository = request.parameter("repository").parse();
+        let repository = repository.map_err(|error| format!("{error}"))?;
+        let asked = serde_json::from_slice(&request.body);
+        let PrefetchRequest { paths, snapshot } = asked.map_err(|error| error.to_string())?;
         let snapshot = snapshot.map(|asked| self.node.resolve(&repository, &asked)).transpose();
         let snapshot = snapshot.map_err(|error| error.to_string())?;
         let prefetched = self.node.prefetch(&repository, snapshot, &paths).await;
         prefetched.map_err(|error| error.to_string())
     }
 
-    async fn untag(&self, name: &str) -> Result<(), String> {
-        let (repository, tag) = names(name)?;
+    async fn untag(&self, request: &RouteRequest<Self>) -> Result<(), String> {
+        let (repository, tag) = names(request)?;
         self.node
             .untag(&repository, &tag)
             .await
@@ -119,45 +124,85 @@ fn json(value: &impl Serialize) -> Result<String, String> {
     serde_json::to_string(value).map_err(|error| error.to_string())
 }
 
-fn names(name: &str) -> Result<(RepoName, TagName), String> {
-    let (repository, tag) = name.split_once('/').ok_or("the path ends in REPO/TAG")?;
-    let repository = repository.parse().map_err(|error| format!("{error}"));
-    let tag = tag.parse().map_err(|error| format!("{error}"));
+fn names(request: &RouteRequest<NodeControl>) -> Result<(RepoName, TagName), String> {
+    let repository = request.parameter("repository").parse();
+    let tag = request.parameter("tag").parse();
+    let repository = repository.map_err(|error| format!("{error}"));
+    let tag = tag.map_err(|error| format!("{error}"));
     Ok((
         repository.map_err(|text: String| text)?,
         tag.map_err(|text: String| text)?,
     ))
 }
 
-#[async_trait]
-impl Extra for NodeControl {
-    async fn answer(&self, request: ExtraRequest<'_>) -> Option<http::Response<Bytes>> {
-        if request.method != Method::POST {
-            return self.status.answer(request).await;
-        }
-        let empty = || "{}".to_owned();
-        let done = if let Some(name) = request.path.strip_prefix(TAG_PATH) {
-            self.tag(name, &request.body).await.map(|()| empty())
-        } else if let Some(name) = request.path.strip_prefix(UNTAG_PATH) {
-            self.untag(name).await.map(|()| empty())
-        } else if let Some(name) = request.path.strip_prefix(PREFETCH_PATH) {
-            self.prefetch(name, &request.body)
-                .await
-                .and_then(|id| json(&Prefetched { id }))
-        } else if request.path == VERIFY_PATH {
-            self.verify(&request.body).map(|()| empty())
-        } else if request.path == ADOPT_PATH {
-            self.adopt(&request.body).map(|()| empty())
-        } else if request.path == RELOAD_PATH {
-            self.reload().and_then(|said| json(&said))
-        } else {
-            return self.status.answer(request).await;
-        };
-        let (status, body) = match done {
-            Ok(body) => (StatusCode::OK, body),
-            Err(text) => (StatusCode::CONFLICT, text),
-        };
-        let response = http::Response::builder().status(status);
-        response.body(body.into()).ok()
-    }
+/// What the command line may ask.
+pub(super) fn control_routes() -> Routes<NodeControl> {
+    Routes::<NodeControl>::new()
+        .get(STATUS_PATH, Access::Control, STATUS_PURPOSE, |asked| async move {
+            asked.state.status.answer()
+        })
+        .post(
+            TAG_PATH,
+            Access::Control,
+            "Names a snapshot, which is fetched whole and kept",
+            |asked| async move { answer(asked.state.tag(&asked).await.and_then(|()| nothing())) },
+        )
+        .post(UNTAG_PATH, Access::Control, "Takes a tag away", |asked| async move {
+            answer(asked.state.untag(&asked).await.and_then(|()| nothing()))
+        })
+        .post(
+            PREFETCH_PATH,
+            Access::Control,
+            "Begins to fetch files of a repository",
+            |asked| async move {
+                let begun = asked.state.prefetch(&asked).await;
+                answer(begun.and_then(|id| json(&Prefetched { id })))
+            },
+        )
+        .post(
+            VERIFY_PATH,
+            Access::Control,
+            "Begins to verify the cache",
+            |asked| async move { answer(asked.state.verify(&asked.body).and_then(|()| nothing())) },
+        )
+        .post(
+            ADOPT_PATH,
+            Access::Control,
+            "Begins to take a directory into the cache",
+            |asked| async move { answer(asked.state.adopt(&asked.body).and_then(|()| nothing())) },
+        )
+        .post(
+            RELOAD_PATH,
+            Access::Control,
+            "Reads the configuration again",
+            |asked| async move { answer(asked.state.reload().and_then(|said| json(&said))) },
+        )
+}
+
+fn nothing() -> Result<String, String> {
+    Ok("{}".to_owned())
+}
+
+fn answer(done: Result<String, String>) -> Option<http::Response<Bytes>> {
+    let (status, body) = match done {
+        Ok(body) => (StatusCode::OK, body),
+        Err(text) => (StatusCode::CONFLICT, text),
+    };
+    http::Response::builder().status(status).body(body.into()).ok()
+}
+
+/// The routes of a node with this configuration, as `imnode routes` shows them. No node needs to run.
+///
+/// # Errors
+/// [`RouteError`] if two of them contradict each other, as they do not.
+pub fn routes(config: &NodeConfig) -> Result<RouteList, RouteError> {
+    let repositories = config.repositories.iter().map(|one| one.name.clone());
+    let answered = Answered {
+        public: torrent_routes().build()?.list(),
+        control: control_routes().build()?.list(),
+        repositories: &repositories.collect::<Vec<_>>(),
+        mounts: &mounts_of(config),
+        http: &config.http,
+    };
+    Ok(answered.list())
 }

@@ -50,6 +50,7 @@ use torrents::TorrentKeeper;
 use verify::SharedVerification;
 
 pub use adopt::{AdoptError, AdoptMethod, AdoptRequest, AdoptStatus, AdoptTrust};
+pub use control::routes;
 pub(crate) use control::{ADOPT_PATH, VERIFY_PATH};
 pub(crate) use control::{PREFETCH_PATH, Prefetched, RELOAD_PATH};
 pub(crate) use control::{TAG_PATH, TagRequest, UNTAG_PATH};

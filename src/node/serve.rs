@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use instantmirror_http::{HotLimits, Mounts, Service};
+use instantmirror_http::{HotLimits, Mounts, RouteTable, Service};
 
-use super::control::NodeControl;
+use super::control::{NodeControl, control_routes};
 use super::{Node, NodeError, Reloader};
 use crate::config::{ConfigError, NodeConfig, VerifyKind};
-use crate::serve::{Frontend, Load, Sockets, StatusPage, mounts};
-use crate::torrent::TorrentPages;
+use crate::serve::{Frontend, Load, OpenError, Sockets, StatusPage, mounts};
+use crate::torrent::torrent_routes;
 
 /// The cache writes down its state this often.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
@@ -25,6 +25,7 @@ pub struct NodeServer {
     sockets: Sockets,
     frontend: Frontend,
     load: Option<Load<NodeConfig>>,
+    control: RouteTable<NodeControl>,
 }
 
 impl NodeServer {
@@ -44,12 +45,14 @@ impl NodeServer {
             // An answer that is kept ready was verified for another request.
             hot.answers_max = 0;
         }
-        let pages = Arc::new(TorrentPages(node.torrents.offers()));
+        let routes = torrent_routes().build().map_err(OpenError::from)?;
+        let routes = routes.with_state(node.torrents.offers());
+        let control = control_routes().build().map_err(OpenError::from)?;
         let make = move || {
             Service::new(shown.clone())
                 .with_annotations(shown.clone())
                 .with_hot_limits(&hot)
-                .with_extra(pages.clone())
+                .with_routes(routes.clone())
         };
         let frontend = sockets.frontend(&config.http, mounts_of(config), make);
         Ok(Self {
@@ -57,6 +60,7 @@ impl NodeServer {
             sockets,
             frontend,
             load: None,
+            control,
         })
     }
 
@@ -108,18 +112,19 @@ impl NodeServer {
             node,
             sockets,
             frontend,
+            control,
             ..
         } = self;
         let (shown, answers) = (node.clone(), frontend.clone());
         let page = StatusPage::new(move || serde_json::to_vec(&shown.status(answers.status())));
-        let pages = NodeControl {
+        let control = control.with_state(NodeControl {
             node: node.clone(),
             status: page,
             reload,
-        };
+        });
         let local = Service::new(node.publication())
             .with_annotations(node.publication())
-            .with_extra(Arc::new(pages));
+            .with_routes(control);
         let background = futures_util::future::join(node.follow(), checkpoints(&node));
         sockets.serve(&frontend, local, background, shutdown).await;
         node.leave_swarms().await;
@@ -127,7 +132,7 @@ impl NodeServer {
     }
 }
 
-fn mounts_of(config: &NodeConfig) -> Mounts {
+pub(super) fn mounts_of(config: &NodeConfig) -> Mounts {
     let all = config.repositories.iter();
     mounts(all.flat_map(|one| one.mounts.iter().map(|mount| (&one.name, mount))))
 }

@@ -22,7 +22,7 @@ use instantmirror_store::digest::ContentDigest;
 
 use crate::progress::{Counted, Progress};
 
-pub(crate) use offers::{Offer, Offered, OfferedTree, Offers, ReplacedRow, TorrentList, TorrentPages, TorrentRow};
+pub(crate) use offers::{Offer, Offered, OfferedTree, Offers, ReplacedRow, TorrentList, TorrentRow, torrent_routes};
 pub use padded::PaddedPieces;
 
 /// Where `.torrent` files are served: `/.im/torrent/REPO/FILE`.

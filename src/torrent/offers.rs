@@ -7,13 +7,12 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, header};
+use http::{Response, StatusCode, header};
 use instantmirror_core::metainfo::{InfoHash, Outside};
 use instantmirror_core::traits::TorrentLink;
 use instantmirror_core::{ObjectId, RepoName, RepoPath, Snapshot, SnapshotId};
-use instantmirror_http::{Extra, ExtraRequest};
+use instantmirror_http::{Access, RouteRequest, Routes};
 use serde::{Deserialize, Serialize};
 
 use super::{TORRENT_PREFIX, Torrent, Torrents};
@@ -250,44 +249,51 @@ impl Offers {
 /// Whoever has this version of the list wants it only if there is another one.
 const UNLESS: &str = "unless=";
 
-/// Answers `GET /.im/torrent/REPO/FILE`, `GET /.im/torrent/REPO/INFO-HASH` (replaced ones too), and `GET /.im/torrent/REPO` with a
-/// list of the files (`?unless=VERSION`: 204 if it is still that one).
-#[derive(Debug)]
-pub(crate) struct TorrentPages(pub(crate) Arc<Offers>);
+/// The routes of what is offered.
+pub(crate) fn torrent_routes() -> Routes<Arc<Offers>> {
+    Routes::<Arc<Offers>>::new()
+        .get(
+            "/.im/torrent/{repository}",
+            Access::Public,
+            "Lists the torrents of a repository, as JSON; nothing with ?unless=VERSION of the list",
+            |request| async move { list(&request) },
+        )
+        .get(
+            "/.im/torrent/{repository}/{file}",
+            Access::Public,
+            "Sends a .torrent file, by its name or by its info-hash",
+            |request| async move { torrent(&request) },
+        )
+}
 
-#[async_trait]
-impl Extra for TorrentPages {
-    fn takes_posts(&self) -> bool {
-        false
-    }
+fn offered(request: &RouteRequest<Arc<Offers>>) -> Option<Arc<Offered>> {
+    request.state.of(&request.parameter("repository").parse().ok()?)
+}
 
-    async fn answer(&self, request: ExtraRequest<'_>) -> Option<Response<Bytes>> {
-        let rest = request.path.strip_prefix(TORRENT_PREFIX)?.strip_prefix('/')?;
-        if request.method != Method::GET && request.method != Method::HEAD {
-            return None;
-        }
-        let (repository, file) = rest.split_once('/').unwrap_or((rest, ""));
-        let offer = self.0.of(&repository.parse().ok()?)?;
-        if file.is_empty() {
-            let list = offer.list();
-            if request.query.strip_prefix(UNLESS) == Some(&*list.version) {
-                return Response::builder()
-                    .status(StatusCode::NO_CONTENT)
-                    .header(header::CACHE_CONTROL, "no-cache")
-                    .body(Bytes::new())
-                    .ok();
-            }
-            return answer("application/json", serde_json::to_vec(list).ok()?);
-        }
-        // The name of a file ends in `.torrent`.
-        let (tree, torrent) = match file.parse::<InfoHash>() {
-            Ok(hash) => offer.all().find(|(_, _, torrent)| torrent.hash == hash),
-            Err(_) => None,
-        }
-        .map(|(_, tree, torrent)| (tree, torrent))
-        .or_else(|| offer.current().all().find(|(_, torrent)| torrent.file_name == file))?;
-        answer(MEDIA_TYPE, tree.outside.around(&torrent.info))
+fn list(request: &RouteRequest<Arc<Offers>>) -> Option<Response<Bytes>> {
+    let offer = offered(request)?;
+    let list = offer.list();
+    if request.query.strip_prefix(UNLESS) == Some(&*list.version) {
+        return Response::builder()
+            .status(StatusCode::NO_CONTENT)
+            .header(header::CACHE_CONTROL, "no-cache")
+            .body(Bytes::new())
+            .ok();
     }
+    answer("application/json", serde_json::to_vec(list).ok()?)
+}
+
+/// Replaced ones are found by their info-hashes alone.
+fn torrent(request: &RouteRequest<Arc<Offers>>) -> Option<Response<Bytes>> {
+    let (offer, file) = (offered(request)?, request.parameter("file"));
+    // The name of a file ends in `.torrent`.
+    let (tree, torrent) = match file.parse::<InfoHash>() {
+        Ok(hash) => offer.all().find(|(_, _, torrent)| torrent.hash == hash),
+        Err(_) => None,
+    }
+    .map(|(_, tree, torrent)| (tree, torrent))
+    .or_else(|| offer.current().all().find(|(_, torrent)| torrent.file_name == file))?;
+    answer(MEDIA_TYPE, tree.outside.around(&torrent.info))
 }
 
 fn answer(media: &str, body: Vec<u8>) -> Option<Response<Bytes>> {

@@ -1,82 +1,98 @@
-//! `/announce` and `/scrape`, and the control socket of the tracker.
+//! The routes of the tracker: `/announce` and `/scrape`, and those of the control socket.
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, StatusCode, header};
-use instantmirror_http::{Extra, ExtraRequest};
+use http::{Response, StatusCode, header};
+use instantmirror_http::{Access, Mounts, RouteError, RouteList, RouteRequest, Routes};
 use instantmirror_tracker::http::{announce, failure, scrape};
 
 use super::Tracker;
+use crate::config::TrackerConfig;
 use crate::daemon::explain;
 use crate::node::{RELOAD_PATH, Reloader};
-use crate::serve::StatusPage;
-
-const ANNOUNCE: &str = "announce";
-const SCRAPE: &str = "scrape";
+use crate::serve::{Answered, STATUS_PATH, STATUS_PURPOSE, StatusPage};
 
 /// What the public may ask.
-#[derive(Debug)]
-pub(super) struct Announces(pub(super) Tracker);
+pub(super) fn public_routes() -> Routes<Tracker> {
+    Routes::<Tracker>::new()
+        .get(
+            "/announce",
+            Access::Public,
+            "Takes an announce and tells of peers (BEP 3, 7, 23)",
+            |request| async move { answer(&request, true) },
+        )
+        .get(
+            "/scrape",
+            Access::Public,
+            "Counts the peers of torrents (BEP 48)",
+            |request| async move { answer(&request, false) },
+        )
+}
 
-#[async_trait]
-impl Extra for Announces {
-    async fn answer(&self, request: ExtraRequest<'_>) -> Option<http::Response<Bytes>> {
-        if request.path != ANNOUNCE && request.path != SCRAPE {
-            return None;
-        }
-        let response = http::Response::builder().header(header::CONTENT_TYPE, "text/plain");
-        if request.method != Method::GET && request.method != Method::HEAD {
-            let response = response
-                .status(StatusCode::METHOD_NOT_ALLOWED)
-                .header(header::ALLOW, "GET, HEAD");
-            return response
-                .body(Bytes::from_static(b"405: trackers are asked by GET\n"))
-                .ok();
-        }
-        let body = match request.client.address {
-            // Only to be had by embedders: the public side has no Unix sockets.
-            None => failure("the tracker does not see where you are"),
-            Some(from) => {
-                let (now, mut registry) = (self.0.now(), self.0.registry());
-                match request.path {
-                    ANNOUNCE => announce(&mut registry, now, from, request.query),
-                    _ => scrape(&mut registry, now, from, request.query),
-                }
+/// `is_announce`, or it is a scrape.
+fn answer(request: &RouteRequest<Tracker>, is_announce: bool) -> Option<Response<Bytes>> {
+    let (tracker, query) = (&request.state, &*request.query);
+    let body = match request.client.address {
+        // Only to be had by embedders: the public side has no Unix sockets.
+        None => failure("the tracker does not see where you are"),
+        Some(from) => {
+            let (now, mut registry) = (tracker.now(), tracker.registry());
+            if is_announce {
+                announce(&mut registry, now, from, query)
+            } else {
+                scrape(&mut registry, now, from, query)
             }
-        };
-        response
-            .header(header::CACHE_CONTROL, "no-store")
-            .body(body.into())
-            .ok()
-    }
+        }
+    };
+    Response::builder()
+        .header(header::CONTENT_TYPE, "text/plain")
+        .header(header::CACHE_CONTROL, "no-store")
+        .body(body.into())
+        .ok()
 }
 
 /// What the command line may ask.
+#[derive(Clone)]
 pub(super) struct Control {
     pub(super) status: StatusPage,
     pub(super) reload: Option<Reloader>,
 }
 
-impl std::fmt::Debug for Control {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Control")
-    }
+pub(super) fn control_routes() -> Routes<Control> {
+    Routes::<Control>::new()
+        .get(STATUS_PATH, Access::Control, STATUS_PURPOSE, |request| async move {
+            request.state.status.answer()
+        })
+        .post(
+            RELOAD_PATH,
+            Access::Control,
+            "Reads configuration and torrent files again",
+            |request| async move { reload(request.state.reload.as_ref()) },
+        )
 }
 
-#[async_trait]
-impl Extra for Control {
-    async fn answer(&self, request: ExtraRequest<'_>) -> Option<http::Response<Bytes>> {
-        if request.path != RELOAD_PATH || request.method != Method::POST {
-            return self.status.answer(request).await;
-        }
-        let reloaded = match &self.reload {
-            Some(reload) => reload().map_err(|error| explain(&error)),
-            None => Err("it was not said how this tracker reads its configuration".to_owned()),
-        };
-        let (status, body) = match reloaded.map(|reloaded| serde_json::json!(reloaded).to_string()) {
-            Ok(body) => (StatusCode::OK, body),
-            Err(text) => (StatusCode::CONFLICT, text),
-        };
-        http::Response::builder().status(status).body(body.into()).ok()
-    }
+fn reload(reload: Option<&Reloader>) -> Option<Response<Bytes>> {
+    let reloaded = match reload {
+        Some(reload) => reload().map_err(|error| explain(&error)),
+        None => Err("it was not said how this tracker reads its configuration".to_owned()),
+    };
+    let (status, body) = match reloaded.map(|reloaded| serde_json::json!(reloaded).to_string()) {
+        Ok(body) => (StatusCode::OK, body),
+        Err(text) => (StatusCode::CONFLICT, text),
+    };
+    Response::builder().status(status).body(body.into()).ok()
+}
+
+/// The routes of a tracker with this configuration, as `imtracker routes` shows them. No tracker needs to run.
+///
+/// # Errors
+/// [`RouteError`] if two of them contradict each other, as they do not.
+pub fn routes(config: &TrackerConfig) -> Result<RouteList, RouteError> {
+    let answered = Answered {
+        public: public_routes().build()?.list(),
+        control: control_routes().build()?.list(),
+        repositories: &[],
+        mounts: &Mounts::default(),
+        http: &config.http,
+    };
+    Ok(answered.list())
 }

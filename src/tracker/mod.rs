@@ -19,6 +19,7 @@ use crate::node::Reloaded;
 use masters::Masters;
 use torrents::Torrents;
 
+pub use announce::routes;
 pub use serve::TrackerServer;
 pub use status::{MasterStatus, TorrentsStatus, TrackerStatus};
 pub use torrents::TorrentsError;

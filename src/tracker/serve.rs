@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use instantmirror_core::address::Ipv4Wildcards;
 use instantmirror_core::memory::Nothing;
-use instantmirror_http::{Mounts, Service};
+use instantmirror_http::{Mounts, RouteTable, Service};
 use instantmirror_tracker::UdpServer;
 
-use super::announce::{Announces, Control};
+use super::announce::{Control, control_routes, public_routes};
 use super::{Tracker, TrackerError};
 use crate::config::{ConfigError, TrackerConfig};
 use crate::node::Reloader;
-use crate::serve::{Frontend, Load, Sockets, StatusPage};
+use crate::serve::{Frontend, Load, OpenError, Sockets, StatusPage};
 
 /// A tracker with its sockets open.
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub struct TrackerServer {
     udp: Vec<UdpServer>,
     frontend: Frontend,
     load: Option<Load<TrackerConfig>>,
+    control: RouteTable<Control>,
 }
 
 impl TrackerServer {
@@ -38,8 +39,10 @@ impl TrackerServer {
         for address in &config.udp.listen {
             udp.push(UdpServer::bind_beside(*address, &wildcards).await?);
         }
-        let shown = tracker.clone();
-        let make = move || Service::new(Arc::new(Nothing)).with_extra(Arc::new(Announces(shown.clone())));
+        let routes = public_routes().build().map_err(OpenError::from)?;
+        let routes = routes.with_state(tracker.clone());
+        let control = control_routes().build().map_err(OpenError::from)?;
+        let make = move || Service::new(Arc::new(Nothing)).with_routes(routes.clone());
         let frontend = sockets.frontend(&config.http, Mounts::default(), make);
         Ok(Self {
             tracker,
@@ -47,6 +50,7 @@ impl TrackerServer {
             udp,
             frontend,
             load: None,
+            control,
         })
     }
 
@@ -105,11 +109,13 @@ impl TrackerServer {
             sockets,
             udp,
             frontend,
+            control,
             ..
         } = self;
         let (shown, answers) = (tracker.clone(), frontend.clone());
         let status = StatusPage::new(move || serde_json::to_vec(&shown.status(answers.status())));
-        let local = Service::new(Arc::new(Nothing)).with_extra(Arc::new(Control { status, reload }));
+        let routes = control.with_state(Control { status, reload });
+        let local = Service::new(Arc::new(Nothing)).with_routes(routes);
         let parts = &tracker.0;
         let datagrams = udp
             .iter()

@@ -95,6 +95,12 @@ impl Sight {
         Some(who_are_you(self.objection?))
     }
 
+    /// The answer to whoever is no node, where only nodes may ask.
+    pub(super) fn needs_node(&self) -> Answer {
+        let anonymous = || who_are_you("this needs the token of a node");
+        self.unauthorized().unwrap_or_else(anonymous)
+    }
+
     /// Whether a node of the master's asks.
     pub(super) fn is_node(&self) -> bool {
         self.node.is_some()

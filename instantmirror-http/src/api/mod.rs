@@ -4,6 +4,7 @@
 //! belongs to staged snapshots alone is shown to nodes that a [`Gatekeeper`] knows, and to nobody else.
 
 mod access;
+mod calls;
 mod delta;
 mod heads;
 mod objects;
@@ -15,22 +16,21 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode};
 use instantmirror_core::traits::{Catalogs, NodeApi, Objects};
-use instantmirror_core::{NodeId, ObjectId, RepoName, RepoPath, SnapshotId};
+use instantmirror_core::{RepoName, SnapshotId};
 use serde_json::json;
 
 use crate::body::{Answer, ServeBody};
 use crate::limits::Stopping;
-use crate::message::request::{Client, Fields, Request, query_value};
+use crate::message::request::{Client, Fields, Request};
+use crate::routes::{Access, RouteList};
 
 pub use access::{Gatekeeper, HeadPoll};
+pub(crate) use calls::{Asked, find, is_api};
 
 use access::Sight;
+use calls::Call;
 
 const FOREVER: &str = "public, max-age=31536000, immutable";
-const ALLOW: &str = "GET, HEAD, OPTIONS";
-/// The path of the one call that is not about one repository.
-const HEADS: &str = ".im/v1/heads";
-const ALLOW_POST: &str = "POST, OPTIONS";
 /// Longest report of a node.
 const REPORT_BYTES_MAX: usize = 1024;
 
@@ -40,68 +40,6 @@ pub struct Api {
     node_api: Arc<dyn NodeApi>,
     objects: Arc<dyn Objects>,
     gatekeeper: Option<Arc<dyn Gatekeeper>>,
-}
-
-/// A path of the API, taken apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Call {
-    Head,
-    Keys,
-    Snapshot(SnapshotId),
-    Catalog(NodeId),
-    Object(ObjectId),
-    Outboard(ObjectId),
-    Batch,
-    Synced,
-    Swarm,
-}
-
-impl Call {
-    /// The repository and the call of a path; `None` if it is not one of the API at all.
-    fn parse(path: &RepoPath) -> Option<Result<(RepoName, Self), String>> {
-        let parts: Vec<&str> = path.components().collect();
-        let [".im", "v1", rest @ ..] = parts.as_slice() else {
-            return None;
-        };
-        Some(Self::parse_rest(rest))
-    }
-
-    fn parse_rest(parts: &[&str]) -> Result<(RepoName, Self), String> {
-        fn id<T: std::str::FromStr<Err: ToString>>(text: &str) -> Result<T, String> {
-            text.parse().map_err(|error: T::Err| error.to_string())
-        }
-        let (repository, call) = match parts {
-            [repository, "head"] => (repository, Self::Head),
-            [repository, "keys"] => (repository, Self::Keys),
-            [repository, "snapshots", uuid] => (repository, Self::Snapshot(id(uuid)?)),
-            [repository, "catalog", hash] => (repository, Self::Catalog(id(hash)?)),
-            [repository, "objects", hash] => (repository, Self::Object(id(hash)?)),
-            [repository, "objects", hash, "outboard"] => (repository, Self::Outboard(id(hash)?)),
-            [repository, "batch"] => (repository, Self::Batch),
-            [repository, "synced"] => (repository, Self::Synced),
-            [repository, "swarm"] => (repository, Self::Swarm),
-            _ => return Err("there is no such call in version 1 of the API".to_owned()),
-        };
-        Ok((id(repository)?, call))
-    }
-}
-
-/// Whether a path belongs to the API, version known or not called by name.
-pub(crate) fn is_api(path: &RepoPath) -> bool {
-    Call::parse(path).is_some()
-}
-
-/// Whether a request may wait for news: a long poll, about one repository or many.
-pub(crate) fn may_wait(path: &RepoPath, query: &str) -> bool {
-    if heads::wait_of(query).is_some_and(|wait| wait.is_zero()) {
-        return false;
-    }
-    let parts: Vec<&str> = path.components().collect();
-    match parts.as_slice() {
-        [".im", "v1", "heads"] => true,
-        [".im", "v1", _, "head"] => query_value(query, "after").is_some(),
-        _ => false,
-    }
 }
 
 /// The answer to a long poll whose time is over.
@@ -130,31 +68,41 @@ impl Api {
         self
     }
 
+    /// Its calls, as `imserver routes` shows them.
+    ///
+    /// ```
+    /// let calls = instantmirror_http::Api::routes();
+    /// assert!(calls.iter().any(|call| call.path == "/.im/v1/{repository}/objects/{object}"));
+    /// ```
+    #[must_use]
+    pub fn routes() -> RouteList {
+        calls::list()
+    }
+
     /// Whether a request comes from a node that its token proves.
     pub(crate) fn is_of_node(&self, fields: &Fields<'_>, client: &Client) -> bool {
         access::is_of_node(self.gatekeeper.as_deref(), fields, client)
     }
 
-    /// Answers one request whose path is one of the API. `body`: what a POST sent.
+    /// Answers one request to the calls that its path was found to have. `body`: what a POST sent.
     pub(crate) async fn answer(
         &self,
         catalogs: &dyn Catalogs,
         request: &Request<'_>,
-        path: &RepoPath,
+        asked: &Asked<'_>,
         body: Bytes,
         stopping: &Stopping,
     ) -> Answer {
-        if path.as_str() == HEADS {
-            return self.answer_heads(request, body, stopping).await;
-        }
-        let (repository, call) = match Call::parse(path) {
-            Some(Ok(parsed)) => parsed,
-            Some(Err(text)) => return error(StatusCode::BAD_REQUEST, &text),
-            None => return error(StatusCode::NOT_FOUND, "not a path of the API"),
+        let parsed = match asked.call() {
+            Ok(parsed) => parsed,
+            Err(text) => return error(StatusCode::BAD_REQUEST, &text),
         };
-        if let Some(answer) = answer_method(&request.method, matches!(call, Call::Batch | Call::Synced)) {
+        if let Some(answer) = answer_method(&request.method, asked) {
             return answer;
         }
+        let Some((repository, call)) = parsed else {
+            return self.answer_heads(request, body, stopping).await;
+        };
         if catalogs.state(&repository).is_none() {
             return error(
                 StatusCode::NOT_FOUND,
@@ -209,9 +157,6 @@ impl Api {
 
     /// The one call that is not about one repository: which of many have another head than the asker knows.
     async fn answer_heads(&self, request: &Request<'_>, body: Bytes, stopping: &Stopping) -> Answer {
-        if let Some(answer) = answer_method(&request.method, true) {
-            return answer;
-        }
         match Sight::of(self.gatekeeper.as_ref(), request) {
             Some(sight) => heads::moved(self.node_api.as_ref(), request, body, &sight, stopping).await,
             None => access::not_admitted(),
@@ -229,29 +174,37 @@ fn nothing_staged(catalogs: &dyn Catalogs, repository: &RepoName, call: &Call) -
     }
 }
 
-fn answer_method(method: &Method, is_post: bool) -> Option<Answer> {
-    let allow = if is_post { ALLOW_POST } else { ALLOW };
-    let fits = match *method {
-        Method::OPTIONS => {
-            let mut answer = Response::new(ServeBody::whole(Bytes::new()));
-            *answer.status_mut() = StatusCode::NO_CONTENT;
-            answer
-                .headers_mut()
-                .insert(header::ALLOW, HeaderValue::from_static(allow));
-            return Some(answer);
-        }
-        Method::POST => is_post,
-        Method::GET | Method::HEAD => !is_post,
-        _ => false,
-    };
-    if fits {
+fn answer_method(method: &Method, asked: &Asked<'_>) -> Option<Answer> {
+    if asked.takes(method) {
         return None;
     }
-    let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, &format!("use one of {allow}"));
-    answer
-        .headers_mut()
-        .insert(header::ALLOW, HeaderValue::from_static(allow));
+    let allow = asked.allow();
+    let mut answer = if *method == Method::OPTIONS {
+        no_news()
+    } else {
+        error(StatusCode::METHOD_NOT_ALLOWED, &format!("use one of {allow}"))
+    };
+    let value = HeaderValue::from_static(allow);
+    answer.headers_mut().insert(header::ALLOW, value);
     Some(answer)
+}
+
+/// The answer to a client that may not ask for a route with this access; `None` if it may. Without an API nobody is a node.
+pub(crate) fn refusal(api: Option<&Api>, access: Access, request: &Request<'_>) -> Option<Answer> {
+    if matches!(access, Access::Public | Access::Control) {
+        return None;
+    }
+    match Sight::of(api.and_then(|api| api.gatekeeper.as_ref()), request) {
+        None => Some(access::not_admitted()),
+        Some(sight) if access == Access::Nodes && !sight.is_node() => Some(sight.needs_node()),
+        Some(_) => None,
+    }
+}
+
+/// The answer to a path that no call has.
+pub(crate) fn no_such_call() -> Answer {
+    let text = "there is no such call in version 1 of the API";
+    error(StatusCode::BAD_REQUEST, text)
 }
 
 /// `{"error": "text for a person"}`.
@@ -296,7 +249,7 @@ mod tests {
 
     use futures_util::FutureExt as _;
     use instantmirror_core::memory::{MemoryCache, Nothing};
-    use instantmirror_core::{HeadMark, HeadMarks};
+    use instantmirror_core::{HeadMark, HeadMarks, RepoPath};
 
     use super::*;
 
@@ -339,65 +292,14 @@ mod tests {
         let body = Bytes::from_owner(Sent(Arc::clone(&sent)));
         let (uri, headers) = (http::Uri::from_static("/.im/v1/heads?wait=5"), http::HeaderMap::new());
         let request = Request::new(&Method::POST, &uri, &headers);
-        let path = RepoPath::new(HEADS).unwrap();
+        let path = RepoPath::new(".im/v1/heads").unwrap();
+        let asked = find(&path).unwrap();
         let stopping = Stopping::never();
-        let mut answer = Box::pin(api.answer(&Nothing, &request, &path, body, &stopping));
+        let mut answer = Box::pin(api.answer(&Nothing, &request, &asked, body, &stopping));
         assert!(answer.as_mut().now_or_never().is_none());
         assert_eq!(Arc::strong_count(&sent), 1, "the body is gone");
         let asked = HeadMarks::from([("debian".parse().unwrap(), HeadMark::Sequence(4))]);
         assert_eq!(*one.0.lock().unwrap(), asked);
         assert_eq!(answer.await.status(), StatusCode::NO_CONTENT);
-    }
-
-    #[test]
-    fn a_poll_of_no_seconds_does_not_wait() {
-        let heads = RepoPath::new(HEADS).unwrap();
-        let head = RepoPath::new(".im/v1/debian/head").unwrap();
-        for query in ["after=1", "after=1&wait=1", "after=1&wait=x"] {
-            assert!(may_wait(&heads, query) && may_wait(&head, query), "{query}");
-        }
-        for query in ["after=1&wait=0", "wait=00&after=1"] {
-            assert!(!may_wait(&heads, query) && !may_wait(&head, query), "{query}");
-        }
-        assert!(may_wait(&heads, "") && !may_wait(&head, ""));
-    }
-
-    #[test]
-    fn calls_are_taken_apart() {
-        let hash = "a".repeat(64);
-        let uuid = SnapshotId::from_random([0xab; 16]);
-        let repository: RepoName = "debian".parse().unwrap();
-        let object: ObjectId = hash.parse().unwrap();
-        for (path, call) in [
-            ("head".to_owned(), Call::Head),
-            ("keys".to_owned(), Call::Keys),
-            (format!("snapshots/{uuid}"), Call::Snapshot(uuid)),
-            (format!("catalog/{hash}"), Call::Catalog(hash.parse().unwrap())),
-            (format!("objects/{hash}"), Call::Object(object)),
-            (format!("objects/{hash}/outboard"), Call::Outboard(object)),
-            ("batch".to_owned(), Call::Batch),
-            ("synced".to_owned(), Call::Synced),
-            ("swarm".to_owned(), Call::Swarm),
-        ] {
-            let path = RepoPath::new(format!(".im/v1/debian/{path}")).unwrap();
-            assert_eq!(Call::parse(&path), Some(Ok((repository.clone(), call))));
-        }
-        for path in [
-            ".im/v1",
-            ".im/v1/debian",
-            ".im/v1/DEBIAN/head",
-            ".im/v1/debian/heads",
-            ".im/v1/debian/head/x",
-            ".im/v1/debian/objects",
-            ".im/v1/debian/objects/abc",
-            &format!(".im/v1/debian/objects/{hash}/x"),
-            &format!(".im/v1/debian/objects/{}", hash.to_uppercase()),
-            &format!(".im/v1/debian/snapshots/{}", uuid.to_string().to_uppercase()),
-        ] {
-            assert!(Call::parse(&RepoPath::new(path).unwrap()).unwrap().is_err(), "{path}");
-        }
-        for path in ["", ".im", ".im/v2/debian/head", "debian/.im/v1/debian/head"] {
-            assert!(!is_api(&RepoPath::new(path).unwrap()), "{path}");
-        }
     }
 }

@@ -25,7 +25,8 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::admission::Admission;
 use crate::limits::{Limits, RequestRate, Stopping};
-use crate::service::{Extra, ExtraRequest, Service};
+use crate::routes::{Access, RouteRequest, RouteTable, Routes};
+use crate::service::Service;
 
 const BIG_BYTES: usize = 400_000;
 const WINDOW: u32 = 1 << 30;
@@ -180,15 +181,11 @@ impl ObjectReader for Reader {
     }
 }
 
-/// Says what it was told.
-#[derive(Debug)]
-struct Echo;
-
-#[async_trait]
-impl Extra for Echo {
-    async fn answer(&self, request: ExtraRequest<'_>) -> Option<http::Response<Bytes>> {
-        (request.path == "echo").then(|| http::Response::new(request.body))
-    }
+/// A route that says what it was told.
+fn echo() -> RouteTable {
+    let echo = |request: RouteRequest| async { http::Response::new(request.body) };
+    let routes = Routes::new().post("/echo", Access::Public, "Says what it was told", echo);
+    routes.build().unwrap()
 }
 
 /// What a connection is served with.
@@ -210,7 +207,7 @@ struct World {
 
 fn serve_on(near: DuplexStream, limits: Limits, stopping: Stopping) -> (Arc<Tree>, Arc<Service>, JoinHandle<()>, Kept) {
     let tree = Tree::new();
-    let service = Arc::new(Service::new(Arc::new(Shown(Arc::clone(&tree)))).with_extra(Arc::new(Echo)));
+    let service = Arc::new(Service::new(Arc::new(Shown(Arc::clone(&tree)))).with_routes(echo()));
     let (sender, services) = watch::channel(Arc::clone(&service));
     let shared = Arc::new(Shared {
         services,

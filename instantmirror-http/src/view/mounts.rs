@@ -242,6 +242,16 @@ impl Mounts {
         self.sites.get(own.copied().unwrap_or(0)).unwrap_or(&NONE)
     }
 
+    /// All mounts: those of every host first, then those of each host.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Mount> {
+        let sites = self.sites.iter().enumerate();
+        sites.flat_map(|(number, site)| {
+            site.mounts
+                .iter()
+                .filter(move |mount| number == 0 || mount.host.is_some())
+        })
+    }
+
     /// What of these mounts and the places of `repositories` overlaps, so that an operator can be told which wins.
     #[must_use]
     pub fn overlaps(&self, repositories: &[RepoName]) -> Vec<Overlap> {

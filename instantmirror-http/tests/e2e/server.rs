@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::Response;
-use instantmirror_http::{Extra, ExtraRequest, Limits, ServeError, Server};
+use instantmirror_http::{Access, Limits, RouteRequest, RouteTable, Routes, ServeError, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
@@ -21,30 +20,86 @@ async fn world() -> Arc<World> {
 
 const A: &str = "/debian/snap/current/a";
 
-#[derive(Debug)]
-struct Status;
-
-#[async_trait]
-impl Extra for Status {
-    async fn answer(&self, request: ExtraRequest<'_>) -> Option<Response<Bytes>> {
+fn routes() -> RouteTable {
+    async fn say(request: RouteRequest) -> Response<Bytes> {
         let text = format!("{} {} {}", request.method, request.query, request.body.len());
-        (request.path == ".im/status" || request.path == "metrics").then(|| Response::new(text.into()))
+        Response::new(text.into())
     }
+    Routes::new()
+        .get("/.im/status", Access::Public, "Says what it was asked", say)
+        .post("/.im/status", Access::Public, "Says what it was asked", say)
+        .get("/metrics", Access::Public, "Says what it was asked", say)
+        .post("/.im/do/{name}", Access::Public, "Says what it was asked", say)
+        .get("/.im/secret", Access::Nodes, "Is for nodes", say)
+        .get("/.im/control", Access::Control, "Is for the control socket", say)
+        .get("/none/{*path}", Access::Public, "Finds nothing", |_| async { None })
+        .build()
+        .unwrap()
 }
 
 #[tokio::test]
-async fn extra_routes_are_asked_where_nothing_else_is() {
-    let service = world().await.service().with_extra(Arc::new(Status));
+async fn routes_are_asked_where_nothing_else_is() {
+    let service = world().await.service().with_routes(routes());
     let server = start(service).await;
     assert_eq!(get(server.address, "/.im/status?x").await.text(), "GET x 0");
+    assert_eq!(get(server.address, "/.im/status/").await.text(), "GET  0");
     assert_eq!(get(server.address, "/metrics").await.text(), "GET  0");
+    assert_eq!(get(server.address, "/%6detrics").await.text(), "GET  0");
     assert_eq!(
         send(server.address, "POST", "/.im/status", "", b"12345").await.text(),
         "POST  5"
     );
-    assert_eq!(get(server.address, "/.im/other").await.status, 404);
+    assert_eq!(
+        send(server.address, "POST", "/.im/%64o/x", "", b"12345").await.text(),
+        "POST  5"
+    );
+    for absent in ["/.im/other", "/.im/do", "/.im/control", "/none/a/b"] {
+        assert_eq!(get(server.address, absent).await.status, 404, "{absent}");
+    }
+    assert_eq!(get(server.address, "/.im/secret").await.status, 401);
     assert_eq!(get(server.address, A).await.text(), "content");
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_route_says_which_methods_it_has() {
+    let server = start(world().await.service().with_routes(routes())).await;
+    for (method, path, status, allow) in [
+        ("HEAD", "/metrics", 200, ""),
+        ("OPTIONS", "/metrics", 204, "GET, HEAD, OPTIONS"),
+        ("POST", "/metrics", 405, "GET, HEAD, OPTIONS"),
+        ("PUT", "/metrics", 405, "GET, HEAD, OPTIONS"),
+        ("GET", "/.im/do/x", 405, "POST, OPTIONS"),
+        ("HEAD", "/.im/do/x", 405, "POST, OPTIONS"),
+        ("OPTIONS", "/.im/do/x", 204, "POST, OPTIONS"),
+        ("OPTIONS", "/.im/status", 204, "GET, HEAD, POST, OPTIONS"),
+        ("DELETE", "/.im/status", 405, "GET, HEAD, POST, OPTIONS"),
+    ] {
+        let reply = send(server.address, method, path, "", b"").await;
+        let said = reply.headers.iter().find(|(name, _)| name == "allow");
+        let said = said.map_or("", |(_, value)| value);
+        assert_eq!((reply.status, said), (status, allow), "{method} {path}");
+        assert!(!matches!(method, "HEAD" | "OPTIONS") || reply.body.is_empty());
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_lists_all_that_it_answers() {
+    let world = world().await;
+    let service = world.service().with_api(world.api()).with_routes(routes());
+    let list = service.routes();
+    let paths: Vec<&str> = list.iter().map(|route| &*route.path).collect();
+    for path in ["/.im/v1/heads", "/.im/do/{name}", "/", "/debian/{*path}"] {
+        assert!(paths.contains(&path), "{path}: {list}");
+    }
+    assert!(
+        world
+            .service()
+            .routes()
+            .iter()
+            .all(|route| !route.path.starts_with("/.im/v1"))
+    );
 }
 
 #[tokio::test]

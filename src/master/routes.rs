@@ -1,31 +1,70 @@
-//! `POST /.im/publish/<repository>` on the control socket: a publish for build systems, answered with JSON when it is
-//! done (docs/formats/api.md).
+//! The routes of a master: a publish for build systems, answered with JSON when it is done (docs/formats/api.md), the mirrors
+//! and the status on the control socket; the list of all.
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, header};
+use http::{Response, StatusCode, header};
 use instantmirror_core::RepoName;
-use instantmirror_http::{Extra, ExtraRequest};
+use instantmirror_http::{Access, Api, RouteError, RouteList, RouteRequest, Routes};
 use serde::{Deserialize, Serialize};
 
 use super::gate::MasterGate;
+use super::serve::mounts_of;
 use super::{Hints, Master, MasterError, NoProgress, PublishOptions, Published};
+use crate::config::ServerConfig;
 use crate::daemon::explain;
 use crate::progress::{self, PathsByWord};
-use crate::serve::StatusPage;
+use crate::serve::{Answered, STATUS_PATH, STATUS_PURPOSE, StatusPage};
+use crate::torrent::torrent_routes;
 
-const PREFIX: &str = ".im/publish/";
-/// `GET /.im/mirrors`: the mirrors and what they have.
-pub(crate) const MIRRORS_PATH: &str = ".im/mirrors";
+/// The mirrors and what they have.
+pub(crate) const MIRRORS_PATH: &str = "/.im/mirrors";
 
-/// What the control socket of a master answers.
-#[derive(Debug)]
-pub(super) struct ControlPages {
+/// What the routes of a master's control socket share.
+#[derive(Debug, Clone)]
+pub(super) struct MasterControl {
     pub(super) master: Master,
     pub(super) status: StatusPage,
     pub(super) gate: Arc<MasterGate>,
+}
+
+/// What the command line and build systems may ask.
+pub(super) fn control_routes() -> Routes<MasterControl> {
+    Routes::<MasterControl>::new()
+        .get(STATUS_PATH, Access::Control, STATUS_PURPOSE, |request| async move {
+            request.state.status.answer()
+        })
+        .get(
+            MIRRORS_PATH,
+            Access::Control,
+            "Tells which mirrors there are and what they have, as JSON",
+            |request| async move { json(StatusCode::OK, &request.state.gate.mirrors()) },
+        )
+        .post(
+            "/.im/publish/{repository}",
+            Access::Control,
+            "Publishes a repository, and answers when that is done",
+            answer_publish,
+        )
+}
+
+/// The routes of a master with this configuration, as `imserver routes` shows them. No master needs to run.
+///
+/// # Errors
+/// [`RouteError`] if two of them contradict each other, as they do not.
+pub fn routes(config: &ServerConfig) -> Result<RouteList, RouteError> {
+    let mut public = Api::routes();
+    public.extend(torrent_routes().build()?.list());
+    let repositories = config.repositories.iter().map(|one| one.name.clone());
+    let answered = Answered {
+        public,
+        control: control_routes().build()?.list(),
+        repositories: &repositories.collect::<Vec<_>>(),
+        mounts: &mounts_of(config),
+        http: &config.http,
+    };
+    Ok(answered.list())
 }
 
 /// The body of a request; all of it may be left out.
@@ -72,30 +111,18 @@ struct Failed {
     error: String,
 }
 
-#[async_trait]
-impl Extra for ControlPages {
-    async fn answer(&self, request: ExtraRequest<'_>) -> Option<Response<Bytes>> {
-        if request.path == MIRRORS_PATH {
-            return json(StatusCode::OK, &self.gate.mirrors());
-        }
-        let Some(name) = request.path.strip_prefix(PREFIX) else {
-            return self.status.answer(request).await;
-        };
-        if request.method != Method::POST {
-            return json(StatusCode::METHOD_NOT_ALLOWED, &Failed::new("publish with POST"));
-        }
-        let (name, asked) = match parse(name, &request.body) {
-            Ok(parsed) => parsed,
-            Err(problem) => return json(StatusCode::BAD_REQUEST, &Failed::new(problem)),
-        };
-        let master = self.master.clone();
-        // Who closes the connection no longer waits for the publish, which goes on.
-        let done = tokio::task::spawn_blocking(move || publish(&master, name, asked)).await;
-        match done {
-            Ok(Ok(done)) => json(StatusCode::OK, &done),
-            Ok(Err(error)) => json(status_of(&error), &Failed::new(explain(&error))),
-            Err(error) => json(StatusCode::INTERNAL_SERVER_ERROR, &Failed::new(error.to_string())),
-        }
+async fn answer_publish(request: RouteRequest<MasterControl>) -> Option<Response<Bytes>> {
+    let (name, asked) = match parse(request.parameter("repository"), &request.body) {
+        Ok(parsed) => parsed,
+        Err(problem) => return json(StatusCode::BAD_REQUEST, &Failed::new(problem)),
+    };
+    let master = request.state.master;
+    // Who closes the connection no longer waits for the publish, which goes on.
+    let done = tokio::task::spawn_blocking(move || publish(&master, name, asked)).await;
+    match done {
+        Ok(Ok(done)) => json(StatusCode::OK, &done),
+        Ok(Err(error)) => json(status_of(&error), &Failed::new(explain(&error))),
+        Err(error) => json(StatusCode::INTERNAL_SERVER_ERROR, &Failed::new(error.to_string())),
     }
 }
 
