@@ -61,8 +61,9 @@ fn a_reader_that_goes_ends_a_program_without_a_word() {
 #[test]
 fn commands_that_take_much_show_examples_a_line_each() {
     for (program, commands) in [
-        ("imnode", &["tag", "verify", "adopt", "prefetch"][..]),
-        ("imserver", &["publish", "torrent", "export", "retention"]),
+        ("imnode", &["tag", "verify", "adopt", "prefetch", "routes"][..]),
+        ("imserver", &["publish", "torrent", "export", "retention", "routes"]),
+        ("imtracker", &["routes"]),
     ] {
         for command in commands {
             let help = say(program, &[command, "--help"]).1;

@@ -39,6 +39,7 @@ mod owner;
 mod progress;
 mod publish;
 mod restart;
+mod routes;
 mod sites;
 mod source_rules;
 mod staging;

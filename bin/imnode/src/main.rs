@@ -13,7 +13,7 @@ use instantmirror::bars::{Bar, Unit};
 use instantmirror::config::{ConfigError, LogConfig, NodeConfig};
 use instantmirror::core::snapshot_ref::SnapshotRef;
 use instantmirror::core::{RepoName, TagName};
-use instantmirror::node::{AdoptMethod, AdoptRequest, AdoptTrust, NodeStatus, VerifyRequest};
+use instantmirror::node::{AdoptMethod, AdoptRequest, AdoptTrust, NodeStatus, VerifyRequest, routes};
 use instantmirror::text::Count;
 use instantmirror::{Node, NodeServer, control, daemon, upkeep};
 use prefetch::LOOK;
@@ -24,7 +24,8 @@ const EXAMPLES: &str = "Examples:
   imnode run                             follow the masters and serve their snapshots until SIGTERM
   imnode status                          how a running node is
   imnode prefetch debian dists/stable    have these files here before anybody asks for them
-  imnode reload                          take up a changed configuration";
+  imnode reload                          take up a changed configuration
+  imnode routes                          what it answers, and to whom";
 
 const TAG_EXAMPLES: &str = "Examples:
   imnode tag debian stable-1 0192f3c4-5d6e-7f80-9a1b-2c3d4e5f6071  fetch all of it and keep it
@@ -41,6 +42,10 @@ const ADOPT_EXAMPLES: &str = "Examples:
 const PREFETCH_EXAMPLES: &str = "Examples:
   imnode prefetch debian dists/stable 'pool/main/l/linux/*_amd64.deb'  wait until they are here
   imnode prefetch debian dists --no-wait                               see `imnode status`";
+
+const ROUTES_EXAMPLES: &str = "Examples:
+  imnode routes         a line for each
+  imnode routes --json  the same for programs";
 
 /// A mirror node of InstantMirror: shows every snapshot of its masters whole, fetches files when they are read.
 #[derive(Parser)]
@@ -130,6 +135,13 @@ enum Command {
     },
     /// Have the running node read its configuration again, as SIGHUP does, and say what has changed.
     Reload,
+    /// List what a node with this configuration answers: method, path, who may ask, what it does. It need not run.
+    #[command(after_help = ROUTES_EXAMPLES)]
+    Routes {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn subset(text: &str) -> Result<(u64, u64), String> {
@@ -216,6 +228,7 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<ExitCode>
             prefetch::wait(&socket, id, !no_wait).await?;
         }
         Command::Reload => reload(&config.control_socket()).await?,
+        Command::Routes { json } => print!("{}", routes(&config)?.shown(*json)),
         Command::Tags => {
             let status: NodeStatus = control::status(&config.control_socket()).await?;
             status.tags.iter().for_each(|tag| println!("{tag}"));

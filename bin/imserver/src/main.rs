@@ -11,7 +11,7 @@ use instantmirror::config::{ConfigError, ServerConfig, TimeSpan};
 use instantmirror::core::snapshot_ref::SnapshotRef;
 use instantmirror::core::{NodeName, RepoName};
 use instantmirror::export::ExportFormat;
-use instantmirror::master::{CleanUpOptions, MasterStatus, generate_key, store_key};
+use instantmirror::master::{CleanUpOptions, MasterStatus, generate_key, routes, store_key};
 use instantmirror::{Master, MasterServer, control, daemon};
 
 mod diff;
@@ -28,7 +28,8 @@ const EXAMPLES: &str = "Examples:
   imserver init --repository debian=/srv/debian    write imserver.toml, make store and key
   imserver publish debian                          make a snapshot of /srv/debian and make it current
   imserver serve                                   serve it to nodes and to everybody
-  imserver snapshot list debian";
+  imserver snapshot list debian
+  imserver routes                                  what it answers, and to whom";
 
 const EXPORT_EXAMPLES: &str = "Examples:
   imserver export fedora --format fullfiletimelist > fullfiletimelist-fedora
@@ -37,6 +38,10 @@ const EXPORT_EXAMPLES: &str = "Examples:
 const RETENTION_EXAMPLES: &str = "Examples:
   imserver retention --dry-run     which snapshots would go, and why the others stay
   imserver retention debian --now  let them go and delete their data at once";
+
+const ROUTES_EXAMPLES: &str = "Examples:
+  imserver routes         a line for each
+  imserver routes --json  the same for programs";
 
 /// The master of InstantMirror: publishes source trees as signed snapshots and serves them.
 #[derive(Parser)]
@@ -130,6 +135,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// List what a master with this configuration answers: method, path, who may ask, what it does. It need not run.
+    #[command(after_help = ROUTES_EXAMPLES)]
+    Routes {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show what a running `imserver serve` serves.
     Status {
         /// As JSON.
@@ -209,6 +221,10 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             return show::status(&status, json);
         }
         Command::Mirrors { repository, json } => return mirrors::run(&config, repository, json).await,
+        Command::Routes { json } => {
+            print!("{}", routes(&config)?.shown(json));
+            return Ok(());
+        }
         command => command,
     };
     let master = Master::open(config)?;
@@ -265,7 +281,11 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
         }
         Command::Key(command) => tokio::task::block_in_place(|| keys::run(&master, &command)),
         Command::Snapshot(command) => snapshot::run(&master, command).await,
-        Command::Init { .. } | Command::Keygen { .. } | Command::Status { .. } | Command::Mirrors { .. } => Ok(()),
+        Command::Init { .. }
+        | Command::Keygen { .. }
+        | Command::Status { .. }
+        | Command::Mirrors { .. }
+        | Command::Routes { .. } => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use instantmirror::config::{ConfigError, TrackerConfig};
-use instantmirror::tracker::TrackerStatus;
+use instantmirror::tracker::{TrackerStatus, routes};
 use instantmirror::{Tracker, TrackerServer, control, daemon};
 
 const EXAMPLES: &str = "Examples:
@@ -16,7 +16,12 @@ const EXAMPLES: &str = "Examples:
   imtracker --check-config                   check it
   imtracker run                              answer BitTorrent clients until SIGTERM
   imtracker status                           how a running tracker is
-  imtracker reload                           take up a changed configuration and new torrent files";
+  imtracker reload                           take up a changed configuration and new torrent files
+  imtracker routes                           what it answers by HTTP, and to whom";
+
+const ROUTES_EXAMPLES: &str = "Examples:
+  imtracker routes         a line for each
+  imtracker routes --json  the same for programs";
 
 /// A BitTorrent tracker: tells the peers of the torrents it serves of each other, by HTTP and UDP.
 #[derive(Parser)]
@@ -47,6 +52,13 @@ enum Command {
     },
     /// Have the running tracker read its configuration and torrent files again, as SIGHUP does, and say what has changed.
     Reload,
+    /// List what a tracker with this configuration answers: method, path, who may ask, what it does. It need not run.
+    #[command(after_help = ROUTES_EXAMPLES)]
+    Routes {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -98,6 +110,7 @@ async fn with_config(file: &Path, command: &Command) -> anyhow::Result<()> {
                 false => print!("{status}"),
             }
         }
+        Command::Routes { json } => print!("{}", routes(&config)?.shown(*json)),
         Command::Reload => {
             let reloaded = control::reload(&config.control_socket()).await?;
             reloaded.changed.iter().for_each(|name| println!("changed: {name}"));
