@@ -57,6 +57,20 @@ fn custom_transport_is_not_believed() {
 }
 
 #[test]
+fn custom_routes_are_answered_beside_files() {
+    let expected = [
+        "refused: GET /hello/{name} (Greets) and GET /hello/{who} (Greets again)",
+        "GET  /hello/{name}  everybody  Greets",
+        "GET  /visits        everybody  Counts the greetings",
+        "GET /hello/world: HTTP/1.1 200 OK: Hello, world!",
+        "GET /visits: HTTP/1.1 200 OK: 1",
+        "POST /visits: HTTP/1.1 405 Method Not Allowed: 405: use one of GET, HEAD, OPTIONS",
+        "GET /robots.txt: HTTP/1.1 200 OK: User-agent: *",
+    ];
+    assert_lines(&run("custom_routes", &[]), &expected);
+}
+
+#[test]
 fn custom_scheduler_is_asked() {
     let expected = [
         "submitted: bundle of 7 bytes",
