@@ -1,6 +1,7 @@
 //! What connections have in common, whatever protocol they speak.
 
 mod deadline;
+mod reset;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use crate::limits::{Limits, Stopping};
 use crate::service::Service;
 
 pub(crate) use deadline::Deadline;
+pub(crate) use reset::ResetAtEnd;
 
 /// What all connections of a server have in common.
 #[derive(Debug)]

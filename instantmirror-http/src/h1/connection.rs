@@ -193,11 +193,26 @@ impl Connection {
         }
         match turn {
             Ok(_) => {
-                // Nobody is left who could be told.
-                let _ = poll_fn(|cx| self.socket.poll_end(cx)).await;
+                self.goodbye().await;
             }
             Err(error) => open.fails(&error),
         }
+    }
+
+    /// Says goodbye where the protocol wants it, for as long as a client that takes nothing is waited for. What was sent before
+    /// still arrives, if the client takes it.
+    async fn goodbye(&mut self) {
+        // Another task may have polled it.
+        self.deadline.moves();
+        self.deadline.lasts(LINGER_TIME);
+        self.place.waits(Instant::now());
+        let place = Arc::clone(&self.place);
+        let said = poll_fn(|cx| match self.socket.poll_end(cx) {
+            // An error means that nobody is left who could be told.
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => self.deadline.poll_over(cx),
+        });
+        place.unless_told(said).await;
     }
 
     /// Another task will carry it.
@@ -526,9 +541,16 @@ impl Connection {
     /// might lose the answer for that.
     pub(super) async fn linger(&mut self) -> io::Result<()> {
         self.flush(false).await?;
-        poll_fn(|cx| self.socket.poll_shutdown(cx)).await?;
         self.deadline.lasts(LINGER_TIME);
         self.place.waits(Instant::now());
+        // Over TLS the end has to be written, which a client that takes nothing keeps from going out.
+        let is_shut = poll_fn(|cx| match self.socket.poll_shutdown(cx) {
+            Poll::Ready(shut) => Poll::Ready(shut.map(|()| true)),
+            Poll::Pending => self.deadline.poll_over(cx).map(|()| Ok(false)),
+        });
+        if !is_shut.await? {
+            return Ok(());
+        }
         let (place, mut read) = (Arc::clone(&self.place), 0);
         // One that was told before counts no more, and takes the place of nobody.
         let was_told = place.is_told();

@@ -5,22 +5,19 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use rustix::net::SendFlags;
-use rustix::net::sockopt::set_socket_linger;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+use crate::connection::ResetAtEnd;
 
 /// Most bytes of one `sendfile`: so much that a fast client is seldom waited for, and so little that this thread
 /// comes to other connections.
 pub(crate) const SENDFILE_BYTES_MAX: u64 = 2 << 20;
 
 /// A connection that this process encrypts.
-pub(crate) trait Encrypted: AsyncRead + AsyncWrite + Unpin + Send + fmt::Debug {
-    /// What is encrypted goes there.
-    fn as_fd(&self) -> BorrowedFd<'_>;
-}
+pub(crate) trait Encrypted: AsyncRead + AsyncWrite + ResetAtEnd + Unpin + Send + fmt::Debug {}
 
 /// The socket of a connection.
 #[derive(Debug)]
@@ -93,8 +90,8 @@ impl Socket {
     /// Has the connection reset, and what is not sent thrown away, when the socket is closed.
     pub(crate) fn reset_at_end(&self) {
         match self {
-            Self::Tcp(socket) => reset_at_end(socket.as_fd()),
-            Self::Tls(socket) => reset_at_end(socket.as_fd()),
+            Self::Tcp(socket) => socket.reset_at_end(),
+            Self::Tls(socket) => socket.reset_at_end(),
             // What its buffer holds goes with it.
             Self::Unix(_) => {}
         }
@@ -115,13 +112,6 @@ impl Socket {
             Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Tls(socket) => Pin::new(socket.as_mut()).poll_shutdown(cx),
         }
-    }
-}
-
-/// The same of a TCP socket: closing it would wait for a client that takes nothing, in the kernel (FIN-WAIT-1).
-pub(crate) fn reset_at_end(socket: BorrowedFd<'_>) {
-    if let Err(error) = set_socket_linger(socket, Some(Duration::ZERO)) {
-        tracing::debug!(%error, "a connection is not reset");
     }
 }
 

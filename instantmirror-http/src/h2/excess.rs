@@ -21,6 +21,8 @@ pub(super) async fn refusal(
         place.leaves();
     }
     if place.is_reserved() && !is_for_nodes(head.uri.path()) && !place.settle().await {
+        // As over HTTP/1.1, the connection ends behind this answer: its place is for nodes.
+        place.leaves();
         return Some(service.turn_away());
     }
     let address = client.address.filter(|_| admission.limits_requests())?;

@@ -3,12 +3,13 @@
 //! Key decision: we drive `h2` ourselves. Reason: what a stream holds is decided where its body is read, and a general
 //! server reads a piece first and waits for the client's window afterwards. Here a stream waits for window ([`stream`]),
 //! takes its share of what its connection may hold ([`budget`]) and then reads; one that gets no window for too long is
-//! reset ([`pace`]), as a slow client of HTTP/1.1 is cut.
+//! reset ([`pace`]), as a slow client of HTTP/1.1 is cut; one that is gone is noticed ([`alive`]).
 //!
 //! A connection is idle, and may be closed to make room for others, while it answers nothing and all that it answered is sent.
 //!
 //! Invariant: the unsent bytes of objects on one connection are never more than the budget, however many streams it has.
 
+mod alive;
 mod budget;
 mod excess;
 mod pace;
@@ -29,10 +30,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
+use self::alive::{Alive, PING_INTERVAL};
 use self::budget::{Budget, UNSENT_BYTES_MAX, Unsent};
 use self::watched::Watched;
 use crate::admission::Place;
-use crate::connection::Shared;
+use crate::connection::{ResetAtEnd, Shared};
 
 /// Window of all request bodies of a connection together, and so what they may hold unread.
 const RECEIVE_BYTES_MAX: u32 = 256 * 1024;
@@ -63,7 +65,7 @@ enum Event {
 /// Carries one connection to its end.
 pub(crate) async fn carry<S>(stream: S, address: IpAddr, shared: Arc<Shared>, place: Arc<Place>)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + ResetAtEnd + Unpin,
 {
     let service = Arc::clone(&shared.services.borrow());
     let open = service.counters().count_connection();
@@ -74,7 +76,7 @@ where
 
 async fn serve<S>(stream: S, address: IpAddr, shared: Arc<Shared>, place: Arc<Place>) -> io::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + ResetAtEnd + Unpin,
 {
     let limits = &shared.limits;
     let mut builder = h2::server::Builder::new();
@@ -83,7 +85,9 @@ where
         .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
         .initial_connection_window_size(RECEIVE_BYTES_MAX)
         .max_send_buffer_size(WINDOW_BYTES_MAX);
-    let handshake = builder.handshake(Watched::new(stream, limits.write_timeout));
+    let stream = Watched::new(stream, limits.write_timeout);
+    let traffic = stream.traffic();
+    let handshake = builder.handshake(stream);
     let handshake = tokio::time::timeout(limits.header_timeout, handshake);
     let Some(connection) = place.unless_told(handshake).await else {
         return Ok(());
@@ -92,7 +96,8 @@ where
         .map_err(|_| timed_out("the preface took too long"))?
         .map_err(of_h2)?;
     let budget = Budget::new(Arc::clone(&place));
-    let mut upkeep = Upkeep::new(&shared, &budget);
+    let alive = Alive::new(traffic, connection.ping_pong());
+    let mut upkeep = Upkeep::new(&shared, &budget, alive);
     let mut tick = pin!(tokio::time::sleep(upkeep.interval));
     let mut stopping = pin!(shared.stopping.stopped());
     let mut streams = JoinSet::new();
@@ -128,8 +133,10 @@ where
             }
             Event::Tick => {
                 while streams.try_join_next().is_some() {}
-                match upkeep.tick()? {
-                    Upkept::Stays => tick.as_mut().reset(Instant::now() + upkeep.interval),
+                match upkeep.tick().inspect_err(|_| upkeep.alive.cut())? {
+                    Upkept::Stays => tick
+                        .as_mut()
+                        .reset(Instant::now() + upkeep.alive.next_look(upkeep.interval)),
                     Upkept::Leaves => upkeep.leave(&mut connection, tick.as_mut(), LEAVE_TIME),
                     Upkept::Left => return Ok(()),
                 }
@@ -140,7 +147,7 @@ where
 
 fn poll_connection<S>(connection: &mut Connection<S>, cx: &mut Context<'_>) -> Poll<Event>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + ResetAtEnd + Unpin,
 {
     let accepted = pin!(connection.accept());
     accepted.poll(cx).map(|accepted| match accepted {
@@ -153,6 +160,7 @@ where
 /// Looks after a connection now and then.
 struct Upkeep {
     budget: Arc<Budget>,
+    alive: Alive,
     idle_timeout: Duration,
     interval: Duration,
     /// Requests so far, and at the last tick.
@@ -182,14 +190,16 @@ enum Upkept {
 }
 
 impl Upkeep {
-    fn new(shared: &Shared, budget: &Arc<Budget>) -> Self {
+    fn new(shared: &Shared, budget: &Arc<Budget>, alive: Alive) -> Self {
         let limits = &shared.limits;
         Self {
             budget: Arc::clone(budget),
+            alive,
             idle_timeout: limits.idle_timeout,
             write_timeout: limits.write_timeout,
-            // Twice in each of both times, so that they are kept to a half.
-            interval: (limits.idle_timeout.min(limits.write_timeout) / 2).max(Duration::from_millis(1)),
+            // Twice in each of these times, so that they are kept to a half.
+            interval: (limits.idle_timeout.min(limits.write_timeout).min(PING_INTERVAL) / 2)
+                .max(Duration::from_millis(1)),
             requests: 0,
             requests_before: 0,
             idle_since: None,
@@ -209,7 +219,7 @@ impl Upkeep {
     /// Tells the client to open no more streams here, and looks every `time` whether it is done.
     fn leave<S>(&mut self, connection: &mut Connection<S>, tick: Pin<&mut Sleep>, time: Duration)
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: AsyncRead + AsyncWrite + ResetAtEnd + Unpin,
     {
         connection.graceful_shutdown();
         self.is_leaving = true;
@@ -229,6 +239,9 @@ impl Upkeep {
             (self.stuck_at, self.stuck_since) = (sent, now);
         } else if now - self.stuck_since >= self.write_timeout {
             return Err(timed_out("the client took nothing for too long"));
+        }
+        if !self.alive.look(self.budget.streams() > 0) {
+            return Err(timed_out("the client does not answer a PING"));
         }
         let is_quiet = self.budget.streams() == 0 && self.requests == self.requests_before;
         self.requests_before = self.requests;

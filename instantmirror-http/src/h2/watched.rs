@@ -1,34 +1,66 @@
-//! A connection of HTTP/2 that is cut when its other side takes nothing for too long.
+//! The stream beneath a connection of HTTP/2: cut when its other side takes nothing for too long, and reset then.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use crate::connection::ResetAtEnd;
+
+/// What went through a stream, for whoever looks after its connection. One task reads and writes it.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    read: AtomicU64,
+    written: AtomicU64,
+    is_cut: AtomicBool,
+}
+
+impl Traffic {
+    /// Bytes that came and bytes that the stream took, so far.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.read.load(Ordering::Relaxed), self.written.load(Ordering::Relaxed))
+    }
+
+    /// Has the connection reset when it ends.
+    pub(super) fn cut(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The stream beneath a connection.
-pub(crate) struct Watched<S> {
+pub(super) struct Watched<S: ResetAtEnd> {
     stream: S,
     write_timeout: Duration,
     /// Runs while a write is pending.
     stalled: Option<Pin<Box<Sleep>>>,
+    traffic: Arc<Traffic>,
 }
 
-impl<S> Watched<S> {
-    pub(crate) fn new(stream: S, write_timeout: Duration) -> Self {
+impl<S: ResetAtEnd> Watched<S> {
+    pub(super) fn new(stream: S, write_timeout: Duration) -> Self {
         Self {
             stream,
             write_timeout,
             stalled: None,
+            traffic: Arc::default(),
         }
     }
 
+    pub(super) fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
+    }
+
     /// Turns a write that is pending for too long into an error.
-    fn watch<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
+    fn watch(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = &polled {
             self.stalled = None;
+            let bytes = written.as_ref().map_or(0, |written| *written as u64);
+            self.traffic.written.fetch_add(bytes, Ordering::Relaxed);
             return polled;
         }
         let deadline = Instant::now() + self.write_timeout;
@@ -36,18 +68,23 @@ impl<S> Watched<S> {
             .stalled
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         std::task::ready!(stalled.as_mut().poll(cx));
+        self.traffic.cut();
         let text = format!("the other side took nothing for {} s", self.write_timeout.as_secs());
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + ResetAtEnd + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let bytes = (buffer.filled().len() - before) as u64;
+        self.traffic.read.fetch_add(bytes, Ordering::Relaxed);
+        polled
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + ResetAtEnd + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.watch(cx, polled)
@@ -72,6 +109,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl<S: ResetAtEnd> Drop for Watched<S> {
+    fn drop(&mut self) {
+        if self.traffic.is_cut.load(Ordering::Relaxed) {
+            self.stream.reset_at_end();
+        }
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -19,7 +18,7 @@ use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
 use crate::admission::Place;
-use crate::connection::Shared;
+use crate::connection::{ResetAtEnd, Shared};
 use crate::h1::{Connection, Encrypted, Socket};
 
 #[cfg(feature = "http2")]
@@ -136,11 +135,13 @@ fn load_pair(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     }
 }
 
-impl Encrypted for TlsStream<TcpStream> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.get_ref().0.as_fd()
+impl ResetAtEnd for TlsStream<TcpStream> {
+    fn reset_at_end(&self) {
+        self.get_ref().0.reset_at_end();
     }
 }
+
+impl Encrypted for TlsStream<TcpStream> {}
 
 /// Carries one encrypted connection to its end.
 pub(crate) async fn carry(stream: TcpStream, tls: &Tls, address: IpAddr, shared: Arc<Shared>, place: Arc<Place>) {
@@ -190,4 +191,90 @@ async fn begins_plain(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0];
     let peeked = stream.peek(&mut first).await?;
     Ok(peeked == 1 && first[0].is_ascii_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::process::Command;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::watch;
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+    use super::*;
+    use crate::admission::Admission;
+    use crate::limits::{Limits, Stopping};
+    use crate::service::Service;
+
+    /// A certificate for `mirror`, and a client that trusts it.
+    fn certified() -> (Arc<Tls>, TlsConnector) {
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = (dir.path().join("certificate.pem"), dir.path().join("key.pem"));
+        let options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=mirror \
+                       -addext subjectAltName=DNS:mirror -addext basicConstraints=critical,CA:FALSE";
+        let mut openssl = Command::new("openssl");
+        openssl.args(options.split_whitespace());
+        let made = openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).output();
+        assert!(made.unwrap().status.success());
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&certificate).unwrap()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let client = builder.with_root_certificates(roots).with_no_client_auth();
+        (
+            Tls::load(&certificate, &key).unwrap(),
+            TlsConnector::from(Arc::new(client)),
+        )
+    }
+
+    /// Its goodbye has to be written, and there is no room for it.
+    #[tokio::test]
+    async fn a_client_that_never_reads_is_not_waited_for_at_the_end() {
+        let (tls, connector) = certified();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (near, _) = listener.accept().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let mut beneath = near.try_clone().unwrap();
+        let (_sender, services) = watch::channel(Arc::new(Service::new(Arc::new(instantmirror_core::memory::Nothing))));
+        let limits = Limits::default();
+        let time = limits.idle_timeout;
+        let admission = Admission::new(&limits);
+        let place = Arc::new(admission.admit_anyway());
+        let shared = Arc::new(Shared {
+            services,
+            limits,
+            admission,
+            background: None,
+            stopping: Stopping::never(),
+        });
+        let near = TcpStream::from_std(near).unwrap();
+        let served = tokio::spawn(async move { carry(near, &tls, [127, 0, 0, 1].into(), shared, place).await });
+        let mut client = connector.connect("mirror".try_into().unwrap(), far).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        assert!(client.read(&mut [0; 4096]).await.unwrap() > 0);
+        // The kernels of both sides have room for a while.
+        let mut rounds_without_room = 0;
+        while rounds_without_room < 10 {
+            rounds_without_room += 1;
+            while beneath.write(&[0; 65536]).is_ok() {
+                rounds_without_room = 0;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::pause();
+        let begun = tokio::time::Instant::now();
+        tokio::time::timeout(Duration::from_secs(3600), served)
+            .await
+            .expect("it is waited for")
+            .unwrap();
+        assert!(
+            begun.elapsed() <= time + Duration::from_secs(11),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
 }

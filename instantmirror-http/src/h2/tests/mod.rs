@@ -22,6 +22,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+mod endings;
+
 use super::*;
 use crate::admission::Admission;
 use crate::limits::{Limits, RequestRate, Stopping};
@@ -181,10 +183,12 @@ impl ObjectReader for Reader {
     }
 }
 
-/// A route that says what it was told.
-fn echo() -> RouteTable {
+/// Routes: one says what it was told, and one says nothing.
+fn routes() -> RouteTable {
     let echo = |request: RouteRequest| async { http::Response::new(request.body) };
+    let never = |_: RouteRequest| std::future::pending::<http::Response<Bytes>>();
     let routes = Routes::new().post("/echo", Access::Public, "Says what it was told", echo);
+    let routes = routes.get("/never", Access::Public, "Says nothing", never);
     routes.build().unwrap()
 }
 
@@ -205,9 +209,12 @@ struct World {
     connection: JoinHandle<Result<(), h2::Error>>,
 }
 
-fn serve_on(near: DuplexStream, limits: Limits, stopping: Stopping) -> (Arc<Tree>, Arc<Service>, JoinHandle<()>, Kept) {
+fn serve_on<S>(near: S, limits: Limits, stopping: Stopping) -> (Arc<Tree>, Arc<Service>, JoinHandle<()>, Kept)
+where
+    S: AsyncRead + AsyncWrite + ResetAtEnd + Unpin + Send + 'static,
+{
     let tree = Tree::new();
-    let service = Arc::new(Service::new(Arc::new(Shown(Arc::clone(&tree)))).with_routes(echo()));
+    let service = Arc::new(Service::new(Arc::new(Shown(Arc::clone(&tree)))).with_routes(routes()));
     let (sender, services) = watch::channel(Arc::clone(&service));
     let shared = Arc::new(Shared {
         services,
