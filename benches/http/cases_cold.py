@@ -13,6 +13,7 @@ import servers
 import tree
 
 TAIL_BYTES = 64 << 10
+MANY_CONNECTIONS = 32
 # How long after the answer the origin is watched for bytes that nobody asked for.
 SETTLE_S = 1.0
 OURS = "imnode"
@@ -98,12 +99,30 @@ def late_joiner(world, server, origin):
     return found | {"first_byte_s": late.first - late.started, "first_byte_max_s": late.first - late.started}
 
 
+def many(world, server, origin):
+    """curl reads every small file once, over as many connections as a browser or a package manager of a large site."""
+    paths = [f"many/{tree.many_name(i)}" for i in range(world.sizes.many_files)]
+    config = world.place / "many.curl"
+    config.write_text("\n".join(f'url = "{server.url(path)}"\noutput = "/dev/null"' for path in paths))
+    command = ["curl", "-sSf", "-w", "%{time_starttransfer}\n", "--parallel", "--parallel-max", MANY_CONNECTIONS]
+    before, began = server.cpu(), time.monotonic()
+    said = servers.run(["taskset", "--cpu-list", machine.LOAD_CORE] + command + ["--config", config])
+    total, cpu = time.monotonic() - began, server.cpu() - before
+    sent, waits = origin.counts(), [float(line) for line in said.split()]
+    return {
+        "first_byte_s": statistics.median(waits), "first_byte_max_s": max(waits), "total_s": total, "cpu_s": cpu,
+        "origin_bytes": sent["bytes"], "origin_requests": sent["requests"],
+        "origin_share": sent["bytes"] / (len(paths) * world.sizes.many_bytes),
+    }
+
+
 # Name, title, and how it is run.
 CASES = [
     ("cold-one", "one client, a cold {image} MiB", clients(lambda sizes: 1)),
     ("cold-crowd", "{clients} clients on one cold {image} MiB", clients(lambda sizes: sizes.cold_clients)),
     ("cold-tail", "the last 64 KiB of a cold {huge} MiB", tail),
     ("cold-late", "a second client at half of a cold {image} MiB", late_joiner),
+    ("cold-20k", "{many} cold files of 20 KiB, each once, 32 connections", many),
 ]
 
 
@@ -115,7 +134,8 @@ def measure(binaries, place, sizes, wanted, say):
     world, results = World(binaries, place, sizes), []
     for name, title, run in cases:
         title = title.format(
-            image=sizes.cold_bytes // tree.MIB, huge=sizes.cold_huge_bytes // tree.MIB, clients=sizes.cold_clients
+            image=sizes.cold_bytes // tree.MIB, huge=sizes.cold_huge_bytes // tree.MIB, clients=sizes.cold_clients,
+            many=sizes.many_files,
         )
         runs = {kind: [] for kind in KINDS}
         for turn in range(sizes.cold_rounds):

@@ -34,14 +34,19 @@ def write_noise(path, size, seed):
             file.write(piece[: size - number])
 
 
-def build_warm(folder, sizes):
-    folder.mkdir(parents=True)
-    for seed, (name, size) in enumerate((("4k", 4 * KIB), ("64k", 64 * KIB), ("1m", MIB), ("1g", sizes.huge_bytes))):
-        write_noise(folder / name, size, seed)
+def build_many(folder, sizes):
+    """Small files, as packages are."""
     many = folder / "many"
     many.mkdir()
     for i in range(sizes.many_files):
         write_noise(many / many_name(i), sizes.many_bytes, 1000 + i)
+
+
+def build_warm(folder, sizes):
+    folder.mkdir(parents=True)
+    for seed, (name, size) in enumerate((("4k", 4 * KIB), ("64k", 64 * KIB), ("1m", MIB), ("1g", sizes.huge_bytes))):
+        write_noise(folder / name, size, seed)
+    build_many(folder, sizes)
 
 
 def many_name(i):
@@ -57,3 +62,4 @@ def build_cold(folder, sizes):
     folder.mkdir(parents=True)
     write_noise(folder / "image", sizes.cold_bytes, 1)
     write_noise(folder / "huge", sizes.cold_huge_bytes, 2)
+    build_many(folder, sizes)
