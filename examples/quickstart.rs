@@ -6,16 +6,18 @@
 
 #![allow(clippy::print_stdout, reason = "an example that talks")]
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use instantmirror::config::{LogConfig, NodeConfig, ServerConfig, TrackerConfig};
+use instantmirror::config::{LogConfig, ServerConfig, TrackerConfig};
 use instantmirror::core::RepoName;
 use instantmirror::core::changes::ChangeSet;
 use instantmirror::core::rules::PathGlobs;
+use instantmirror::core::traits::CacheLimits;
+use instantmirror::node::Repository;
 use instantmirror::progress::PublishBar;
 use instantmirror::store::tree::TreeWatch;
 use instantmirror::{
@@ -25,6 +27,8 @@ use tokio::sync::Notify;
 
 /// A change is published when the tree has been quiet for so long.
 const QUIET: Duration = Duration::from_millis(100);
+/// Any free port of this machine.
+const ANY_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -104,14 +108,16 @@ async fn start_node(
     address: SocketAddr,
     tracker: &str,
 ) -> anyhow::Result<(Node, SocketAddr)> {
-    let text = format!(
-        "[cache]\ndir = {}\nmax_size = \"100 GiB\"\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
-         [peers]\nlisten = [\"127.0.0.1:0\"]\ntrackers = [\"{tracker}\"]\n\
-         [[repository]]\nname = \"quickstart\"\nmaster = \"http://{address}\"\ntrust = [\"{}\"]\n",
-        serde_json::to_string(&storage.join("node").to_string_lossy())?,
-        master.public_key(),
-    );
-    let node = Node::open(NodeConfig::parse(Path::new("(built in)"), &text)?).await?;
+    let repository = Repository::new("quickstart").master(format!("http://{address}"));
+    let node = Node::builder()
+        .dir(storage.join("node"))
+        .cache_limits(CacheLimits::bytes(100 << 30))
+        .repository(repository.trust(master.public_key()))
+        .listen(ANY_PORT)
+        .listen_peers(ANY_PORT)
+        .tracker(tracker)
+        .build()
+        .await?;
     let server = NodeServer::bind(node.clone()).await?;
     let address = *server.addresses().first().context("no address")?;
     tokio::spawn(server.run(std::future::pending()));

@@ -7,20 +7,24 @@
 #![allow(clippy::print_stdout, reason = "an example that talks")]
 
 use std::io::{IsTerminal as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use instantmirror::HttpStatus;
-use instantmirror::config::{ByteRate, ByteSize, LogConfig, NodeConfig, ServerConfig};
+use instantmirror::config::{ByteRate, ByteSize, LogConfig, ServerConfig};
 use instantmirror::core::RepoName;
+use instantmirror::core::traits::CacheLimits;
+use instantmirror::node::{PrefetchRules, Repository};
 use instantmirror::{Master, MasterServer, NoProgress, Node, NodeServer, PublishOptions, Published, daemon};
 use tokio::task::JoinSet;
 
 const MIRRORS: usize = 5;
 /// The master sends no more than this: one copy for all, not one for each.
 const MASTER_RATE: &str = "20 MiB/s";
+/// Any free port of this machine.
+const ANY_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 /// How often the view is drawn.
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -104,14 +108,16 @@ async fn start_mirror(
     number: usize,
     servers: &mut JoinSet<()>,
 ) -> anyhow::Result<Node> {
-    let text = format!(
-        "[cache]\ndir = {}\nmax_size = \"100 GiB\"\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
-         [peers]\nlisten = [\"127.0.0.1:0\"]\n[preseed]\nrest = true\n\
-         [[repository]]\nname = \"swarm\"\nmaster = \"http://{address}\"\ntrust = [\"{}\"]\n",
-        serde_json::to_string(&storage.join(format!("mirror{number}")).to_string_lossy())?,
-        master.public_key(),
-    );
-    let node = Node::open(NodeConfig::parse(Path::new("(built in)"), &text)?).await?;
+    let repository = Repository::new("swarm").master(format!("http://{address}"));
+    let node = Node::builder()
+        .dir(storage.join(format!("mirror{number}")))
+        .cache_limits(CacheLimits::bytes(100 << 30))
+        .repository(repository.trust(master.public_key()))
+        .prefetch(PrefetchRules::everything())
+        .listen(ANY_PORT)
+        .listen_peers(ANY_PORT)
+        .build()
+        .await?;
     let server = NodeServer::bind(node.clone()).await?;
     servers.spawn(server.run(std::future::pending()));
     Ok(node)

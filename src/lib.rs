@@ -52,7 +52,7 @@ pub use instantmirror_swarm as swarm;
 pub use instantmirror_tracker as trackerd;
 
 pub use master::{Master, MasterError, MasterServer, NoProgress, PublishOptions, PublishProgress, Published};
-pub use node::{Node, NodeError, NodeServer};
+pub use node::{Node, NodeBuilder, NodeError, NodeServer};
 pub use serve::{Frontend, HttpStatus, OpenError};
 pub use tls::TlsError;
 pub use tracker::{Tracker, TrackerError, TrackerServer};

@@ -67,10 +67,10 @@ struct Files {
 }
 
 impl Sockets {
-    /// Opens the public sockets and the control socket.
+    /// Opens the public sockets and, where there is to be one, the control socket.
     pub(crate) async fn open(
         config: &HttpConfig,
-        socket: &Path,
+        socket: Option<&Path>,
         background: Option<&Handle>,
     ) -> Result<Self, OpenError> {
         let mut http = Server::new(config.limits()).leaving_ipv4_to(config.ipv4_wildcards());
@@ -101,7 +101,9 @@ impl Sockets {
         let open = |path| AccessLog::open(path, format);
         let access_log = config.access_log.as_deref().map(open).transpose()?;
         let mut control = Server::new(Limits::default());
-        control.listen_unix(socket).await?;
+        if let Some(socket) = socket {
+            control.listen_unix(socket).await?;
+        }
         let files = Files {
             tls: encrypted,
             access_log,

@@ -3,13 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use instantmirror::config::ServerConfig;
+use instantmirror::{Master, MasterServer, NoProgress, PublishOptions};
 use instantmirror_testkit::process::TestDir;
 
-/// What an example prints when it ends well.
-fn run(name: &str, arguments: &[&Path]) -> String {
+/// The program of an example.
+fn program(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let example: PathBuf = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
     if !example.is_file() {
@@ -20,6 +23,12 @@ fn run(name: &str, arguments: &[&Path]) -> String {
             .status();
         assert!(built.unwrap().success(), "{name} cannot be built");
     }
+    example
+}
+
+/// What an example prints when it ends well.
+fn run(name: &str, arguments: &[&Path]) -> String {
+    let example = program(name);
     let done = Command::new(&example).args(arguments).output();
     let done = done.unwrap_or_else(|error| panic!("{}: {error}", example.display()));
     let said = String::from_utf8(done.stdout).unwrap();
@@ -106,4 +115,55 @@ fn make_torrent_writes_what_the_parser_reads() {
     let torrent = instantmirror::core::metainfo::Metainfo::parse(&std::fs::read(&file).unwrap()).unwrap();
     assert!(said.contains(&format!("2 files, info-hash {}", torrent.hash)), "{said}");
     assert_eq!(torrent.total_bytes, 262_144 + 300_000);
+}
+
+/// A master that has published a tree, served by threads of its own, and its URL.
+fn master(dir: &Path, source: &Path) -> (Master, String) {
+    let quoted = |path: &Path| serde_json::to_string(&path.to_string_lossy()).unwrap();
+    let text = format!(
+        "[store]\ndir = {}\n[http]\nlisten = [\"127.0.0.1:0\"]\n[[repository]]\nname = \"example\"\nsource = {}\n",
+        quoted(&dir.join("master")),
+        quoted(source),
+    );
+    let config = ServerConfig::parse(Path::new("(built in)"), &text).unwrap();
+    Master::init(&config).unwrap();
+    let master = Master::open(config).unwrap();
+    let published = master.publish(&"example".parse().unwrap(), &PublishOptions::default(), &NoProgress);
+    published.unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    // It is there to the end of the tests.
+    let runtime: &'static tokio::runtime::Runtime = Box::leak(Box::new(runtime.unwrap()));
+    let server = runtime.block_on(MasterServer::bind(master.clone())).unwrap();
+    let url = server.urls().remove(0);
+    runtime.spawn(server.run(std::future::pending()));
+    (master, url)
+}
+
+#[test]
+fn embed_node_mirrors_a_tree_until_it_is_told_to_stop() {
+    let dir = TestDir::new("example-embed-node").unwrap();
+    let tree = dir.folder("tree").unwrap();
+    std::fs::write(tree.join("a"), "content").unwrap();
+    std::fs::write(tree.join("b"), vec![1; 300_000]).unwrap();
+    let (master, url) = master(dir.path(), &tree);
+    let key = master.public_key().to_string();
+    let mut node = Command::new(program("embed_node"))
+        .args([&url, "example", &key])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(node.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mirror = lines.next().unwrap().strip_prefix("mirror ").unwrap().to_owned();
+    assert_eq!(lines.next().unwrap(), "2 files, 300007 bytes");
+    let file = format!("{}/example/snap/current/a", mirror.trim_end_matches('/'));
+    let curl = Command::new("curl")
+        .args(["-fsS", "--max-time", "30", &file])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&curl.stdout), "content");
+    let told = Command::new("kill").arg(node.id().to_string()).status().unwrap();
+    assert!(told.success() && node.wait().unwrap().success());
 }

@@ -78,6 +78,20 @@ pub enum VerifyKind {
 }
 
 impl CacheConfig {
+    /// No directory, no limit, and the default of everything else.
+    pub(crate) fn bare() -> Self {
+        Self {
+            dir: PathBuf::new(),
+            max_size: ByteSize(u64::MAX),
+            max_objects: None,
+            keep_free: None,
+            policy: ExpiryKind::default(),
+            verify: VerifyKind::default(),
+            scrub_rate: scrub_rate(),
+            never: PathGlobs::none(),
+        }
+    }
+
     /// The hard limits.
     #[must_use]
     pub fn limits(&self) -> CacheLimits {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use instantmirror_core::RepoName;
 use instantmirror_core::address::{AddressBlock, Ipv4Wildcards};
@@ -11,7 +11,7 @@ use instantmirror_http::{
 };
 use serde::Deserialize;
 
-use super::{LimitsConfig, Report, TimeSpan};
+use super::{ConfigError, LimitsConfig, Report, TimeSpan};
 
 /// Most connections that may be allowed: beyond it no machine has descriptors.
 pub(super) const CONNECTIONS_MAX: usize = 1 << 20;
@@ -257,6 +257,20 @@ impl HttpConfig {
                 let text = format!("[[http.rule]] repository: there is no repository '{name}' here");
                 report.refuse(&format!("http.rule.{at}.repository"), text);
             }
+        }
+    }
+
+    /// What is wrong with it, if it is of no file.
+    pub(crate) fn check_alone(&self) -> Result<(), String> {
+        let mut report = Report::new(Path::new(""), "");
+        self.check(&mut report);
+        match report.end() {
+            Err(ConfigError::Contradictions(found)) => {
+                let texts: Vec<String> = found.into_iter().map(|finding| finding.message).collect();
+                Err(texts.join("; "))
+            }
+            Err(error) => Err(error.to_string()),
+            Ok(_) => Ok(()),
         }
     }
 

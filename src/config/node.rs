@@ -115,6 +115,24 @@ impl NodeConfig {
         super::parse(file, text)
     }
 
+    /// No repository, no address, and the default of everything else.
+    pub(crate) fn bare() -> Self {
+        let mut http = HttpConfig::default();
+        http.listen.clear();
+        Self {
+            repositories: Vec::new(),
+            cache: CacheConfig::bare(),
+            snapshots: NodeSnapshotsConfig::default(),
+            preseed: PreseedConfig::default(),
+            fetch: FetchConfig::default(),
+            peers: PeersConfig::default(),
+            outgoing: OutgoingConfig::default(),
+            http,
+            control: ControlConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+
     /// What of a repository is fetched ahead.
     #[must_use]
     pub fn rules_of(&self, repository: &RepoName) -> RulesConfig {

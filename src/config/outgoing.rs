@@ -46,7 +46,7 @@ impl OutgoingConfig {
     }
 
     /// What can be said without looking at any file.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         if self.client_certificate.is_some() != self.client_key.is_some() {
             return Err("client_certificate and client_key go together: name both or neither".to_owned());
         }

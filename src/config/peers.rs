@@ -142,7 +142,7 @@ impl PeersConfig {
         listen.map(|(at, address)| (format!("peers.listen.{at}"), *address))
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         if self.max_connections == 0 || self.slots == 0 {
             return Err(
                 "[peers] max_connections and slots must be 1 or more; leave listen out for no swarm".to_owned(),

@@ -94,7 +94,7 @@ impl MasterServer {
         let publication = Arc::new(MasterPublication::new(master.clone()).await);
         let config = master.config();
         let background = Background::start().map_err(MasterError::Threads)?;
-        let sockets = Sockets::open(&config.http, &config.control_socket(), Some(background.handle())).await?;
+        let sockets = Sockets::open(&config.http, Some(&config.control_socket()), Some(background.handle())).await?;
         let gate = Arc::new(MasterGate::new(master.clone(), Arc::clone(&publication)));
         let (told, objects, keeper) = (Arc::clone(&publication), master.readable_objects(), Arc::clone(&gate));
         let api = move || Api::new(told.clone(), objects.clone()).with_gatekeeper(keeper.clone());

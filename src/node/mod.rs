@@ -1,12 +1,16 @@
 //! The node: shows the snapshots of its masters whole, and fetches each file when it is first read.
 
 mod adopt;
+mod assembly;
+mod builder;
 mod control;
+mod defaults;
 mod identity;
 mod parts;
 mod preseed;
 mod publication;
 mod reload;
+mod repository;
 mod serve;
 mod standings;
 mod status;
@@ -16,33 +20,24 @@ mod takedown;
 mod token;
 mod torrents;
 mod verify;
+mod verifying;
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
-use instantmirror_core::traits::blocking::Blocking;
-use instantmirror_core::traits::{CatalogGarbage, Collected, Inventory, SnapshotStore, Transport, Upstream};
-use instantmirror_core::url::SecretUrl;
-use instantmirror_core::{RepoName, SnapshotId};
+use instantmirror_core::traits::{CatalogGarbage, Collected, Inventory, SnapshotStore};
+use instantmirror_core::{RepoName, Snapshot, SnapshotId};
 use instantmirror_store::StoreError;
-use instantmirror_store::cache::DiskCache;
-use instantmirror_store::disk::{Disk, RealDisk};
-use instantmirror_store::snapshots::DiskSnapshotStore;
 use instantmirror_swarm::{FetchEngine, Follower, HttpOrigin, Intake};
 use tokio::task::JoinSet;
 
 use crate::background::Background;
-use crate::blocking::threads;
-use crate::clock::SystemClock;
-use crate::config::{NodeConfig, NodeRepository, OutgoingConfig};
+use crate::config::NodeConfig;
 
 use adopt::Adoption;
-use identity::NodeNumbers;
-use parts::{NodeCache, tell_missing};
+use parts::NodeCache;
 use preseed::{Ahead, Preseed, RulesDriver};
 use swarm::Swarming;
 use tags::Tags;
@@ -50,14 +45,17 @@ use torrents::TorrentKeeper;
 use verify::SharedVerification;
 
 pub use adopt::{AdoptError, AdoptMethod, AdoptRequest, AdoptStatus, AdoptTrust};
+pub use builder::{BuildError, DISK_CACHE_BYTES, MEMORY_CACHE_BYTES, NodeBuilder};
 pub use control::routes;
 pub(crate) use control::{ADOPT_PATH, VERIFY_PATH};
 pub(crate) use control::{PREFETCH_PATH, Prefetched, RELOAD_PATH};
 pub(crate) use control::{TAG_PATH, TagRequest, UNTAG_PATH};
+pub(crate) use defaults::is_cache;
 pub(crate) use preseed::PrefetchRequest;
 pub use preseed::{PrefetchError, PrefetchStatus, PreseedStatus, StepStatus};
 pub use publication::NodePublication;
 pub use reload::{Reloaded, Reloader};
+pub use repository::{PrefetchRules, Repository};
 pub use serve::NodeServer;
 pub use tags::{TagError, TagStatus};
 pub use token::TokenError;
@@ -74,6 +72,9 @@ pub enum NodeError {
     /// Its cache or store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What its builder was given.
+    #[error(transparent)]
+    Build(#[from] BuildError),
     /// The directory of the cache is something else.
     #[error("{} is the store of a master: give the cache a directory of its own in [cache] dir", dir.display())]
     IsStore {
@@ -106,24 +107,18 @@ pub enum NodeError {
     Swarm(#[from] crate::peering::SwarmError),
 }
 
-/// Where catalogs and heads lie in the cache directory, beside the objects.
-const SNAPSHOTS: &str = "snapshots";
-const CACHE: &str = "cache";
 /// Catalogs are cleaned up no more often than this, since each time all of them are walked.
 const CATALOG_INTERVAL: Duration = Duration::from_secs(600);
 /// While a snapshot is being taken in, the cleaner looks again after this.
 const CATALOG_RETRY: Duration = Duration::from_secs(1);
-
-/// Whether a directory is the cache of a node.
-pub(crate) fn is_cache(dir: &Path) -> bool {
-    [CACHE, SNAPSHOTS].iter().all(|part| dir.join(part).is_dir())
-}
 
 /// A node: its cache, its followers and its fetch engine. Nothing runs until it is
 /// [served](NodeServer) or its [followers](Node::follow) are polled. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Node {
     config: Arc<NodeConfig>,
+    /// Absent if nobody wants to command it.
+    control_socket: Option<PathBuf>,
     cache: NodeCache,
     snapshots: Arc<dyn SnapshotStore>,
     followers: Arc<BTreeMap<RepoName, Follower>>,
@@ -142,81 +137,18 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens cache and store, and takes up what they hold. Asks no master. Must be called inside a tokio
-    /// runtime.
+    /// Begins a node out of parts of one's own; see [`NodeBuilder`].
+    pub fn builder() -> NodeBuilder {
+        NodeBuilder::default()
+    }
+
+    /// Opens the node that a configuration file describes, and takes up what its directory holds. Asks no master. Must be called
+    /// inside a tokio runtime.
     ///
     /// # Errors
     /// [`NodeError::Store`] with [`StoreError::Locked`] if another process uses the directory.
     pub async fn open(config: NodeConfig) -> Result<Self, NodeError> {
-        let dir = &config.cache.dir;
-        // Before anything is made in it.
-        if crate::master::is_store(dir) {
-            return Err(NodeError::IsStore { dir: dir.clone() });
-        }
-        open_disk(dir)?.check_owner()?;
-        let cache = DiskCache::open(open_disk(&dir.join(CACHE))?, config.cache.options())?;
-        let cache = NodeCache::new(Arc::new(Blocking::new(Arc::new(cache), threads())));
-        tell_missing(&cache);
-        let disk = open_disk(&dir.join(SNAPSHOTS))?;
-        let snapshots: Arc<dyn SnapshotStore> = Arc::new(DiskSnapshotStore::open(Arc::clone(&disk), "")?);
-        let (tags, tagged) = Tags::open(Arc::clone(&disk), &cache)?;
-        let swarming = Swarming::open(&config, &cache, &disk).await?;
-        let (mut followers, mut sources) = (BTreeMap::new(), BTreeMap::new());
-        let (intake, mut registered) = (Intake::default(), BTreeMap::new());
-        let mut torrents = TorrentKeeper::new(&disk);
-        let mut masters = Masters::of_node(&config, NodeNumbers::open(disk.as_ref()));
-        for repository in &config.repositories {
-            let origins = masters.of(repository)?;
-            if repository.token_file.is_some() {
-                registered.insert(repository.name.clone(), origins.clone());
-            }
-            let upstreams = origins
-                .iter()
-                .map(|origin| Arc::new(origin.clone()) as Arc<dyn Upstream>)
-                .collect();
-            if config.peers.torrents {
-                torrents.follow(&repository.name, &origins);
-            }
-            let swarm = swarming
-                .as_ref()
-                .map(|swarming| swarming.add(&repository.name, &origins));
-            let swarm = swarm.into_iter().map(|swarm| Transport::Swarm(swarm));
-            let transports: Vec<_> = swarm.chain(origins.into_iter().map(Transport::origin)).collect();
-            let store = Arc::clone(&snapshots);
-            let (name, trust) = (repository.name.clone(), repository.trust.clone());
-            let follower = Follower::open(name.clone(), upstreams, store, trust, Arc::new(SystemClock))?;
-            let mut follower = follower.keeping(config.snapshots.policy()).sharing(intake.clone());
-            if repository.token_file.is_some() {
-                follower = follower.registered();
-            }
-            let own = tagged.iter().filter(|((of, _), _)| *of == name);
-            follower = follower.tagged(own.map(|((_, tag), id)| (tag.clone(), *id)).collect())?;
-            followers.insert(name.clone(), follower);
-            sources.insert(name, transports);
-        }
-        let scheduler = Box::new(PriorityScheduler::new(SchedulerLimits::default()));
-        let engine = FetchEngine::new(cache.shared(), sources, scheduler);
-        engine.never_keep(config.cache.never.clone());
-        engine.set_limits(config.fetch_limits());
-        let background = Background::start().map_err(NodeError::Threads)?;
-        engine.run_background_on(background.handle().clone());
-        let config = Arc::new(config);
-        Ok(Self {
-            ahead: Arc::new(Ahead::new(&config)),
-            config,
-            cache,
-            snapshots,
-            followers: Arc::new(followers),
-            registered: Arc::new(registered),
-            intake,
-            engine,
-            tags: Arc::new(tags),
-            verification: SharedVerification::default(),
-            adoption: Arc::default(),
-            swarming,
-            torrents: Arc::new(torrents),
-            background: Arc::new(background),
-        })
+        NodeBuilder::from(config).build().await
     }
 
     /// The configuration it was opened with.
@@ -320,6 +252,14 @@ impl Node {
         std::future::pending::<()>().await;
     }
 
+    /// Waits until a snapshot of a repository is shown as `current`, and returns it; `None` if there is no such repository here.
+    /// Cancellation safe.
+    pub async fn wait_until_shown(&self, repository: &RepoName) -> Option<Arc<Snapshot>> {
+        let mut state = self.followers.get(repository)?.subscribe();
+        let shown = state.wait_for(|state| state.current.is_some()).await.ok()?;
+        shown.snapshots.get(&shown.current?).cloned()
+    }
+
     /// Writes down what a restart wants to know.
     ///
     /// # Errors
@@ -333,54 +273,7 @@ impl Node {
     }
 }
 
-/// The masters of all repositories. Repositories that reach a master in the same way share their connections to it.
-struct Masters<'a> {
-    config: &'a NodeConfig,
-    numbers: NodeNumbers,
-    known: BTreeMap<(SecretUrl, Option<PathBuf>, OutgoingConfig), HttpOrigin>,
-}
-
-impl<'a> Masters<'a> {
-    fn of_node(config: &'a NodeConfig, numbers: NodeNumbers) -> Self {
-        Self {
-            config,
-            numbers,
-            known: BTreeMap::new(),
-        }
-    }
-
-    fn of(&mut self, repository: &NodeRepository) -> Result<Vec<HttpOrigin>, NodeError> {
-        let outgoing = repository.outgoing.as_ref().unwrap_or(&self.config.outgoing);
-        let mut origins = Vec::with_capacity(repository.master.len());
-        for url in &repository.master {
-            let key = (url.clone(), repository.token_file.clone(), outgoing.clone());
-            let origin = match self.known.entry(key) {
-                Entry::Occupied(known) => known.get().clone(),
-                Entry::Vacant(place) => {
-                    let outgoing = outgoing
-                        .load(&self.config.peers.policy())
-                        .map_err(NodeError::Outgoing)?;
-                    let mut origin = HttpOrigin::new(url.exposed())?.with_outgoing(&outgoing)?;
-                    if let Some(number) = self.numbers.for_master(url) {
-                        origin = origin.with_node_id(number);
-                    }
-                    if let Some(file) = &repository.token_file {
-                        origin = origin.with_token(&token::load(file)?)?;
-                    }
-                    place.insert(origin).clone()
-                }
-            };
-            origins.push(origin);
-        }
-        Ok(origins)
-    }
-}
-
 /// Whether a file holds a token that a start could use.
 pub(crate) fn check_token(file: &Path) -> Result<(), TokenError> {
     token::load(file).map(drop)
-}
-
-fn open_disk(dir: &Path) -> Result<Arc<dyn Disk>, StoreError> {
-    Ok(Arc::new(RealDisk::open(dir)?))
 }

@@ -35,7 +35,12 @@ impl NodeServer {
     /// [`NodeError::Http`] for an address in use, or a certificate or access log that cannot be used.
     pub async fn bind(node: Node) -> Result<Self, NodeError> {
         let config = node.config();
-        let sockets = Sockets::open(&config.http, &config.control_socket(), Some(node.background.handle())).await?;
+        let sockets = Sockets::open(
+            &config.http,
+            node.control_socket.as_deref(),
+            Some(node.background.handle()),
+        )
+        .await?;
         let shown = node.publication();
         let mut hot = HotLimits {
             held_bytes_max: config.cache.max_size.0 / HELD_PART,

@@ -33,7 +33,7 @@ impl TrackerServer {
     /// used.
     pub async fn bind(tracker: Tracker) -> Result<Self, TrackerError> {
         let config = tracker.config();
-        let sockets = Sockets::open(&config.http, &config.control_socket(), None).await?;
+        let sockets = Sockets::open(&config.http, Some(&config.control_socket()), None).await?;
         let mut udp = Vec::new();
         let wildcards = Ipv4Wildcards::among(&config.udp.listen);
         for address in &config.udp.listen {

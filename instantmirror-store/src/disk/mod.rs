@@ -7,6 +7,7 @@
 //! Paths are relative to the disk's root and consist of plain names only.
 
 mod map;
+mod memory;
 mod owner;
 mod real;
 #[cfg(any(test, feature = "sim"))]
@@ -22,6 +23,7 @@ use bytes::Bytes;
 
 use crate::error::{Result, StoreError};
 
+pub use memory::MemoryDisk;
 pub use real::RealDisk;
 #[cfg(any(test, feature = "sim"))]
 pub use sim::{Fault, SimDisk};

@@ -1,0 +1,411 @@
+//! [`NodeBuilder`]: a node out of parts of one's own, with defaults for all of them.
+//!
+//! Decision: the builder collects and [`build`](NodeBuilder::build) checks, so that all that is wrong is said in one place and
+//! by the name of the method that it was given to. A configuration file is one more source of the same values
+//! (`NodeBuilder::from(NodeConfig)`).
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
+use instantmirror_core::traits::blocking::Blocking;
+use instantmirror_core::traits::{CacheLimits, ObjectCache, Scheduler, SnapshotStore};
+use instantmirror_core::url::SecretUrl;
+
+use super::assembly::Assembly;
+use super::defaults::{self, Storage};
+use super::repository::{PrefetchRules, Repository, check_globs, check_rules};
+use super::verifying::Verifying;
+use super::{Node, NodeError};
+use crate::blocking::threads;
+use crate::config::{
+    ByteRate, ByteSize, HttpConfig, NodeConfig, OutgoingConfig, PeersConfig, RulesConfig, TimeSpan, VerifyKind,
+};
+
+/// Bytes of objects that are kept in memory, unless other limits are given.
+pub const MEMORY_CACHE_BYTES: u64 = 256 << 20;
+/// Bytes of objects that are kept in a directory, unless other limits are given.
+pub const DISK_CACHE_BYTES: u64 = 10 << 30;
+
+/// Why a node cannot be built of what its builder was given. `field` is the method that it was given to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// Something has no default and was not given.
+    #[error("{field} is missing: {advice}")]
+    Missing {
+        /// Whose.
+        field: String,
+        /// What to do.
+        advice: String,
+    },
+    /// A value cannot be used.
+    #[error("{field} '{value}': {advice}")]
+    Invalid {
+        /// Where it was given.
+        field: String,
+        /// The value, without secrets.
+        value: String,
+        /// What is wrong with it, and what would be right.
+        advice: String,
+    },
+    /// Two values exclude each other.
+    #[error("{field} and {other} exclude each other: {advice}")]
+    Contradiction {
+        /// One of them.
+        field: String,
+        /// The other one.
+        other: String,
+        /// What to do.
+        advice: String,
+    },
+}
+
+impl BuildError {
+    pub(super) fn missing(field: impl Into<String>, advice: impl Into<String>) -> Self {
+        let (field, advice) = (field.into(), advice.into());
+        Self::Missing { field, advice }
+    }
+
+    pub(super) fn invalid(field: impl Into<String>, value: impl ToString, advice: impl ToString) -> Self {
+        let (field, value, advice) = (field.into(), value.to_string(), advice.to_string());
+        Self::Invalid { field, value, advice }
+    }
+}
+
+/// The cache, on threads that may block if it needs them.
+fn on_threads(cache: impl ObjectCache) -> Arc<dyn ObjectCache> {
+    match cache.blocks() {
+        true => Arc::new(Blocking::new(Arc::new(cache), threads())),
+        false => Arc::new(cache),
+    }
+}
+
+/// Builds a [`Node`]; [`Node::builder`] begins one.
+///
+/// Every part has a default: objects, catalogs and the node's own notes are kept in memory, or in a [directory](Self::dir);
+/// whatever is fetched is ordered by [`PriorityScheduler`]; nothing is listened on and nothing is fetched ahead. A part of one's
+/// own takes the place of the default, and passes the suites of core's `conformance` if it is a good one.
+///
+/// What a configuration file can say and the builder cannot yet: the policy of expiry and the rate of scrubbing of the default
+/// cache in a directory (give it a cache that was opened so), `[fetch.class]`, `[fetch.source]`, and the hours and the budget of
+/// `[preseed]`. `NodeBuilder::from(NodeConfig)` takes them over from a file.
+///
+/// ```
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// use instantmirror::core::SecretKey;
+/// use instantmirror::core::memory::MemoryCache;
+/// use instantmirror::node::{Node, Repository};
+///
+/// let key = SecretKey::from_random([7; 32]).public();
+/// let node = Node::builder()
+///     .cache(MemoryCache::new(Some(64 << 20)))
+///     .repository(Repository::new("debian").master("http://127.0.0.1:1").trust(key))
+///     .build()
+///     .await?;
+/// assert_eq!(node.config().repositories.len(), 1);
+///
+/// let error = Node::builder().repository(Repository::new("debian").trust(key)).build().await.unwrap_err();
+/// assert!(error.to_string().starts_with("repository 'debian' master is missing: "));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a builder does nothing before `build`"]
+pub struct NodeBuilder {
+    settings: NodeConfig,
+    never: Vec<String>,
+    dir: Option<PathBuf>,
+    limits: Option<CacheLimits>,
+    cache: Option<Arc<dyn ObjectCache>>,
+    snapshots: Option<Arc<dyn SnapshotStore>>,
+    scheduler: Option<Box<dyn Scheduler>>,
+    repositories: Vec<Repository>,
+    control_socket: Option<PathBuf>,
+    /// Whether the settings are those of a file, which was checked and may name no repository.
+    is_of_file: bool,
+}
+
+impl Default for NodeBuilder {
+    fn default() -> Self {
+        Self::of(NodeConfig::bare())
+    }
+}
+
+impl From<NodeConfig> for NodeBuilder {
+    /// The node that a configuration file describes.
+    fn from(mut config: NodeConfig) -> Self {
+        let repositories = std::mem::take(&mut config.repositories);
+        Self {
+            dir: Some(config.cache.dir.clone()),
+            control_socket: Some(config.control_socket()),
+            repositories: repositories.into_iter().map(Repository::from).collect(),
+            is_of_file: true,
+            ..Self::of(config)
+        }
+    }
+}
+
+impl NodeBuilder {
+    fn of(settings: NodeConfig) -> Self {
+        Self {
+            settings,
+            never: Vec::new(),
+            dir: None,
+            limits: None,
+            cache: None,
+            snapshots: None,
+            scheduler: None,
+            repositories: Vec::new(),
+            control_socket: None,
+            is_of_file: false,
+        }
+    }
+
+    /// Keeps in this directory what is not given otherwise: objects, catalogs, and the node's notes (its tags, its number, who
+    /// was in its swarms). Made where needed; one process at a time.
+    pub fn dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.dir = Some(path.into());
+        self
+    }
+
+    /// Holds objects in this cache. One whose calls [block](ObjectCache::blocks) is run on tokio's blocking pool. What the node
+    /// goes without where the cache lacks a service is said in the log and in its status.
+    ///
+    /// The cache is not believed: all that is read from it is verified, each time. One that is known to keep the guarantees of
+    /// [`Objects`](instantmirror_core::traits::Objects) is given to [`trusted_cache`](Self::trusted_cache).
+    pub fn cache<C: ObjectCache>(mut self, cache: C) -> Self {
+        let cache = Verifying::new(on_threads(cache), std::any::type_name::<C>());
+        self.cache = Some(Arc::new(cache));
+        self
+    }
+
+    /// The same of a cache that verifies by itself, as a `DiskCache` does: what it has is sent as it is, from descriptors too.
+    pub fn trusted_cache(mut self, cache: impl ObjectCache) -> Self {
+        self.cache = Some(on_threads(cache));
+        self
+    }
+
+    /// Limits of the cache that is made if none is given: [`MEMORY_CACHE_BYTES`], or [`DISK_CACHE_BYTES`] in a directory, unless
+    /// told otherwise.
+    pub fn cache_limits(mut self, limits: CacheLimits) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
+    /// When objects at rest are verified, by the cache that is made if none is given.
+    pub fn verify(mut self, verify: VerifyKind) -> Self {
+        self.settings.cache.verify = verify;
+        self
+    }
+
+    /// Streams the content of paths that match this glob to clients and does not keep it.
+    pub fn never_keep(mut self, glob: impl Into<String>) -> Self {
+        self.never.push(glob.into());
+        self
+    }
+
+    /// Keeps catalogs, records and heads in this store.
+    pub fn snapshots(mut self, store: impl SnapshotStore) -> Self {
+        self.snapshots = Some(Arc::new(store));
+        self
+    }
+
+    /// Orders what is fetched with this scheduler.
+    pub fn scheduler(mut self, scheduler: impl Scheduler + 'static) -> Self {
+        self.scheduler = Some(Box::new(scheduler));
+        self
+    }
+
+    /// Follows one more repository.
+    pub fn repository(mut self, repository: Repository) -> Self {
+        self.repositories.push(repository);
+        self
+    }
+
+    /// Serves plain HTTP at one more address; port 0 is any free port.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.settings.http.listen.push(address);
+        self
+    }
+
+    /// All about serving HTTP, instead of what was said before; its `listen` too.
+    pub fn http(mut self, http: HttpConfig) -> Self {
+        self.settings.http = http;
+        self
+    }
+
+    /// Takes part in swarms, and accepts peers at one more address.
+    pub fn listen_peers(mut self, address: SocketAddr) -> Self {
+        self.settings.peers.listen.push(address);
+        self
+    }
+
+    /// Announces itself to one more tracker.
+    pub fn tracker(mut self, url: impl Into<SecretUrl>) -> Self {
+        self.settings.peers.trackers.push(url.into());
+        self
+    }
+
+    /// All about peers, instead of what was said before.
+    pub fn peers(mut self, peers: PeersConfig) -> Self {
+        self.settings.peers = peers;
+        self
+    }
+
+    /// How masters and trackers are connected to.
+    pub fn outgoing(mut self, outgoing: OutgoingConfig) -> Self {
+        self.settings.outgoing = outgoing;
+        self
+    }
+
+    /// What is fetched ahead of repositories that have no rules of their own.
+    pub fn prefetch(mut self, rules: PrefetchRules) -> Self {
+        let preseed = &mut self.settings.preseed;
+        let RulesConfig {
+            first,
+            never,
+            suggested,
+            popular,
+            rest,
+        } = rules.0;
+        (preseed.first, preseed.never) = (first, never);
+        (preseed.suggested, preseed.popular, preseed.rest) = (suggested, popular, rest);
+        self
+    }
+
+    /// Most bytes per second for all that is fetched in the background.
+    pub fn prefetch_rate(mut self, bytes: u64) -> Self {
+        self.settings.preseed.max_rate = Some(ByteRate(bytes));
+        self
+    }
+
+    /// Most bytes per second for all that is fetched.
+    pub fn fetch_rate(mut self, bytes: u64) -> Self {
+        self.settings.fetch.max_rate = Some(ByteRate(bytes));
+        self
+    }
+
+    /// For so long the files of a replaced snapshot are still found under `current`.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.settings.snapshots.grace = TimeSpan(grace);
+        self
+    }
+
+    /// Keeps the newest so many snapshots, of those that the master has.
+    pub fn keep_last(mut self, snapshots: u32) -> Self {
+        self.settings.snapshots.keep_last = snapshots;
+        self
+    }
+
+    /// Answers the command line (`imnode status` and its kind) on a Unix socket at this path.
+    pub fn control_socket(mut self, path: impl Into<PathBuf>) -> Self {
+        self.control_socket = Some(path.into());
+        self
+    }
+
+    /// Checks what was given, opens cache and store, and takes up what they hold. Asks no master, and nothing runs before the
+    /// node is [served](super::NodeServer) or [followed](Node::follow). Must be called inside a tokio runtime. Dropping the
+    /// future leaves nothing behind but directories.
+    ///
+    /// # Errors
+    /// [`NodeError::Build`] for what was given; the other variants for what opening it met.
+    pub async fn build(mut self) -> Result<Node, NodeError> {
+        self.check()?;
+        let mut sources = Vec::with_capacity(self.repositories.len());
+        for repository in std::mem::take(&mut self.repositories) {
+            let (settings, parts) = repository.split()?;
+            self.settings.repositories.push(settings);
+            sources.push(parts);
+        }
+        let storage = Storage {
+            cache: self.cache,
+            snapshots: self.snapshots,
+        };
+        let parts = match self.dir.filter(|dir| !dir.as_os_str().is_empty()) {
+            Some(dir) => defaults::in_directory(&dir, &self.settings.cache, storage)?,
+            None => defaults::in_memory(self.settings.cache.limits(), storage),
+        };
+        let scheduler = self.scheduler;
+        Assembly {
+            config: self.settings,
+            control_socket: self.control_socket,
+            parts,
+            sources,
+            scheduler: scheduler.unwrap_or_else(|| Box::new(PriorityScheduler::new(SchedulerLimits::default()))),
+        }
+        .open()
+        .await
+    }
+
+    /// Checks all but single repositories, and sets what follows from it.
+    fn check(&mut self) -> Result<(), BuildError> {
+        if self.is_of_file {
+            return Ok(());
+        }
+        if self.repositories.is_empty() {
+            let advice = "give it one: Repository::new(NAME).master(URL).trust(KEY)";
+            return Err(BuildError::missing("repository", advice));
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = self.repositories.iter().find(|one| !names.insert(&one.name)) {
+            let advice = "it is there twice; name several masters of one repository with .master";
+            return Err(BuildError::invalid("repository", &twice.name, advice));
+        }
+        if self.limits.is_some() && self.cache.is_some() {
+            return Err(BuildError::Contradiction {
+                field: "cache_limits".to_owned(),
+                other: "cache".to_owned(),
+                advice: "a cache that is given has its limits; set them where it is made".to_owned(),
+            });
+        }
+        self.set_limits()?;
+        self.settings.cache.never = check_globs("never_keep", self.never.iter())?;
+        check_rules("prefetch", &self.settings.preseed.rules())?;
+        for (field, rate) in [
+            ("prefetch_rate", self.settings.preseed.max_rate),
+            ("fetch_rate", self.settings.fetch.max_rate),
+        ] {
+            if rate == Some(ByteRate(0)) {
+                return Err(BuildError::invalid(
+                    field,
+                    0,
+                    "nothing would come; leave it out for no limit",
+                ));
+            }
+        }
+        let sections = [
+            ("peers", self.settings.peers.check()),
+            ("outgoing", self.settings.outgoing.check()),
+        ];
+        for (field, checked) in sections {
+            checked.map_err(|advice| BuildError::invalid(field, "(settings)", advice))?;
+        }
+        let http = self.settings.http.check_alone();
+        http.map_err(|advice| BuildError::invalid("http", "(settings)", advice))
+    }
+
+    /// Sets the limits of the cache, as far as the settings say them.
+    fn set_limits(&mut self) -> Result<(), BuildError> {
+        let default = match (&self.cache, &self.dir) {
+            (Some(cache), _) => cache.usage().max_bytes.unwrap_or(u64::MAX),
+            (None, Some(_)) => DISK_CACHE_BYTES,
+            (None, None) => MEMORY_CACHE_BYTES,
+        };
+        let limits = self.limits.unwrap_or_default();
+        if limits.max_bytes == Some(0) || limits.max_objects == Some(0) {
+            let advice = "it must be more than 0; to keep nothing, say .never_keep(\"*\")";
+            return Err(BuildError::invalid("cache_limits", format!("{limits:?}"), advice));
+        }
+        let cache = &mut self.settings.cache;
+        cache.max_size = ByteSize(limits.max_bytes.unwrap_or(default));
+        cache.max_objects = limits.max_objects;
+        cache.keep_free = (limits.keep_free_bytes > 0).then_some(ByteSize(limits.keep_free_bytes));
+        cache.dir = self.dir.clone().unwrap_or_default();
+        Ok(())
+    }
+}

@@ -1,0 +1,154 @@
+//! What a builder of nodes refuses, and how it says so.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use instantmirror::config::{HttpConfig, NodeConfig, PeersConfig};
+use instantmirror::core::SecretKey;
+use instantmirror::core::memory::{MemoryCache, MemoryCatalogs, MemoryTransport};
+use instantmirror::core::traits::CacheLimits;
+use instantmirror::node::{BuildError, Node, NodeBuilder, NodeError, PrefetchRules, Repository};
+
+const URL: &str = "http://127.0.0.1:1";
+
+fn repository() -> Repository {
+    Repository::new("debian").trust(SecretKey::from_random([7; 32]).public())
+}
+
+fn builder() -> NodeBuilder {
+    Node::builder().repository(repository().master(URL))
+}
+
+async fn refused(builder: NodeBuilder) -> String {
+    match builder.build().await {
+        Err(NodeError::Build(error)) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named_with_what_to_do() {
+    let expected = "repository is missing: give it one: Repository::new(NAME)";
+    let text = refused(Node::builder()).await;
+    assert!(text.starts_with(expected), "{text}");
+    let untrusting = Repository::new("debian").master(URL);
+    for (repository, expected) in [
+        (untrusting, "repository 'debian' trust is missing: name a public key"),
+        (
+            repository(),
+            "repository 'debian' master is missing: say where it comes from",
+        ),
+        (
+            repository().transport(MemoryTransport::new()),
+            "repository 'debian' upstream is missing: ",
+        ),
+        (
+            repository().upstream(MemoryCatalogs::new()),
+            "repository 'debian' transport is missing: ",
+        ),
+    ] {
+        let text = refused(Node::builder().repository(repository)).await;
+        assert!(text.starts_with(expected), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_is_named_with_its_value_and_without_its_secrets() {
+    let with_secret = "ftp://user:secret@mirror.example.org/";
+    let peers = PeersConfig {
+        slots: 0,
+        ..PeersConfig::default()
+    };
+    let http = HttpConfig {
+        max_connections: 0,
+        ..HttpConfig::default()
+    };
+    for (builder, expected) in [
+        (
+            builder().repository(repository().master(URL)),
+            "repository 'debian': it is there twice",
+        ),
+        (
+            builder().repository(Repository::new("a b").master(URL)),
+            "repository 'b a': ",
+        ),
+        (
+            builder().repository(Repository::new("other").master(with_secret)),
+            "repository 'other' trust is missing",
+        ),
+        (
+            builder().cache_limits(CacheLimits::bytes(0)),
+            "cache_limits 'CacheLimits",
+        ),
+        (builder().never_keep("a{"), "never_keep 'a{': "),
+        (builder().prefetch(PrefetchRules::none().first("[")), "prefetch '[': "),
+        (builder().fetch_rate(0), "fetch_rate '0': nothing would come"),
+        (
+            builder().peers(peers),
+            "peers '(settings)': [peers] max_connections and slots",
+        ),
+        (builder().http(http), "http '(settings)': [http] max_connections = 0"),
+    ] {
+        let text = refused(builder).await;
+        let expected = expected.replace("'b a'", "'a b'");
+        assert!(text.starts_with(&expected), "{text}\n{expected}");
+    }
+    let secret = Node::builder().repository(repository().master(with_secret));
+    let shown = format!("{secret:?}");
+    assert!(!shown.contains("secret"), "{shown}");
+    let text = refused(secret).await;
+    assert!(text.starts_with("repository 'debian' master 'ftp://"), "{text}");
+    assert!(!text.contains("secret"), "{text}");
+}
+
+#[tokio::test]
+async fn what_excludes_each_other_is_said() {
+    let both = builder()
+        .cache(MemoryCache::new(None))
+        .cache_limits(CacheLimits::bytes(1));
+    let Err(NodeError::Build(BuildError::Contradiction { field, other, .. })) = both.build().await else {
+        panic!("a cache of one's own has its limits");
+    };
+    assert_eq!((field.as_str(), other.as_str()), ("cache_limits", "cache"));
+}
+
+#[tokio::test]
+async fn a_file_and_methods_describe_the_same_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = SecretKey::from_random([7; 32]).public();
+    let text = format!(
+        "[cache]\ndir = {:?}\nmax_size = \"1 GiB\"\nmax_objects = 7\nnever = [\"*.iso\"]\n\
+         [http]\nlisten = [\"127.0.0.1:0\"]\n[preseed]\nfirst = [\"dists/\"]\nrest = true\n\
+         [[repository]]\nname = \"debian\"\nmaster = \"{URL}\"\ntrust = [\"{key}\"]\n",
+        dir.path().join("file"),
+    );
+    let config = NodeConfig::parse(std::path::Path::new("(built in)"), &text).unwrap();
+    let of_file = NodeBuilder::from(config).build().await.unwrap();
+    let built = builder()
+        .dir(dir.path().join("built"))
+        .cache_limits(CacheLimits::bytes(1 << 30).objects(7))
+        .never_keep("*.iso")
+        .listen("127.0.0.1:0".parse().unwrap())
+        .prefetch(PrefetchRules::none().first("dists/").rest())
+        .build()
+        .await
+        .unwrap();
+    let mut expected = of_file.config().clone();
+    expected.cache.dir = dir.path().join("built");
+    assert_eq!(*built.config(), expected);
+}
+
+#[tokio::test]
+async fn what_a_cache_lacks_is_in_the_status() {
+    let node = builder().build().await.unwrap();
+    let status = node.status(instantmirror::HttpStatus::default());
+    assert_eq!(
+        status.cache.missing,
+        ["no scrubber: what is at rest cannot be verified"]
+    );
+    assert_eq!(status.cache.max_bytes, Some(instantmirror::node::MEMORY_CACHE_BYTES));
+    let request = instantmirror::node::VerifyRequest {
+        subset: None,
+        repair: false,
+    };
+    let error = node.verify(request).await.unwrap_err();
+    assert!(error.to_string().contains("no scrubber"), "{error}");
+}
