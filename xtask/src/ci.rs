@@ -25,6 +25,7 @@ const STEPS: &[Step] = &[
     ("format documents", format_documents),
     ("benches run", benches),
     ("oracles", oracles),
+    ("embedder", embedder),
     ("fuzz targets", fuzz_targets),
 ];
 
@@ -249,6 +250,11 @@ fn cache_bench(root: &Path) -> Result<()> {
 /// Tests against implementations whose dependencies may not come into the product: a workspace of their own.
 fn oracles(root: &Path) -> Result<()> {
     run_command(cargo(root).args(["test", "--manifest-path", "oracles/Cargo.toml"]))
+}
+
+/// Parts that somebody outside of the project could have written, and a node built of them: a workspace of its own.
+fn embedder(root: &Path) -> Result<()> {
+    run_command(cargo(root).args(["test", "--manifest-path", "tests/embedder/Cargo.toml"]))
 }
 
 fn fuzz_targets(root: &Path) -> Result<()> {
