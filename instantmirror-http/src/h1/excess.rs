@@ -53,23 +53,10 @@ impl Connection {
         if self.place.is_reserved() && !is_for_nodes(head.request.path) {
             return Some(Excess::Reader);
         }
-        let is_limited = self.shared.admission.limits_requests();
-        is_limited.then(|| self.over_rate(head))?.map(Excess::Request)
-    }
-
-    /// Whether the client asks too often, and when it may ask again.
-    fn over_rate(&self, head: &Head<'_>) -> Option<Duration> {
-        let address = client_address(&self.service, self.address, head)?;
-        // A proxy that asks for itself is not limited.
-        if self.service.proxies().contains(address) {
-            return None;
-        }
-        let wait = self.shared.admission.take_request(address).err()?;
-        if self.service.is_of_node(&head.request, &self.client(head)) {
-            return None;
-        }
-        self.shared.admission.count_limited(address);
-        Some(wait)
+        let client = || client_address(&self.service, self.address, head);
+        let is_of_node = || self.service.is_of_node(&head.request, &self.client(head));
+        let wait = self.shared.over_rate(&self.service, client, is_of_node)?;
+        Some(Excess::Request(wait))
     }
 
     /// Waits for a place that readers may have, and turns the client away if there is none. Returns whether there is one.

@@ -25,16 +25,7 @@ pub(super) async fn refusal(
         place.leaves();
         return Some(service.turn_away());
     }
-    let address = client.address.filter(|_| admission.limits_requests())?;
-    // A proxy that asks for itself is not limited.
-    if service.proxies().contains(address) {
-        return None;
-    }
-    let wait = admission.take_request(address).err()?;
-    let request = Request::new(&head.method, &head.uri, &head.headers);
-    if service.is_of_node(&request, client) {
-        return None;
-    }
-    admission.count_limited(address);
+    let is_of_node = || service.is_of_node(&Request::new(&head.method, &head.uri, &head.headers), client);
+    let wait = shared.over_rate(service, || client.address, is_of_node)?;
     Some(service.too_many(wait))
 }
