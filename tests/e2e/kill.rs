@@ -8,7 +8,7 @@ use instantmirror::core::catalog::{Catalog, check_closure};
 use instantmirror::core::traits::Catalogs as _;
 use instantmirror::core::{Directory, Kind, RepoName, Snapshot};
 use instantmirror::master::MasterPublication;
-use instantmirror_testkit::command::{clean_command, run_any};
+use instantmirror_testkit::command::{clean_command, run, run_any};
 use instantmirror_testkit::process::{TestDir, binary};
 
 use crate::world::{LIMIT, Master};
@@ -26,6 +26,12 @@ pub(crate) fn killed_at(master: &Master, n: usize, arguments: &[&str]) -> bool {
         .arg(binary("imserver").unwrap());
     command.arg("--config").arg(&master.config).args(arguments);
     run_any(&mut command, LIMIT).unwrap().status.success()
+}
+
+/// Waits until nobody has a lock that this process had. Programs that other tests start meanwhile have it, too, from their
+/// fork to their exec.
+pub(crate) fn wait_until_unlocked(lock: &Path) {
+    run(clean_command("flock").arg("--close").arg(lock).arg("true"), LIMIT).unwrap();
 }
 
 /// Reads everything that the store shows as an embedder would: every snapshot, every node, every byte. Returns the

@@ -15,6 +15,7 @@ use instantmirror_testkit::process::{Daemon, TestDir, binary};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cache::configure;
+use crate::kill::wait_until_unlocked;
 use crate::world::{LIMIT, Master, Node};
 
 /// Every syscall with which the cache writes, names, removes and syncs. Sockets, logs and wake-ups use others.
@@ -93,6 +94,8 @@ fn check(node: &Node, what: &str) -> usize {
     }
     drop(checker);
     futures_executor::block_on(cache.checkpoint()).unwrap();
+    drop(cache);
+    wait_until_unlocked(&cache_dir(node).join("lock"));
     let there = litter(&cache_dir(node));
     assert_eq!(there, Vec::<PathBuf>::new(), "{what}");
     whole

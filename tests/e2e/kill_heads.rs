@@ -16,7 +16,7 @@ use instantmirror::store::snapshots::DiskSnapshotStore;
 use instantmirror_testkit::command::{clean_command, run};
 use instantmirror_testkit::process::{TestDir, binary};
 
-use crate::kill::{killed_at, litter, snapshots_that_are_whole};
+use crate::kill::{killed_at, litter, snapshots_that_are_whole, wait_until_unlocked};
 use crate::world::{LIMIT, Master, Node};
 
 /// A master with a published tree.
@@ -298,6 +298,8 @@ async fn stored(dir: &Path, key: &str, n: usize) -> (u64, BTreeSet<String>) {
             .unwrap_or_else(|error| panic!("kill {n}: half a snapshot is visible: {error}"));
         ids.insert(id.to_string());
     }
+    drop(store);
+    wait_until_unlocked(&dir.join("catalog/lock"));
     (head.head().sequence, ids)
 }
 
