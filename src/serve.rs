@@ -235,7 +235,13 @@ impl Frontend {
         self.0.services.borrow().stats()
     }
 
-    /// The same, and how many connections there are, for a status page.
+    /// All that is answered to the public now, routes of the embedder's included.
+    #[must_use]
+    pub fn routes(&self) -> RouteList {
+        self.0.services.borrow().routes()
+    }
+
+    /// What was answered, and how many connections there are, for a status page.
     #[must_use]
     pub fn status(&self) -> HttpStatus {
         HttpStatus::new(&self.stats(), &self.0.admission.stats())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use instantmirror_core::appearance::staged;
 use instantmirror_core::traits::Catalogs as _;
 use instantmirror_core::{RepoName, SnapshotId, Timestamp};
-use instantmirror_http::{Api, Mounts, RouteTable, Service};
+use instantmirror_http::{Api, Mounts, RouteTable, Routes, Service};
 use notify::{RecursiveMode, Watcher as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -89,18 +89,26 @@ impl MasterServer {
     /// # Errors
     /// [`MasterError::Http`] for an address in use, [`MasterError::Watch`].
     pub async fn bind(master: Master) -> Result<Self, MasterError> {
+        Self::bind_with_routes(master, Routes::new()).await
+    }
+
+    /// The same with routes of the embedder's beside those of the master, for the public. They stay through every reload.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind), and [`OpenError::Routes`] if routes contradict each other.
+    pub async fn bind_with_routes(master: Master, routes: Routes) -> Result<Self, MasterError> {
         // It would write later: heads, clean-ups, its socket.
         master.disk.check_owner()?;
         let publication = Arc::new(MasterPublication::new(master.clone()).await);
+        let routes = torrent_routes().with_state(publication.offers()).merge(routes);
+        let routes = routes.build().map_err(OpenError::from)?;
+        let control = control_routes().build().map_err(OpenError::from)?;
         let config = master.config();
         let background = Background::start().map_err(MasterError::Threads)?;
         let sockets = Sockets::open(&config.http, Some(&config.control_socket()), Some(background.handle())).await?;
         let gate = Arc::new(MasterGate::new(master.clone(), Arc::clone(&publication)));
         let (told, objects, keeper) = (Arc::clone(&publication), master.readable_objects(), Arc::clone(&gate));
         let api = move || Api::new(told.clone(), objects.clone()).with_gatekeeper(keeper.clone());
-        let routes = torrent_routes().build().map_err(OpenError::from)?;
-        let routes = routes.with_state(publication.offers());
-        let control = control_routes().build().map_err(OpenError::from)?;
         let shown = Arc::clone(&publication);
         let make = move || {
             let trees = Service::new(shown.clone()).with_annotations(shown.clone());

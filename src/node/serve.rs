@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use instantmirror_http::{HotLimits, Mounts, RouteTable, Service};
+use instantmirror_http::{HotLimits, Mounts, RouteTable, Routes, Service};
 
 use super::control::{NodeControl, control_routes};
 use super::{Node, NodeError, Reloader};
@@ -34,6 +34,17 @@ impl NodeServer {
     /// # Errors
     /// [`NodeError::Http`] for an address in use, or a certificate or access log that cannot be used.
     pub async fn bind(node: Node) -> Result<Self, NodeError> {
+        Self::bind_with_routes(node, Routes::new()).await
+    }
+
+    /// The same with routes of the embedder's beside those of the node, for the public. They stay through every reload.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind), and [`OpenError::Routes`] if routes contradict each other.
+    pub async fn bind_with_routes(node: Node, routes: Routes) -> Result<Self, NodeError> {
+        let routes = torrent_routes().with_state(node.torrents.offers()).merge(routes);
+        let routes = routes.build().map_err(OpenError::from)?;
+        let control = control_routes().build().map_err(OpenError::from)?;
         let config = node.config();
         let sockets = Sockets::open(
             &config.http,
@@ -50,9 +61,6 @@ impl NodeServer {
             // An answer that is kept ready was verified for another request.
             hot.answers_max = 0;
         }
-        let routes = torrent_routes().build().map_err(OpenError::from)?;
-        let routes = routes.with_state(node.torrents.offers());
-        let control = control_routes().build().map_err(OpenError::from)?;
         let make = move || {
             Service::new(shown.clone())
                 .with_annotations(shown.clone())

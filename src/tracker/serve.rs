@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use instantmirror_core::address::Ipv4Wildcards;
 use instantmirror_core::memory::Nothing;
-use instantmirror_http::{Mounts, RouteTable, Service};
+use instantmirror_http::{Mounts, RouteTable, Routes, Service};
 use instantmirror_tracker::UdpServer;
 
 use super::announce::{Control, control_routes, public_routes};
@@ -32,6 +32,17 @@ impl TrackerServer {
     /// [`TrackerError::Http`] and [`TrackerError::Udp`] for an address in use, or a certificate or access log that cannot be
     /// used.
     pub async fn bind(tracker: Tracker) -> Result<Self, TrackerError> {
+        Self::bind_with_routes(tracker, Routes::new()).await
+    }
+
+    /// The same with routes of the embedder's beside those of the tracker, for the public. They stay through every reload.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind), and [`OpenError::Routes`] if routes contradict each other.
+    pub async fn bind_with_routes(tracker: Tracker, routes: Routes) -> Result<Self, TrackerError> {
+        let routes = public_routes().with_state(tracker.clone()).merge(routes);
+        let routes = routes.build().map_err(OpenError::from)?;
+        let control = control_routes().build().map_err(OpenError::from)?;
         let config = tracker.config();
         let sockets = Sockets::open(&config.http, Some(&config.control_socket()), None).await?;
         let mut udp = Vec::new();
@@ -39,9 +50,6 @@ impl TrackerServer {
         for address in &config.udp.listen {
             udp.push(UdpServer::bind_beside(*address, &wildcards).await?);
         }
-        let routes = public_routes().build().map_err(OpenError::from)?;
-        let routes = routes.with_state(tracker.clone());
-        let control = control_routes().build().map_err(OpenError::from)?;
         let make = move || Service::new(Arc::new(Nothing)).with_routes(routes.clone());
         let frontend = sockets.frontend(&config.http, Mounts::default(), make);
         Ok(Self {
@@ -127,5 +135,58 @@ impl TrackerServer {
         };
         let background = futures_util::future::join(datagrams, tracker.keep_up());
         sockets.serve(&frontend, local, background, shutdown).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use http::Response;
+    use instantmirror_http::{Access, RouteError};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn bind(path: &'static str) -> Result<TrackerServer, TrackerError> {
+        let socket = std::env::temp_dir().join(format!("instantmirror-own-routes-{}.sock", std::process::id()));
+        let text = format!(
+            "[torrents]\nallow = [{:?}]\n[http]\nlisten = [\"127.0.0.1:0\"]\n[control]\nsocket = {socket:?}\n",
+            "a".repeat(40)
+        );
+        let config = TrackerConfig::parse(Path::new("imtracker.toml"), &text).unwrap();
+        let hello = |_| async { Response::new("hello".into()) };
+        let routes = Routes::new().get(path, Access::Public, "Greets", hello);
+        TrackerServer::bind_with_routes(Tracker::open(config)?, routes).await
+    }
+
+    #[tokio::test]
+    async fn routes_of_ones_own_are_answered_listed_and_refused_where_they_contradict() {
+        let refused = bind("/announce").await.unwrap_err();
+        let is_twice = matches!(
+            refused,
+            TrackerError::Http(OpenError::Routes(RouteError::Duplicate { .. }))
+        );
+        assert!(is_twice && refused.to_string().contains("Greets"), "{refused}");
+        let server = bind("/hello").await.unwrap();
+        let list = server.frontend().routes().to_string();
+        assert!(
+            list.contains("GET  /hello     everybody  Greets\n") && list.contains("/announce"),
+            "{list}"
+        );
+        let address = server.sockets.addresses()[0];
+        let client = async {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = b"GET /hello HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        tokio::select! {
+            () = server.run(std::future::pending()) => panic!("it ended"),
+            answer = client => assert!(answer.ends_with("\r\n\r\nhello"), "{answer}"),
+        }
     }
 }
