@@ -520,6 +520,7 @@ fn a_root_that_shows_what_is_the_daemon_s_own_is_refused() {
 }
 
 #[test]
+#[cfg(all(feature = "tls", feature = "metadata-check"))]
 fn what_the_machine_does_not_have_is_found_before_a_start() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("imserver.toml");
@@ -572,6 +573,7 @@ fn what_the_machine_does_not_have_is_found_before_a_start() {
 }
 
 #[test]
+#[cfg(all(feature = "tls", feature = "metadata-check"))]
 fn documented_configurations_are_valid_and_state_the_defaults() {
     let server = include_str!("../../docs/config/imserver.toml");
     let server = ServerConfig::parse(Path::new("docs/config/imserver.toml"), server).unwrap();

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use cargo_metadata::semver::Version;
 
+use crate::features;
 use crate::steps::{cargo, is_installed, output, run as run_command, step};
 use crate::tidy;
 
@@ -17,6 +18,7 @@ type Step = (&'static str, fn(&Path) -> Result<()>);
 const STEPS: &[Step] = &[
     ("format", format),
     ("clippy", clippy),
+    ("features alone", features::check),
     ("documentation", documentation),
     ("tidy", tidy::run),
     ("licences, bans, sources", deny),

@@ -8,6 +8,7 @@
 )]
 
 mod ci;
+mod features;
 mod setup;
 mod soak;
 mod steps;
