@@ -9,17 +9,23 @@ use std::process::{Command, Stdio};
 
 use instantmirror::config::ServerConfig;
 use instantmirror::{Master, MasterServer, NoProgress, PublishOptions};
+use instantmirror_testkit::http;
 use instantmirror_testkit::process::TestDir;
 
-/// The program of an example.
+/// The program of an example of the facade.
 fn program(name: &str) -> PathBuf {
+    built("instantmirror", name)
+}
+
+/// The program of an example of a package.
+fn built(package: &str, name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let example: PathBuf = tests.parent().unwrap().parent().unwrap().join("examples").join(name);
     if !example.is_file() {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
         let built = Command::new(cargo)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args(["build", "--example", name])
+            .args(["build", "--package", package, "--example", name])
             .status();
         assert!(built.unwrap().success(), "{name} cannot be built");
     }
@@ -166,4 +172,27 @@ fn embed_node_mirrors_a_tree_until_it_is_told_to_stop() {
     assert_eq!(String::from_utf8_lossy(&curl.stdout), "content");
     let told = Command::new("kill").arg(node.id().to_string()).status().unwrap();
     assert!(told.success() && node.wait().unwrap().success());
+}
+
+#[test]
+fn serve_directory_serves_what_lies_there() {
+    let dir = TestDir::new("example-serve").unwrap();
+    std::fs::create_dir(dir.path().join("pool")).unwrap();
+    std::fs::write(dir.path().join("pool/hello.deb"), "content").unwrap();
+    let mut example = Command::new(built("instantmirror-http", "serve_directory"));
+    let mut example = example.arg(dir.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(example.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert_eq!(said.next().as_deref(), Some("1 files"));
+    let serving = said.next().unwrap();
+    let url = serving.strip_prefix("serving ").unwrap();
+    let found = http::get(&format!("{url}pool/hello.deb")).unwrap();
+    let listed = http::get(&format!("{url}pool/")).unwrap();
+    let missing = http::get(&format!("{url}pool/other.deb")).unwrap();
+    example.kill().unwrap();
+    example.wait().unwrap();
+    assert_eq!((found.status, found.body.as_slice()), (200, &b"content"[..]));
+    assert!(listed.text().contains("hello.deb"), "{}", listed.text());
+    assert_eq!(missing.status, 404);
 }
