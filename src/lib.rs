@@ -56,3 +56,8 @@ pub use node::{Node, NodeBuilder, NodeError, NodeServer};
 pub use serve::{Frontend, HttpStatus, OpenError};
 pub use tls::TlsError;
 pub use tracker::{Tracker, TrackerError, TrackerServer};
+
+/// Its code is compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+struct Embedding;
