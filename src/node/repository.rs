@@ -1,6 +1,9 @@
 //! What a builder of nodes is told of repositories: whom to believe, where heads, catalogs and content come from, and what is
 //! fetched before anybody asks for it.
 
+mod timely;
+
+use std::any::TypeId;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,9 +11,11 @@ use instantmirror_core::rules::PathGlobs;
 use instantmirror_core::traits::{PeerTransport, Swarm, Transport, Upstream};
 use instantmirror_core::url::SecretUrl;
 use instantmirror_core::{PublicKey, RepoName};
+use instantmirror_swarm::HttpOrigin;
 
 use super::builder::BuildError;
 use crate::config::{MountConfig, NodeRepository, OutgoingConfig, RulesConfig};
+use timely::Timely;
 
 /// What of a repository is fetched before anybody asks for it: in the order of the methods, whatever their order in the code.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -140,21 +145,34 @@ impl Repository {
         self
     }
 
-    /// A source of heads and catalogs.
-    pub fn upstream(mut self, upstream: impl Upstream) -> Self {
-        self.sources.upstreams.push(Arc::new(upstream));
+    /// A source of heads and catalogs. It gets limits, as a [transport](Self::transport) does. A question for news may wait for
+    /// longer: after 75 s the source is asked for the head of now, and fails if that is not answered either.
+    pub fn upstream<U: Upstream>(mut self, upstream: U) -> Self {
+        self.sources.upstreams.push(match has_limits::<U>() {
+            true => Arc::new(upstream),
+            false => Arc::new(Timely::new(upstream, U::label)),
+        });
         self
     }
 
     /// A source of content that is one side.
-    pub fn transport(mut self, transport: impl PeerTransport) -> Self {
-        self.sources.transports.push(Transport::origin(transport));
+    ///
+    /// It should bound its own waiting, and need not be believed to: a first answer takes 30 s at most, and so does each next
+    /// part of a transfer. What comes whole, an outboard or an object of a batch, has a second more for each 64 KiB. A call that
+    /// takes longer is dropped and counts as [`Unreachable`](instantmirror_core::TransportError::Unreachable), other sources are
+    /// asked, and the log names this one by label and type. (An [`HttpOrigin`] has limits of its own.)
+    pub fn transport<T: PeerTransport>(mut self, transport: T) -> Self {
+        self.sources.transports.push(match has_limits::<T>() {
+            true => Transport::origin(transport),
+            false => Transport::origin(Timely::new(transport, T::label)),
+        });
         self
     }
 
-    /// A source of content that is a swarm.
-    pub fn swarm(mut self, swarm: impl Swarm) -> Self {
-        self.sources.transports.push(Transport::swarm(swarm));
+    /// A source of content that is a swarm. It gets limits, as a [transport](Self::transport) does.
+    pub fn swarm<S: Swarm>(mut self, swarm: S) -> Self {
+        let swarm = Transport::swarm(Timely::new(swarm, S::label));
+        self.sources.transports.push(swarm);
         self
     }
 
@@ -171,7 +189,7 @@ impl Repository {
             return Err(BuildError::missing(self.field("trust"), advice));
         }
         for url in &self.masters {
-            let origin = instantmirror_swarm::HttpOrigin::new(url.exposed());
+            let origin = HttpOrigin::new(url.exposed());
             origin.map_err(|error| BuildError::invalid(self.field("master"), url, error))?;
         }
         let has_none = self.masters.is_empty();
@@ -220,6 +238,11 @@ impl From<NodeRepository> for Repository {
             sources: Sources::default(),
         }
     }
+}
+
+/// Whether sources of this type are known to bound their waiting.
+fn has_limits<T: 'static>() -> bool {
+    TypeId::of::<T>() == TypeId::of::<HttpOrigin>()
 }
 
 pub(super) fn check_rules(field: &str, rules: &RulesConfig) -> Result<(), BuildError> {
