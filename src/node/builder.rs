@@ -18,7 +18,7 @@ use instantmirror_core::url::SecretUrl;
 use super::assembly::Assembly;
 use super::defaults::{self, Storage};
 use super::repository::{PrefetchRules, Repository, check_globs, check_rules};
-use super::verifying::Verifying;
+use super::verifying::{Verifying, VerifyingStore};
 use super::{Node, NodeError};
 use crate::blocking::threads;
 use crate::config::{
@@ -210,7 +210,17 @@ impl NodeBuilder {
     }
 
     /// Keeps catalogs, records and heads in this store.
+    ///
+    /// The store is not believed: each catalog node is held against its id, each record against the one that was stored. What
+    /// is wrong is not used, and the log names the store; it also does if the store forgets. One that is known to keep the
+    /// guarantees of [`SnapshotStore`] is given to [`trusted_snapshots`](Self::trusted_snapshots).
     pub fn snapshots(mut self, store: impl SnapshotStore) -> Self {
+        self.snapshots = Some(Arc::new(VerifyingStore::new(store)));
+        self
+    }
+
+    /// The same of a store that is believed, as a `DiskSnapshotStore` may be.
+    pub fn trusted_snapshots(mut self, store: impl SnapshotStore) -> Self {
         self.snapshots = Some(Arc::new(store));
         self
     }

@@ -6,6 +6,8 @@
 //! Invariant: no byte leaves that an outboard of the object does not prove. What does not prove right is removed, so that it is
 //! fetched again, and the log names the cache.
 
+mod store;
+
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +19,8 @@ use instantmirror_core::traits::{
     Sweeper,
 };
 use instantmirror_core::{ObjectId, RangeSet};
+
+pub(super) use store::VerifyingStore;
 
 /// An [`ObjectCache`] around one that may be wrong.
 #[derive(Debug, Clone)]
