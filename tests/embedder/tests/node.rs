@@ -4,6 +4,7 @@
 mod lying;
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use instantmirror::node::{Node, NodeBuilder, Repository};
 use instantmirror::swarm::HttpOrigin;
 use instantmirror::{HttpStatus, Master, MasterServer, NoProgress, NodeServer, PublishOptions};
 use instantmirror_embedder::{LineScheduler, ListStore, ShelfCache, TreeTransport};
-use lying::{Forgetful, OtherBytes, Silent, Spoilt};
+use lying::{FalseStore, OtherBytes, Silent, Spoilt};
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -89,8 +90,15 @@ async fn serve(builder: NodeBuilder) -> (Node, String) {
 
 /// What curl gets, if it gets all of it.
 async fn curl(url: &str, path: &str) -> Option<Vec<u8>> {
+    curl_within(5, url, path).await
+}
+
+/// The same with more patience.
+async fn curl_within(seconds: u32, url: &str, path: &str) -> Option<Vec<u8>> {
     let url = format!("{}/tree/snap/current/{path}", url.trim_end_matches('/'));
-    let curl = Command::new("curl").args(["-fsS", "--max-time", "5", &url]).output();
+    let curl = Command::new("curl")
+        .args(["-fsS", "--max-time", &seconds.to_string(), &url])
+        .output();
     let done = curl.await.unwrap();
     done.status.success().then_some(done.stdout)
 }
@@ -134,7 +142,14 @@ impl std::io::Write for Writer {
 }
 
 fn is_logged(log: &Mutex<Vec<u8>>, text: &str) -> bool {
-    String::from_utf8_lossy(&log.lock().unwrap()).contains(text)
+    is_one_line(log, &[text])
+}
+
+/// Whether there is a line with all of these.
+fn is_one_line(log: &Mutex<Vec<u8>>, texts: &[&str]) -> bool {
+    let log = log.lock().unwrap();
+    let log = String::from_utf8_lossy(&log);
+    log.lines().any(|line| texts.iter().all(|text| line.contains(text)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,17 +201,39 @@ async fn a_cache_that_returns_other_bytes_is_found_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_forgets_shows_nothing_wrong() {
-    let world = World::new().await;
-    let store = Forgetful::default();
+    let (log, world) = (log(), World::new().await);
+    let store = FalseStore::default();
     let forget = store.forget.clone();
     let builder = Node::builder()
         .snapshots(store)
         .repository(world.repository().transport(world.tree()));
     let (_node, url) = serve(builder).await;
     assert_eq!(served(&url).await, FILES.len());
-    forget.store(true, std::sync::atomic::Ordering::SeqCst);
+    forget.store(true, Ordering::SeqCst);
     served(&url).await;
     assert!(curl(&url, "no-such-file").await.is_none());
+    assert!(
+        is_one_line(&log, &["FalseStore", "has forgotten"]),
+        "the log names the store"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_returns_other_bytes_is_found_out() {
+    let (log, world) = (log(), World::new().await);
+    let store = FalseStore::default();
+    let lie = store.lie.clone();
+    let builder = Node::builder()
+        .snapshots(store)
+        .repository(world.repository().transport(world.tree()));
+    let (_node, url) = serve(builder).await;
+    lie.store(true, Ordering::SeqCst);
+    served(&url).await;
+    assert!(curl(&url, "no-such-file").await.is_none());
+    assert!(
+        is_one_line(&log, &["FalseStore", "it returned other bytes"]),
+        "the log names the store"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,10 +251,25 @@ async fn wrong_bytes_of_a_transport_are_not_served_and_another_one_is_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transport_that_never_answers_serves_nothing_and_holds_up_no_other_repository() {
-    let world = World::new().await;
+    let (log, world) = (log(), World::new().await);
     let builder = Node::builder().repository(world.repository().transport(Silent));
     let (_node, url) = serve(builder).await;
     assert!(curl(&url, "a").await.is_none());
     assert!(curl(&url, "dir/").await.is_some(), "catalogs are here");
     assert_eq!(curl(&url, "empty").await, Some(Vec::new()));
+    // Its limit is 30 s.
+    assert_eq!(curl_within(40, &url, "dir/b").await, None);
+    assert!(
+        is_one_line(&log, &["lying::Silent", "silent", "within 30 s"]),
+        "the log names the transport"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_transport_that_never_answers_another_one_is_asked() {
+    let world = World::new().await;
+    let builder = Node::builder().repository(world.repository().transport(Silent).transport(world.tree()));
+    let (_node, url) = serve(builder).await;
+    let (path, size) = FILES[2];
+    assert_eq!(curl_within(50, &url, path).await, Some(content(path, size)));
 }

@@ -109,14 +109,15 @@ impl ObjectFill for OtherFill {
     }
 }
 
-/// A store that has nothing any more once it was told to forget.
+/// A store that has nothing any more once it was told to forget, and returns other bytes once it was told to lie.
 #[derive(Debug, Default)]
-pub struct Forgetful {
+pub struct FalseStore {
     inner: ListStore,
     pub forget: Arc<AtomicBool>,
+    pub lie: Arc<AtomicBool>,
 }
 
-impl Forgetful {
+impl FalseStore {
     fn unless_forgotten<T>(&self, known: T, nothing: T) -> T {
         if self.forget.load(Ordering::SeqCst) {
             nothing
@@ -126,13 +127,17 @@ impl Forgetful {
     }
 }
 
-impl NodeSource for Forgetful {
+impl NodeSource for FalseStore {
     fn node(&self, id: &NodeId) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.unless_forgotten(self.inner.node(id)?, None))
+        let node = self.unless_forgotten(self.inner.node(id)?, None);
+        Ok(match self.lie.load(Ordering::SeqCst) {
+            true => node.map(|bytes| spoil(&bytes)),
+            false => node,
+        })
     }
 }
 
-impl SnapshotStore for Forgetful {
+impl SnapshotStore for FalseStore {
     fn put_nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError> {
         self.inner.put_nodes(nodes)
     }
