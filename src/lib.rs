@@ -10,7 +10,10 @@
 //! * [`Tracker`]: who is in which swarm; [`TrackerServer`] likewise.
 //! * [`control`], [`daemon`]: what the programs around them need.
 //!
-//! ```no_run
+//! The features `master`, `node` and `tracker`, all on by default, choose among the three.
+//!
+#![cfg_attr(feature = "master", doc = "```no_run")]
+#![cfg_attr(not(feature = "master"), doc = "```ignore")]
 //! use std::path::Path;
 //! use instantmirror::config::ServerConfig;
 //! use instantmirror::{Master, NoProgress, PublishOptions};
@@ -24,6 +27,15 @@
 //! ```
 
 #![forbid(unsafe_code)]
+// The build with all features tells what nobody uses.
+#![cfg_attr(
+    not(all(feature = "master", feature = "node", feature = "tracker")),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "some of what the daemons share is used by one of them alone"
+    )
+)]
 
 mod background;
 pub mod bars;
@@ -33,31 +45,43 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod export;
+mod heads;
+mod layout;
 mod logging;
+#[cfg(feature = "master")]
 pub mod master;
+#[cfg(feature = "node")]
 pub mod node;
 pub mod peering;
 pub mod progress;
+mod reload;
 mod serve;
 pub mod text;
 mod tls;
 pub mod torrent;
+#[cfg(feature = "tracker")]
 pub mod tracker;
+#[cfg(feature = "node")]
 pub mod upkeep;
 
 pub use instantmirror_core as core;
 pub use instantmirror_http as httpd;
 pub use instantmirror_store as store;
 pub use instantmirror_swarm as swarm;
+#[cfg(feature = "tracker")]
 pub use instantmirror_tracker as trackerd;
 
+#[cfg(feature = "master")]
 pub use master::{Master, MasterError, MasterServer, NoProgress, PublishOptions, PublishProgress, Published};
+#[cfg(feature = "node")]
 pub use node::{Node, NodeBuilder, NodeError, NodeServer};
+pub use reload::{Reloaded, Reloader};
 pub use serve::{Frontend, HttpStatus, OpenError};
 pub use tls::TlsError;
+#[cfg(feature = "tracker")]
 pub use tracker::{Tracker, TrackerError, TrackerServer};
 
 /// Its code is compiled with the documentation tests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "master", feature = "node"))]
 #[doc = include_str!("../docs/embedding.md")]
 struct Embedding;

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::config::surroundings::exposed_key;
 use crate::config::{ByteSize, ConfigError, HttpConfig, MountConfig, TlsConfig};
-use crate::node::Reloaded;
+use crate::reload::Reloaded;
 use crate::tls::{self, TlsError};
 
 /// Path of the status page on the control socket.

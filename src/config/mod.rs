@@ -8,14 +8,17 @@ mod http;
 mod level;
 mod lifecycle;
 mod limits;
+#[cfg(feature = "node")]
 mod node;
 mod outgoing;
 mod parts;
 mod peers;
 mod report;
+#[cfg(feature = "master")]
 mod server;
 pub(crate) mod surroundings;
 mod torrents;
+#[cfg(feature = "tracker")]
 mod tracker;
 mod units;
 
@@ -30,17 +33,20 @@ pub use http::{HeaderRuleConfig, HttpConfig, LogLineFormat, ProxyHeaderKind, Tls
 pub use level::log_filter;
 pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig};
 pub use limits::{Bound, LimitsConfig};
+#[cfg(feature = "node")]
 pub use node::{NodeConfig, NodeRepository};
 pub use outgoing::OutgoingConfig;
 pub use parts::{ControlConfig, LogConfig, LogFormat, MountConfig};
 pub use peers::{PeersConfig, Preferred};
 pub use report::Finding;
 use report::{Report, position};
+#[cfg(feature = "master")]
 pub use server::{
     CheckKind, IgnoreKind, ImportKind, PrivateKind, ServerConfig, ServerRepository, StoreConfig, SymlinkKind,
     UnpublishableKind,
 };
 pub use torrents::{TorrentConfig, TorrentsConfig, check_url};
+#[cfg(feature = "tracker")]
 pub use tracker::{ServedTorrentsConfig, TrackerConfig, TrackerLimitsConfig, UdpConfig};
 pub use units::{ByteRate, ByteSize, DayHours, TimeSpan};
 
@@ -198,6 +204,8 @@ fn with_nearest_key(message: &str) -> String {
 }
 
 #[cfg(test)]
+#[cfg(all(feature = "master", feature = "node", feature = "tracker"))]
 mod tests;
 #[cfg(test)]
+#[cfg(feature = "tracker")]
 mod tracker_tests;

@@ -193,6 +193,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "node")]
     fn the_check_notes_what_a_group_can_read() {
         let dir = tempfile::tempdir().unwrap();
         let (secret, config) = (dir.path().join("secret"), dir.path().join("imnode.toml"));

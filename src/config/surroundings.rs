@@ -182,13 +182,13 @@ pub(super) fn check_socket(socket: &Path, own: Option<&Path>, report: &mut Repor
 /// The directory of a cache: what is in it already.
 pub(super) fn check_cache(dir: &Path, report: &mut Report<'_>) {
     const PLACE: &str = "cache.dir";
-    if crate::master::is_store(dir) {
+    if crate::layout::is_store(dir) {
         let text = format!(
             "{} is the store of a master: give the cache a directory of its own",
             dir.display()
         );
         report.refuse(PLACE, text);
-    } else if !crate::node::is_cache(dir)
+    } else if !crate::layout::is_cache(dir)
         && let Some(other) = std::fs::read_dir(dir).ok().and_then(|mut all| all.find_map(Result::ok))
     {
         let text = format!(

@@ -54,6 +54,7 @@ use instantmirror_store::snapshots::{CatalogWalker, DiskSnapshotStore};
 use crate::blocking::threads;
 use crate::config::{ServerConfig, ServerRepository};
 use crate::export::{ExportError, ExportFormat, export};
+use crate::layout::{DIGESTS, HEADS, is_cache};
 use crate::progress::Progress;
 
 pub use clean_up::{CleanUpOptions, CleanedUp};
@@ -63,7 +64,6 @@ pub use key::{KeyError, generate_key, load_key, store_key};
 pub use mirrors::{MirrorRepository, MirrorStatus, MirrorsStatus, StagedAt};
 pub use plan::{PlannedOutcome, PublishPlan};
 pub use publication::MasterPublication;
-pub(crate) use publication::{head_after, rule_of};
 pub use publish::{NoProgress, PublishOptions, PublishProgress, Published, PublishedSnapshot, StageRule};
 pub use reload::MasterReloader;
 pub use ring::MasterKey;
@@ -328,10 +328,7 @@ pub struct Master {
 }
 
 /// Directories inside the store.
-const DIGESTS: &str = "digests";
 const REPOSITORIES: &str = "repositories";
-/// Where the snapshot store puts heads.
-const HEADS: &str = "heads";
 
 impl Master {
     /// Makes the store's directories and, if there is none, its key. Harmless where they exist.
@@ -340,7 +337,7 @@ impl Master {
     /// [`MasterError`] naming the file.
     pub fn init(config: &ServerConfig) -> Result<(), MasterError> {
         let dir = &config.store.dir;
-        if crate::node::is_cache(dir) {
+        if is_cache(dir) {
             return Err(MasterError::IsCache { dir: dir.clone() });
         }
         let disk = open_disk(dir)?;
@@ -523,11 +520,6 @@ pub(crate) fn check_key(config: &ServerConfig) -> Result<(), MasterError> {
     ring::Ring::load(disk.as_ref(), &config.store.key_file())?
         .newest()
         .map(drop)
-}
-
-/// Whether a directory is the store of a master.
-pub(crate) fn is_store(dir: &Path) -> bool {
-    [HEADS, DIGESTS].iter().all(|part| dir.join(part).is_dir())
 }
 
 /// Repositories, by their places in the configuration, that were begun with another piece length. What else is wrong with a

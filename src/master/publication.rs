@@ -26,6 +26,7 @@ use super::embargo::{Embargo, Hidden, Roots};
 use super::swarm::{Seeding, SeedingSlot};
 use super::{Master, MasterError};
 use crate::clock::SystemClock;
+use crate::heads::{head_after, rule_of};
 use crate::torrent::Offers;
 
 /// The [`Catalogs`], [`NodeApi`] and [`Annotations`] of a [`Master`].
@@ -305,26 +306,6 @@ impl Annotations for MasterPublication {
     fn torrents(&self, repository: &RepoName, snapshot: SnapshotId, path: &RepoPath) -> Vec<TorrentLink> {
         self.offers.links(repository, snapshot, path)
     }
-}
-
-/// The rule with the globs of a configuration and of a head. Those of a newer master that cannot be read here count for
-/// nothing.
-pub(crate) fn rule_of(own: &[String], of_head: &[String], serves_optional: bool) -> GraceRule {
-    let all = own.iter().chain(of_head).cloned();
-    GraceRule::new(all, serves_optional).unwrap_or_else(|error| {
-        tracing::debug!("the head's paths that grace leaves out cannot be read: {error}");
-        GraceRule::new(own.iter().cloned(), serves_optional).unwrap_or_default()
-    })
-}
-
-/// Waits for a head with a sequence number above `after`.
-pub(crate) async fn head_after(
-    mut state: watch::Receiver<Arc<RepositoryState>>,
-    after: u64,
-) -> Option<Arc<SignedHead>> {
-    let newer = |state: &Arc<RepositoryState>| state.head.as_ref().is_some_and(|head| head.head().sequence > after);
-    let state = state.wait_for(newer).await.ok()?;
-    state.head.clone()
 }
 
 /// Opens objects of the store.

@@ -11,6 +11,7 @@ use super::serve::mounts_of;
 use super::{AdoptRequest, Node, PrefetchRequest, Reloaded, Reloader, VerifyRequest};
 use crate::config::NodeConfig;
 use crate::daemon::explain;
+use crate::reload::RELOAD_PATH;
 use crate::serve::{Answered, STATUS_PATH, STATUS_PURPOSE, StatusPage};
 use crate::torrent::torrent_routes;
 
@@ -24,8 +25,6 @@ pub(crate) const VERIFY_PATH: &str = "/.im/verify";
 pub(crate) const ADOPT_PATH: &str = "/.im/adopt";
 /// Asked with a [`PrefetchRequest`].
 pub(crate) const PREFETCH_PATH: &str = "/.im/prefetch/{repository}";
-/// Asked with nothing.
-pub(crate) const RELOAD_PATH: &str = "/.im/reload";
 
 /// The answer to a [`PrefetchRequest`].
 #[derive(Debug, Serialize, Deserialize)]

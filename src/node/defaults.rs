@@ -15,16 +15,7 @@ use super::NodeError;
 use super::parts::NodeCache;
 use crate::blocking::threads;
 use crate::config::CacheConfig;
-
-/// Where objects lie in the directory of a node.
-const CACHE: &str = "cache";
-/// Where catalogs, heads and the node's notes do.
-const SNAPSHOTS: &str = "snapshots";
-
-/// Whether a directory is that of a node.
-pub(crate) fn is_cache(dir: &Path) -> bool {
-    [CACHE, SNAPSHOTS].iter().all(|part| dir.join(part).is_dir())
-}
+use crate::layout::{CACHE, SNAPSHOTS, is_store};
 
 /// The parts that were given.
 #[derive(Debug, Default)]
@@ -45,7 +36,7 @@ pub(super) struct StorageParts {
 /// Makes in a directory what was not given. Blocks on the disk.
 pub(super) fn in_directory(dir: &Path, config: &CacheConfig, given: Storage) -> Result<StorageParts, NodeError> {
     // Before anything is made in it.
-    if crate::master::is_store(dir) {
+    if is_store(dir) {
         return Err(NodeError::IsStore { dir: dir.to_path_buf() });
     }
     open_disk(dir)?.check_owner()?;

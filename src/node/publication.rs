@@ -14,7 +14,7 @@ use instantmirror_core::{Clock as _, HeadMark, RepoName, RepoPath, SignedHead, S
 use super::Node;
 use super::preseed::Watched;
 use crate::clock::SystemClock;
-use crate::master::{head_after, rule_of};
+use crate::heads::{head_after, rule_of};
 
 /// The [`Catalogs`], [`NodeApi`] and [`Annotations`] of a [`Node`].
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use instantmirror_tracker::http::{announce, failure, scrape};
 use super::Tracker;
 use crate::config::TrackerConfig;
 use crate::daemon::explain;
-use crate::node::{RELOAD_PATH, Reloader};
+use crate::reload::{RELOAD_PATH, Reloader};
 use crate::serve::{Answered, STATUS_PATH, STATUS_PURPOSE, StatusPage};
 
 /// What the public may ask.

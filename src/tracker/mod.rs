@@ -14,7 +14,7 @@ use instantmirror_swarm::origin::Outgoing;
 use instantmirror_tracker::{ConnectionIds, RandomSample, Registry, UdpError};
 
 use crate::config::TrackerConfig;
-use crate::node::Reloaded;
+use crate::reload::Reloaded;
 
 use masters::Masters;
 use torrents::Torrents;

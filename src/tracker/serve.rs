@@ -11,7 +11,7 @@ use instantmirror_tracker::UdpServer;
 use super::announce::{Control, control_routes, public_routes};
 use super::{Tracker, TrackerError};
 use crate::config::{ConfigError, TrackerConfig};
-use crate::node::Reloader;
+use crate::reload::Reloader;
 use crate::serve::{Frontend, Load, OpenError, Sockets, StatusPage};
 
 /// A tracker with its sockets open.

@@ -10,7 +10,10 @@ use crate::steps::{cargo, output, run};
 const ALONE: &[(&str, &[&str])] = &[
     ("instantmirror-http", &["tls", "http2"]),
     ("instantmirror-store", &["metadata-check", "references"]),
-    ("instantmirror", &["tls", "http2", "metadata-check"]),
+    (
+        "instantmirror",
+        &["master", "node", "tracker", "tls", "http2", "metadata-check"],
+    ),
 ];
 
 /// Packages that nothing below a crate without its default features may bring.
@@ -44,13 +47,31 @@ const ABSENT: &[(&str, &[&str])] = &[
             "zstd",
         ],
     ),
-    ("instantmirror", &["bzip2", "h2", "lzma-rust2", "quick-xml"]),
+    (
+        "instantmirror",
+        &[
+            "bzip2",
+            "h2",
+            "libsqlite3-sys",
+            "lzma-rust2",
+            "notify",
+            "quick-xml",
+            "rusqlite",
+        ],
+    ),
 ];
 
 /// Tests of what is missing: the server without encryption, and configurations that ask for what is not there.
 const TESTED: &[&[&str]] = &[
     &["--package", "instantmirror-http", "--lib", "--test", "e2e"],
-    &["--package", "instantmirror", "--lib", "config::"],
+    &[
+        "--package",
+        "instantmirror",
+        "--features",
+        "master,node,tracker",
+        "--lib",
+        "config::",
+    ],
 ];
 
 /// Builds, lints and tests the features, and looks at what the crates without them stand on.

@@ -1,5 +1,8 @@
 //! The command line's side of the control socket.
 
+#[cfg(feature = "node")]
+mod of_node;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,15 +10,13 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use instantmirror_core::snapshot_ref::SnapshotRef;
-use instantmirror_core::{RepoName, TagName};
-
+#[cfg(feature = "master")]
 use crate::master::{MIRRORS_PATH, MirrorsStatus};
-use crate::node::{
-    ADOPT_PATH, AdoptRequest, PREFETCH_PATH, PrefetchRequest, Prefetched, RELOAD_PATH, Reloaded, TAG_PATH, TagRequest,
-    UNTAG_PATH, VERIFY_PATH, VerifyRequest,
-};
+use crate::reload::{RELOAD_PATH, Reloaded};
 use crate::serve::STATUS_PATH;
+
+#[cfg(feature = "node")]
+pub use of_node::{adopt, prefetch, tag, untag, verify};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A change may walk catalogs of millions of files.
@@ -70,6 +71,7 @@ pub async fn status<T: DeserializeOwned>(socket: &Path) -> Result<T, ControlErro
 ///
 /// # Errors
 /// [`ControlError`].
+#[cfg(feature = "master")]
 pub async fn mirrors(socket: &Path) -> Result<MirrorsStatus, ControlError> {
     get(socket, MIRRORS_PATH).await
 }
@@ -83,79 +85,12 @@ async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Contro
     })
 }
 
-/// Has a running node tag a snapshot.
-///
-/// # Errors
-/// [`ControlError`].
-pub async fn tag(
-    socket: &Path,
-    repository: &RepoName,
-    tag: &TagName,
-    snapshot: SnapshotRef,
-    force: bool,
-) -> Result<(), ControlError> {
-    let body = serde_json::json!(TagRequest { snapshot, force }).to_string();
-    post(socket, &filled(TAG_PATH, repository, Some(tag)), &body).await
-}
-
-/// Has a running node take a tag away.
-///
-/// # Errors
-/// [`ControlError`].
-pub async fn untag(socket: &Path, repository: &RepoName, tag: &TagName) -> Result<(), ControlError> {
-    post(socket, &filled(UNTAG_PATH, repository, Some(tag)), "").await
-}
-
-/// Has a running node begin to verify its cache; its status says how far it is.
-///
-/// # Errors
-/// [`ControlError`].
-pub async fn verify(socket: &Path, request: &VerifyRequest) -> Result<(), ControlError> {
-    post(socket, VERIFY_PATH, &serde_json::json!(request).to_string()).await
-}
-
-/// Has a running node begin to adopt a directory; its status says how far it is.
-///
-/// # Errors
-/// [`ControlError`].
-pub async fn adopt(socket: &Path, request: &AdoptRequest) -> Result<(), ControlError> {
-    post(socket, ADOPT_PATH, &serde_json::json!(request).to_string()).await
-}
-
-/// Has a running node fetch files, and returns the number of that prefetch.
-///
-/// # Errors
-/// [`ControlError`].
-pub async fn prefetch(
-    socket: &Path,
-    repository: &RepoName,
-    snapshot: Option<SnapshotRef>,
-    paths: &[String],
-) -> Result<u64, ControlError> {
-    let request = PrefetchRequest {
-        paths: paths.to_vec(),
-        snapshot,
-    };
-    let body = serde_json::json!(request).to_string();
-    let answer: Prefetched = ask(socket, &filled(PREFETCH_PATH, repository, None), &body).await?;
-    Ok(answer.id)
-}
-
 /// Has a running node read its configuration again.
 ///
 /// # Errors
 /// [`ControlError`].
 pub async fn reload(socket: &Path) -> Result<Reloaded, ControlError> {
     ask(socket, RELOAD_PATH, "").await
-}
-
-/// The path of a route about these. Their names need no encoding.
-fn filled(pattern: &str, repository: &RepoName, tag: Option<&TagName>) -> String {
-    let path = pattern.replace("{repository}", repository.as_str());
-    match tag {
-        Some(tag) => path.replace("{tag}", tag.as_str()),
-        None => path,
-    }
 }
 
 async fn ask<T: DeserializeOwned>(socket: &Path, path: &str, body: &str) -> Result<T, ControlError> {
