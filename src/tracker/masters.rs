@@ -34,6 +34,9 @@ const SERVERS_AT_ONCE: usize = 32;
 
 /// A server that fails after so long is not asked for its other repositories in the same round: they would have to wait as long.
 const HOPELESS_AFTER: Duration = Duration::from_secs(5);
+/// After so long no other repository of a server is asked in a round: the next one begins with those that were left. What other
+/// servers said counts when the round is over.
+const ROUND_TIME: Duration = Duration::from_secs(5);
 
 /// The last answers of each master. One that does not answer is believed to have what it had.
 #[derive(Debug, Default)]
@@ -141,7 +144,12 @@ async fn ask_server(
     asked.sort_by_key(|asked| asked.known.tried);
     let mut hopeless = origin.as_ref().err().cloned();
     let mut answered = Vec::with_capacity(asked.len());
+    let round = Instant::now();
     for Asked { url, name, mut known } in asked {
+        if hopeless.is_none() && round.elapsed() >= ROUND_TIME {
+            answered.push((url, known));
+            continue;
+        }
         let outcome = match (&origin, &hopeless) {
             (Ok(origin), None) => {
                 let began = Instant::now();
@@ -271,6 +279,8 @@ mod tests {
         list: Mutex<Option<String>>,
         asked_for_lists: AtomicUsize,
         connections: AtomicUsize,
+        /// How long each answer takes.
+        delay: Mutex<Duration>,
     }
 
     impl Master {
@@ -324,6 +334,8 @@ mod tests {
                 line.clear();
                 socket.read_line(&mut line).await.unwrap();
             }
+            let delay = *master.delay.lock().unwrap();
+            tokio::time::sleep(delay).await;
             let (status, body) = master.answer(&request);
             let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
             socket.write_all(answer.as_bytes()).await.unwrap();
@@ -411,5 +423,21 @@ mod tests {
         // For the swarm of the first, and for its torrents.
         assert!(began.elapsed() <= 2 * Duration::from_secs(31), "{:?}", began.elapsed());
         assert!(masters.status().iter().all(|master| master.trouble.is_some()));
+    }
+
+    /// The others' swarms count when the round is over.
+    #[tokio::test]
+    async fn a_slow_server_is_asked_for_as_much_as_a_round_has_time_for() {
+        let (master, url) = Master::start().await;
+        *master.delay.lock().unwrap() = Duration::from_millis(100);
+        let server = url.exposed().strip_suffix("/r").unwrap();
+        let urls: Vec<SecretUrl> = (0..30).map(|n| SecretUrl::from(format!("{server}/r{n}"))).collect();
+        let (mut masters, rescan) = (Masters::default(), Duration::from_secs(3600));
+        masters.ask(&urls, rescan, &Outgoing::default()).await;
+        assert!(!masters.are_known(&urls), "60 answers take longer than a round");
+        assert!(masters.status().iter().all(|master| master.trouble.is_none()));
+        // Those that were left come first.
+        masters.ask(&urls, rescan, &Outgoing::default()).await;
+        assert!(masters.are_known(&urls));
     }
 }
