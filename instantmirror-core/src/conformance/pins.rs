@@ -1,4 +1,4 @@
-//! The behaviours of [`Pins`]. A factory makes an empty cache with a limit in bytes, or without one.
+//! The behaviours of [`Pins`](crate::traits::Pins). A factory makes an empty cache with a limit in bytes, or without one.
 
 /// Stamps the suite: one `#[test]` per behaviour of a cache with a pin set. Takes a factory, a function of `Option<u64>` (the
 /// limit in bytes) that returns a [`Subject`](crate::conformance::Subject).

@@ -9,6 +9,7 @@ mod client;
 mod engine;
 mod failures;
 mod hostile;
+#[cfg(feature = "http2")]
 mod observe;
 mod pages;
 mod server;
