@@ -363,6 +363,10 @@ impl Service {
         {
             return match self.answer_route(&routes, request, &path, body).await {
                 Some(answer) => answer,
+                None if request.method == Method::POST => {
+                    let text = "there is nothing at this path";
+                    self.finish(request, Response::text(StatusCode::NOT_FOUND, text)).await
+                }
                 None => self.answer_tree(request, site, &path, route).await,
             };
         }

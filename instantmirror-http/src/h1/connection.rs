@@ -172,8 +172,9 @@ impl Connection {
 
     /// Answers requests until either side has had enough.
     pub(crate) async fn carry(mut self) {
-        let service = Arc::clone(&self.service);
-        let open = service.counters().count_connection();
+        // The counters alone: an old service, with all that it keeps ready, is not to last as long as its oldest connection.
+        let counters = Arc::clone(self.service.counters());
+        let open = counters.count_connection();
         let mut turn = self.run().await;
         while let Ok(Turn::Moves) = turn {
             self.moves();
@@ -253,8 +254,12 @@ impl Connection {
                 Step::File(reader, range, persistence) => {
                     self.pace = Pace::default();
                     self.flush(is_joined(&range)).await?;
-                    self.send_hot(&reader, range).await?;
+                    let sent = self.send_hot(&reader, range).await;
+                    if sent.is_err() {
+                        self.observer.breaks();
+                    }
                     self.observer.ends();
+                    sent?;
                     if persistence == Persistence::Close {
                         return self.close().await.map(|()| Turn::Over);
                     }

@@ -16,7 +16,8 @@ use super::watched::Traffic;
 /// After so long without a byte in either direction the client is asked: within the time of a long poll (55 s), in
 /// which a mirror that has lost its power would keep its place, and seldom enough for those that sleep on batteries.
 pub(super) const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// So long the answer may take: several retransmissions on a bad line.
+/// So long the answer may take at least: several retransmissions on a bad line. Where a client may take nothing for longer
+/// (`write_timeout`), its answer may take as long: it comes behind what the client has not taken yet.
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes of a PING frame.
 const PING_BYTES: u64 = 17;
@@ -25,6 +26,8 @@ const PING_BYTES: u64 = 17;
 pub(super) struct Alive {
     traffic: Arc<Traffic>,
     pings: Option<PingPong>,
+    /// So long an answer may take.
+    timeout: Duration,
     /// What had come and gone when it was looked at last, and since when it is the same.
     bytes: (u64, u64),
     quiet_since: Instant,
@@ -33,10 +36,11 @@ pub(super) struct Alive {
 }
 
 impl Alive {
-    pub(super) fn new(traffic: Arc<Traffic>, pings: Option<PingPong>) -> Self {
+    pub(super) fn new(traffic: Arc<Traffic>, pings: Option<PingPong>, write_timeout: Duration) -> Self {
         Self {
             traffic,
             pings,
+            timeout: PING_TIMEOUT.max(write_timeout),
             bytes: (0, 0),
             quiet_since: Instant::now(),
             asked: None,
@@ -53,7 +57,7 @@ impl Alive {
             return true;
         }
         match self.asked {
-            Some(asked) => now - asked < PING_TIMEOUT,
+            Some(asked) => now - asked < self.timeout,
             None => {
                 if is_waited_for && now - self.quiet_since >= PING_INTERVAL {
                     self.ask(now);
@@ -67,7 +71,7 @@ impl Alive {
     pub(super) fn next_look(&self, interval: Duration) -> Duration {
         self.asked.map_or(interval, |asked| {
             interval.min(
-                PING_TIMEOUT
+                self.timeout
                     .saturating_sub(asked.elapsed())
                     .max(Duration::from_millis(1)),
             )

@@ -67,8 +67,9 @@ pub(crate) async fn carry<S>(stream: S, address: IpAddr, shared: Arc<Shared>, pl
 where
     S: AsyncRead + AsyncWrite + ResetAtEnd + Unpin,
 {
-    let service = Arc::clone(&shared.services.borrow());
-    let open = service.counters().count_connection();
+    // The counters alone: an old service is not to last as long as its oldest connection.
+    let counters = Arc::clone(shared.services.borrow().counters());
+    let open = counters.count_connection();
     if let Err(error) = serve(stream, address, shared, place).await {
         open.fails(&error);
     }
@@ -96,7 +97,7 @@ where
         .map_err(|_| timed_out("the preface took too long"))?
         .map_err(of_h2)?;
     let budget = Budget::new(Arc::clone(&place));
-    let alive = Alive::new(traffic, connection.ping_pong());
+    let alive = Alive::new(traffic, connection.ping_pong(), limits.write_timeout);
     let mut upkeep = Upkeep::new(&shared, &budget, alive);
     let mut tick = pin!(tokio::time::sleep(upkeep.interval));
     let mut stopping = pin!(shared.stopping.stopped());
