@@ -4,6 +4,7 @@
 
 mod keep;
 mod status;
+mod stored;
 mod tags;
 mod trust;
 
@@ -31,6 +32,7 @@ pub use status::{FollowError, FollowStatus};
 pub use trust::TrustedKey;
 
 use keep::Wanted;
+use stored::{is_named, stored, whole_here};
 use tags::is_tagged;
 use trust::Trust;
 
@@ -99,7 +101,7 @@ impl Follower {
         if let Some(head) = stored {
             let head = Arc::new(head);
             for live in head.head().snapshots.iter().filter(|live| live.state.is_released()) {
-                if let Some(snapshot) = whole_here(store.as_ref(), &repository, live.id)? {
+                if let Some(snapshot) = whole_here(store.as_ref(), &repository, live)? {
                     state.snapshots.insert(live.id, Arc::new(snapshot));
                 }
             }
@@ -459,12 +461,17 @@ impl Follower {
 
     /// Fetches record and catalog of one snapshot, proves that they are whole, and stores them.
     async fn bring(&self, live: &LiveSnapshot, upstream: &dyn Upstream) -> Result<Snapshot, FollowError> {
-        if let Some(snapshot) = whole_here(self.store.as_ref(), &self.repository, live.id)? {
-            return Ok(snapshot);
+        let mut found = stored(self.store.as_ref(), &self.repository, live.id)?;
+        if let Some(found) = found.take_if(|found| is_named(&self.repository, live, found)) {
+            return Ok(found);
         }
         let _taking_in = self.intake.taking_in().await;
         let record = upstream.snapshot(&self.repository, live.id).await?;
         let snapshot = Snapshot::decode(&self.repository, live.id, live.record, &record)?;
+        if found.as_ref() == Some(&snapshot) {
+            // It was stored without fields that this version does not know.
+            return Ok(snapshot);
+        }
         let state = self.state();
         let base = state.current.or_else(|| state.snapshots.keys().next_back().copied());
         let base = base
@@ -488,8 +495,14 @@ impl Follower {
             self.receive(upstream, None, root.node, live.id).await?;
             self.closure(None, root).await?.map_err(catalog)?;
         }
-        // It walks the tree once more.
-        let put = self.write(move |store| store.put_snapshot(&snapshot).map(|_| snapshot));
+        let put = self.write(move |store| {
+            if found.is_some() {
+                // Another record would be in the way.
+                store.remove_snapshot(&snapshot.repository, snapshot.id)?;
+            }
+            // It walks the tree once more.
+            store.put_snapshot(&snapshot).map(|_| snapshot)
+        });
         Ok(put.await?)
     }
 
@@ -547,21 +560,6 @@ impl Follower {
         }
         decoder.finish().map_err(catalog)?;
         Ok(self.write(move |store| store.put_nodes(batch)).await?)
-    }
-}
-
-/// The record of a snapshot that is whole here. One that is damaged is as good as none: it is fetched again.
-fn whole_here(
-    store: &dyn SnapshotStore,
-    repository: &RepoName,
-    id: SnapshotId,
-) -> Result<Option<Snapshot>, StoreError> {
-    match store.snapshot(repository, id) {
-        Err(StoreError::Damaged(reason)) => {
-            tracing::error!(%repository, snapshot = %id, "its record is damaged and will be fetched again: {reason}");
-            Ok(None)
-        }
-        found => found,
     }
 }
 

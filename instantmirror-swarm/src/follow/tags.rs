@@ -8,7 +8,8 @@ use instantmirror_core::traits::StoreError;
 use instantmirror_core::view::RepositoryState;
 use instantmirror_core::{SnapshotId, TagName};
 
-use super::{FollowError, Follower, whole_here};
+use super::stored::{stored, whole_here};
+use super::{FollowError, Follower};
 
 impl Follower {
     /// Takes up the tags of the node's operator: what they name is shown and kept whatever master and policy say, unless
@@ -17,12 +18,18 @@ impl Follower {
     /// # Errors
     /// [`StoreError`] if the store, on which it blocks, cannot be read. A tagged snapshot whose record is not here is only not shown.
     pub fn tagged(self, mut tags: BTreeMap<TagName, SnapshotId>) -> Result<Self, StoreError> {
-        if let Some(head) = &self.state().head {
-            tags.retain(|_, id| !head.head().has_removed(id));
+        let held = self.state().head.clone();
+        let head = held.as_ref().map(|held| held.head());
+        if let Some(head) = head {
+            tags.retain(|_, id| !head.has_removed(id));
         }
+        let (store, repository) = (self.store.as_ref(), &self.repository);
         let mut snapshots = Vec::new();
         for id in tags.values() {
-            snapshots.extend(whole_here(self.store.as_ref(), &self.repository, *id)?);
+            snapshots.extend(match head.and_then(|head| head.snapshot(id)) {
+                Some(live) => whole_here(store, repository, live)?,
+                None => stored(store, repository, *id)?,
+            });
         }
         self.state.send_modify(|state| {
             let mut next = RepositoryState::clone(state);

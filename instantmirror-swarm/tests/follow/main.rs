@@ -12,11 +12,11 @@ use instantmirror_core::head::{RemovedSnapshot, SnapshotState};
 use instantmirror_core::memory::MemoryStore;
 use instantmirror_core::retention::RetentionPolicy;
 use instantmirror_core::traits::{SnapshotStore, Upstream};
-use instantmirror_core::{HeadError, RecordError, SnapshotId};
+use instantmirror_core::{HeadError, RecordError, RecordId, SnapshotId};
 use instantmirror_swarm::follow::RETRY_PAUSE;
 use instantmirror_swarm::{FollowError, Follower, Intake};
 
-use support::{Certain, FakeMaster, HOUR, Impatient, RottenStore, START, Spoil, TestClock, head, key, repository};
+use support::{Certain, FakeMaster, HOUR, Impatient, Rot, RottenStore, START, Spoil, TestClock, head, key, repository};
 
 struct Setup {
     master: Arc<FakeMaster>,
@@ -396,30 +396,53 @@ async fn of_a_burst_the_newest_comes_first_and_the_others_do_not_keep_the_next_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_damaged_record_keeps_nobody_from_starting_and_is_fetched_again() {
-    let (master, clock) = (FakeMaster::new(), Arc::new(TestClock(Mutex::new(START))));
-    let first = master.snapshot(1, 10);
-    master.publish(&head(1, &[&first]));
-    let store = Arc::new(RottenStore(MemoryStore::new(), Mutex::new(false)));
-    let open = || {
-        let upstreams: Vec<Arc<dyn Upstream>> = vec![master.clone()];
-        Follower::open(
-            repository(),
-            upstreams,
-            store.clone(),
-            vec![key(1).public()],
-            clock.clone(),
-        )
-    };
-    let follower = open().unwrap();
-    follower.poll(master.as_ref(), true).await.unwrap();
-    drop(follower);
-    *store.1.lock().unwrap() = true;
-    let follower = open().unwrap();
-    assert_eq!(follower.state().current, None);
-    follower.poll(master.as_ref(), true).await.unwrap();
-    assert_eq!(follower.state().current, Some(first.id));
-    assert_eq!(store.snapshot(&repository(), first.id).unwrap(), Some(first));
+async fn a_record_that_is_damaged_or_another_keeps_nobody_from_starting_and_is_fetched_again() {
+    for rot in [Rot::Damaged, Rot::Other] {
+        let (master, clock) = (FakeMaster::new(), Arc::new(TestClock(Mutex::new(START))));
+        let first = master.snapshot(1, 10);
+        master.publish(&head(1, &[&first]));
+        let store = Arc::new(RottenStore(MemoryStore::new(), Mutex::new(Rot::None)));
+        let open = || {
+            let upstreams: Vec<Arc<dyn Upstream>> = vec![master.clone()];
+            let trusted = vec![key(1).public()];
+            Follower::open(repository(), upstreams, store.clone(), trusted, clock.clone())
+        };
+        let follower = open().unwrap();
+        follower.poll(master.as_ref(), true).await.unwrap();
+        drop(follower);
+        *store.1.lock().unwrap() = rot;
+        let tags = [("own".parse().unwrap(), first.id)].into();
+        let follower = open().unwrap().tagged(tags).unwrap();
+        assert!(follower.state().snapshots.is_empty(), "{rot:?}");
+        follower.poll(master.as_ref(), true).await.unwrap();
+        assert_eq!(follower.state().snapshots[&first.id].as_ref(), &first, "{rot:?}");
+        assert_eq!(store.snapshot(&repository(), first.id).unwrap(), Some(first));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_master_s_record_is_asked_for_once_after_a_start_and_its_catalog_never_again() {
+    let setup = Setup::new().await;
+    let first = setup.master.snapshot(1, 2000);
+    let newer = String::from_utf8(first.encode().1).unwrap();
+    let newer = newer.replacen('{', "{\n  \"colour\": \"blue\",", 1).into_bytes();
+    let mut published = head(1, &[&first]);
+    published.snapshots[0].record = RecordId::of(&newer);
+    setup.master.records.lock().unwrap().insert(first.id, newer);
+    setup.master.publish(&published);
+    setup.poll().await.unwrap();
+    assert_eq!(setup.current(), Some(first.id));
+
+    let again = open(&setup.master, &setup.store, &setup.clock).await;
+    assert_eq!(again.state().current, None, "it looks like one that was changed");
+    assert!(again.poll(setup.master.as_ref(), false).await.unwrap());
+    assert_eq!(again.state().current, Some(first.id));
+    setup.master.records.lock().unwrap().clear();
+    assert!(
+        !again.poll(setup.master.as_ref(), true).await.unwrap(),
+        "the record is known"
+    );
+    assert_eq!(setup.master.deltas.lock().unwrap().len(), 1, "the catalog is here");
 }
 
 #[tokio::test(start_paused = true)]

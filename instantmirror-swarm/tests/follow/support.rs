@@ -240,9 +240,19 @@ pub(crate) fn other_node() -> CatalogNode {
     nodes.remove(0)
 }
 
+/// What is wrong with the records of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rot {
+    None,
+    /// They cannot be read.
+    Damaged,
+    /// They are others than were stored.
+    Other,
+}
+
 /// A store whose records have rotted, until they are written again.
 #[derive(Debug)]
-pub(crate) struct RottenStore(pub(crate) MemoryStore, pub(crate) Mutex<bool>);
+pub(crate) struct RottenStore(pub(crate) MemoryStore, pub(crate) Mutex<Rot>);
 
 impl NodeSource for RottenStore {
     fn node(&self, id: &NodeId) -> Result<Option<Bytes>, StoreError> {
@@ -256,15 +266,23 @@ impl SnapshotStore for RottenStore {
     }
 
     fn put_snapshot(&self, snapshot: &Snapshot) -> Result<RecordId, StoreError> {
-        *self.1.lock().unwrap() = false;
+        let rot = std::mem::replace(&mut *self.1.lock().unwrap(), Rot::None);
+        if rot == Rot::Other && self.0.snapshot(&snapshot.repository, snapshot.id)?.is_some() {
+            return Err(StoreError::Conflict("another record is stored".to_owned()));
+        }
         self.0.put_snapshot(snapshot)
     }
 
     fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Option<Snapshot>, StoreError> {
-        if *self.1.lock().unwrap() {
-            return Err(StoreError::Damaged("a record file is damaged".to_owned()));
+        let found = self.0.snapshot(repository, id)?;
+        match *self.1.lock().unwrap() {
+            Rot::None => Ok(found),
+            Rot::Damaged => Err(StoreError::Damaged("a record file is damaged".to_owned())),
+            Rot::Other => Ok(found.map(|mut found| {
+                found.root = Root { mtime: 1, ..found.root };
+                found
+            })),
         }
-        self.0.snapshot(repository, id)
     }
 
     fn snapshots(&self, repository: &RepoName) -> Result<Vec<SnapshotId>, StoreError> {

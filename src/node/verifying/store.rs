@@ -3,10 +3,11 @@
 //! Decision: the stores of this project verify what they hold; one that an embedder brings gets its
 //! promises checked, which costs one pass of BLAKE3 over each catalog node that is read.
 //!
-//! Invariant: no bytes leave that do not hash to the id of their node, and no record of a snapshot
-//! but the one that was stored or first read. What a store had and does not have any more, though
-//! nobody removed a snapshot or collected garbage meanwhile, it has forgotten. The log names the
-//! store in both cases, once a minute for each kind.
+//! Invariant: no bytes leave that do not hash to the id of their node, no head that no trusted key has
+//! signed, and no record of a snapshot but the one that was stored or first read. Whether that first
+//! one is the one that the head names is for the follower to say, who knows the head. What a store had
+//! and does not have any more, though nobody removed a snapshot or collected garbage meanwhile, it has
+//! forgotten. The log names the store in both cases, once a minute for each kind.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -222,14 +223,10 @@ impl<S: SnapshotStore> SnapshotStore for VerifyingStore<S> {
     fn head(&self, repository: &RepoName, trusted: &[PublicKey]) -> Result<Option<SignedHead>, StoreError> {
         let before = self.memory.head(repository);
         let found = self.inner.head(repository, trusted)?;
-        if found
-            .as_ref()
-            .is_some_and(|found| found.head().repository != *repository)
-        {
-            return Err(self
-                .memory
-                .wrong(&format!("the head of another repository than '{repository}'")));
-        }
+        let verified = found.map(|found| SignedHead::verify(found.bytes().clone(), repository, trusted));
+        let found = verified
+            .transpose()
+            .map_err(|error| self.memory.wrong(&format!("a head that cannot be believed ({error})")))?;
         let sequence = found.as_ref().map(|found| found.head().sequence);
         if sequence < before && self.memory.head(repository) == before {
             self.memory.forgot(&format!("the head of '{repository}'"));

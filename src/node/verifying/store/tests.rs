@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use instantmirror_core::catalog::build_directory;
 use instantmirror_core::conformance::Subject;
+use instantmirror_core::head::{LiveSnapshot, SnapshotState};
 use instantmirror_core::memory::MemoryStore;
-use instantmirror_core::{Entry, FileMeta, Kind, Meta, Name, ObjectId, Root, Timestamp};
+use instantmirror_core::{Entry, FileMeta, Head, Kind, Meta, Name, ObjectId, Root, SecretKey, Timestamp};
+use instantmirror_swarm::Follower;
 
 use super::*;
+use crate::clock::SystemClock;
 
 // What is around a good store is as good.
 instantmirror_core::snapshot_store_conformance!(|| Subject::new(VerifyingStore::new(MemoryStore::new())));
@@ -17,6 +20,9 @@ instantmirror_core::snapshot_store_conformance!(|| Subject::new(VerifyingStore::
 const GOOD: u8 = 0;
 const FORGETS: u8 = 1;
 const LIES: u8 = 2;
+/// It lies of records alone.
+const OTHER_RECORDS: u8 = 3;
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
 /// A store that is good until it is told otherwise.
 #[derive(Debug, Default)]
@@ -55,7 +61,11 @@ impl SnapshotStore for Fickle {
             snapshot.note = "other".to_owned();
             snapshot
         };
-        Ok(self.in_its_mood(self.inner.snapshot(repository, id)?, other))
+        let found = self.inner.snapshot(repository, id)?;
+        Ok(match self.mood.load(Ordering::SeqCst) {
+            OTHER_RECORDS => found.map(other),
+            _ => self.in_its_mood(found, other),
+        })
     }
 
     fn snapshots(&self, repository: &RepoName) -> Result<Vec<SnapshotId>, StoreError> {
@@ -83,12 +93,17 @@ impl SnapshotStore for Fickle {
     }
 
     fn head(&self, repository: &RepoName, trusted: &[PublicKey]) -> Result<Option<SignedHead>, StoreError> {
-        self.inner.head(repository, trusted)
+        let other = |head: SignedHead| head.head().sign(&[&key(2)]).unwrap();
+        Ok(self.in_its_mood(self.inner.head(repository, trusted)?, other))
     }
 
     fn remove_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<(), StoreError> {
         self.inner.remove_snapshot(repository, id)
     }
+}
+
+fn key(seed: u8) -> SecretKey {
+    SecretKey::from_random([seed; 32])
 }
 
 #[derive(Debug, Clone, Default)]
@@ -165,6 +180,30 @@ impl World {
     fn record(&self) -> Result<Option<Snapshot>, StoreError> {
         self.store.snapshot(&self.snapshot.repository, self.snapshot.id)
     }
+
+    /// Stores a head that names the snapshot, and starts anew with a store in this mood.
+    fn restarted(self, mood: u8) -> Self {
+        let Self { store, snapshot, .. } = self;
+        let mut head = Head::first(snapshot.repository.clone(), 1 << 20, NOW);
+        head.sequence = 1;
+        head.snapshots.push(LiveSnapshot {
+            id: snapshot.id,
+            record: snapshot.encode().0,
+            state: SnapshotState::released(NOW, 1),
+        });
+        store.put_head(&head.sign(&[&key(1)]).unwrap()).unwrap();
+        let mood_of = Arc::clone(&store.inner.mood);
+        mood_of.store(mood, Ordering::SeqCst);
+        Self {
+            store: VerifyingStore::new(store.inner),
+            mood: mood_of,
+            snapshot,
+        }
+    }
+
+    fn head(&self) -> Result<Option<SignedHead>, StoreError> {
+        self.store.head(&self.snapshot.repository, &[key(1).public()])
+    }
 }
 
 /// Runs with a log.
@@ -219,6 +258,29 @@ fn other_bytes_are_not_used_and_the_store_is_named() {
         assert!(matches!(world.record(), Err(StoreError::Damaged(_))));
         names(&log.take(), "another record than that of snapshot");
     });
+}
+
+#[test]
+fn a_head_that_no_trusted_key_signed_is_not_used_though_nothing_was_put_before() {
+    logged(|_, log| {
+        let world = World::new().restarted(LIES);
+        assert!(matches!(world.head(), Err(StoreError::Damaged(_))));
+        names(&log.take(), "a head that cannot be believed");
+        world.set(GOOD);
+        assert_eq!(world.head().unwrap().unwrap().head().sequence, 1);
+    });
+}
+
+#[test]
+fn a_follower_does_not_believe_a_store_whose_first_record_is_another() {
+    for (is_other, shown) in [(false, 1), (true, 0)] {
+        let world = World::new().restarted(if is_other { OTHER_RECORDS } else { GOOD });
+        let (repository, trusted) = (world.snapshot.repository.clone(), vec![key(1).public()]);
+        assert_eq!(world.record().unwrap().unwrap() != world.snapshot, is_other);
+        let clock = Arc::new(SystemClock);
+        let follower = Follower::open(repository, Vec::new(), Arc::new(world.store), trusted, clock).unwrap();
+        assert_eq!(follower.state().snapshots.len(), shown);
+    }
 }
 
 #[test]
