@@ -1,10 +1,11 @@
 //! [`Verifying`]: a cache that is not believed. Whatever it reads is held against the object's id before anybody has it.
 //!
 //! Decision: the caches of this project verify by themselves, once, and send from descriptors afterwards; a cache that an embedder
-//! brings gets its promises checked, which costs one pass of BLAKE3 over each group that is read.
+//! brings gets its promises checked, which costs one pass of BLAKE3 over each group that is read or written.
 //!
-//! Invariant: no byte leaves that an outboard of the object does not prove. What does not prove right is removed, so that it is
-//! fetched again, and the log names the cache.
+//! Invariant: no byte leaves, and none is handed to the cache, that an outboard of the object does not prove. What does not prove
+//! right when it is read is removed, so that it is fetched again, and the log names the cache; what does not when it is written is
+//! the fault of its source, which is told so.
 
 mod store;
 
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use instantmirror_core::outboard::{Outboard, group_cover};
+use instantmirror_core::outboard::{Outboard, VerifyError, group_cover};
 use instantmirror_core::traits::{
     Adoption, CacheError, CacheUsage, Inventory, ObjectCache, ObjectFill, ObjectHandle, Objects, Pins, Quota, Scrubber,
     Sweeper,
@@ -100,11 +101,16 @@ impl ObjectCache for Verifying {
     async fn fill(&self, object: &ObjectId, size: u64) -> Result<Arc<dyn ObjectFill>, CacheError> {
         let (inner, cache) = (self.inner.fill(object, size).await?, self.clone());
         let (object, known) = (*object, Known::default());
-        known.set(inner.outboard().filter(|outboard| outboard.object() == object));
+        known.set(
+            inner
+                .outboard()
+                .filter(|outboard| (outboard.object(), outboard.size()) == (object, size)),
+        );
         Ok(Arc::new(VerifyingFill {
             cache,
             inner,
             object,
+            size,
             known,
         }))
     }
@@ -238,7 +244,25 @@ struct VerifyingFill {
     cache: Verifying,
     inner: Arc<dyn ObjectFill>,
     object: ObjectId,
+    size: u64,
     known: Known,
+}
+
+impl VerifyingFill {
+    fn is_of_object(&self, outboard: &Outboard) -> bool {
+        (outboard.object(), outboard.size()) == (self.object, self.size)
+    }
+
+    /// What proves the groups of the object, once it is known.
+    fn proof(&self) -> Result<Outboard, VerifyError> {
+        if Outboard::len_for(self.size) == 0 {
+            return Outboard::verify(self.object, self.size, Bytes::new());
+        }
+        let known = self.known.get().or_else(|| self.inner.outboard());
+        known
+            .filter(|outboard| self.is_of_object(outboard))
+            .ok_or(VerifyError::Outboard(self.object))
+    }
 }
 
 #[async_trait]
@@ -248,20 +272,18 @@ impl ObjectFill for VerifyingFill {
     }
 
     fn outboard(&self) -> Option<Outboard> {
-        self.inner
-            .outboard()
-            .filter(|outboard| outboard.object() == self.object)
+        self.inner.outboard().filter(|outboard| self.is_of_object(outboard))
     }
 
     async fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError> {
         let known = outboard.clone();
         self.inner.set_outboard(outboard).await?;
-        self.known
-            .set(Some(known).filter(|known| known.object() == self.object));
+        self.known.set(Some(known).filter(|known| self.is_of_object(known)));
         Ok(())
     }
 
     async fn write(&self, offset: u64, data: Bytes) -> Result<(), CacheError> {
+        self.proof()?.verify_groups(offset, &data)?;
         self.inner.write(offset, data).await
     }
 
@@ -271,14 +293,4 @@ impl ObjectFill for VerifyingFill {
 }
 
 #[cfg(test)]
-mod tests {
-    use instantmirror_core::conformance::Subject;
-    use instantmirror_core::memory::MemoryCache;
-
-    use super::*;
-
-    // What is around a good cache is as good.
-    instantmirror_core::object_cache_conformance!(|max_bytes| {
-        Subject::new(Verifying::new(Arc::new(MemoryCache::new(max_bytes)), "memory"))
-    });
-}
+mod tests;
