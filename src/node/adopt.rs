@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use instantmirror_core::catalog::{Catalog, CatalogError};
 use instantmirror_core::outboard::{ObjectHasher, Outboard};
-use instantmirror_core::traits::blocking::may_block;
+use instantmirror_core::traits::blocking::wait;
 use instantmirror_core::traits::{AdoptedFile, Capacity, ObjectCache};
 use instantmirror_core::view::View;
 use instantmirror_core::{CacheError, Directory, FileMeta, Kind, ObjectId, RepoName, RepoPath, Snapshot};
@@ -315,7 +315,7 @@ impl Node {
             let catalog = Catalog::new(store, snapshot.root.meta());
             let result = adopt_all(&work, &catalog, &snapshot);
             // What was hashed now need not be hashed after the next start.
-            if let Err(error) = may_block(|| futures_executor::block_on(cache.checkpoint())) {
+            if let Err(error) = wait(cache.checkpoint()) {
                 tracing::warn!(%error, "what was adopted cannot be written down now");
             }
             if let Err(error) = &result {
@@ -444,7 +444,7 @@ impl Work {
         if !self.cache.has_room(more)? {
             return Err(CacheError::Full { object, size });
         }
-        may_block(|| futures_executor::block_on(copy_in(&*self.cache, source, outboard)))
+        wait(copy_in(&*self.cache, source, outboard))
     }
 }
 

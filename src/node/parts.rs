@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use instantmirror_core::ObjectId;
 use instantmirror_core::catalog::NodeSource;
-use instantmirror_core::traits::blocking::may_block;
+use instantmirror_core::traits::blocking::wait;
 use instantmirror_core::traits::{
     CacheError, CacheLimits, Capacity, FreeSpace, Inventory, ObjectCache, Quota, SnapshotStore, Standings, Sweeper,
 };
@@ -35,7 +35,7 @@ impl NodeCache {
     pub(crate) fn has_whole(&self, object: &ObjectId) -> Result<bool, CacheError> {
         match self.inventory() {
             Some(inventory) => inventory.has_whole(object),
-            None => may_block(|| futures_executor::block_on(self.opens_whole(object))),
+            None => wait(self.opens_whole(object)),
         }
     }
 
@@ -140,5 +140,58 @@ pub(crate) fn walker(store: &Arc<dyn SnapshotStore>) -> Arc<dyn NodeSource> {
 pub(super) fn tell_missing(cache: &NodeCache) {
     for service in cache.missing() {
         tracing::warn!("the cache has {service}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use futures_executor::block_on;
+    use instantmirror_core::memory::MemoryCache;
+    use instantmirror_core::outboard::Outboard;
+    use instantmirror_core::traits::{CacheUsage, ObjectFill, ObjectHandle, Objects};
+
+    use super::*;
+
+    /// A cache that needs an executor inside of its calls.
+    #[derive(Debug)]
+    struct Nested(MemoryCache);
+
+    #[async_trait]
+    impl Objects for Nested {
+        async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
+            block_on(self.0.open(object))
+        }
+
+        async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
+            block_on(self.0.outboard(object))
+        }
+    }
+
+    #[async_trait]
+    impl ObjectCache for Nested {
+        async fn fill(&self, object: &ObjectId, size: u64) -> Result<Arc<dyn ObjectFill>, CacheError> {
+            block_on(self.0.fill(object, size))
+        }
+
+        async fn remove(&self, object: &ObjectId) -> Result<bool, CacheError> {
+            block_on(self.0.remove(object))
+        }
+
+        fn usage(&self) -> CacheUsage {
+            self.0.usage()
+        }
+
+        async fn checkpoint(&self) -> Result<(), CacheError> {
+            block_on(self.0.checkpoint())
+        }
+    }
+
+    #[test]
+    fn a_cache_that_has_an_executor_of_its_own_can_be_waited_for() {
+        let cache = NodeCache::new(Arc::new(Nested(MemoryCache::new(None))));
+        assert!(!cache.has_whole(&ObjectId::of(b"x")).unwrap());
     }
 }

@@ -10,7 +10,7 @@ use instantmirror_core::ObjectId;
 use instantmirror_core::log_limited;
 use instantmirror_core::swarm::PieceIndex;
 use instantmirror_core::traits::Objects;
-use instantmirror_core::traits::blocking::may_block;
+use instantmirror_core::traits::blocking::wait;
 use instantmirror_store::piece_map::PieceMap;
 use instantmirror_swarm::peer::{ObjectPlace, PieceSource};
 use instantmirror_swarm::wire::Block;
@@ -112,7 +112,7 @@ async fn read_objects(
         }
         read
     };
-    let read = tokio::task::spawn_blocking(move || may_block(|| futures_executor::block_on(read_all))).await;
+    let read = tokio::task::spawn_blocking(move || wait(read_all)).await;
     read.unwrap_or_else(|error| vec![Err(error.to_string()); count])
 }
 

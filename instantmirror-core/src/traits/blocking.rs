@@ -20,6 +20,7 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
@@ -96,26 +97,49 @@ impl Threads {
     }
 }
 
-struct Unpark(Thread);
+struct Unpark {
+    thread: Thread,
+    /// Unparking alone may be lost: a future that blocks by itself while it is polled takes it.
+    is_woken: AtomicBool,
+}
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        self.is_woken.store(true, Ordering::Release);
+        self.thread.unpark();
     }
 }
 
-/// Polls a future to its end on this thread. That of an implementation that blocks is ready when it is polled first.
-fn wait<F: Future>(future: F) -> F::Output {
+/// Polls a future to its end on this thread, which must be one that [may block](may_block): what the future asks of
+/// [`Threads`] is done here.
+///
+/// Calls may be nested, and what is polled may use an executor of its own, where `block_on` of `futures` panics in the same of
+/// its own kind. So caches of whatever kind can be waited for. Timers and I/O are not driven: those of a runtime go on while
+/// its own threads run them.
+///
+/// Cancellation: none; it returns when the future is ready.
+pub fn wait<F: Future>(future: F) -> F::Output {
+    may_block(|| poll_to_its_end(future))
+}
+
+/// The future of an implementation that blocks is ready when it is polled first.
+fn poll_to_its_end<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         return output;
     }
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let unpark = Arc::new(Unpark {
+        thread: thread::current(),
+        is_woken: AtomicBool::new(false),
+    });
+    let waker = Waker::from(Arc::clone(&unpark));
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return output;
         }
-        thread::park();
+        while !unpark.is_woken.swap(false, Ordering::Acquire) {
+            thread::park();
+        }
     }
 }
 
@@ -382,5 +406,35 @@ mod tests {
         let other = thread::spawn(move || sender.send(7));
         assert_eq!(wait(receiver), Ok(7));
         other.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_wake_that_a_nested_wait_has_taken_is_not_lost() {
+        let ((first, outer), (second, inner)) = (oneshot::channel(), oneshot::channel());
+        let (begun, is_begun) = std::sync::mpsc::channel();
+        let other = thread::spawn(move || {
+            is_begun.recv().unwrap();
+            first.send(1).unwrap();
+            thread::sleep(std::time::Duration::from_millis(20));
+            second.send(2).unwrap();
+        });
+        let mut is_yielded = false;
+        let yielded = std::future::poll_fn(move |context| {
+            context.waker().wake_by_ref();
+            match std::mem::replace(&mut is_yielded, true) {
+                false => Poll::Pending,
+                true => Poll::Ready(()),
+            }
+        });
+        let nested = async {
+            begun.send(()).unwrap();
+            wait(inner)
+        };
+        let both = wait(async {
+            yielded.await;
+            futures_util::future::join(outer, nested).await
+        });
+        assert_eq!(both, (Ok(1), Ok(2)));
+        other.join().unwrap();
     }
 }

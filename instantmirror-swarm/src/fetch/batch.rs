@@ -11,7 +11,7 @@ use instantmirror_core::batch::BATCH_OBJECTS_MAX;
 use instantmirror_core::entry::FileMeta;
 use instantmirror_core::outboard::{GROUP_BYTES, ObjectHasher, Outboard, VerifyError};
 use instantmirror_core::preseed::Step;
-use instantmirror_core::traits::blocking::may_block;
+use instantmirror_core::traits::blocking::{may_block, wait};
 use instantmirror_core::traits::{BatchItem, CacheError, Class, FetchError, Outcome, Request, TransportError};
 use instantmirror_core::{ObjectId, RepoName};
 use tokio::sync::{mpsc, oneshot};
@@ -236,7 +236,7 @@ impl Put {
             return;
         }
         let take = |(file, content): (FileMeta, Bytes)| {
-            let taken = futures_executor::block_on(keep(engine, file, &self.repository, content));
+            let taken = wait(keep(engine, file, &self.repository, content));
             (file, taken)
         };
         // Who has left meanwhile need not know.

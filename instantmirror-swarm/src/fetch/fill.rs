@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use instantmirror_core::fill::{FillPlan, FlightId, WantId};
 use instantmirror_core::log_limited;
-use instantmirror_core::traits::blocking::may_block;
+use instantmirror_core::traits::blocking::wait;
 use instantmirror_core::traits::{
     CacheError, Class, FetchError, ObjectFill, ObjectHandle, Outcome, PeerTransport, Request, Transport, TransportError,
 };
@@ -406,7 +406,7 @@ async fn reserve(engine: &Arc<Engine>, fill: &Fill) -> Result<Sink, CacheError> 
         return engine.cache.fill(&object, size).await;
     }
     let engine = Arc::clone(engine);
-    let fill = move || may_block(|| futures_executor::block_on(engine.cache.fill(&object, size)));
+    let fill = move || wait(engine.cache.fill(&object, size));
     let begun = tokio::task::spawn_blocking(fill);
     begun.await.unwrap_or_else(|error| Err(broken_off(error)))
 }

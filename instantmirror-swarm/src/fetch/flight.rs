@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use instantmirror_core::fill::FlightId;
 use instantmirror_core::outboard::{GROUP_BYTES, Outboard, VerifyError};
-use instantmirror_core::traits::blocking::may_block;
+use instantmirror_core::traits::blocking::wait;
 use instantmirror_core::traits::{ByteStream, CacheError, Class, FetchError, PeerTransport, Transport, TransportError};
 use tokio::sync::OnceCell;
 
@@ -243,7 +243,7 @@ impl Job {
             }
             written
         };
-        let write = move || may_block(|| futures_executor::block_on(write_each));
+        let write = move || wait(write_each);
         let written = tokio::task::spawn_blocking(write).await;
         written.map_err(|error| FetchError::Cache(broken_off(error)))
     }
