@@ -61,6 +61,17 @@ const ABSENT: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// The facade without what the crates below have: cargo gives a crate the features that all who use it in one build ask for.
+const UNIFIED: &[&str] = &[
+    "--package=instantmirror",
+    "--package=instantmirror-http",
+    "--package=instantmirror-store",
+    "--no-default-features",
+    "--features=instantmirror/master,instantmirror/node,instantmirror/tracker",
+    "--features=instantmirror-http/tls,instantmirror-http/http2",
+    "--features=instantmirror-store/metadata-check,instantmirror-store/references",
+];
+
 /// Tests of what is missing: the server without encryption, and configurations that ask for what is not there.
 const TESTED: &[&[&str]] = &[
     &["--package", "instantmirror-http", "--lib", "--test", "e2e"],
@@ -86,6 +97,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
             run(command.args(["--features", feature, "--", "-D", "warnings"]))?;
         }
     }
+    run(cargo(root).arg("clippy").args(UNIFIED).args(["--", "-D", "warnings"]))?;
     for selection in TESTED {
         run(cargo(root)
             .args(["test", "--quiet", "--no-default-features"])
