@@ -1,7 +1,7 @@
 //! What a builder of nodes refuses, and how it says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use instantmirror::config::{HttpConfig, NodeConfig, PeersConfig};
+use instantmirror::config::{HttpConfig, NodeConfig, OutgoingConfig, PeersConfig, VerifyKind};
 use instantmirror::core::SecretKey;
 use instantmirror::core::memory::{MemoryCache, MemoryCatalogs, MemoryTransport};
 use instantmirror::core::traits::CacheLimits;
@@ -134,6 +134,87 @@ async fn a_file_and_methods_describe_the_same_node() {
     let mut expected = of_file.config().clone();
     expected.cache.dir = dir.path().join("built");
     assert_eq!(*built.config(), expected);
+}
+
+/// A builder of a file that has limits, a rate of scrubbing that is none, and `[[repository]]` debian.
+fn of_file(dir: &std::path::Path) -> NodeBuilder {
+    let key = SecretKey::from_random([7; 32]).public();
+    let text = format!(
+        "[cache]\ndir = {dir:?}\nmax_size = \"1 GiB\"\nmax_objects = 7\nnever = [\"*.iso\"]\nscrub_rate = \"1 B/s\"\n\
+         [http]\nlisten = [\"127.0.0.1:0\"]\n\
+         [[repository]]\nname = \"debian\"\nmaster = \"{URL}\"\ntrust = [\"{key}\"]\n",
+    );
+    NodeConfig::parse(std::path::Path::new("(built in)"), &text)
+        .unwrap()
+        .into()
+}
+
+#[tokio::test]
+async fn methods_change_what_a_file_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = of_file(&dir.path().join("file"));
+    let key = SecretKey::from_random([7; 32]).public();
+    let node = node
+        .never_keep("*.img")
+        .cache_limits(CacheLimits::bytes(1 << 20))
+        .dir(dir.path().join("other"))
+        .repository(Repository::new("other").master(URL).trust(key))
+        .build()
+        .await
+        .unwrap();
+    let cache = &node.config().cache;
+    assert_eq!(cache.limits(), CacheLimits::bytes(1 << 20));
+    assert_eq!(cache.never.texts(), ["*.iso", "*.img"]);
+    assert_eq!(cache.dir, dir.path().join("other"));
+    assert_eq!(node.config().repositories.len(), 2);
+    assert!(!dir.path().join("file").exists());
+    let node = of_file(dir.path()).cache(MemoryCache::new(Some(5 << 20)));
+    let node = node.build().await.unwrap();
+    assert_eq!(node.config().cache.limits(), CacheLimits::bytes(5 << 20).objects(7));
+}
+
+#[tokio::test]
+async fn methods_after_a_file_are_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let peers = PeersConfig {
+        slots: 0,
+        ..PeersConfig::default()
+    };
+    let http = HttpConfig {
+        max_connections: 0,
+        ..HttpConfig::default()
+    };
+    let outgoing = OutgoingConfig {
+        client_key: Some("key".into()),
+        ..OutgoingConfig::default()
+    };
+    let file = || of_file(dir.path());
+    let limited = file().cache(MemoryCache::new(None));
+    for (builder, expected) in [
+        (
+            file().repository(repository().master(URL)),
+            "repository 'debian': it is there twice",
+        ),
+        (
+            limited.cache_limits(CacheLimits::bytes(1)),
+            "cache_limits and cache exclude each other",
+        ),
+        (file().cache_limits(CacheLimits::bytes(0)), "cache_limits 'CacheLimits"),
+        (file().never_keep("a{"), "never_keep 'a{': "),
+        (
+            file().verify(VerifyKind::Scrub),
+            "verify '(settings)': [cache] scrub_rate",
+        ),
+        (file().prefetch(PrefetchRules::none().first("[")), "prefetch '[': "),
+        (file().prefetch_rate(0), "prefetch_rate '0': "),
+        (file().fetch_rate(0), "fetch_rate '0': "),
+        (file().peers(peers), "peers '(settings)': "),
+        (file().outgoing(outgoing), "outgoing '(settings)': client_certificate"),
+        (file().http(http), "http '(settings)': [http] max_connections"),
+    ] {
+        let text = refused(builder).await;
+        assert!(text.starts_with(expected), "{text}\n{expected}");
+    }
 }
 
 #[tokio::test]

@@ -129,6 +129,10 @@ impl CacheConfig {
                 "[cache] max_size and max_objects must be more than 0; to keep nothing, say never = [\"*\"]".to_owned(),
             );
         }
+        self.check_scrubbing()
+    }
+
+    pub(crate) fn check_scrubbing(&self) -> Result<(), String> {
         if self.verify == VerifyKind::Scrub && self.scrub_rate.0 < 1 << 10 {
             return Err("[cache] scrub_rate is too small to come to an end: at least \"1 KiB/s\"".to_owned());
         }

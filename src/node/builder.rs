@@ -126,7 +126,7 @@ pub struct NodeBuilder {
     scheduler: Option<Box<dyn Scheduler>>,
     repositories: Vec<Repository>,
     control_socket: Option<PathBuf>,
-    /// Whether the settings are those of a file, which was checked and may name no repository.
+    /// Whether the settings are those of a file, which has limits of its own and may name no repository.
     is_of_file: bool,
 }
 
@@ -137,12 +137,13 @@ impl Default for NodeBuilder {
 }
 
 impl From<NodeConfig> for NodeBuilder {
-    /// The node that a configuration file describes.
+    /// The node that a configuration file describes. Methods that are called afterwards add to what it lists (repositories,
+    /// addresses, trackers, globs of what is not kept), and replace what it has one of.
     fn from(mut config: NodeConfig) -> Self {
         let repositories = std::mem::take(&mut config.repositories);
         Self {
             dir: Some(config.cache.dir.clone()),
-            control_socket: Some(config.control_socket()),
+            control_socket: config.control.socket.clone(),
             repositories: repositories.into_iter().map(Repository::from).collect(),
             is_of_file: true,
             ..Self::of(config)
@@ -341,9 +342,10 @@ impl NodeBuilder {
             None => defaults::in_memory(self.settings.cache.limits(), storage),
         };
         let scheduler = self.scheduler;
+        let of_file = self.is_of_file.then(|| self.settings.control_socket());
         Assembly {
             config: self.settings,
-            control_socket: self.control_socket,
+            control_socket: self.control_socket.or(of_file),
             parts,
             sources,
             scheduler: scheduler.unwrap_or_else(|| Box::new(PriorityScheduler::new(SchedulerLimits::default()))),
@@ -354,10 +356,7 @@ impl NodeBuilder {
 
     /// Checks all but single repositories, and sets what follows from it.
     fn check(&mut self) -> Result<(), BuildError> {
-        if self.is_of_file {
-            return Ok(());
-        }
-        if self.repositories.is_empty() {
+        if self.repositories.is_empty() && !self.is_of_file {
             let advice = "give it one: Repository::new(NAME).master(URL).trust(KEY)";
             return Err(BuildError::missing("repository", advice));
         }
@@ -373,48 +372,49 @@ impl NodeBuilder {
                 advice: "a cache that is given has its limits; set them where it is made".to_owned(),
             });
         }
-        self.set_limits()?;
-        self.settings.cache.never = check_globs("never_keep", self.never.iter())?;
+        self.set_cache()?;
         check_rules("prefetch", &self.settings.preseed.rules())?;
         for (field, rate) in [
             ("prefetch_rate", self.settings.preseed.max_rate),
             ("fetch_rate", self.settings.fetch.max_rate),
         ] {
             if rate == Some(ByteRate(0)) {
-                return Err(BuildError::invalid(
-                    field,
-                    0,
-                    "nothing would come; leave it out for no limit",
-                ));
+                let advice = "nothing would come; leave it out for no limit";
+                return Err(BuildError::invalid(field, 0, advice));
             }
         }
         let sections = [
+            ("verify", self.settings.cache.check_scrubbing()),
             ("peers", self.settings.peers.check()),
             ("outgoing", self.settings.outgoing.check()),
+            ("http", self.settings.http.check_alone()),
         ];
         for (field, checked) in sections {
             checked.map_err(|advice| BuildError::invalid(field, "(settings)", advice))?;
         }
-        let http = self.settings.http.check_alone();
-        http.map_err(|advice| BuildError::invalid("http", "(settings)", advice))
+        Ok(())
     }
 
-    /// Sets the limits of the cache, as far as the settings say them.
-    fn set_limits(&mut self) -> Result<(), BuildError> {
-        let default = match (&self.cache, &self.dir) {
-            (Some(cache), _) => cache.usage().max_bytes.unwrap_or(u64::MAX),
-            (None, Some(_)) => DISK_CACHE_BYTES,
-            (None, None) => MEMORY_CACHE_BYTES,
-        };
-        let limits = self.limits.unwrap_or_default();
-        if limits.max_bytes == Some(0) || limits.max_objects == Some(0) {
-            let advice = "it must be more than 0; to keep nothing, say .never_keep(\"*\")";
-            return Err(BuildError::invalid("cache_limits", format!("{limits:?}"), advice));
-        }
+    /// Sets what the methods say of the cache. What they do not say is as the file has it, if there is one.
+    fn set_cache(&mut self) -> Result<(), BuildError> {
         let cache = &mut self.settings.cache;
-        cache.max_size = ByteSize(limits.max_bytes.unwrap_or(default));
-        cache.max_objects = limits.max_objects;
-        cache.keep_free = (limits.keep_free_bytes > 0).then_some(ByteSize(limits.keep_free_bytes));
+        let default = match (&self.cache, &self.dir) {
+            (Some(cache), _) => cache.usage().max_bytes,
+            (None, _) if self.is_of_file => None,
+            (None, Some(_)) => Some(DISK_CACHE_BYTES),
+            (None, None) => Some(MEMORY_CACHE_BYTES),
+        };
+        cache.max_size = default.map_or(cache.max_size, ByteSize);
+        if let Some(limits) = self.limits {
+            if limits.max_bytes == Some(0) || limits.max_objects == Some(0) {
+                let advice = "it must be more than 0; to keep nothing, say .never_keep(\"*\")";
+                return Err(BuildError::invalid("cache_limits", format!("{limits:?}"), advice));
+            }
+            cache.max_size = limits.max_bytes.map_or(cache.max_size, ByteSize);
+            cache.max_objects = limits.max_objects;
+            cache.keep_free = (limits.keep_free_bytes > 0).then_some(ByteSize(limits.keep_free_bytes));
+        }
+        cache.never = check_globs("never_keep", cache.never.texts().iter().chain(&self.never))?;
         cache.dir = self.dir.clone().unwrap_or_default();
         Ok(())
     }
