@@ -1,10 +1,15 @@
 //! What a builder of nodes refuses, and how it says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use instantmirror::config::{HttpConfig, NodeConfig, OutgoingConfig, PeersConfig, VerifyKind};
+use std::collections::BTreeMap;
+
+use instantmirror::config::{
+    HeaderRuleConfig, HttpConfig, MountConfig, NodeConfig, OutgoingConfig, PeersConfig, VerifyKind,
+};
 use instantmirror::core::SecretKey;
 use instantmirror::core::memory::{MemoryCache, MemoryCatalogs, MemoryTransport};
 use instantmirror::core::traits::CacheLimits;
+use instantmirror::core::view::View;
 use instantmirror::node::{BuildError, Node, NodeBuilder, NodeError, PrefetchRules, Repository};
 
 const URL: &str = "http://127.0.0.1:1";
@@ -97,6 +102,59 @@ async fn what_cannot_be_used_is_named_with_its_value_and_without_its_secrets() {
     let text = refused(secret).await;
     assert!(text.starts_with("repository 'debian' master 'ftp://"), "{text}");
     assert!(!text.contains("secret"), "{text}");
+}
+
+fn mount(path: &str) -> MountConfig {
+    MountConfig {
+        path: path.to_owned(),
+        host: None,
+        view: View::Current,
+        index: false,
+    }
+}
+
+#[tokio::test]
+async fn what_repositories_show_and_ask_by_is_checked() {
+    let key = SecretKey::from_random([7; 32]).public();
+    let other = || Repository::new("other").master(URL).trust(key);
+    let outgoing = OutgoingConfig {
+        client_certificate: Some("certificate".into()),
+        ..OutgoingConfig::default()
+    };
+    let rule = HeaderRuleConfig {
+        paths: vec!["*.iso".to_owned()],
+        repository: Some("unknown".parse().unwrap()),
+        media: None,
+        cache: Some("no-store".to_owned()),
+        headers: BTreeMap::new(),
+    };
+    let http = HttpConfig {
+        rules: vec![rule],
+        ..HttpConfig::default()
+    };
+    let mounted = Node::builder().repository(repository().master(URL).mount(mount("/pub")));
+    for (builder, expected) in [
+        (
+            mounted.repository(other().mount(mount("/pub/"))),
+            "repository 'other' mount '/pub/': two mounts at '/pub'",
+        ),
+        (
+            builder().repository(other().mount(mount("pub"))),
+            "repository 'other' mount 'pub': mount path 'pub' must begin with '/'",
+        ),
+        (
+            builder().repository(other().mount(mount("/.im/pub"))),
+            "repository 'other' mount '/.im/pub': a mount at '/.im/pub': paths below",
+        ),
+        (
+            builder().repository(other().outgoing(outgoing)),
+            "repository 'other' outgoing '(settings)': client_certificate and client_key go together",
+        ),
+        (builder().http(http), "http 'unknown': a rule is for this repository"),
+    ] {
+        let text = refused(builder).await;
+        assert!(text.starts_with(expected), "{text}\n{expected}");
+    }
 }
 
 #[tokio::test]

@@ -209,6 +209,10 @@ impl Repository {
             let advice = "a token is for a master, and none is named";
             return Err(BuildError::invalid(self.field("token_file"), path.display(), advice));
         }
+        if let Some(outgoing) = &self.outgoing {
+            let checked = outgoing.check();
+            checked.map_err(|advice| BuildError::invalid(self.field("outgoing"), "(settings)", advice))?;
+        }
         if let Some(rules) = &self.prefetch {
             check_rules(&self.field("prefetch"), rules)?;
         }
