@@ -83,6 +83,7 @@ async fn what_cannot_be_used_is_named_with_its_value_and_without_its_secrets() {
             builder().cache_limits(CacheLimits::bytes(0)),
             "cache_limits 'CacheLimits",
         ),
+        (builder().dir(""), "dir '': it is no directory"),
         (builder().never_keep("a{"), "never_keep 'a{': "),
         (builder().prefetch(PrefetchRules::none().first("[")), "prefetch '[': "),
         (builder().fetch_rate(0), "fetch_rate '0': nothing would come"),

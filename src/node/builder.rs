@@ -342,7 +342,7 @@ impl NodeBuilder {
             cache: self.cache,
             snapshots: self.snapshots,
         };
-        let parts = match self.dir.filter(|dir| !dir.as_os_str().is_empty()) {
+        let parts = match self.dir {
             Some(dir) => defaults::in_directory(&dir, &self.settings.cache, storage)?,
             None => defaults::in_memory(self.settings.cache.limits(), storage),
         };
@@ -369,6 +369,10 @@ impl NodeBuilder {
         if let Some(twice) = self.repositories.iter().find(|one| !names.insert(&one.name)) {
             let advice = "it is there twice; name several masters of one repository with .master";
             return Err(BuildError::invalid("repository", &twice.name, advice));
+        }
+        if self.dir.as_ref().is_some_and(|dir| dir.as_os_str().is_empty()) {
+            let advice = "it is no directory; leave it out to keep everything in memory, or say \".\"";
+            return Err(BuildError::invalid("dir", "", advice));
         }
         if self.limits.is_some() && self.cache.is_some() {
             return Err(BuildError::Contradiction {
