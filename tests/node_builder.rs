@@ -7,10 +7,11 @@ use instantmirror::config::{
     HeaderRuleConfig, HttpConfig, MountConfig, NodeConfig, OutgoingConfig, PeersConfig, VerifyKind,
 };
 use instantmirror::core::SecretKey;
-use instantmirror::core::memory::{MemoryCache, MemoryCatalogs, MemoryTransport};
+use instantmirror::core::memory::{MemoryCache, MemoryCatalogs, MemoryStore, MemoryTransport};
 use instantmirror::core::traits::CacheLimits;
 use instantmirror::core::view::View;
 use instantmirror::node::{BuildError, Node, NodeBuilder, NodeError, PrefetchRules, Repository};
+use instantmirror::store::StoreError;
 
 const URL: &str = "http://127.0.0.1:1";
 
@@ -274,6 +275,22 @@ async fn methods_after_a_file_are_checked() {
         let text = refused(builder).await;
         assert!(text.starts_with(expected), "{text}\n{expected}");
     }
+}
+
+#[tokio::test]
+async fn two_nodes_do_not_share_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let with_cache = || builder().dir(dir.path()).cache(MemoryCache::new(None));
+    let own = || with_cache().snapshots(MemoryStore::new());
+    let node = own().build().await.unwrap();
+    for second in [own(), with_cache(), builder().dir(dir.path())] {
+        match second.build().await {
+            Err(NodeError::Store(StoreError::Locked { pid, .. })) => assert_eq!(pid, Some(std::process::id())),
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(node);
+    own().build().await.unwrap();
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use instantmirror_core::{
     Directory, Head, NodeId, PublicKey, RecordId, RepoName, SignedHead, Snapshot, SnapshotId, StoreError as CoreError,
 };
 
-use crate::disk::{Disk, FileKind, parent_of, read_file, remove_leftovers, write_atomically};
+use crate::disk::{Disk, DiskLock, FileKind, parent_of, read_file, remove_leftovers, write_atomically};
 use crate::error::{Result, StoreError};
 use crate::keyfile::{read_keys, write_keys};
 use crate::pack::{Compaction, Copier, PackOptions, PackStore};
@@ -70,6 +70,15 @@ impl DiskSnapshotStore {
             packs,
             writing: Mutex::default(),
         })
+    }
+
+    /// Takes the place of the process that writes to the store in `dir` (made where needed), and opens none: for a process that
+    /// keeps other things beside it.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] names the process that has it already.
+    pub fn lock(disk: &dyn Disk, dir: impl AsRef<Path>) -> Result<DiskLock> {
+        PackStore::lock(disk, &dir.as_ref().join(CATALOG))
     }
 
     /// Opens the store in `dir` for reading, beside the process that writes it.

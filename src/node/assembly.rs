@@ -54,6 +54,7 @@ impl Assembly {
             cache,
             snapshots,
             notes,
+            lock,
         } = parts;
         tell_missing(&cache);
         let (tags, tagged) = Tags::open(Arc::clone(&notes), &cache)?;
@@ -93,6 +94,7 @@ impl Assembly {
             swarming,
             torrents: Arc::new(torrents),
             background: Arc::new(background),
+            _lock: lock.map(Arc::new),
         })
     }
 }

@@ -8,7 +8,7 @@ use instantmirror_core::traits::blocking::Blocking;
 use instantmirror_core::traits::{CacheLimits, ObjectCache, SnapshotStore};
 use instantmirror_store::StoreError;
 use instantmirror_store::cache::DiskCache;
-use instantmirror_store::disk::{Disk, MemoryDisk, RealDisk};
+use instantmirror_store::disk::{Disk, DiskLock, MemoryDisk, RealDisk};
 use instantmirror_store::snapshots::DiskSnapshotStore;
 
 use super::NodeError;
@@ -31,6 +31,8 @@ pub(super) struct StorageParts {
     pub(super) snapshots: Arc<dyn SnapshotStore>,
     /// Its tags, its number, who was in its swarms.
     pub(super) notes: Arc<dyn Disk>,
+    /// Keeps other processes from the notes where no store does.
+    pub(super) lock: Option<DiskLock>,
 }
 
 /// Makes in a directory what was not given. Blocks on the disk.
@@ -48,14 +50,15 @@ pub(super) fn in_directory(dir: &Path, config: &CacheConfig, given: Storage) -> 
         }
     };
     let notes = open_disk(&dir.join(SNAPSHOTS))?;
-    let snapshots = match given.snapshots {
-        Some(snapshots) => snapshots,
-        None => Arc::new(DiskSnapshotStore::open(Arc::clone(&notes), "")?),
+    let (snapshots, lock): (Arc<dyn SnapshotStore>, _) = match given.snapshots {
+        Some(snapshots) => (snapshots, Some(DiskSnapshotStore::lock(notes.as_ref(), "")?)),
+        None => (Arc::new(DiskSnapshotStore::open(Arc::clone(&notes), "")?), None),
     };
     Ok(StorageParts {
         cache: NodeCache::new(cache),
         snapshots,
         notes,
+        lock,
     })
 }
 
@@ -68,6 +71,7 @@ pub(super) fn in_memory(limits: CacheLimits, given: Storage) -> StorageParts {
         cache: NodeCache::new(cache),
         snapshots: given.snapshots.unwrap_or_else(|| Arc::new(MemoryStore::new())),
         notes: Arc::new(MemoryDisk::new()),
+        lock: None,
     }
 }
 

@@ -30,6 +30,7 @@ use std::time::Duration;
 use instantmirror_core::traits::{CatalogGarbage, Collected, Inventory, SnapshotStore};
 use instantmirror_core::{RepoName, Snapshot, SnapshotId};
 use instantmirror_store::StoreError;
+use instantmirror_store::disk::DiskLock;
 use instantmirror_swarm::{FetchEngine, Follower, HttpOrigin, Intake};
 use tokio::task::JoinSet;
 
@@ -133,6 +134,8 @@ pub struct Node {
     swarming: Option<Arc<Swarming>>,
     torrents: Arc<TorrentKeeper>,
     background: Arc<Background>,
+    /// Present if the store of snapshots, which is of the embedder, keeps nobody from the directory.
+    _lock: Option<Arc<DiskLock>>,
 }
 
 impl Node {

@@ -11,7 +11,7 @@ use super::format::*;
 use super::index::Index;
 use super::segment::{Active, Segments};
 use super::{PackOptions, PackStore, RETRIES_MAX, View, Writer};
-use crate::disk::{Disk, FileKind, discard, remove_leftovers};
+use crate::disk::{Disk, DiskLock, FileKind, discard, remove_leftovers};
 use crate::error::{Result, StoreError};
 
 /// The lock file's name.
@@ -25,6 +25,12 @@ pub(super) struct Listing {
 }
 
 impl PackStore {
+    /// What the writer of the store in `dir` (made where needed) holds.
+    pub(crate) fn lock(disk: &dyn Disk, dir: &Path) -> Result<DiskLock> {
+        disk.create_dir_all(dir)?;
+        disk.lock(&dir.join(LOCK_NAME))
+    }
+
     /// Opens (making it where needed) the store in `dir` for reading and writing.
     ///
     /// Cleans up what a crash left. Damaged or missing index files are rebuilt from the segments, which takes as long
@@ -32,8 +38,7 @@ impl PackStore {
     /// [`StoreError::UnknownVersion`] (nothing is changed then).
     pub fn open_writer(disk: Arc<dyn Disk>, dir: impl AsRef<Path>, options: PackOptions) -> Result<Self> {
         let dir = dir.as_ref().to_path_buf();
-        disk.create_dir_all(&dir)?;
-        let lock = disk.lock(&dir.join(LOCK_NAME))?;
+        let lock = Self::lock(disk.as_ref(), &dir)?;
         remove_leftovers(disk.as_ref(), &dir)?;
         let listing = list(disk.as_ref(), &dir)?;
         let view = load(disk.as_ref(), &dir, &listing, None)?;
