@@ -213,9 +213,19 @@ pub enum CheckKind {
     Refuse,
     /// List what is wrong in the log, and publish.
     Warn,
-    /// Do not look. The default without the feature `metadata-check`.
-    #[cfg_attr(not(feature = "metadata-check"), default)]
+    /// Do not look.
     Off,
+    /// Do not look, since this program cannot: the default without the feature `metadata-check`. No file says it.
+    #[serde(skip)]
+    #[cfg_attr(not(feature = "metadata-check"), default)]
+    NotCompiled,
+}
+
+impl CheckKind {
+    /// Whether metadata is looked at.
+    pub(crate) fn looks(self) -> bool {
+        matches!(self, Self::Refuse | Self::Warn)
+    }
 }
 
 /// `[store]`: where the master keeps objects, catalogs and its key.
@@ -329,7 +339,7 @@ impl Checked for ServerConfig {
             }
             let offers = self.torrents.check_offers(name.as_str(), &repository.torrents);
             report.check(&place("torrents"), offers);
-            if repository.check != CheckKind::Off {
+            if repository.check.looks() {
                 let named = format!("repository '{name}': check");
                 report.needs(
                     "metadata-check",

@@ -382,6 +382,9 @@ fn what_is_not_compiled_in_is_refused_with_its_feature() {
 fn a_check_that_is_not_compiled_in_is_refused_and_none_is_the_default() {
     let repository = "[[repository]]\nname = \"a\"\nsource = \"/x\"\n";
     let parsed = ServerConfig::parse(Path::new("imserver.toml"), &format!("{SERVER}{repository}")).unwrap();
+    assert_eq!(parsed.repositories[0].check, CheckKind::NotCompiled);
+    let off = format!("{SERVER}{repository}check = \"off\"\n");
+    let parsed = ServerConfig::parse(Path::new("imserver.toml"), &off).unwrap();
     assert_eq!(parsed.repositories[0].check, CheckKind::Off);
     let error = server_error(&format!("{SERVER}{repository}check = \"warn\"\n"));
     assert!(error.contains("check needs the feature `metadata-check`"), "{error}");

@@ -14,13 +14,27 @@ use instantmirror_store::tree::SourceTree;
 
 use super::writer::Writer;
 use super::{Master, MasterError};
-use crate::config::{CheckKind, ServerRepository};
+use crate::config::{CheckKind, ServerConfig, ServerRepository};
 
 /// Longest file that is read; a repository would need half a million metadata files.
 const KNOWN_BYTES_MAX: u64 = 64 << 20;
 
 fn path(repository: &RepoName) -> PathBuf {
     Master::repository_dir(repository).join("checked")
+}
+
+/// Says which repositories nobody checks although nobody said so.
+pub(super) fn tell_unchecked(config: &ServerConfig) {
+    let unchecked = config.repositories.iter();
+    let unchecked = unchecked.filter(|repository| repository.check == CheckKind::NotCompiled);
+    let names: Vec<&str> = unchecked.map(|repository| repository.name.as_str()).collect();
+    if !names.is_empty() {
+        tracing::warn!(
+            repositories = names.join(", "),
+            "trees are published without a look at the repository metadata in them: this program was built without the feature \
+             `metadata-check`; say check = \"off\" if that is meant"
+        );
+    }
 }
 
 impl Master {
@@ -35,7 +49,7 @@ impl Master {
         root: &Root,
         source: &SourceTree,
     ) -> Result<(), MasterError> {
-        if repository.check == CheckKind::Off {
+        if !repository.check.looks() {
             return Ok(());
         }
         let name = &repository.name;
@@ -86,5 +100,33 @@ impl Master {
                 Ok(None)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_log_names_what_nobody_checks_unless_the_file_says_so() {
+        let repository = |name: &str| format!("[[repository]]\nname = \"{name}\"\nsource = \"/x\"\ncheck = \"off\"\n");
+        let text = format!("[store]\ndir = \"/s\"\n{}{}", repository("one"), repository("two"));
+        let mut config = ServerConfig::parse(Path::new("imserver.toml"), &text).unwrap();
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let file = log.reopen().unwrap();
+        let lines = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || file.try_clone().unwrap());
+        let text = tracing::subscriber::with_default(lines.finish(), || {
+            tell_unchecked(&config);
+            config.repositories[1].check = CheckKind::NotCompiled;
+            tell_unchecked(&config);
+            std::fs::read_to_string(log.path()).unwrap()
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("WARN") && text.contains("`metadata-check`"), "{text}");
+        assert!(text.trim_end().ends_with("repositories=\"two\""), "{text}");
     }
 }

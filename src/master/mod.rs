@@ -352,7 +352,8 @@ impl Master {
         Ok(())
     }
 
-    /// Opens the store of a configuration that was [initialised](Self::init). Publishes nothing, locks nothing.
+    /// Opens the store of a configuration that was [initialised](Self::init). Publishes nothing, locks nothing. Without the feature
+    /// `metadata-check`, the log names the repositories that would be checked with it.
     ///
     /// # Errors
     /// [`MasterError`]; [`KeyError`] says how to make a key where there is none.
@@ -366,6 +367,7 @@ impl Master {
         let snapshots = Arc::new(DiskSnapshotStore::open_reader(Arc::clone(&disk), "")?);
         let digests = Arc::new(DigestTable::open_reader(Arc::clone(&disk), DIGESTS)?);
         let objects = Arc::new(ObjectStore::open_reader(Arc::clone(&disk), digests));
+        consistency::tell_unchecked(&config);
         Ok(Self {
             config: Arc::new(config),
             key,
