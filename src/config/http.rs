@@ -227,12 +227,12 @@ impl HttpConfig {
         paths
     }
 
-    /// The TCP addresses it listens on, with their places.
     /// The ports at which it listens on `0.0.0.0`.
     pub(crate) fn ipv4_wildcards(&self) -> Ipv4Wildcards {
         Ipv4Wildcards::among(self.addresses().iter().map(|(_, address)| address))
     }
 
+    /// The TCP addresses it listens on, with their places.
     pub(super) fn addresses(&self) -> Vec<(String, SocketAddr)> {
         let tls = self.tls.iter().flat_map(|tls| &tls.listen).enumerate();
         let tls = tls.map(|(at, address)| (format!("http.tls.listen.{at}"), *address));
