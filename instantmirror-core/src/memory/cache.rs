@@ -1,6 +1,9 @@
 //! [`ObjectCache`] in memory, with least-recently-used expiry among what snapshots rank equal.
 
+mod content;
 mod services;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -9,8 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use self::content::Content;
 use crate::expiry::Standing;
-use crate::outboard::{GROUP_BYTES, ObjectHasher, Outboard, VerifyError};
+use crate::outboard::{GROUP_BYTES, Outboard, VerifyError};
 use crate::traits::{
     CacheError, CacheEvent, CacheLimits, CacheObserver, CacheUsage, Inventory, ObjectCache, ObjectFill, ObjectHandle,
     Objects, PinSet, Pins, Quota, Sweeper,
@@ -47,26 +51,17 @@ struct Held {
     filling: bool,
 }
 
-#[derive(Debug)]
-struct Content {
-    size: u64,
-    data: Vec<u8>,
-    present: RangeSet,
-    outboard: Option<Outboard>,
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Held {
     fn used(&self) -> u64 {
-        lock(&self.content).present.len()
+        lock(&self.content).present().len()
     }
 
     fn is_whole(&self) -> bool {
-        let content = lock(&self.content);
-        content.present.contains(0..content.size)
+        lock(&self.content).is_whole()
     }
 
     /// Somebody besides the cache holds the content.
@@ -78,7 +73,7 @@ impl Held {
 impl Inner {
     fn used(&self) -> u64 {
         let departed = self.departed.iter().filter_map(Weak::upgrade);
-        let departed: u64 = departed.map(|content| lock(&content).present.len()).sum();
+        let departed: u64 = departed.map(|content| lock(&content).present().len()).sum();
         self.objects.values().map(Held::used).sum::<u64>() + departed
     }
 
@@ -193,16 +188,7 @@ impl Objects for MemoryCache {
         let Some(held) = inner.objects.get(object) else {
             return Ok(None);
         };
-        let content = lock(&held.content);
-        if content.outboard.is_some() {
-            return Ok(content.outboard.clone());
-        }
-        if !content.present.contains(0..content.size) {
-            return Ok(None);
-        }
-        let mut hasher = ObjectHasher::new();
-        hasher.update(&content.data);
-        Ok(Some(hasher.finish()))
+        Ok(lock(&held.content).outboard())
     }
 }
 
@@ -220,7 +206,7 @@ impl ObjectCache for MemoryCache {
         }
         let (stated, here) = inner.objects.get(object).map_or((size, 0), |held| {
             let content = lock(&held.content);
-            (content.size, content.present.len())
+            (content.size, content.present().len())
         });
         if stated != size {
             if here == stated {
@@ -233,20 +219,12 @@ impl ObjectCache for MemoryCache {
         inner.make_room(object, missing, size)?;
         inner.reserved += missing;
         let last_use = inner.touch();
-        let held = inner.objects.entry(*object).or_insert_with(|| {
-            let content = Content {
-                size,
-                data: Vec::new(),
-                present: RangeSet::new(),
-                outboard: own,
-            };
-            Held {
-                content: Arc::new(Mutex::new(content)),
-                since: last_use,
-                last_use,
-                standing: Standing::default(),
-                filling: false,
-            }
+        let held = inner.objects.entry(*object).or_insert_with(|| Held {
+            content: Arc::new(Mutex::new(Content::new(size, own))),
+            since: last_use,
+            last_use,
+            standing: Standing::default(),
+            filling: false,
         });
         held.filling = true;
         let handle = MemoryHandle {
@@ -318,19 +296,15 @@ impl ObjectHandle for MemoryHandle {
     }
 
     fn present(&self) -> RangeSet {
-        lock(&self.content).present.clone()
+        lock(&self.content).present().clone()
     }
 
     async fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
-        let content = lock(&self.content);
-        let place = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
-        let data = place.filter(|_| content.present.contains(range.clone()));
-        data.and_then(|(start, end)| content.data.get(start..end))
-            .map(Bytes::copy_from_slice)
-            .ok_or(CacheError::Absent {
-                object: self.object,
-                range,
-            })
+        let data = lock(&self.content).read(&range);
+        data.ok_or(CacheError::Absent {
+            object: self.object,
+            range,
+        })
     }
 }
 
@@ -342,15 +316,15 @@ struct MemoryFill {
 
 impl MemoryFill {
     /// Tells what a write has brought, if it has brought anything.
-    fn tell(&self, inner: &Inner, content: &Content, range: Range<u64>, before: u64) {
-        let (object, size, present) = (self.handle.object, content.size, content.present.len());
-        if present == before {
+    fn tell(&self, inner: &Inner, content: &Content, range: Range<u64>, added: u64) {
+        let (object, size) = (self.handle.object, content.size);
+        if added == 0 {
             return;
         }
         if size > GROUP_BYTES {
             inner.tell(CacheEvent::Arrived { object, size, range });
         }
-        if present == size {
+        if content.is_whole() {
             inner.tell(CacheEvent::Whole { object, size });
         }
     }
@@ -376,33 +350,21 @@ impl ObjectFill for MemoryFill {
     }
 
     async fn write(&self, offset: u64, data: Bytes) -> Result<(), CacheError> {
+        let outboard = lock(&self.handle.content).outboard.clone();
+        let missing = VerifyError::Outboard(self.handle.object);
+        outboard.ok_or(missing)?.verify_groups(offset, &data)?;
         // The cache is locked so that used and reserved change together.
         let mut inner = lock(&self.cache.0);
         let mut content = lock(&self.handle.content);
-        let missing = VerifyError::Outboard(self.handle.object);
-        content.outboard.as_ref().ok_or(missing)?.verify_groups(offset, &data)?;
-        let (mut start, before) = (offset, content.present.len());
-        for group in data.chunks(usize::try_from(GROUP_BYTES).unwrap_or(usize::MAX)) {
-            let range = start..start + group.len() as u64;
-            start = range.end;
-            let place = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
-            let Some((from, to)) = place.filter(|_| !content.present.contains(range.clone())) else {
-                continue;
-            };
-            if content.data.len() < to {
-                content.data.resize(to, 0);
-            }
-            content.data[from..to].copy_from_slice(group);
-            content.present.insert(range);
-        }
-        inner.reserved -= content.present.len() - before;
-        self.tell(&inner, &content, offset..offset + data.len() as u64, before);
+        let added = content.insert(offset, &data);
+        inner.reserved -= added;
+        self.tell(&inner, &content, offset..offset + data.len() as u64, added);
         Ok(())
     }
 
     async fn finish(&self) -> Result<(), CacheError> {
         let content = lock(&self.handle.content);
-        match content.present.gap(0..content.size) {
+        match content.present().gap(0..content.size) {
             Some(range) => Err(CacheError::Absent {
                 object: self.handle.object,
                 range,
@@ -417,7 +379,7 @@ impl Drop for MemoryFill {
         let mut inner = lock(&self.cache.0);
         let (size, present) = {
             let content = lock(&self.handle.content);
-            (content.size, content.present.len())
+            (content.size, content.present().len())
         };
         inner.reserved -= size - present;
         let empty = present == 0 && size > 0;
