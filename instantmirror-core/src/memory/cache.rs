@@ -2,22 +2,24 @@
 
 mod content;
 mod services;
+mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use self::content::Content;
+use self::table::{Held, Table};
 use crate::expiry::Standing;
 use crate::outboard::{GROUP_BYTES, Outboard, VerifyError};
 use crate::traits::{
     CacheError, CacheEvent, CacheLimits, CacheObserver, CacheUsage, Inventory, ObjectCache, ObjectFill, ObjectHandle,
-    Objects, PinSet, Pins, Quota, Sweeper,
+    Objects, Pins, Quota, Sweeper,
 };
 use crate::{ObjectId, RangeSet};
 
@@ -29,64 +31,31 @@ pub struct MemoryCache(Arc<Mutex<Inner>>);
 #[derive(Debug)]
 struct Inner {
     limits: CacheLimits,
+    /// Also of what was removed while somebody held it, until the last handle is dropped.
+    used: Arc<AtomicU64>,
     reserved: u64,
     evicted: u64,
     uses: u64,
-    objects: HashMap<ObjectId, Held>,
-    /// `None`: everything is pinned.
-    pins: Option<PinSet>,
+    table: Table,
     observer: Option<Arc<dyn CacheObserver>>,
     marks: Option<services::Marks>,
-    /// Removed while somebody held them: their bytes count until the last handle is dropped.
-    departed: Vec<Weak<Mutex<Content>>>,
-}
-
-#[derive(Debug)]
-struct Held {
-    content: Arc<Mutex<Content>>,
-    /// When it came, in uses.
-    since: u64,
-    last_use: u64,
-    standing: Standing,
-    filling: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Held {
-    fn used(&self) -> u64 {
-        lock(&self.content).present().len()
-    }
-
-    fn is_whole(&self) -> bool {
-        lock(&self.content).is_whole()
-    }
-
-    /// Somebody besides the cache holds the content.
-    fn in_use(&self) -> bool {
-        self.filling || Arc::strong_count(&self.content) > 1
-    }
-}
-
 impl Inner {
     fn used(&self) -> u64 {
-        let departed = self.departed.iter().filter_map(Weak::upgrade);
-        let departed: u64 = departed.map(|content| lock(&content).present().len()).sum();
-        self.objects.values().map(Held::used).sum::<u64>() + departed
+        self.used.load(Ordering::Relaxed)
     }
 
     fn remove(&mut self, object: &ObjectId) -> bool {
-        self.departed.retain(|content| content.strong_count() > 0);
-        let Some(held) = self.objects.remove(object) else {
-            return false;
-        };
-        if held.in_use() {
-            self.departed.push(Arc::downgrade(&held.content));
+        let removed = self.table.remove(object).is_some();
+        if removed {
+            self.tell(CacheEvent::Gone { object: *object });
         }
-        self.tell(CacheEvent::Gone { object: *object });
-        true
+        removed
     }
 
     fn tell(&self, event: CacheEvent) {
@@ -100,22 +69,37 @@ impl Inner {
         self.uses
     }
 
+    /// The content of an object, which comes now unless it is here.
+    fn content(&mut self, object: &ObjectId, size: u64, outboard: Option<Outboard>) -> Arc<Mutex<Content>> {
+        if let Some(held) = self.table.get(object) {
+            return Arc::clone(&held.content);
+        }
+        let content = Content::new(size, outboard, Arc::clone(&self.used));
+        let content = Arc::new(Mutex::new(content));
+        let since = self.touch();
+        let held = Held {
+            content: Arc::clone(&content),
+            size,
+            bytes: 0,
+            since,
+            last_use: since,
+            standing: Standing::default(),
+            filling: false,
+        };
+        self.table.insert(*object, held);
+        content
+    }
+
     /// Whether `objects` and `bytes` more than there are now are beyond the limits.
     fn is_short(&self, objects: u64, bytes: u64) -> bool {
         let committed = self.used().saturating_add(self.reserved).saturating_add(bytes);
-        let count = (self.objects.len() as u64).saturating_add(objects);
+        let count = self.table.len().saturating_add(objects);
         committed > self.limits.max_bytes.unwrap_or(u64::MAX) || count > self.limits.max_objects.unwrap_or(u64::MAX)
     }
 
     /// Evicts the least valuable object but `kept`. False if all are in use or pinned.
     fn evict(&mut self, kept: Option<&ObjectId>) -> bool {
-        let Some(pins) = &self.pins else { return false };
-        let idle = self
-            .objects
-            .iter()
-            .filter(|(id, held)| !held.in_use() && Some(*id) != kept && !pins.contains(id));
-        let least = idle.min_by_key(|(_, held)| (held.standing, held.last_use));
-        let Some(object) = least.map(|(id, _)| *id) else {
+        let Some(object) = self.table.least(kept) else {
             return false;
         };
         self.remove(&object);
@@ -130,7 +114,7 @@ impl Inner {
             let object = *object;
             return Err(CacheError::TooLarge { object, size, max });
         }
-        let new = u64::from(!self.objects.contains_key(object));
+        let new = u64::from(self.table.get(object).is_none());
         while self.is_short(new, bytes) {
             if !self.evict(Some(object)) {
                 return Err(CacheError::Full { object: *object, size });
@@ -155,14 +139,13 @@ impl MemoryCache {
     pub fn with_limits(limits: CacheLimits) -> Self {
         let inner = Inner {
             limits,
+            used: Arc::default(),
             reserved: 0,
             evicted: 0,
             uses: 0,
-            objects: HashMap::new(),
-            pins: Some(PinSet::default()),
+            table: Table::new(),
             observer: None,
             marks: None,
-            departed: Vec::new(),
         };
         Self(Arc::new(Mutex::new(inner)))
     }
@@ -173,10 +156,10 @@ impl Objects for MemoryCache {
     async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
         let mut inner = lock(&self.0);
         let last_use = inner.touch();
-        let Some(held) = inner.objects.get_mut(object) else {
+        inner.table.set_last_use(object, last_use);
+        let Some(held) = inner.table.get(object) else {
             return Ok(None);
         };
-        held.last_use = last_use;
         Ok(Some(Arc::new(MemoryHandle {
             object: *object,
             content: Arc::clone(&held.content),
@@ -185,7 +168,7 @@ impl Objects for MemoryCache {
 
     async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
         let inner = lock(&self.0);
-        let Some(held) = inner.objects.get(object) else {
+        let Some(held) = inner.table.get(object) else {
             return Ok(None);
         };
         Ok(lock(&held.content).outboard())
@@ -201,13 +184,13 @@ impl ObjectCache for MemoryCache {
             None
         };
         let mut inner = lock(&self.0);
-        if inner.objects.get(object).is_some_and(|held| held.filling) {
+        if inner.table.get(object).is_some_and(|held| held.filling) {
             return Err(CacheError::Busy(*object));
         }
-        let (stated, here) = inner.objects.get(object).map_or((size, 0), |held| {
-            let content = lock(&held.content);
-            (content.size, content.present().len())
-        });
+        let (stated, here) = inner
+            .table
+            .get(object)
+            .map_or((size, 0), |held| (held.size, held.bytes));
         if stated != size {
             if here == stated {
                 // It was verified, so the size asked for is wrong.
@@ -218,19 +201,11 @@ impl ObjectCache for MemoryCache {
         let missing = if stated == size { size - here } else { size };
         inner.make_room(object, missing, size)?;
         inner.reserved += missing;
-        let last_use = inner.touch();
-        let held = inner.objects.entry(*object).or_insert_with(|| Held {
-            content: Arc::new(Mutex::new(Content::new(size, own))),
-            since: last_use,
-            last_use,
-            standing: Standing::default(),
-            filling: false,
-        });
-        held.filling = true;
         let handle = MemoryHandle {
             object: *object,
-            content: Arc::clone(&held.content),
+            content: inner.content(object, size, own),
         };
+        inner.table.set_filling(object, true);
         Ok(Arc::new(MemoryFill {
             cache: self.clone(),
             handle,
@@ -239,7 +214,7 @@ impl ObjectCache for MemoryCache {
 
     async fn remove(&self, object: &ObjectId) -> Result<bool, CacheError> {
         let mut inner = lock(&self.0);
-        if inner.objects.get(object).is_some_and(|held| held.filling) {
+        if inner.table.get(object).is_some_and(|held| held.filling) {
             return Err(CacheError::Busy(*object));
         }
         Ok(inner.remove(object))
@@ -252,7 +227,7 @@ impl ObjectCache for MemoryCache {
             reserved_bytes: inner.reserved,
             side_bytes: 0,
             max_bytes: inner.limits.max_bytes,
-            objects: inner.objects.len() as u64,
+            objects: inner.table.len(),
             damaged: 0,
             evicted: inner.evicted,
         }
@@ -358,6 +333,7 @@ impl ObjectFill for MemoryFill {
         let mut content = lock(&self.handle.content);
         let added = content.insert(offset, &data);
         inner.reserved -= added;
+        inner.table.add_bytes(&self.handle.object, added);
         self.tell(&inner, &content, offset..offset + data.len() as u64, added);
         Ok(())
     }
@@ -383,9 +359,7 @@ impl Drop for MemoryFill {
         };
         inner.reserved -= size - present;
         let empty = present == 0 && size > 0;
-        if let Some(held) = inner.objects.get_mut(&self.handle.object) {
-            held.filling = false;
-        }
+        inner.table.set_filling(&self.handle.object, false);
         if empty {
             inner.remove(&self.handle.object);
         }

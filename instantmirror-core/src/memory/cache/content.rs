@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -20,15 +22,18 @@ pub(super) struct Content {
     /// By offset. Each is an allocation of its own: a `Bytes` does not say how large the buffer is that
     /// it keeps.
     groups: BTreeMap<u64, Bytes>,
+    /// Bytes of all contents of the cache, also of those that only a handle keeps.
+    used: Arc<AtomicU64>,
 }
 
 impl Content {
-    pub(super) fn new(size: u64, outboard: Option<Outboard>) -> Self {
+    pub(super) fn new(size: u64, outboard: Option<Outboard>, used: Arc<AtomicU64>) -> Self {
         Self {
             size,
             outboard,
             present: RangeSet::new(),
             groups: BTreeMap::new(),
+            used,
         }
     }
 
@@ -66,6 +71,7 @@ impl Content {
             });
             self.present.insert(range);
         }
+        self.used.fetch_add(added, Ordering::Relaxed);
         added
     }
 
@@ -83,6 +89,12 @@ impl Content {
     #[cfg(test)]
     pub(super) fn resident(&self) -> u64 {
         self.groups.values().map(|group| group.len() as u64).sum()
+    }
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.present.len(), Ordering::Relaxed);
     }
 }
 

@@ -21,12 +21,12 @@ pub(super) struct Marks {
 
 impl Pins for MemoryCache {
     fn set_pins(&self, pins: Option<PinSet>) -> Result<(), CacheError> {
-        lock(&self.0).pins = pins;
+        lock(&self.0).table.set_pins(pins);
         self.shrink().map(drop)
     }
 
     fn pins_everything(&self) -> bool {
-        lock(&self.0).pins.is_none()
+        lock(&self.0).table.pins().is_none()
     }
 }
 
@@ -37,10 +37,9 @@ impl Inventory for MemoryCache {
 
     fn each_whole(&self, each: &mut dyn FnMut(ObjectId, u64)) -> Result<(), CacheError> {
         let inner = lock(&self.0);
-        let whole = inner.objects.iter().filter(|(_, held)| held.is_whole());
-        let whole = whole.map(|(object, held)| (*object, held.used()));
+        let whole = inner.table.iter().filter(|(_, held)| held.is_whole() && held.size > 0);
         // Called without the lock: `each` may ask the cache.
-        let whole: Vec<(ObjectId, u64)> = whole.filter(|(_, size)| *size > 0).collect();
+        let whole: Vec<(ObjectId, u64)> = whole.map(|(object, held)| (*object, held.size)).collect();
         drop(inner);
         whole.into_iter().for_each(|(object, size)| each(object, size));
         Ok(())
@@ -48,7 +47,7 @@ impl Inventory for MemoryCache {
 
     fn has_whole(&self, object: &ObjectId) -> Result<bool, CacheError> {
         let inner = lock(&self.0);
-        Ok(inner.objects.get(object).is_some_and(super::Held::is_whole))
+        Ok(inner.table.get(object).is_some_and(super::Held::is_whole))
     }
 }
 
@@ -81,10 +80,10 @@ impl Quota for MemoryCache {
 
     fn has_room(&self, more: Capacity) -> Result<bool, CacheError> {
         let inner = lock(&self.0);
-        let garbage = inner.objects.values().filter(|held| held.standing == Standing::Garbage);
-        let (objects, bytes) = garbage.fold((0, 0), |(objects, bytes), held| (objects + 1, bytes + held.used()));
-        let more = (more.objects.saturating_sub(objects), more.bytes.saturating_sub(bytes));
-        Ok(!inner.is_short(more.0, more.1))
+        let garbage = inner.table.tally(Standing::Garbage);
+        let objects = more.objects.saturating_sub(garbage.objects);
+        let bytes = more.bytes.saturating_sub(garbage.bytes);
+        Ok(!inner.is_short(objects, bytes))
     }
 
     fn free_space(&self) -> Result<Option<FreeSpace>, CacheError> {
@@ -102,27 +101,17 @@ impl Sweeper for MemoryCache {
     }
 
     fn standings(&self) -> Standings {
-        let (inner, mut standings) = (lock(&self.0), Standings::default());
-        for held in inner.objects.values() {
-            match held.standing {
-                Standing::Garbage => standings.garbage += 1,
-                Standing::Old => standings.old += 1,
-                Standing::Live | Standing::Kept => {}
-            }
+        let inner = lock(&self.0);
+        let count = |standing| usize::try_from(inner.table.tally(standing).objects).unwrap_or(usize::MAX);
+        Standings {
+            garbage: count(Standing::Garbage),
+            old: count(Standing::Old),
         }
-        standings
     }
 
     fn sweep(&self) -> Result<Swept, CacheError> {
         let mut inner = lock(&self.0);
-        let Some(pins) = &inner.pins else {
-            return Ok(Swept::default());
-        };
-        let garbage = inner
-            .objects
-            .iter()
-            .filter(|(object, held)| held.standing == Standing::Garbage && !held.filling && !pins.contains(object));
-        let garbage: Vec<(ObjectId, u64)> = garbage.map(|(object, held)| (*object, held.used())).collect();
+        let garbage = inner.table.idle_garbage();
         for (object, _) in &garbage {
             inner.remove(object);
         }
@@ -152,9 +141,10 @@ impl Marking for MemoryMarking<'_> {
     fn finish(self: Box<Self>) -> Standings {
         let mut inner = lock(&self.0.0);
         if let Some(marks) = inner.marks.take_if(|marks| marks.since == self.1) {
-            for (object, held) in inner.objects.iter_mut().filter(|(_, held)| held.since < marks.since) {
-                held.standing = marks.marked.get(object).copied().unwrap_or(Standing::Garbage);
-            }
+            inner.table.set_standings(|object, held| {
+                let marked = marks.marked.get(object).copied();
+                (held.since < marks.since).then_some(marked.unwrap_or(Standing::Garbage))
+            });
         }
         drop(inner);
         self.0.standings()
