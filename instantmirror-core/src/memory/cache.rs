@@ -7,13 +7,13 @@ mod table;
 mod tests;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use self::content::Content;
+use self::content::{Content, Counts};
 use self::table::{Held, Table};
 use crate::expiry::Standing;
 use crate::outboard::{GROUP_BYTES, Outboard, VerifyError};
@@ -32,7 +32,7 @@ pub struct MemoryCache(Arc<Mutex<Inner>>);
 struct Inner {
     limits: CacheLimits,
     /// Also of what was removed while somebody held it, until the last handle is dropped.
-    used: Arc<AtomicU64>,
+    counts: Arc<Counts>,
     reserved: u64,
     evicted: u64,
     uses: u64,
@@ -47,7 +47,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Inner {
     fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+        self.counts.used.load(Ordering::Relaxed)
+    }
+
+    fn side(&self) -> u64 {
+        self.counts.side.load(Ordering::Relaxed)
     }
 
     fn remove(&mut self, object: &ObjectId) -> bool {
@@ -74,7 +78,7 @@ impl Inner {
         if let Some(held) = self.table.get(object) {
             return Arc::clone(&held.content);
         }
-        let content = Content::new(size, outboard, Arc::clone(&self.used));
+        let content = Content::new(size, outboard, Arc::clone(&self.counts));
         let content = Arc::new(Mutex::new(content));
         let since = self.touch();
         let held = Held {
@@ -90,11 +94,17 @@ impl Inner {
         content
     }
 
+    /// No limit is half of what a `u64` counts, so that sums of sizes that somebody states do not overflow.
+    fn max_bytes(&self) -> u64 {
+        let most = u64::MAX / 2;
+        self.limits.max_bytes.map_or(most, |max| max.min(most))
+    }
+
     /// Whether `objects` and `bytes` more than there are now are beyond the limits.
     fn is_short(&self, objects: u64, bytes: u64) -> bool {
-        let committed = self.used().saturating_add(self.reserved).saturating_add(bytes);
+        let committed = (self.used() + self.side() + self.reserved).saturating_add(bytes);
         let count = self.table.len().saturating_add(objects);
-        committed > self.limits.max_bytes.unwrap_or(u64::MAX) || count > self.limits.max_objects.unwrap_or(u64::MAX)
+        committed > self.max_bytes() || count > self.limits.max_objects.unwrap_or(u64::MAX)
     }
 
     /// Evicts the least valuable object but `kept`. False if all are in use or pinned.
@@ -109,8 +119,8 @@ impl Inner {
 
     /// Evicts objects until `bytes` more fit.
     fn make_room(&mut self, object: &ObjectId, bytes: u64, size: u64) -> Result<(), CacheError> {
-        let max = self.limits.max_bytes.unwrap_or(u64::MAX);
-        if size > max || self.limits.max_objects == Some(0) {
+        let max = self.max_bytes();
+        if size.saturating_add(Outboard::len_for(size)) > max || self.limits.max_objects == Some(0) {
             let object = *object;
             return Err(CacheError::TooLarge { object, size, max });
         }
@@ -139,7 +149,7 @@ impl MemoryCache {
     pub fn with_limits(limits: CacheLimits) -> Self {
         let inner = Inner {
             limits,
-            used: Arc::default(),
+            counts: Arc::default(),
             reserved: 0,
             evicted: 0,
             uses: 0,
@@ -187,10 +197,10 @@ impl ObjectCache for MemoryCache {
         if inner.table.get(object).is_some_and(|held| held.filling) {
             return Err(CacheError::Busy(*object));
         }
-        let (stated, here) = inner
+        let (stated, here, side) = inner
             .table
             .get(object)
-            .map_or((size, 0), |held| (held.size, held.bytes));
+            .map_or((size, 0, 0), |held| (held.size, held.bytes, lock(&held.content).side()));
         if stated != size {
             if here == stated {
                 // It was verified, so the size asked for is wrong.
@@ -198,7 +208,8 @@ impl ObjectCache for MemoryCache {
             }
             inner.remove(object);
         }
-        let missing = if stated == size { size - here } else { size };
+        let (here, side) = if stated == size { (here, side) } else { (0, 0) };
+        let missing = (size - here).saturating_add(Outboard::len_for(size) - side);
         inner.make_room(object, missing, size)?;
         inner.reserved += missing;
         let handle = MemoryHandle {
@@ -220,12 +231,16 @@ impl ObjectCache for MemoryCache {
         Ok(inner.remove(object))
     }
 
+    fn overhead_bytes(&self, size: u64) -> u64 {
+        Outboard::len_for(size)
+    }
+
     fn usage(&self) -> CacheUsage {
         let inner = lock(&self.0);
         CacheUsage {
             used_bytes: inner.used(),
             reserved_bytes: inner.reserved,
-            side_bytes: 0,
+            side_bytes: inner.side(),
             max_bytes: inner.limits.max_bytes,
             objects: inner.table.len(),
             damaged: 0,
@@ -312,20 +327,22 @@ impl ObjectFill for MemoryFill {
     }
 
     fn outboard(&self) -> Option<Outboard> {
-        lock(&self.handle.content).outboard.clone()
+        lock(&self.handle.content).known_outboard().cloned()
     }
 
     async fn set_outboard(&self, outboard: Outboard) -> Result<(), CacheError> {
+        // The cache is locked so that side and reserved change together.
+        let mut inner = lock(&self.cache.0);
         let mut content = lock(&self.handle.content);
         if outboard.object() != self.handle.object || outboard.size() != content.size {
             return Err(VerifyError::Outboard(self.handle.object).into());
         }
-        content.outboard = Some(outboard);
+        inner.reserved -= content.set_outboard(&outboard)?;
         Ok(())
     }
 
     async fn write(&self, offset: u64, data: Bytes) -> Result<(), CacheError> {
-        let outboard = lock(&self.handle.content).outboard.clone();
+        let outboard = lock(&self.handle.content).known_outboard().cloned();
         let missing = VerifyError::Outboard(self.handle.object);
         outboard.ok_or(missing)?.verify_groups(offset, &data)?;
         // The cache is locked so that used and reserved change together.
@@ -353,11 +370,11 @@ impl ObjectFill for MemoryFill {
 impl Drop for MemoryFill {
     fn drop(&mut self) {
         let mut inner = lock(&self.cache.0);
-        let (size, present) = {
+        let (size, present, side) = {
             let content = lock(&self.handle.content);
-            (content.size, content.present().len())
+            (content.size, content.present().len(), content.side())
         };
-        inner.reserved -= size - present;
+        inner.reserved -= size - present + Outboard::len_for(size) - side;
         let empty = present == 0 && size > 0;
         inner.table.set_filling(&self.handle.object, false);
         if empty {

@@ -8,33 +8,65 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use crate::RangeSet;
-use crate::outboard::{GROUP_BYTES, ObjectHasher, Outboard};
+use crate::outboard::{GROUP_BYTES, ObjectHasher, Outboard, VerifyError};
 
 const GROUP: usize = 64 * 1024;
 const _: () = assert!(GROUP as u64 == GROUP_BYTES);
+
+/// Bytes of all contents of a cache, also of those that only a handle keeps.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) used: AtomicU64,
+    /// Those of outboards.
+    pub(super) side: AtomicU64,
+}
 
 /// The groups that are here, and no room for any other.
 #[derive(Debug)]
 pub(super) struct Content {
     pub(super) size: u64,
-    pub(super) outboard: Option<Outboard>,
+    outboard: Option<Outboard>,
     present: RangeSet,
     /// By offset. Each is an allocation of its own: a `Bytes` does not say how large the buffer is that
     /// it keeps.
     groups: BTreeMap<u64, Bytes>,
-    /// Bytes of all contents of the cache, also of those that only a handle keeps.
-    used: Arc<AtomicU64>,
+    counts: Arc<Counts>,
 }
 
 impl Content {
-    pub(super) fn new(size: u64, outboard: Option<Outboard>, used: Arc<AtomicU64>) -> Self {
+    /// Nothing yet. `outboard` is that of an object of one group, which is empty.
+    pub(super) fn new(size: u64, outboard: Option<Outboard>, counts: Arc<Counts>) -> Self {
         Self {
             size,
             outboard,
             present: RangeSet::new(),
             groups: BTreeMap::new(),
-            used,
+            counts,
         }
+    }
+
+    /// The outboard, unless it would have to be computed.
+    pub(super) fn known_outboard(&self) -> Option<&Outboard> {
+        self.outboard.as_ref()
+    }
+
+    /// Keeps a copy of an outboard, unless one is known: like a group's, its buffer may be larger. Returns
+    /// how many bytes it has added.
+    pub(super) fn set_outboard(&mut self, outboard: &Outboard) -> Result<u64, VerifyError> {
+        if self.outboard.is_some() {
+            return Ok(0);
+        }
+        let values = Bytes::copy_from_slice(outboard.values());
+        self.outboard = Some(Outboard::verify(outboard.object(), outboard.size(), values)?);
+        self.counts.side.fetch_add(self.side(), Ordering::Relaxed);
+        Ok(self.side())
+    }
+
+    /// Bytes of the outboard, if it is known.
+    pub(super) fn side(&self) -> u64 {
+        self.outboard
+            .as_ref()
+            .map_or(0, |outboard| outboard.values().len() as u64)
     }
 
     pub(super) fn present(&self) -> &RangeSet {
@@ -71,7 +103,7 @@ impl Content {
             });
             self.present.insert(range);
         }
-        self.used.fetch_add(added, Ordering::Relaxed);
+        self.counts.used.fetch_add(added, Ordering::Relaxed);
         added
     }
 
@@ -94,7 +126,8 @@ impl Content {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        self.used.fetch_sub(self.present.len(), Ordering::Relaxed);
+        self.counts.used.fetch_sub(self.present.len(), Ordering::Relaxed);
+        self.counts.side.fetch_sub(self.side(), Ordering::Relaxed);
     }
 }
 

@@ -121,3 +121,56 @@ fn pins_and_uses_change_what_goes_first() {
     let here: Vec<u64> = (0..5).filter(|seed| cache.has_whole(&id(*seed)).unwrap()).collect();
     assert_eq!(here, [1, 3, 4]);
 }
+
+/// From the moment at which it is handed in until nobody holds it; its place is reserved before.
+#[test]
+fn an_outboard_counts_against_the_limit() {
+    let data = vec![7; 3 * 64 * 1024];
+    let (outboard, size, side) = (outboard_of(&data), data.len() as u64, 96);
+    let object = outboard.object();
+    let tight = MemoryCache::new(Some(size + side - 1));
+    assert!(matches!(
+        block_on(tight.fill(&object, size)),
+        Err(CacheError::TooLarge { .. })
+    ));
+
+    let cache = MemoryCache::new(Some(size + side));
+    let counts = || {
+        let usage = cache.usage();
+        (usage.used_bytes, usage.side_bytes, usage.reserved_bytes)
+    };
+    let message = outboard.values().clone();
+    drop(outboard);
+    let fill = block_on(cache.fill(&object, size)).unwrap();
+    assert_eq!(counts(), (0, 0, size + side));
+    for _ in 0..2 {
+        let outboard = Outboard::verify(object, size, message.slice(..)).unwrap();
+        block_on(fill.set_outboard(outboard)).unwrap();
+        assert_eq!(counts(), (0, side, size));
+    }
+    assert!(message.is_unique(), "the message that brought it is not kept");
+    block_on(fill.write(0, Bytes::copy_from_slice(&data[..64 * 1024]))).unwrap();
+    drop(fill);
+    assert_eq!(counts(), (GROUP_BYTES, side, 0));
+    let fill = block_on(cache.fill(&object, size)).unwrap();
+    assert_eq!(counts(), (GROUP_BYTES, side, size - GROUP_BYTES));
+    drop(fill);
+    let handle = block_on(cache.open(&object)).unwrap().unwrap();
+    block_on(cache.remove(&object)).unwrap();
+    assert_eq!(counts(), (GROUP_BYTES, side, 0));
+    drop(handle);
+    assert_eq!(counts(), (0, 0, 0));
+}
+
+/// Sizes are stated by others.
+#[test]
+fn an_impossible_size_is_too_large_without_a_limit() {
+    let cache = MemoryCache::new(None);
+    for size in [u64::MAX, u64::MAX / 2] {
+        assert!(matches!(
+            block_on(cache.fill(&id(1), size)),
+            Err(CacheError::TooLarge { .. })
+        ));
+    }
+    assert_eq!(cache.usage().reserved_bytes, 0);
+}
