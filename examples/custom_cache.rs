@@ -1,9 +1,6 @@
 //! A cache of one's own: core's memory cache, counting how often an object was here. Wherever a cache is taken, any
-//! `ObjectCache` will do; the suite at the end is the proof that it is one (`cargo test --example custom_cache`).
-//!
-//! ```text
-//! cargo run --example custom_cache
-//! ```
+//! `ObjectCache` will do; the suite at the end is the proof that it is one (`cargo test --example custom_cache`), and
+//! `cargo run --example custom_cache` shows it at work.
 
 #![allow(clippy::print_stdout, reason = "an example that talks")]
 
@@ -50,6 +47,9 @@ impl ObjectCache for Counting {
     }
     async fn remove(&self, object: &ObjectId) -> Result<bool, CacheError> {
         self.inner.remove(object).await
+    }
+    fn overhead_bytes(&self, size: u64) -> u64 {
+        self.inner.overhead_bytes(size)
     }
     fn usage(&self) -> CacheUsage {
         self.inner.usage()
