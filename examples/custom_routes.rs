@@ -18,7 +18,7 @@ use instantmirror::httpd::{Access, OwnFiles, RouteError, RouteRequest, Routes, S
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// What the handlers share.
+/// The state that the handlers share.
 type Visits = Arc<AtomicU64>;
 
 async fn hello(request: RouteRequest<Visits>) -> Response<Bytes> {

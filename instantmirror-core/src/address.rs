@@ -101,8 +101,7 @@ impl AddressPolicy {
 /// The ports at which a program listens on `0.0.0.0`.
 ///
 /// A socket on `[::]` is dual-stack: it takes connections of IPv4 too, unless the program listens on `0.0.0.0` at the same port.
-/// Who opens sockets says so explicitly (`IPV6_V6ONLY`), since the system's default (`net.ipv6.bindv6only`) differs between
-/// machines.
+/// Sockets state it explicitly (`IPV6_V6ONLY`), since the system's default (`net.ipv6.bindv6only`) differs between machines.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ipv4Wildcards(BTreeSet<u16>);
 

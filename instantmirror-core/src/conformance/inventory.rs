@@ -146,7 +146,7 @@ pub fn a_second_observer_replaces_the_first<C: ObjectCache>(make: &dyn Fn(Option
     assert_eq!((first.take().len(), second.take().len()), (0, 1));
 }
 
-/// Whoever is not sure may do so.
+/// A caller that is not sure may do so.
 pub fn loading_again_changes_nothing<C: ObjectCache>(make: &dyn Fn(Option<u64>) -> Subject<C>) {
     let (cache, data) = (make(None), Bytes::from_static(b"content"));
     inventory(&*cache).load().unwrap();

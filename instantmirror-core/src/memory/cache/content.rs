@@ -1,4 +1,4 @@
-//! What a [`MemoryCache`](super::MemoryCache) holds of one object.
+//! The content of one object in a [`MemoryCache`](super::MemoryCache).
 
 use std::collections::BTreeMap;
 use std::ops::Range;

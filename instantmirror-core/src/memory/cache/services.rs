@@ -11,7 +11,7 @@ use crate::traits::{
     Sweeper, Swept,
 };
 
-/// What a marking has found so far.
+/// The findings of a marking so far.
 #[derive(Debug)]
 pub(super) struct Marks {
     /// When it began, in uses: what came later is live.

@@ -32,7 +32,7 @@ impl Held {
         self.bytes == self.size
     }
 
-    /// Somebody besides the cache holds the content.
+    /// A reader or a fill holds the content.
     fn in_use(&self) -> bool {
         self.filling || Arc::strong_count(&self.content) > 1
     }
@@ -145,7 +145,7 @@ impl Table {
         self.sort();
     }
 
-    /// What the objects of this standing come to.
+    /// Number and bytes of the objects of this standing.
     pub(super) fn tally(&self, standing: Standing) -> Capacity {
         self.tallies.get(&standing).copied().unwrap_or_default()
     }

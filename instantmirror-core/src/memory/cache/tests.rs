@@ -106,7 +106,7 @@ fn bytes_of_removed_objects_count_until_their_handle_is_dropped() {
     assert_eq!(cache.usage().used_bytes, 0);
 }
 
-/// What an eviction goes by follows what objects become.
+/// The order of eviction follows pins and uses.
 #[test]
 fn pins_and_uses_change_what_goes_first() {
     let cache = MemoryCache::new(Some(24));
