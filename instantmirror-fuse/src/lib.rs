@@ -1,4 +1,4 @@
-//! imfs: the snapshots of a [`Catalogs`] as a file system. This version holds nothing but this description.
+//! imfs: the snapshots of a [`Catalogs`] as a file system. Under construction: the border between the tree and the kernel is there.
 //!
 //! Key decision: **the inode logic is pure and the kernel's side is thin.** Snapshots never change, so a file needs no
 //! inode table: its number will follow from its place in the catalog, and the kernel may keep names and attributes for
@@ -16,4 +16,9 @@
 //! [`NodeSource`]: instantmirror_core::catalog::NodeSource
 //! [`ObjectSource`]: instantmirror_core::traits::ObjectSource
 
-#![forbid(unsafe_code)]
+mod filesystem;
+
+pub use filesystem::{
+    Attributes, BackingId, Content, Errno, FileKind, FileSystem, FileSystemSize, Found, Handle, InodeId, Kernel,
+    Lookup, OpenMode, Opened, Read, ReadReply, Row, Rows, Validity,
+};
