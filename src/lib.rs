@@ -40,6 +40,7 @@
 mod background;
 pub mod bars;
 pub mod blocking;
+mod build_error;
 pub mod clock;
 pub mod config;
 pub mod control;
@@ -71,6 +72,7 @@ pub use instantmirror_swarm as swarm;
 #[cfg(feature = "tracker")]
 pub use instantmirror_tracker as trackerd;
 
+pub use build_error::BuildError;
 #[cfg(feature = "master")]
 pub use master::{Master, MasterError, MasterServer, NoProgress, PublishOptions, PublishProgress, Published};
 #[cfg(feature = "node")]

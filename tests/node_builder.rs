@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use instantmirror::BuildError;
 use instantmirror::config::{
     HeaderRuleConfig, HttpConfig, MountConfig, NodeConfig, OutgoingConfig, PeersConfig, VerifyKind,
 };
@@ -10,7 +11,7 @@ use instantmirror::core::SecretKey;
 use instantmirror::core::memory::{MemoryCache, MemoryCatalogs, MemoryStore, MemoryTransport};
 use instantmirror::core::traits::CacheLimits;
 use instantmirror::core::view::View;
-use instantmirror::node::{BuildError, Node, NodeBuilder, NodeError, PrefetchRules, Repository};
+use instantmirror::node::{Node, NodeBuilder, NodeError, PrefetchRules, Repository};
 use instantmirror::store::StoreError;
 
 const URL: &str = "http://127.0.0.1:1";

@@ -23,6 +23,7 @@ use super::repository::{PrefetchRules, Repository, check_globs, check_rules};
 use super::verifying::{Verifying, VerifyingStore};
 use super::{Node, NodeError};
 use crate::blocking::threads;
+use crate::build_error::BuildError;
 use crate::config::{
     ByteRate, ByteSize, HttpConfig, NodeConfig, NodeRepository, OutgoingConfig, PeersConfig, RulesConfig, TimeSpan,
     VerifyKind,
@@ -32,52 +33,6 @@ use crate::config::{
 pub const MEMORY_CACHE_BYTES: u64 = 256 << 20;
 /// Bytes of objects that are kept in a directory, unless other limits are given.
 pub const DISK_CACHE_BYTES: u64 = 10 << 30;
-
-/// Why a node cannot be built of what its builder was given. `field` is the method that it was given to.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// Something has no default and was not given.
-    #[error("{field} is missing: {advice}")]
-    Missing {
-        /// Whose.
-        field: String,
-        /// What to do.
-        advice: String,
-    },
-    /// A value cannot be used.
-    #[error("{field} '{value}': {advice}")]
-    Invalid {
-        /// Where it was given.
-        field: String,
-        /// The value, without secrets.
-        value: String,
-        /// What is wrong with it, and what would be right.
-        advice: String,
-    },
-    /// Two values exclude each other.
-    #[error("{field} and {other} exclude each other: {advice}")]
-    Contradiction {
-        /// One of them.
-        field: String,
-        /// The other one.
-        other: String,
-        /// What to do.
-        advice: String,
-    },
-}
-
-impl BuildError {
-    pub(super) fn missing(field: impl Into<String>, advice: impl Into<String>) -> Self {
-        let (field, advice) = (field.into(), advice.into());
-        Self::Missing { field, advice }
-    }
-
-    pub(super) fn invalid(field: impl Into<String>, value: impl ToString, advice: impl ToString) -> Self {
-        let (field, value, advice) = (field.into(), value.to_string(), advice.to_string());
-        Self::Invalid { field, value, advice }
-    }
-}
 
 /// The cache, on threads that may block if it needs them.
 fn on_threads(cache: impl ObjectCache) -> Arc<dyn ObjectCache> {
@@ -375,11 +330,8 @@ impl NodeBuilder {
             return Err(BuildError::invalid("dir", "", advice));
         }
         if self.limits.is_some() && self.cache.is_some() {
-            return Err(BuildError::Contradiction {
-                field: "cache_limits".to_owned(),
-                other: "cache".to_owned(),
-                advice: "a cache that is given has its limits; set them where it is made".to_owned(),
-            });
+            let advice = "a cache that is given has its limits; set them where it is made";
+            return Err(BuildError::contradiction("cache_limits", "cache", advice));
         }
         self.set_cache()?;
         check_rules("prefetch", &self.settings.preseed.rules())?;
@@ -399,7 +351,7 @@ impl NodeBuilder {
             ("http", self.settings.http.check_alone()),
         ];
         for (field, checked) in sections {
-            checked.map_err(|advice| BuildError::invalid(field, "(settings)", advice))?;
+            BuildError::of_settings(field, checked)?;
         }
         Ok(())
     }

@@ -47,7 +47,7 @@ use verify::SharedVerification;
 
 pub use crate::reload::{Reloaded, Reloader};
 pub use adopt::{AdoptError, AdoptMethod, AdoptRequest, AdoptStatus, AdoptTrust};
-pub use builder::{BuildError, DISK_CACHE_BYTES, MEMORY_CACHE_BYTES, NodeBuilder};
+pub use builder::{DISK_CACHE_BYTES, MEMORY_CACHE_BYTES, NodeBuilder};
 pub use control::routes;
 pub(crate) use control::{ADOPT_PATH, VERIFY_PATH};
 pub(crate) use control::{PREFETCH_PATH, Prefetched};
@@ -74,7 +74,7 @@ pub enum NodeError {
     Store(#[from] StoreError),
     /// What its builder was given.
     #[error(transparent)]
-    Build(#[from] BuildError),
+    Build(#[from] crate::BuildError),
     /// The directory of the cache is something else.
     #[error("{} is the store of a master: give the cache a directory of its own in [cache] dir", dir.display())]
     IsStore {

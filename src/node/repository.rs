@@ -13,7 +13,7 @@ use instantmirror_core::url::SecretUrl;
 use instantmirror_core::{PublicKey, RepoName};
 use instantmirror_swarm::HttpOrigin;
 
-use super::builder::BuildError;
+use crate::build_error::BuildError;
 use crate::config::{MountConfig, NodeRepository, OutgoingConfig, RulesConfig};
 use timely::Timely;
 
@@ -210,8 +210,7 @@ impl Repository {
             return Err(BuildError::invalid(self.field("token_file"), path.display(), advice));
         }
         if let Some(outgoing) = &self.outgoing {
-            let checked = outgoing.check();
-            checked.map_err(|advice| BuildError::invalid(self.field("outgoing"), "(settings)", advice))?;
+            BuildError::of_settings(self.field("outgoing"), outgoing.check())?;
         }
         if let Some(rules) = &self.prefetch {
             check_rules(&self.field("prefetch"), rules)?;
