@@ -81,9 +81,9 @@ pub use reload::{Reloaded, Reloader};
 pub use serve::{Frontend, HttpStatus, OpenError};
 pub use tls::TlsError;
 #[cfg(feature = "tracker")]
-pub use tracker::{Tracker, TrackerError, TrackerServer};
+pub use tracker::{Tracker, TrackerBuilder, TrackerError, TrackerServer};
 
 /// Its code is compiled with the documentation tests.
-#[cfg(all(doctest, feature = "master", feature = "node"))]
+#[cfg(all(doctest, feature = "master", feature = "node", feature = "tracker", feature = "tls"))]
 #[doc = include_str!("../docs/embedding.md")]
 struct Embedding;

@@ -1,16 +1,14 @@
 //! What a builder of nodes refuses, and how it says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::collections::BTreeMap;
-
 use instantmirror::BuildError;
 use instantmirror::config::{
-    HeaderRuleConfig, HttpConfig, MountConfig, NodeConfig, OutgoingConfig, PeersConfig, VerifyKind,
+    ByteRate, ClassConfig, DayHours, ExpiryKind, FetchConfig, HeaderRuleConfig, HttpConfig, MountConfig, NodeConfig,
+    OutgoingConfig, PeersConfig, VerifyKind,
 };
 use instantmirror::core::SecretKey;
 use instantmirror::core::memory::{MemoryCache, MemoryCatalogs, MemoryStore, MemoryTransport};
-use instantmirror::core::traits::CacheLimits;
-use instantmirror::core::view::View;
+use instantmirror::core::traits::{CacheLimits, Class};
 use instantmirror::node::{Node, NodeBuilder, NodeError, PrefetchRules, Repository};
 use instantmirror::store::StoreError;
 
@@ -59,15 +57,17 @@ async fn what_is_missing_is_named_with_what_to_do() {
 
 #[tokio::test]
 async fn what_cannot_be_used_is_named_with_its_value_and_without_its_secrets() {
+    let fetch = |set: fn(&mut FetchConfig)| {
+        let mut fetch = FetchConfig::default();
+        set(&mut fetch);
+        fetch
+    };
+    let mut class = ClassConfig::default();
+    class.max_running = Some(0);
+    let address = "127.0.0.1:81".parse().unwrap();
     let with_secret = "ftp://user:secret@mirror.example.org/";
-    let peers = PeersConfig {
-        slots: 0,
-        ..PeersConfig::default()
-    };
-    let http = HttpConfig {
-        max_connections: 0,
-        ..HttpConfig::default()
-    };
+    let (mut peers, mut http) = (PeersConfig::default(), HttpConfig::default());
+    (peers.slots, http.max_connections) = (0, 0);
     for (builder, expected) in [
         (
             builder().repository(repository().master(URL)),
@@ -89,6 +89,32 @@ async fn what_cannot_be_used_is_named_with_its_value_and_without_its_secrets() {
         (builder().never_keep("a{"), "never_keep 'a{': "),
         (builder().prefetch(PrefetchRules::none().first("[")), "prefetch '[': "),
         (builder().fetch_rate(0), "fetch_rate '0': nothing would come"),
+        (builder().scrub_rate(0), "scrub_rate '0': nothing would come"),
+        (builder().grace_never("a{"), "grace_never 'a{': "),
+        (
+            builder().expiry(ExpiryKind::Lru),
+            "dir is missing: expiry is for a cache in a directory",
+        ),
+        (
+            builder().fetch(fetch(|fetch| fetch.background = Some(0))),
+            "fetch '(settings)': [fetch] background is 0",
+        ),
+        (
+            builder().fetch(fetch(|fetch| fetch.source.max_running = Some(1))),
+            "fetch_source '(settings)': [fetch.source] max_running is less than 2",
+        ),
+        (
+            builder().fetch_source(fetch(|fetch| fetch.source.max_rate = Some(ByteRate(0))).source),
+            "fetch_source '(settings)': [fetch.source] max_rate is 0",
+        ),
+        (
+            builder().fetch_class(Class::Rest, class),
+            "fetch_class 'rest' '(settings)': [fetch.class] max_running is 0",
+        ),
+        (
+            builder().listen(address).listen(address),
+            "listen '(settings)': 127.0.0.1:81 is there twice",
+        ),
         (
             builder().peers(peers),
             "peers '(settings)': [peers] max_connections and slots",
@@ -108,33 +134,19 @@ async fn what_cannot_be_used_is_named_with_its_value_and_without_its_secrets() {
 }
 
 fn mount(path: &str) -> MountConfig {
-    MountConfig {
-        path: path.to_owned(),
-        host: None,
-        view: View::Current,
-        index: false,
-    }
+    MountConfig::new(path)
 }
 
 #[tokio::test]
 async fn what_repositories_show_and_ask_by_is_checked() {
     let key = SecretKey::from_random([7; 32]).public();
     let other = || Repository::new("other").master(URL).trust(key);
-    let outgoing = OutgoingConfig {
-        client_certificate: Some("certificate".into()),
-        ..OutgoingConfig::default()
-    };
-    let rule = HeaderRuleConfig {
-        paths: vec!["*.iso".to_owned()],
-        repository: Some("unknown".parse().unwrap()),
-        media: None,
-        cache: Some("no-store".to_owned()),
-        headers: BTreeMap::new(),
-    };
-    let http = HttpConfig {
-        rules: vec![rule],
-        ..HttpConfig::default()
-    };
+    let mut outgoing = OutgoingConfig::default();
+    outgoing.client_certificate = Some("certificate".into());
+    let mut rule = HeaderRuleConfig::new(["*.iso"]);
+    (rule.repository, rule.cache) = (Some("unknown".parse().unwrap()), Some("no-store".to_owned()));
+    let mut http = HttpConfig::default();
+    http.rules = vec![rule];
     let mounted = Node::builder().repository(repository().master(URL).mount(mount("/pub")));
     for (builder, expected) in [
         (
@@ -169,6 +181,19 @@ async fn what_excludes_each_other_is_said() {
         panic!("a cache of one's own has its limits");
     };
     assert_eq!((field.as_str(), other.as_str()), ("cache_limits", "cache"));
+    let both = builder().cache(MemoryCache::new(None)).expiry(ExpiryKind::Lru);
+    let text = refused(both).await;
+    assert!(text.starts_with("expiry and cache exclude each other: "), "{text}");
+}
+
+#[tokio::test]
+async fn what_is_left_out_by_address_is_not_asked() {
+    let mut peers = PeersConfig::default();
+    peers.deny = vec!["127.0.0.0/8".parse().unwrap()];
+    let text = refused(builder().peers(peers)).await;
+    let expected =
+        "repository 'debian' master '(settings)': repository 'debian': [peers] allow and deny leave out its master";
+    assert!(text.starts_with(expected), "{text}");
 }
 
 #[tokio::test]
@@ -177,18 +202,28 @@ async fn a_file_and_methods_describe_the_same_node() {
     let key = SecretKey::from_random([7; 32]).public();
     let text = format!(
         "[cache]\ndir = {:?}\nmax_size = \"1 GiB\"\nmax_objects = 7\nnever = [\"*.iso\"]\n\
+         policy = \"lru\"\nverify = \"scrub\"\nscrub_rate = \"1 MiB/s\"\n\
          [http]\nlisten = [\"127.0.0.1:0\"]\n[preseed]\nfirst = [\"dists/\"]\nrest = true\n\
+         hours = [\"22:00-06:00\"]\nbudget = \"1 GiB\"\n[fetch.class.rest]\nmax_running = 3\n\
          [[repository]]\nname = \"debian\"\nmaster = \"{URL}\"\ntrust = [\"{key}\"]\n",
         dir.path().join("file"),
     );
     let config = NodeConfig::parse(std::path::Path::new("(built in)"), &text).unwrap();
     let of_file = NodeBuilder::from(config).build().await.unwrap();
+    let mut class = ClassConfig::default();
+    class.max_running = Some(3);
     let built = builder()
         .dir(dir.path().join("built"))
         .cache_limits(CacheLimits::bytes(1 << 30).objects(7))
         .never_keep("*.iso")
         .listen("127.0.0.1:0".parse().unwrap())
         .prefetch(PrefetchRules::none().first("dists/").rest())
+        .expiry(ExpiryKind::Lru)
+        .verify(VerifyKind::Scrub)
+        .scrub_rate(1 << 20)
+        .prefetch_hours(DayHours::new((22, 0), (6, 0)).unwrap())
+        .prefetch_budget(1 << 30)
+        .fetch_class(Class::Rest, class)
         .build()
         .await
         .unwrap();
@@ -237,18 +272,10 @@ async fn methods_change_what_a_file_says() {
 #[tokio::test]
 async fn methods_after_a_file_are_checked() {
     let dir = tempfile::tempdir().unwrap();
-    let peers = PeersConfig {
-        slots: 0,
-        ..PeersConfig::default()
-    };
-    let http = HttpConfig {
-        max_connections: 0,
-        ..HttpConfig::default()
-    };
-    let outgoing = OutgoingConfig {
-        client_key: Some("key".into()),
-        ..OutgoingConfig::default()
-    };
+    let (mut peers, mut http) = (PeersConfig::default(), HttpConfig::default());
+    (peers.slots, http.max_connections) = (0, 0);
+    let mut outgoing = OutgoingConfig::default();
+    outgoing.client_key = Some("key".into());
     let file = || of_file(dir.path());
     let limited = file().cache(MemoryCache::new(None));
     for (builder, expected) in [

@@ -8,6 +8,7 @@ use serde::Deserialize;
 /// `[nodes]`: which addresses may use the API of a master.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct NodesConfig {
     /// If there are any, only these.
     pub allow: Vec<AddressBlock>,

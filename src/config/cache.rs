@@ -12,6 +12,7 @@ use super::{ByteRate, ByteSize};
 /// `[cache]`: where objects and catalogs are kept, how many, and which go.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct CacheConfig {
     /// Its directory.
     pub dir: PathBuf,
@@ -49,6 +50,7 @@ pub(super) fn globs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathGl
 /// Which objects go first, after those that no snapshot or only an old one refers to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ExpiryKind {
     /// What was not used again soon after it came.
     #[default]
@@ -65,6 +67,7 @@ pub enum ExpiryKind {
 /// When objects on the disk are verified, beside those that a crash may have damaged: those always are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum VerifyKind {
     /// Before each is first served by this process.
     #[default]
@@ -78,11 +81,12 @@ pub enum VerifyKind {
 }
 
 impl CacheConfig {
-    /// No directory, no limit, and the default of everything else.
-    pub(crate) fn bare() -> Self {
+    /// A directory and the most bytes of objects in it, and the default of everything else.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>, max_size: ByteSize) -> Self {
         Self {
-            dir: PathBuf::new(),
-            max_size: ByteSize(u64::MAX),
+            dir: dir.into(),
+            max_size,
             max_objects: None,
             keep_free: None,
             policy: ExpiryKind::default(),

@@ -15,6 +15,7 @@ use super::{ByteRate, ByteSize, DayHours};
 /// `[preseed]`: what is fetched before anybody asks for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct PreseedConfig {
     /// Globs of paths that are fetched ahead, in this order.
     #[serde(deserialize_with = "globs")]
@@ -39,6 +40,7 @@ pub struct PreseedConfig {
 /// `preseed = {}` of one repository, instead of the rules of `[preseed]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct RulesConfig {
     /// As [`PreseedConfig::first`].
     #[serde(deserialize_with = "globs")]
@@ -102,6 +104,7 @@ impl RulesConfig {
 /// `[fetch]`: how much is fetched at a time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct FetchConfig {
     /// Most bytes per second, all together.
     pub max_rate: Option<ByteRate>,
@@ -121,6 +124,7 @@ pub struct FetchConfig {
 /// `[fetch.source]`: limits for each master or peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct SourceConfig {
     /// Most bytes per second from one.
     pub max_rate: Option<ByteRate>,
@@ -131,6 +135,7 @@ pub struct SourceConfig {
 /// `[fetch.class.NAME]`: limits of one class.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct ClassConfig {
     /// Most bytes per second.
     pub max_rate: Option<ByteRate>,
@@ -153,26 +158,51 @@ impl<'de> Deserialize<'de> for ClassName {
     }
 }
 
-impl FetchConfig {
-    pub(super) fn check(&self) -> Result<(), String> {
-        let mut counts = vec![("[fetch] background", self.background)];
-        if self.source.max_running.is_some_and(|running| running < 2) {
+impl SourceConfig {
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.max_running.is_some_and(|running| running < 2) {
             return Err("[fetch.source] max_running is less than 2: one is kept for what clients wait for".to_owned());
         }
-        counts.extend(
-            self.class
-                .values()
-                .map(|class| ("[fetch.class] max_running", class.max_running)),
-        );
+        check_rate("[fetch.source] max_rate", self.max_rate)
+    }
+}
+
+impl ClassConfig {
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.max_running == Some(0) {
+            return Err("[fetch.class] max_running is 0: nothing would ever be fetched".to_owned());
+        }
+        check_rate("[fetch.class] max_rate", self.max_rate)
+    }
+}
+
+/// No text of a file gives such a rate; a number in code does.
+fn check_rate(key: &str, rate: Option<ByteRate>) -> Result<(), String> {
+    match rate {
+        Some(ByteRate(0)) => Err(format!("{key} is 0: nothing would come; leave it out for no limit")),
+        _ => Ok(()),
+    }
+}
+
+impl FetchConfig {
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.source.check()?;
+        self.class.values().try_for_each(ClassConfig::check)?;
+        self.check_own()
+    }
+
+    /// Checks all but its sections.
+    pub(crate) fn check_own(&self) -> Result<(), String> {
+        check_rate("[fetch] max_rate", self.max_rate)?;
         let most = ByteSize(BATCHED_OBJECT_BYTES_MAX);
         if self.batched.is_some_and(|size| size > most) {
             return Err(format!(
                 "[fetch] batched is more than {most}: larger files gain nothing by it"
             ));
         }
-        match counts.iter().find(|(_, count)| *count == Some(0)) {
-            Some((key, _)) => Err(format!("{key} is 0: nothing would ever be fetched")),
-            None => Ok(()),
+        match self.background {
+            Some(0) => Err("[fetch] background is 0: nothing would ever be fetched".to_owned()),
+            _ => Ok(()),
         }
     }
 

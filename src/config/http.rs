@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use instantmirror_core::RepoName;
 use instantmirror_core::address::{AddressBlock, Ipv4Wildcards};
@@ -11,7 +11,7 @@ use instantmirror_http::{
 };
 use serde::Deserialize;
 
-use super::{ConfigError, LimitsConfig, Report, TimeSpan};
+use super::{LimitsConfig, Report, TimeSpan};
 
 /// Most connections that may be allowed: beyond it no machine has descriptors.
 pub(super) const CONNECTIONS_MAX: usize = 1 << 20;
@@ -19,6 +19,7 @@ pub(super) const CONNECTIONS_MAX: usize = 1 << 20;
 /// `[http]`: where the HTTP server listens, and what it allows.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct HttpConfig {
     /// Addresses with ports, plain HTTP/1.1.
     pub listen: Vec<SocketAddr>,
@@ -52,6 +53,7 @@ pub struct HttpConfig {
 /// `[http.tls]`: encrypted connections.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct TlsConfig {
     /// Addresses with ports.
     #[serde(default)]
@@ -68,9 +70,24 @@ pub struct TlsConfig {
     pub hsts: Option<TimeSpan>,
 }
 
+impl TlsConfig {
+    /// A certificate with its chain and its private key, PEM. Without an address nothing listens.
+    #[must_use]
+    pub fn new(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        Self {
+            listen: Vec::new(),
+            listen_proxy: Vec::new(),
+            certificate: certificate.into(),
+            key: key.into(),
+            hsts: None,
+        }
+    }
+}
+
 /// The form of an access log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum LogLineFormat {
     /// As analysers read it.
     #[default]
@@ -94,6 +111,7 @@ impl LogLineFormat {
 /// The header in which proxies say whom they ask for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum ProxyHeaderKind {
     /// X-Forwarded-For.
     #[default]
@@ -105,6 +123,7 @@ pub enum ProxyHeaderKind {
 /// `[[http.rule]]`: header fields of the files whose paths match.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct HeaderRuleConfig {
     /// Globs of paths in repositories.
     #[serde(deserialize_with = "super::fetch::globs")]
@@ -124,6 +143,17 @@ pub struct HeaderRuleConfig {
 }
 
 impl HeaderRuleConfig {
+    /// A rule for paths that match one of these globs. It has to say something: a type, a Cache-Control or other fields.
+    pub fn new(paths: impl IntoIterator<Item: Into<String>>) -> Self {
+        Self {
+            paths: paths.into_iter().map(Into::into).collect(),
+            repository: None,
+            media: None,
+            cache: None,
+            headers: BTreeMap::new(),
+        }
+    }
+
     fn rule(&self) -> Result<HeaderRule, HeaderRuleError> {
         let mut rule = HeaderRule::new(&self.paths)?;
         if let Some(repository) = &self.repository {
@@ -262,16 +292,7 @@ impl HttpConfig {
 
     /// What is wrong with it, if it is of no file.
     pub(crate) fn check_alone(&self) -> Result<(), String> {
-        let mut report = Report::new(Path::new(""), "");
-        self.check(&mut report);
-        match report.end() {
-            Err(ConfigError::Contradictions(found)) => {
-                let texts: Vec<String> = found.into_iter().map(|finding| finding.message).collect();
-                Err(texts.join("; "))
-            }
-            Err(error) => Err(error.to_string()),
-            Ok(_) => Ok(()),
-        }
+        super::check_alone(|report| self.check(report))
     }
 
     pub(super) fn check(&self, report: &mut Report<'_>) {

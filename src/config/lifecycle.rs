@@ -13,6 +13,7 @@ use super::{ByteSize, Report, TimeSpan};
 /// `[retention]`: which snapshots of a master stay. Without any rule all do.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct RetentionConfig {
     /// The newest so many stay.
     pub keep_last: u32,
@@ -98,6 +99,7 @@ impl RetentionConfig {
 /// `[snapshots]` of a master.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct MasterSnapshotsConfig {
     /// For so long after another one replaced it a snapshot stays, and its files are still found under `current`.
     pub grace: TimeSpan,
@@ -122,6 +124,7 @@ impl Default for MasterSnapshotsConfig {
 /// `[snapshots]` of a node: which of those that the master has are kept here. Without a rule all are.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct NodeSnapshotsConfig {
     /// The newest so many.
     pub keep_last: u32,

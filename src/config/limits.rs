@@ -19,6 +19,7 @@ const REQUESTS_MAX: u32 = 10_000_000;
 /// `[http.limits]`: what is allowed to clients, by the names of [`Limits`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct LimitsConfig {
     /// Time for the header of a request, from its first byte on.
     pub header_timeout: TimeSpan,

@@ -28,7 +28,7 @@ use serde::de::DeserializeOwned;
 
 pub use addresses::NodesConfig;
 pub use cache::{CacheConfig, ExpiryKind, VerifyKind};
-pub use fetch::{ClassConfig, FetchConfig, PreseedConfig, RulesConfig, SourceConfig};
+pub use fetch::{ClassConfig, ClassName, FetchConfig, PreseedConfig, RulesConfig, SourceConfig};
 pub use http::{HeaderRuleConfig, HttpConfig, LogLineFormat, ProxyHeaderKind, TlsConfig};
 pub use level::log_filter;
 pub use lifecycle::{MasterSnapshotsConfig, NodeSnapshotsConfig, RetentionConfig};
@@ -46,6 +46,8 @@ pub use server::{
     UnpublishableKind,
 };
 pub use torrents::{TorrentConfig, TorrentsConfig, check_url};
+#[cfg(feature = "tracker")]
+pub(crate) use tracker::RESCAN_MIN;
 #[cfg(feature = "tracker")]
 pub use tracker::{ServedTorrentsConfig, TrackerConfig, TrackerLimitsConfig, UdpConfig};
 pub use units::{ByteRate, ByteSize, DayHours, TimeSpan};
@@ -181,6 +183,20 @@ fn check_root(file: &Path, mut paths: Vec<(String, &mut PathBuf)>, report: &mut 
             );
             report.refuse(ROOT, text);
         }
+    }
+}
+
+/// What a check finds in settings that stand in no file.
+fn check_alone(check: impl FnOnce(&mut Report<'_>)) -> Result<(), String> {
+    let mut report = Report::new(Path::new(""), "");
+    check(&mut report);
+    match report.end() {
+        Err(ConfigError::Contradictions(found)) => {
+            let texts: Vec<String> = found.into_iter().map(|finding| finding.message).collect();
+            Err(texts.join("; "))
+        }
+        Err(error) => Err(error.to_string()),
+        Ok(_) => Ok(()),
     }
 }
 

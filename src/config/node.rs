@@ -13,13 +13,14 @@ use super::cache::CacheConfig;
 use super::lifecycle::{NodeSnapshotsConfig, note_zeros};
 use super::parts::{check_addresses, check_mounts};
 use super::{
-    Checked, ConfigError, ControlConfig, FetchConfig, Finding, HttpConfig, LogConfig, MountConfig, OutgoingConfig,
-    PeersConfig, PreseedConfig, Report, RulesConfig, surroundings,
+    ByteSize, Checked, ConfigError, ControlConfig, FetchConfig, Finding, HttpConfig, LogConfig, MountConfig,
+    OutgoingConfig, PeersConfig, PreseedConfig, Report, RulesConfig, surroundings,
 };
 
 /// The configuration of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct NodeConfig {
     /// `[[repository]]`, once per repository.
     #[serde(rename = "repository", default)]
@@ -55,6 +56,7 @@ pub struct NodeConfig {
 /// `[[repository]]` of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct NodeRepository {
     /// Its name at the master.
     pub name: RepoName,
@@ -121,7 +123,7 @@ impl NodeConfig {
         http.listen.clear();
         Self {
             repositories: Vec::new(),
-            cache: CacheConfig::bare(),
+            cache: CacheConfig::new("", ByteSize(u64::MAX)),
             snapshots: NodeSnapshotsConfig::default(),
             preseed: PreseedConfig::default(),
             fetch: FetchConfig::default(),
@@ -259,12 +261,28 @@ impl NodeConfig {
             .collect()
     }
 
+    /// What is wrong with the addresses of a node that no file describes: none is a good number of them.
+    pub(crate) fn check_listening(&self) -> Result<(), String> {
+        super::check_alone(|report| check_addresses(&self.addresses(), report))
+    }
+
+    /// Whether the masters of a repository may be asked, and be shown its token.
+    pub(crate) fn check_asking(&self, repository: &NodeRepository) -> Result<(), String> {
+        super::check_alone(|report| self.check_each_master(0, repository, report))
+    }
+
     fn check_masters(&self, at: usize, repository: &NodeRepository, report: &mut Report<'_>) {
         let name = &repository.name;
         let place = format!("repository.{at}.master");
         if repository.master.is_empty() {
             report.refuse(&place, format!("repository '{name}': master names no URL"));
         }
+        self.check_each_master(at, repository, report);
+    }
+
+    fn check_each_master(&self, at: usize, repository: &NodeRepository, report: &mut Report<'_>) {
+        let name = &repository.name;
+        let place = format!("repository.{at}.master");
         for (number, url) in repository.master.iter().enumerate() {
             let place = format!("{place}.{number}");
             let origin = instantmirror_swarm::HttpOrigin::new(url.exposed());

@@ -16,6 +16,7 @@ const DIRECT: &str = "none";
 /// `[outgoing]`, and `outgoing` of a repository or of `[peers]`, which then stands for all of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct OutgoingConfig {
     /// URL of a proxy, or `none`. Without it the environment says which, as curl reads it.
     pub proxy: Option<SecretUrl>,

@@ -15,6 +15,7 @@ use super::Report;
 /// `[control]`: the socket on which the command line reaches a running daemon.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct ControlConfig {
     /// Path of a Unix socket; without one, `control.sock` in the daemon's own directory.
     pub socket: Option<PathBuf>,
@@ -23,6 +24,7 @@ pub struct ControlConfig {
 /// `[log]`: what is logged on standard error, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct LogConfig {
     /// `error`, `warn`, `info`, `debug`, `trace` or `off`, or directives like `info,instantmirror_swarm=debug`.
     pub level: String,
@@ -33,6 +35,7 @@ pub struct LogConfig {
 /// The form of the daemon's own log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum LogFormat {
     /// For people; with priorities where the journal reads it.
     #[default]
@@ -53,6 +56,7 @@ impl Default for LogConfig {
 /// `mounts = [{ path = "/debian", view = "current" }]`: an extra place at which a view of the repository appears.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct MountConfig {
     /// URL path, beginning with `/`; `/` alone is the root.
     pub path: String,
@@ -68,6 +72,17 @@ pub struct MountConfig {
 }
 
 impl MountConfig {
+    /// Shows what is current at this path of URLs, on every host.
+    #[must_use]
+    pub fn new(path: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            host: None,
+            view: View::Current,
+            index: false,
+        }
+    }
+
     /// The same for the HTTP server.
     pub(crate) fn mount(&self, repository: &RepoName) -> Result<Mount, String> {
         let path = &self.path;

@@ -13,6 +13,7 @@ use super::{ByteRate, OutgoingConfig, TorrentsConfig};
 /// `[peers]`: with whom bytes are exchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct PeersConfig {
     /// Blocks of addresses, and names of hosts as they stand in `master`, that are asked before others.
     pub preferred: Vec<Preferred>,
@@ -65,6 +66,7 @@ impl Default for PeersConfig {
 
 /// Somebody who is preferred: a block of addresses, or a host by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Preferred {
     /// All addresses of a block.
     Block(AddressBlock),
@@ -143,6 +145,9 @@ impl PeersConfig {
     }
 
     pub(crate) fn check(&self) -> Result<(), String> {
+        if self.upload == Some(ByteRate(0)) || self.download == Some(ByteRate(0)) {
+            return Err("[peers] upload and download must be more than 0; leave them out for no limit".to_owned());
+        }
         if self.max_connections == 0 || self.slots == 0 {
             return Err(
                 "[peers] max_connections and slots must be 1 or more; leave listen out for no swarm".to_owned(),

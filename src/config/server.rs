@@ -23,6 +23,7 @@ use super::{
 /// The configuration of a master.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ServerConfig {
     /// `[[repository]]`, once per repository.
     #[serde(rename = "repository", default)]
@@ -61,6 +62,7 @@ pub struct ServerConfig {
 /// `[[repository]]` of a master.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ServerRepository {
     /// Its name in URLs and on nodes.
     pub name: RepoName,
@@ -105,6 +107,27 @@ pub struct ServerRepository {
 }
 
 impl ServerRepository {
+    /// A repository by its name, and the tree that it publishes.
+    #[must_use]
+    pub fn new(name: RepoName, source: impl Into<PathBuf>) -> Self {
+        Self {
+            name,
+            source: source.into(),
+            import: ImportKind::default(),
+            exclude: Vec::new(),
+            unpublishable: UnpublishableKind::default(),
+            private: PrivateKind::default(),
+            symlinks: SymlinkKind::default(),
+            ignore: default_ignore(),
+            check: CheckKind::default(),
+            piece_length: default_piece_length(),
+            mounts: Vec::new(),
+            preseed: Vec::new(),
+            torrents: Vec::new(),
+            retention: None,
+        }
+    }
+
     /// What of the source tree is published.
     #[must_use]
     pub fn scan_rules(&self) -> ScanRules {
@@ -140,6 +163,7 @@ fn default_piece_length() -> ByteSize {
 /// How files come into the store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ImportKind {
     /// Reflink where the file system can, else copy. Always safe.
     #[default]
@@ -154,6 +178,7 @@ pub enum ImportKind {
 /// files and directories that the publisher may not read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum UnpublishableKind {
     /// Refuse the publish and list them.
     #[default]
@@ -166,6 +191,7 @@ pub enum UnpublishableKind {
 /// enter (without `o+rx`), together with all below it. The mode of the source tree's own root does not count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum PrivateKind {
     /// Leave it out, and say so each time.
     #[default]
@@ -179,6 +205,7 @@ pub enum PrivateKind {
 /// What to do with symlinks that have an absolute target in the source tree. Readers of a snapshot cannot follow them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum SymlinkKind {
     /// Publish the target as it is.
     #[default]
@@ -190,6 +217,7 @@ pub enum SymlinkKind {
 /// What may differ of a file that is taken as unchanged, besides the attributes that explain another ctime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum IgnoreKind {
     /// The time of the last change of content or attributes.
     Ctime,
@@ -207,6 +235,7 @@ fn default_ignore() -> Vec<IgnoreKind> {
 /// different. A tree without metadata is always good.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum CheckKind {
     /// Refuse the publish and list what is wrong. The default with the feature `metadata-check`.
     #[cfg_attr(feature = "metadata-check", default)]
@@ -231,6 +260,7 @@ impl CheckKind {
 /// `[store]`: where the master keeps objects, catalogs and its key.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct StoreConfig {
     /// Its directory.
     pub dir: PathBuf,
@@ -239,6 +269,15 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
+    /// A directory, with the key in it.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            key_file: None,
+        }
+    }
+
     /// The file with the signing key.
     #[must_use]
     pub fn key_file(&self) -> PathBuf {

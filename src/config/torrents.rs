@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 /// `[torrents]`: how those who have a torrent find its content.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct TorrentsConfig {
     /// The URLs under which everybody reaches this server, or mirrors of it: they become web seeds.
     pub web_seeds: Vec<String>,
@@ -15,8 +16,9 @@ pub struct TorrentsConfig {
 }
 
 /// One of the `torrents` of a repository.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct TorrentConfig {
     /// The directory or file, relative to the repository's root; the root if there is none.
     #[serde(default, deserialize_with = "path")]

@@ -21,12 +21,15 @@ const CONTROL_SOCKET: &str = "imtracker.sock";
 const HANDED_OUT_MAX: usize = 200;
 /// Most peers that may be allowed: places are 32 bits.
 const PEERS_MAX: usize = 1 << 31;
+/// The directory of torrents is looked at this often at most.
+pub(crate) const RESCAN_MIN: Duration = Duration::from_secs(1);
 /// The shortest and the longest interval of announces that makes sense.
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(86_400));
 
 /// The configuration of a tracker.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct TrackerConfig {
     /// `[torrents]`.
     pub torrents: ServedTorrentsConfig,
@@ -53,6 +56,7 @@ pub struct TrackerConfig {
 /// `[torrents]`: what is served. Nothing else is.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct ServedTorrentsConfig {
     /// Info-hashes, 40 hexadecimal digits each.
     #[serde(deserialize_with = "hashes")]
@@ -68,6 +72,7 @@ pub struct ServedTorrentsConfig {
 /// `[udp]`: where the tracker answers datagrams.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct UdpConfig {
     /// Addresses with ports.
     pub listen: Vec<SocketAddr>,
@@ -76,6 +81,7 @@ pub struct UdpConfig {
 /// `[limits]`: how often is announced, and how much is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct TrackerLimitsConfig {
     /// Peers are asked to announce this often.
     pub interval: TimeSpan,
@@ -150,7 +156,7 @@ impl TrackerLimitsConfig {
         }
     }
 
-    fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         if !(INTERVALS.0..=INTERVALS.1).contains(&self.interval.0) {
             return Err("[limits] interval must be from \"5 s\" to \"1 d\"".to_owned());
         }
@@ -207,6 +213,39 @@ impl TrackerConfig {
         super::parse(file, text)
     }
 
+    /// No torrent, no address, and the default of everything else.
+    pub(crate) fn bare() -> Self {
+        let mut http = HttpConfig::default();
+        http.listen.clear();
+        Self {
+            torrents: ServedTorrentsConfig::default(),
+            outgoing: OutgoingConfig::default(),
+            http,
+            udp: UdpConfig::default(),
+            limits: TrackerLimitsConfig::default(),
+            control: ControlConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+
+    /// What is wrong with the HTTP server of a tracker that no file describes.
+    pub(crate) fn check_http(&self) -> Result<(), String> {
+        super::check_alone(|report| {
+            self.http.check(report);
+            self.http.check_repositories(std::iter::empty(), report);
+        })
+    }
+
+    /// The same of its addresses.
+    pub(crate) fn check_addresses(&self) -> Result<(), String> {
+        super::check_alone(|report| check_addresses(&self.http.addresses(), report))
+    }
+
+    /// The same of its addresses for datagrams.
+    pub(crate) fn check_datagram_addresses(&self) -> Result<(), String> {
+        super::check_alone(|report| check_addresses(&self.datagram_addresses(), report))
+    }
+
     /// The control socket.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
@@ -258,7 +297,7 @@ impl Checked for TrackerConfig {
                 );
             }
         }
-        if torrents.rescan.0 < Duration::from_secs(1) {
+        if torrents.rescan.0 < RESCAN_MIN {
             report.refuse("torrents.rescan", "[torrents] rescan must be \"1 s\" or more");
         }
         let datagrams = self.datagram_addresses();

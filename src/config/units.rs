@@ -33,6 +33,12 @@ pub struct ByteSize(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TimeSpan(pub Duration);
 
+impl From<Duration> for TimeSpan {
+    fn from(time: Duration) -> Self {
+        Self(time)
+    }
+}
+
 /// Splits `"1.5 GiB"` and multiplies. Exact for whole numbers.
 fn parse(text: &str, units: &[(&str, u64)], example: &str) -> Result<u64, String> {
     let names = || units.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
@@ -135,6 +141,26 @@ pub struct DayHours {
 const DAY: u16 = 24 * 60;
 
 impl DayHours {
+    /// From one time of day to another, each an hour and a minute, in local time; 24:00 is the end of a day. `None` if one of them is
+    /// no time of day, or both are the same.
+    ///
+    /// ```
+    /// use instantmirror::config::DayHours;
+    ///
+    /// let night = DayHours::new((22, 0), (6, 0));
+    /// assert_eq!(night, "22:00-06:00".parse().ok());
+    /// assert_eq!(DayHours::new((22, 60), (6, 0)), None);
+    /// ```
+    #[must_use]
+    pub fn new(begin: (u16, u16), end: (u16, u16)) -> Option<Self> {
+        let minute = |(hour, minute): (u16, u16)| {
+            let is_time = hour <= 24 && minute < 60;
+            is_time.then(|| hour * 60 + minute).filter(|minute| *minute <= DAY)
+        };
+        let (begin, end) = (minute(begin)?, minute(end)?);
+        (begin != end && begin != DAY).then_some(Self { begin, end })
+    }
+
     /// Whether a minute of the day lies in it.
     #[must_use]
     pub fn contains(&self, minute: u16) -> bool {
@@ -159,19 +185,14 @@ impl FromStr for DayHours {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let minute = |text: &str| {
+        let time = |text: &str| {
             let (hour, minute) = text.trim().split_once(':')?;
-            let (hour, minute): (u16, u16) = (hour.parse().ok()?, minute.parse().ok()?);
-            let is_time = hour <= 24 && minute < 60;
-            is_time.then(|| hour * 60 + minute).filter(|minute| *minute <= DAY)
+            Some((hour.parse().ok()?, minute.parse().ok()?))
         };
         let wrong = || format!("'{text}' is no part of a day: write one like \"22:00-06:00\", in local time");
         let (begin, end) = text.split_once('-').ok_or_else(wrong)?;
-        let (begin, end) = (minute(begin).ok_or_else(wrong)?, minute(end).ok_or_else(wrong)?);
-        if begin == end || begin == DAY {
-            return Err(wrong());
-        }
-        Ok(Self { begin, end })
+        let (begin, end) = (time(begin).ok_or_else(wrong)?, time(end).ok_or_else(wrong)?);
+        Self::new(begin, end).ok_or_else(wrong)
     }
 }
 

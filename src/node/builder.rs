@@ -13,20 +13,20 @@ use std::time::Duration;
 use instantmirror_core::RepoName;
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::blocking::Blocking;
-use instantmirror_core::traits::{CacheLimits, ObjectCache, Scheduler, SnapshotStore};
+use instantmirror_core::traits::{CacheLimits, Class, ObjectCache, Scheduler, SnapshotStore};
 use instantmirror_core::url::SecretUrl;
 use instantmirror_http::Mounts;
 
 use super::assembly::Assembly;
 use super::defaults::{self, Storage};
-use super::repository::{PrefetchRules, Repository, check_globs, check_rules};
+use super::repository::{PrefetchRules, Repository, Sources, check_globs, check_rules};
 use super::verifying::{Verifying, VerifyingStore};
 use super::{Node, NodeError};
 use crate::blocking::threads;
 use crate::build_error::BuildError;
 use crate::config::{
-    ByteRate, ByteSize, HttpConfig, NodeConfig, NodeRepository, OutgoingConfig, PeersConfig, RulesConfig, TimeSpan,
-    VerifyKind,
+    ByteRate, ByteSize, ClassConfig, ClassName, DayHours, ExpiryKind, FetchConfig, HttpConfig, NodeConfig,
+    NodeRepository, OutgoingConfig, PeersConfig, RulesConfig, SourceConfig, TimeSpan, VerifyKind,
 };
 
 /// Bytes of objects that are kept in memory, unless other limits are given.
@@ -48,9 +48,8 @@ fn on_threads(cache: impl ObjectCache) -> Arc<dyn ObjectCache> {
 /// whatever is fetched is ordered by [`PriorityScheduler`]; nothing is listened on and nothing is fetched ahead. A part of one's
 /// own takes the place of the default, and passes the suites of core's `conformance` if it is a good one.
 ///
-/// What a configuration file can say and the builder cannot yet: the policy of expiry and the rate of scrubbing of the default
-/// cache in a directory (give it a cache that was opened so), `[fetch.class]`, `[fetch.source]`, and the hours and the budget of
-/// `[preseed]`. `NodeBuilder::from(NodeConfig)` takes them over from a file.
+/// Each key of `imnode.toml` has a counterpart: a method, a field of the settings that a method takes, or a method of
+/// [`Repository`]. (That of `[log]` is [`start_logging`](crate::daemon::start_logging): a log belongs to the process.)
 ///
 /// ```
 /// # tokio::runtime::Runtime::new()?.block_on(async {
@@ -77,13 +76,14 @@ fn on_threads(cache: impl ObjectCache) -> Arc<dyn ObjectCache> {
 pub struct NodeBuilder {
     settings: NodeConfig,
     never: Vec<String>,
+    grace_never: Vec<String>,
     dir: Option<PathBuf>,
     limits: Option<CacheLimits>,
+    expiry: Option<ExpiryKind>,
     cache: Option<Arc<dyn ObjectCache>>,
     snapshots: Option<Arc<dyn SnapshotStore>>,
     scheduler: Option<Box<dyn Scheduler>>,
     repositories: Vec<Repository>,
-    control_socket: Option<PathBuf>,
     /// Whether the settings are those of a file, which has limits of its own and may name no repository.
     is_of_file: bool,
 }
@@ -101,7 +101,6 @@ impl From<NodeConfig> for NodeBuilder {
         let repositories = std::mem::take(&mut config.repositories);
         Self {
             dir: Some(config.cache.dir.clone()),
-            control_socket: config.control.socket.clone(),
             repositories: repositories.into_iter().map(Repository::from).collect(),
             is_of_file: true,
             ..Self::of(config)
@@ -114,13 +113,14 @@ impl NodeBuilder {
         Self {
             settings,
             never: Vec::new(),
+            grace_never: Vec::new(),
             dir: None,
             limits: None,
+            expiry: None,
             cache: None,
             snapshots: None,
             scheduler: None,
             repositories: Vec::new(),
-            control_socket: None,
             is_of_file: false,
         }
     }
@@ -156,9 +156,21 @@ impl NodeBuilder {
         self
     }
 
+    /// Which objects go first when room is needed, in the cache that is made in a [directory](Self::dir).
+    pub fn expiry(mut self, policy: ExpiryKind) -> Self {
+        self.expiry = Some(policy);
+        self
+    }
+
     /// When objects at rest are verified, by the cache that is made if none is given.
     pub fn verify(mut self, verify: VerifyKind) -> Self {
         self.settings.cache.verify = verify;
+        self
+    }
+
+    /// How many bytes a second a scrub reads, of any cache that has a scrubber; 20 MiB unless told otherwise.
+    pub fn scrub_rate(mut self, bytes: u64) -> Self {
+        self.settings.cache.scrub_rate = ByteRate(bytes);
         self
     }
 
@@ -253,9 +265,39 @@ impl NodeBuilder {
         self
     }
 
+    /// One more part of the day, in local time, in which anything is fetched ahead; without any, always.
+    pub fn prefetch_hours(mut self, hours: DayHours) -> Self {
+        self.settings.preseed.hours.push(hours);
+        self
+    }
+
+    /// Most bytes that are fetched ahead in 24 hours.
+    pub fn prefetch_budget(mut self, bytes: u64) -> Self {
+        self.settings.preseed.budget = Some(ByteSize(bytes));
+        self
+    }
+
     /// Most bytes per second for all that is fetched.
     pub fn fetch_rate(mut self, bytes: u64) -> Self {
         self.settings.fetch.max_rate = Some(ByteRate(bytes));
+        self
+    }
+
+    /// Limits for each master or peer.
+    pub fn fetch_source(mut self, limits: SourceConfig) -> Self {
+        self.settings.fetch.source = limits;
+        self
+    }
+
+    /// Limits of one class of what is fetched, instead of what was said of it before.
+    pub fn fetch_class(mut self, class: Class, limits: ClassConfig) -> Self {
+        self.settings.fetch.class.insert(ClassName(class), limits);
+        self
+    }
+
+    /// All about how much is fetched at a time, instead of what was said before.
+    pub fn fetch(mut self, fetch: FetchConfig) -> Self {
+        self.settings.fetch = fetch;
         self
     }
 
@@ -271,10 +313,38 @@ impl NodeBuilder {
         self
     }
 
+    /// Keeps all snapshots released within this time, of those that the master has.
+    pub fn keep_within(mut self, age: Duration) -> Self {
+        self.settings.snapshots.keep_within = Some(TimeSpan(age));
+        self
+    }
+
+    /// Never finds paths that match this glob in a replaced snapshot.
+    pub fn grace_never(mut self, glob: impl Into<String>) -> Self {
+        self.grace_never.push(glob.into());
+        self
+    }
+
+    /// Whether optional files (signatures, checksums and their kind) are found in a replaced snapshot; they are not unless told
+    /// otherwise.
+    pub fn grace_optional(mut self, is_found: bool) -> Self {
+        self.settings.snapshots.grace_optional = is_found;
+        self
+    }
+
     /// Answers the command line (`imnode status` and its kind) on a Unix socket at this path.
     pub fn control_socket(mut self, path: impl Into<PathBuf>) -> Self {
-        self.control_socket = Some(path.into());
+        self.settings.control.socket = Some(path.into());
         self
+    }
+
+    /// Checks what was given and returns the configuration that it makes, with all defaults, but for parts of one's own. Opens
+    /// nothing and looks at no file.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn into_config(mut self) -> Result<NodeConfig, BuildError> {
+        self.complete().map(|_| self.settings)
     }
 
     /// Checks what was given, opens cache and store, and takes up what they hold. Asks no master, and nothing runs before the
@@ -284,15 +354,7 @@ impl NodeBuilder {
     /// # Errors
     /// [`NodeError::Build`] for what was given; the other variants for what opening it met.
     pub async fn build(mut self) -> Result<Node, NodeError> {
-        self.check()?;
-        let mut sources = Vec::with_capacity(self.repositories.len());
-        for repository in std::mem::take(&mut self.repositories) {
-            let (settings, parts) = repository.split()?;
-            self.settings.repositories.push(settings);
-            sources.push(parts);
-        }
-        check_mounts(&self.settings.repositories)?;
-        self.check_http_rules()?;
+        let sources = self.complete()?;
         let storage = Storage {
             cache: self.cache,
             snapshots: self.snapshots,
@@ -302,16 +364,33 @@ impl NodeBuilder {
             None => defaults::in_memory(self.settings.cache.limits(), storage),
         };
         let scheduler = self.scheduler;
-        let of_file = self.is_of_file.then(|| self.settings.control_socket());
+        let named = self.settings.control.socket.clone();
+        let control_socket = named.or_else(|| self.is_of_file.then(|| self.settings.control_socket()));
         Assembly {
             config: self.settings,
-            control_socket: self.control_socket.or(of_file),
+            control_socket,
             parts,
             sources,
             scheduler: scheduler.unwrap_or_else(|| Box::new(PriorityScheduler::new(SchedulerLimits::default()))),
         }
         .open()
         .await
+    }
+
+    /// Checks everything and completes the settings. Returns the parts of each repository, in their order.
+    fn complete(&mut self) -> Result<Vec<Sources>, BuildError> {
+        self.check()?;
+        let mut sources = Vec::with_capacity(self.repositories.len());
+        for repository in std::mem::take(&mut self.repositories) {
+            let (settings, parts) = repository.split()?;
+            let field = format!("repository '{}' master", settings.name);
+            BuildError::of_settings(field, self.settings.check_asking(&settings))?;
+            self.settings.repositories.push(settings);
+            sources.push(parts);
+        }
+        check_mounts(&self.settings.repositories)?;
+        self.check_http_rules()?;
+        Ok(sources)
     }
 
     /// Checks all but single repositories, and sets what follows from it.
@@ -333,25 +412,57 @@ impl NodeBuilder {
             let advice = "a cache that is given has its limits; set them where it is made";
             return Err(BuildError::contradiction("cache_limits", "cache", advice));
         }
+        self.check_expiry()?;
         self.set_cache()?;
+        let snapshots = &mut self.settings.snapshots;
+        let globs = snapshots.grace_never.texts().iter().chain(&self.grace_never);
+        snapshots.grace_never = check_globs("grace_never", globs)?;
         check_rules("prefetch", &self.settings.preseed.rules())?;
+        self.check_settings()
+    }
+
+    /// Checks what single methods and settings say.
+    fn check_settings(&self) -> Result<(), BuildError> {
+        let settings = &self.settings;
         for (field, rate) in [
-            ("prefetch_rate", self.settings.preseed.max_rate),
-            ("fetch_rate", self.settings.fetch.max_rate),
+            ("prefetch_rate", settings.preseed.max_rate),
+            ("fetch_rate", settings.fetch.max_rate),
+            ("scrub_rate", Some(settings.cache.scrub_rate)),
         ] {
             if rate == Some(ByteRate(0)) {
-                let advice = "nothing would come; leave it out for no limit";
+                let advice = "nothing would come; leave it out for the default";
                 return Err(BuildError::invalid(field, 0, advice));
             }
         }
+        for (ClassName(class), limits) in &settings.fetch.class {
+            BuildError::of_settings(format!("fetch_class '{}'", class.name()), limits.check())?;
+        }
         let sections = [
-            ("verify", self.settings.cache.check_scrubbing()),
-            ("peers", self.settings.peers.check()),
-            ("outgoing", self.settings.outgoing.check()),
-            ("http", self.settings.http.check_alone()),
+            ("verify", settings.cache.check_scrubbing()),
+            ("fetch", settings.fetch.check_own()),
+            ("fetch_source", settings.fetch.source.check()),
+            ("peers", settings.peers.check()),
+            ("outgoing", settings.outgoing.check()),
+            ("http", settings.http.check_alone()),
+            ("listen", settings.check_listening()),
         ];
-        for (field, checked) in sections {
-            BuildError::of_settings(field, checked)?;
+        let mut sections = sections.into_iter();
+        sections.try_for_each(|(field, checked)| BuildError::of_settings(field, checked))
+    }
+
+    /// An order of expiry is for the cache on a disk that is made here.
+    fn check_expiry(&mut self) -> Result<(), BuildError> {
+        match (self.expiry, &self.cache, &self.dir) {
+            (None, ..) => {}
+            (Some(_), Some(_), _) => {
+                let advice = "a cache that is given has its order; set it where it is made";
+                return Err(BuildError::contradiction("expiry", "cache", advice));
+            }
+            (Some(_), None, None) => {
+                let advice = "expiry is for a cache in a directory; the one in memory has an order of its own";
+                return Err(BuildError::missing("dir", advice));
+            }
+            (Some(policy), None, Some(_)) => self.settings.cache.policy = policy,
         }
         Ok(())
     }

@@ -1,11 +1,13 @@
 //! The tracker: who is in which swarm, for BitTorrent clients that ask by HTTP or UDP.
 
 mod announce;
+mod builder;
 pub(crate) mod masters;
 mod serve;
 mod status;
 mod torrents;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,7 @@ use masters::Masters;
 use torrents::Torrents;
 
 pub use announce::routes;
+pub use builder::TrackerBuilder;
 pub use serve::TrackerServer;
 pub use status::{MasterStatus, TorrentsStatus, TrackerStatus};
 pub use torrents::TorrentsError;
@@ -35,6 +38,9 @@ const LOOK: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrackerError {
+    /// What its builder was given cannot be used.
+    #[error(transparent)]
+    Build(#[from] crate::BuildError),
     /// The directory of torrents.
     #[error(transparent)]
     Torrents(#[from] TorrentsError),
@@ -68,6 +74,7 @@ struct Parts {
     masters: Mutex<Vec<MasterStatus>>,
     /// What was started with, with what was taken up since.
     config: Mutex<TrackerConfig>,
+    control_socket: Option<PathBuf>,
     began: Instant,
 }
 
@@ -77,12 +84,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Tracker {
-    /// Reads the torrents that are allowed.
+    /// Begins a tracker of typed values.
+    pub fn builder() -> TrackerBuilder {
+        TrackerBuilder::default()
+    }
+
+    /// Reads the torrents that are allowed. This is `TrackerBuilder::from(config).build()`.
     ///
     /// # Errors
-    /// [`TrackerError::Torrents`] if their directory cannot be read, [`TrackerError::Outgoing`] if files of `[outgoing]` or the
-    /// environment's proxies cannot be used.
+    /// As [`TrackerBuilder::build`].
     pub fn open(config: TrackerConfig) -> Result<Self, TrackerError> {
+        TrackerBuilder::from(config).build()
+    }
+
+    /// A tracker of settings that were checked.
+    fn start(config: TrackerConfig, control_socket: Option<PathBuf>) -> Result<Self, TrackerError> {
         let outgoing = config.outgoing.load(&AddressPolicy::default());
         let mut secret = [0; 40];
         getrandom::fill(&mut secret).map_err(TrackerError::Random)?;
@@ -96,6 +112,7 @@ impl Tracker {
             outgoing: Mutex::new(outgoing.map_err(TrackerError::Outgoing)?),
             masters: Mutex::default(),
             config: Mutex::new(config),
+            control_socket,
             began: Instant::now(),
         }));
         tracker.rescan()?;

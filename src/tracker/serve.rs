@@ -44,7 +44,7 @@ impl TrackerServer {
         let routes = routes.build().map_err(OpenError::from)?;
         let control = control_routes().build().map_err(OpenError::from)?;
         let config = tracker.config();
-        let sockets = Sockets::open(&config.http, Some(&config.control_socket()), None).await?;
+        let sockets = Sockets::open(&config.http, tracker.0.control_socket.as_deref(), None).await?;
         let mut udp = Vec::new();
         let wildcards = Ipv4Wildcards::among(&config.udp.listen);
         for address in &config.udp.listen {
