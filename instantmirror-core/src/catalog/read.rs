@@ -128,36 +128,103 @@ impl<S: NodeSource> Catalog<S> {
         Ok(Resolution::Found(real, found))
     }
 
+    /// The entry `name` of one directory, and its place among the directory's entries in name order, from 0 on. Costs one
+    /// descent, however large the directory is.
+    ///
+    /// # Errors
+    /// As [`lookup`](Self::lookup).
+    pub fn position(&self, directory: &Directory, name: &str) -> Result<Option<(u64, Meta)>, CatalogError> {
+        let mut node = load(&self.source, &directory.node)?;
+        let mut before = 0;
+        while node.is_index() {
+            let i = node.lower_bound(name.as_bytes());
+            if i == node.len() {
+                return Ok(None);
+            }
+            before += (0..i).map(|row| node.child(row).entries).sum::<u64>();
+            node = load_child(&self.source, &node, i)?;
+        }
+        let found = node.position(name);
+        let found = found.map(|i| Ok((before + i as u64, node.meta(i)?)));
+        found.transpose()
+    }
+
+    /// The entry at `place` of one directory, counted from 0 in name order; `None` behind the last. Costs one descent, as
+    /// [`position`](Self::position).
+    ///
+    /// # Errors
+    /// As [`lookup`](Self::lookup).
+    pub fn entry_at(&self, directory: &Directory, place: u64) -> Result<Option<Entry>, CatalogError> {
+        self.list_from(directory, place).next().transpose()
+    }
+
     /// The entries of a directory in name order, read leaf by leaf: memory stays that of one leaf.
     /// `after` skips the names up to and including it.
     pub fn list(&self, directory: &Directory, after: Option<&Name>) -> Entries<'_, S> {
+        self.entries(directory, Start::Behind(after.cloned()))
+    }
+
+    /// The same from the entry at `place` on, counted from 0.
+    pub fn list_from(&self, directory: &Directory, place: u64) -> Entries<'_, S> {
+        self.entries(directory, Start::At(place))
+    }
+
+    fn entries(&self, directory: &Directory, start: Start) -> Entries<'_, S> {
         Entries {
             source: &self.source,
-            start: after.cloned(),
+            start,
             top: Some(directory.node),
             stack: Vec::new(),
         }
     }
 }
 
-/// Iterator over a directory; see [`Catalog::list`]. After an error it ends.
+/// Where a listing begins.
+#[derive(Debug)]
+enum Start {
+    /// Behind this name, or at the first one.
+    Behind(Option<Name>),
+    /// So many entries further on.
+    At(u64),
+}
+
+impl Start {
+    /// The row of `node` to begin with.
+    fn row_in(&mut self, node: &CatalogNode) -> usize {
+        match self {
+            Self::Behind(None) => 0,
+            Self::Behind(Some(after)) => {
+                let at = node.lower_bound(after.as_str().as_bytes());
+                at + usize::from(!node.is_index() && node.position(after.as_str()).is_some())
+            }
+            Self::At(left) => {
+                let mut row = 0;
+                while row < node.len() {
+                    let entries = if node.is_index() { node.child(row).entries } else { 1 };
+                    if *left < entries {
+                        break;
+                    }
+                    *left -= entries;
+                    row += 1;
+                }
+                row
+            }
+        }
+    }
+}
+
+/// Iterator over a directory; see [`Catalog::list`] and [`Catalog::list_from`]. After an error it ends.
 #[derive(Debug)]
 pub struct Entries<'a, S> {
     source: &'a S,
-    start: Option<Name>,
+    start: Start,
     top: Option<NodeId>,
     stack: Vec<(CatalogNode, usize)>,
 }
 
 impl<S: NodeSource> Entries<'_, S> {
     fn push(&mut self, node: CatalogNode) {
-        let mut at = 0;
-        if let Some(after) = &self.start {
-            at = node.lower_bound(after.as_str().as_bytes());
-            if !node.is_index() && node.position(after.as_str()).is_some() {
-                at += 1;
-            }
-        }
+        let at = self.start.row_in(&node);
         self.stack.push((node, at));
     }
 

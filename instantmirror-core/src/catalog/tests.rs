@@ -540,3 +540,40 @@ impl NodeSource for Counting<'_> {
         self.0.node(id)
     }
 }
+
+#[test]
+fn places_and_names_are_found_by_one_descent() {
+    /// Counts how many nodes are read.
+    struct Counting(MemoryStore, std::sync::atomic::AtomicUsize);
+    impl NodeSource for Counting {
+        fn node(&self, id: &crate::NodeId) -> Result<Option<Bytes>, crate::StoreError> {
+            self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.0.node(id)
+        }
+    }
+    let store = Counting(MemoryStore::default(), Default::default());
+    for count in [0, 1, 128, 513, 30_000] {
+        let entries = numbered(count);
+        let top = build(&store.0, &entries);
+        let catalog = Catalog::new(&store, root(top));
+        let step = (count / 97).max(1);
+        for (place, entry) in entries.iter().enumerate().step_by(step) {
+            store.1.store(0, std::sync::atomic::Ordering::Relaxed);
+            let found = catalog.position(&top, entry.name.as_str()).unwrap();
+            assert_eq!(found, Some((place as u64, entry.meta.clone())));
+            assert_eq!(catalog.entry_at(&top, place as u64).unwrap().as_ref(), Some(entry));
+            assert!(
+                store.1.load(std::sync::atomic::Ordering::Relaxed) <= 10,
+                "{count} entries"
+            );
+            let rest = catalog.list_from(&top, place as u64).take(600);
+            let rest: Vec<Entry> = rest.collect::<Result<_, _>>().unwrap();
+            assert_eq!(rest, entries[place..(place + 600).min(count)]);
+        }
+        assert_eq!(catalog.position(&top, "zzz").unwrap(), None);
+        assert_eq!(catalog.position(&top, "a").unwrap(), None);
+        for place in [count as u64, count as u64 + 7, u64::MAX] {
+            assert_eq!(catalog.entry_at(&top, place).unwrap(), None);
+        }
+    }
+}
