@@ -17,6 +17,11 @@
 //! [`ObjectSource`]: instantmirror_core::traits::ObjectSource
 
 mod filesystem;
+mod kernel;
+mod session;
+
+pub use kernel::mount::{Method, Mount, MountError, MountOptions, Unmount};
+pub use session::{Counters, OpenRequests, Passthrough, Protocol, Session, SessionError, SessionOptions};
 
 pub use filesystem::{
     Attributes, BackingId, Content, Errno, FileKind, FileSystem, FileSystemSize, Found, Handle, InodeId, Kernel,

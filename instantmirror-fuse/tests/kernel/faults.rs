@@ -1,0 +1,292 @@
+//! What goes wrong: readers that are killed, panics, mounts that are busy, dead or taken away.
+
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use instantmirror_fuse::{InodeId, Method, MountError, MountOptions, Session, SessionOptions, Unmount};
+
+use crate::memory::{Data, MemoryTree};
+use crate::support::{Mounted, eventually, is_apart, shell, shell_fails, text};
+
+/// A read that ends later than this after a signal has waited for something.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_killed_reader_ends_at_once() {
+    if !is_apart("faults::a_killed_reader_ends_at_once") {
+        return;
+    }
+    let tree = MemoryTree::new();
+    tree.file(1, "waits", Data::Waiting(100));
+    tree.text(1, "other", "other\n");
+    let mounted = Mounted::new(&tree);
+    let mut reader = Command::new("cat")
+        .arg(mounted.path().join("waits"))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    tree.wait_for_read();
+    assert_eq!(mounted.session.counters().waiting_reads, 1);
+    assert_eq!(shell(&mounted.path(), "cat other"), "other\n");
+    let begin = Instant::now();
+    reader.kill().unwrap();
+    assert_eq!(reader.wait().unwrap().signal(), Some(9));
+    assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    eventually("the interrupt", || {
+        tree.interrupted.load(std::sync::atomic::Ordering::SeqCst) == 1
+    });
+    eventually("the end of the wait", || mounted.session.counters().waiting_reads == 0);
+    // The next reader of the same file is answered from another thread, later.
+    let reader = Command::new("cat")
+        .arg(mounted.path().join("waits"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    tree.wait_for_read();
+    std::thread::sleep(Duration::from_millis(50));
+    let answers = std::thread::spawn(move || reader.wait_with_output().unwrap());
+    while !answers.is_finished() {
+        tree.answer_waiting(Ok(&[b'x'; 100]));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(answers.join().unwrap().stdout, [b'x'; 100]);
+}
+
+#[test]
+fn panics_and_forgotten_replies_are_eio_and_the_session_lives() {
+    if !is_apart("faults::panics_and_forgotten_replies_are_eio_and_the_session_lives") {
+        return;
+    }
+    let tree = MemoryTree::new();
+    tree.file(1, "panics", Data::Panicking);
+    tree.file(1, "forgets", Data::Forgetting);
+    let backing = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(backing.path(), "0123456789").unwrap();
+    tree.file(1, "shorter", Data::Truncated(File::open(backing.path()).unwrap()));
+    tree.text(1, "good", "good\n");
+    let mounted = Mounted::with(&tree, SessionOptions::default().threads(1));
+    let at = mounted.path();
+    for file in ["panics", "forgets", "shorter", "panic"] {
+        assert!(
+            shell_fails(&at, &format!("cat {file}")).contains("Input/output error"),
+            "{file}"
+        );
+    }
+    assert_eq!(shell(&at, "cat good"), "good\n");
+    assert!(
+        mounted.session.counters().panics >= 2,
+        "{:?}",
+        mounted.session.counters()
+    );
+}
+
+#[test]
+fn a_busy_mount_is_told_from_an_idle_one() {
+    if !is_apart("faults::a_busy_mount_is_told_from_an_idle_one") {
+        return;
+    }
+    let tree = MemoryTree::new();
+    tree.text(1, "file", "content");
+    tree.file(1, "waits", Data::Waiting(100));
+    let mounted = Mounted::new(&tree);
+    let file = File::open(mounted.path().join("file")).unwrap();
+    let session = &mounted.session;
+    assert!(matches!(session.unmount(Unmount::IfIdle), Err(MountError::Busy { .. })));
+    // Lazily: the name is gone, the open file is not.
+    session.unmount(Unmount::Lazily).unwrap();
+    assert_eq!(std::fs::read_dir(mounted.path()).unwrap().count(), 0);
+    assert_eq!(std::io::read_to_string(&file).unwrap(), "content");
+    assert!(!session.join_timeout(Duration::from_millis(50)));
+    drop(file);
+    assert!(session.join_timeout(AT_ONCE), "nobody uses it any more");
+    assert!(tree.kernel().invalidate_inode(InodeId::ROOT).is_err());
+}
+
+#[test]
+fn an_aborted_mount_lets_nobody_hang() {
+    if !is_apart("faults::an_aborted_mount_lets_nobody_hang") {
+        return;
+    }
+    let tree = MemoryTree::new();
+    tree.text(1, "file", "content");
+    tree.file(1, "waits", Data::Waiting(100));
+    let mounted = Mounted::new(&tree);
+    let file = File::open(mounted.path().join("file")).unwrap();
+    let reader = Command::new("cat")
+        .arg(mounted.path().join("waits"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    tree.wait_for_read();
+    let begin = Instant::now();
+    mounted.session.unmount(Unmount::Abort).unwrap();
+    let output = reader.wait_with_output().unwrap();
+    assert!(!output.status.success(), "{}", text(&output));
+    assert!(std::io::read_to_string(&file).is_err());
+    assert!(mounted.session.join_timeout(AT_ONCE));
+    assert!(begin.elapsed() < AT_ONCE);
+    eventually("the end of the wait", || mounted.session.counters().waiting_reads == 0);
+    eventually("the interrupt", || {
+        tree.interrupted.load(std::sync::atomic::Ordering::SeqCst) >= 1
+    });
+}
+
+#[test]
+fn a_session_ends_when_somebody_unmounts() {
+    if !is_apart("faults::a_session_ends_when_somebody_unmounts") {
+        return;
+    }
+    let mounted = Mounted::new(&MemoryTree::new());
+    shell(mounted.beside(), "ls m; umount m");
+    assert!(mounted.session.join_timeout(AT_ONCE));
+    mounted.session.unmount(Unmount::IfIdle).unwrap();
+}
+
+/// How many descriptors this process has open.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn a_hundred_remounts_leak_nothing() {
+    if !is_apart("faults::a_hundred_remounts_leak_nothing") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let backing = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(backing.path(), "content").unwrap();
+    let mut before = 0;
+    let mut trees = Vec::new();
+    for round in 0..100 {
+        let tree = MemoryTree::new();
+        tree.file(1, "file", Data::Cached("content".into()));
+        let mount = MountOptions::new(dir.path()).mount().unwrap();
+        let session = Session::serve(mount, tree.clone(), SessionOptions::default()).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("file")).unwrap(), b"content");
+        if round % 2 == 0 {
+            session.unmount(Unmount::IfIdle).unwrap();
+            session.join();
+        }
+        drop(session);
+        // A file system that outlives its session holds no descriptor.
+        trees.push(tree);
+        if round == 0 {
+            before = descriptors();
+        }
+    }
+    assert_eq!(descriptors(), before);
+    assert_eq!(shell(dir.path(), "grep -c imfs /proc/mounts || true"), "0\n");
+}
+
+/// A process that ends with the test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Set in the process that mounts and is killed.
+const DAEMON: &str = "IMFS_TEST_DAEMON";
+
+#[test]
+fn a_stale_mount_of_a_killed_daemon_is_taken_away() {
+    if let Some(at) = std::env::var_os(DAEMON) {
+        let tree = MemoryTree::new();
+        tree.text(1, "file", "content\n");
+        let mount = MountOptions::new(at).mount().unwrap();
+        let session = Session::serve(mount, tree, SessionOptions::default()).unwrap();
+        println!("serving");
+        session.join();
+        return;
+    }
+    let name = "faults::a_stale_mount_of_a_killed_daemon_is_taken_away";
+    if !is_apart(name) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    for _ in 0..2 {
+        let mut daemon = Command::new(std::env::current_exe().unwrap());
+        daemon
+            .args(["--exact", name, "--nocapture"])
+            .env(DAEMON, at)
+            .stdout(Stdio::null());
+        let mut daemon = Killed(daemon.spawn().unwrap());
+        // Attributes would not tell: the kernel keeps those of a dead mount too.
+        eventually("the mount", || File::open(at.join("file")).is_ok());
+        let open = File::open(at.join("file")).unwrap();
+        let error = MountOptions::new(at).mount().unwrap_err();
+        assert!(matches!(error, MountError::AlreadyMounted { .. }), "{error}");
+        daemon.0.kill().unwrap();
+        daemon.0.wait().unwrap();
+        assert!(shell_fails(at, "cat none").contains("Transport endpoint is not connected"));
+        drop(open);
+    }
+    // The second daemon has taken away the mount of the first.
+    let mount = MountOptions::new(at).mount().unwrap();
+    assert_eq!(mount.stale_mounts(), 1);
+    let tree = MemoryTree::new();
+    tree.text(1, "new", "new\n");
+    let session = Session::serve(mount, tree, SessionOptions::default()).unwrap();
+    assert_eq!(shell(at, "cat new"), "new\n");
+    drop(session);
+    assert_eq!(std::fs::read_dir(at).unwrap().count(), 0);
+}
+
+#[test]
+fn a_mount_that_is_never_served_goes_away() {
+    if !is_apart("faults::a_mount_that_is_never_served_goes_away") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mount = MountOptions::new(dir.path()).mount().unwrap();
+    assert_eq!((mount.method(), mount.stale_mounts()), (Method::Direct, 0));
+    shell(dir.path().parent().unwrap(), "grep -q fuse.imfs /proc/mounts");
+    drop(mount);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let mount = MountOptions::new(dir.path()).mount().unwrap();
+    // umount(8) would first ask the file system something, and wait for ever.
+    rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::empty()).unwrap();
+    let error = Session::serve(mount, MemoryTree::new(), SessionOptions::default())
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("was unmounted before"), "{error}");
+}
+
+#[test]
+fn a_user_mounts_through_fusermount() {
+    if !is_apart("faults::a_user_mounts_through_fusermount") {
+        return;
+    }
+    if ["fusermount3", "fusermount"]
+        .iter()
+        .all(|program| Command::new(program).arg("-V").output().is_err())
+    {
+        println!("skipped: fusermount3 is not installed");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let tree = MemoryTree::new();
+    tree.text(1, "file", "content\n");
+    let options = || MountOptions::new(dir.path()).method(Method::Fusermount);
+    let mount = options().mount().unwrap();
+    assert_eq!(mount.method(), Method::Fusermount);
+    let session = Session::serve(mount, tree.clone(), SessionOptions::default()).unwrap();
+    assert_eq!(shell(dir.path(), "cat file"), "content\n");
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    let row = mounts.lines().find(|row| row.contains("fuse.imfs")).unwrap();
+    assert!(
+        row.starts_with("instantmirror ") && row.contains("ro,nosuid,nodev"),
+        "{row}"
+    );
+    let file = File::open(dir.path().join("file")).unwrap();
+    assert!(matches!(session.unmount(Unmount::IfIdle), Err(MountError::Busy { .. })));
+    session.unmount(Unmount::Lazily).unwrap();
+    drop(file);
+    assert!(session.join_timeout(AT_ONCE));
+}

@@ -1,0 +1,10 @@
+//! A session against the kernel of this machine, and against programs: with a small file system in memory behind it.
+//!
+//! Every test runs in a mount namespace of its own; it needs root and `/dev/fuse`, and says so where it has not.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod faults;
+mod memory;
+mod programs;
+mod support;

@@ -1,0 +1,140 @@
+//! What the tests share: a mount namespace of their own for each test, mounts in it, and programs with a limit of time.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use instantmirror_fuse::{MountOptions, Session, SessionOptions};
+use tempfile::TempDir;
+
+use crate::memory::MemoryTree;
+
+/// Set in the run that is inside of the namespace.
+const INSIDE: &str = "IMFS_TEST_INSIDE";
+
+/// How long a program may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Whether this is the run of test `name` in a mount namespace of its own: the kernel takes all mounts away with its last process,
+/// however the test ends. Runs it there if not. Without root or `/dev/fuse` it says so and runs nothing.
+pub(crate) fn is_apart(name: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+        println!("skipped {name}: it needs root and /dev/fuse");
+        return false;
+    }
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "private", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1");
+    let output = run(&mut command);
+    let text = text(&output);
+    print!("{text}");
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    false
+}
+
+/// What a program said.
+pub(crate) fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
+}
+
+/// Runs a program to its end, or kills it when it takes too long.
+pub(crate) fn run(command: &mut Command) -> Output {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let waiter = std::thread::spawn(move || {
+        let output = child.wait_with_output().unwrap();
+        let _ = sender.send(());
+        output
+    });
+    if receiver.recv_timeout(LIMIT).is_err() {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        panic!("{command:?} took longer than {LIMIT:?}");
+    }
+    waiter.join().unwrap()
+}
+
+/// Runs a shell script in a directory; it has to succeed. What it printed.
+pub(crate) fn shell(directory: &Path, script: &str) -> String {
+    let output = run(Command::new("sh").args(["-ec", script]).current_dir(directory));
+    assert!(output.status.success(), "{script}: {}", text(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The same, but it has to fail; what it complained.
+pub(crate) fn shell_fails(directory: &Path, script: &str) -> String {
+    let output = run(Command::new("sh")
+        .args(["-ec", script])
+        .current_dir(directory)
+        .env("LC_ALL", "C"));
+    assert!(!output.status.success(), "{script} should fail");
+    text(&output)
+}
+
+/// Waits until something holds.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A tree that is mounted; gone when this is dropped.
+pub(crate) struct Mounted {
+    pub(crate) session: Session,
+    dir: TempDir,
+}
+
+impl Mounted {
+    pub(crate) fn new(tree: &Arc<MemoryTree>) -> Self {
+        Self::with(tree, SessionOptions::default())
+    }
+
+    pub(crate) fn with(tree: &Arc<MemoryTree>, options: SessionOptions) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("m");
+        std::fs::create_dir(&at).unwrap();
+        let mount = MountOptions::new(&at).allow_other(true).mount().unwrap();
+        let session = Session::serve(mount, Arc::<MemoryTree>::clone(tree), options).unwrap();
+        Self { session, dir }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join("m")
+    }
+
+    /// A directory beside the mount.
+    pub(crate) fn beside(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn count(&self, kind: &str) -> u64 {
+        self.session.counters().operations_of(kind)
+    }
+}
+
+/// While this lives, no other test drops caches.
+pub(crate) fn caches() -> std::fs::File {
+    let file = std::fs::File::create(std::env::temp_dir().join("imfs-test-caches.lock")).unwrap();
+    file.lock().unwrap();
+    file
+}
+
+/// Lets the kernel forget names, attributes and pages.
+pub(crate) fn drop_caches() {
+    rustix::fs::sync();
+    std::fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+}
