@@ -1,7 +1,7 @@
-//! imfs: the snapshots of a [`Catalogs`] as a file system. Under construction: the border between the tree and the kernel is there.
+//! imfs: the snapshots of a [`Catalogs`] as a file system.
 //!
 //! Key decision: **the inode logic is pure and the kernel's side is thin.** Snapshots never change, so a file needs no
-//! inode table: its number will follow from its place in the catalog, and the kernel may keep names and attributes for
+//! inode table: its number follows from its place in the catalog, and the kernel may keep names and attributes for
 //! ever. A frontend meets the rest of the system where imhttpd does, and implements nothing of its own there:
 //!
 //! * [`Catalogs`] says which repositories and snapshots there are;
@@ -10,18 +10,27 @@
 //!   [`ObjectReader::descriptor`](instantmirror_core::traits::ObjectReader::descriptor) is what the kernel can be handed
 //!   to read a complete one by itself.
 //!
-//! It will know nothing of HTTP, and nothing of how objects arrive.
+//! It knows nothing of HTTP, and nothing of how objects arrive.
 //!
 //! [`Catalogs`]: instantmirror_core::traits::Catalogs
 //! [`NodeSource`]: instantmirror_core::catalog::NodeSource
 //! [`ObjectSource`]: instantmirror_core::traits::ObjectSource
 
-mod filesystem;
-mod kernel;
-mod session;
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod filesystem;
+mod imfs;
+mod kernel;
+mod open;
+mod session;
+#[cfg(test)]
+mod testing;
+mod tree;
+
+pub use imfs::{Executor, Imfs, ImfsOptions, ImfsStatus, Shown};
 pub use kernel::mount::{Method, Mount, MountError, MountOptions, Unmount};
 pub use session::{Counters, OpenRequests, Passthrough, Protocol, Session, SessionError, SessionOptions};
+pub use tree::slot_log::{NoSlotStore, SlotFile, SlotStore};
 
 pub use filesystem::{
     Attributes, BackingId, Content, Errno, FileKind, FileSystem, FileSystemSize, Found, Handle, InodeId, Kernel,
