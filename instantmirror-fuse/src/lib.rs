@@ -19,6 +19,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod filesystem;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod imfs;
 mod kernel;
 mod open;

@@ -36,7 +36,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("git", "list of tracked files for tidy"),
     ("gnupg", "signatures that clients check"),
     ("haproxy", "proxy that tells whom it asks for, by the PROXY protocol"),
-    ("httpdirfs", "mounts a listing"),
+    (
+        "httpdirfs",
+        "mounts a listing, and brings fusermount, by which users mount",
+    ),
     ("httrack", "recursive download client"),
     ("iproute2", "network namespaces and socket states"),
     ("lftp", "client that reads directory listings"),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use instantmirror_fuse::{InodeId, Method, MountError, MountOptions, Session, SessionOptions, Unmount};
 
 use crate::memory::{Data, MemoryTree};
-use crate::support::{Mounted, eventually, is_apart, shell, shell_fails, text};
+use crate::support::{Mounted, eventually, is_apart, run, shell, shell_fails, text};
 
 /// A read that ends later than this after a signal has waited for something.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -258,15 +258,17 @@ fn a_mount_that_is_never_served_goes_away() {
     assert!(error.to_string().contains("was unmounted before"), "{error}");
 }
 
+fn has_fusermount() -> bool {
+    let is_there = |program: &&str| Command::new(program).arg("-V").output().is_ok();
+    ["fusermount3", "fusermount"].iter().any(is_there)
+}
+
 #[test]
 fn a_user_mounts_through_fusermount() {
     if !is_apart("faults::a_user_mounts_through_fusermount") {
         return;
     }
-    if ["fusermount3", "fusermount"]
-        .iter()
-        .all(|program| Command::new(program).arg("-V").output().is_err())
-    {
+    if !has_fusermount() {
         println!("skipped: fusermount3 is not installed");
         return;
     }
@@ -289,4 +291,70 @@ fn a_user_mounts_through_fusermount() {
     session.unmount(Unmount::Lazily).unwrap();
     drop(file);
     assert!(session.join_timeout(AT_ONCE));
+}
+
+/// The uid and gid of the user in the next test: nobody, on every Linux.
+const NOBODY: u32 = 65534;
+
+#[test]
+fn a_user_without_privileges_mounts_and_cleans_up() {
+    let name = "faults::a_user_without_privileges_mounts_and_cleans_up";
+    if let Some(at) = std::env::var_os(DAEMON) {
+        let tree = MemoryTree::new();
+        tree.text(1, "file", "content\n");
+        let mount = MountOptions::new(at).mount().unwrap();
+        assert_eq!(mount.method(), Method::Fusermount);
+        let session = Session::serve(mount, tree, SessionOptions::default()).unwrap();
+        session.join();
+        return;
+    }
+    if !is_apart(name) {
+        return;
+    }
+    if !has_fusermount() {
+        println!("skipped: fusermount3 is not installed");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (at, program) = (dir.path().join("m"), dir.path().join("test"));
+    // The device is for root alone here and there, the test's program somewhere that the user may not go.
+    let script =
+        "chmod 755 .; mkdir m; chown 65534:65534 m; mknod fuse c 10 229; chmod 666 fuse; mount --bind fuse /dev/fuse";
+    shell(dir.path(), script);
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let as_nobody = |script: &str| {
+        let mut command = Command::new("setpriv");
+        command.args([
+            &format!("--reuid={NOBODY}"),
+            &format!("--regid={NOBODY}"),
+            "--clear-groups",
+            "--",
+        ]);
+        command
+            .args(["sh", "-ec", script])
+            .current_dir(dir.path())
+            .env("LC_ALL", "C");
+        command
+    };
+    let is_there = || run(&mut as_nobody("cat m/file")).stdout == b"content\n";
+    for _ in 0..2 {
+        let mut daemon = as_nobody(&format!("exec ./test --exact {name} --nocapture"));
+        let mut daemon = Killed(daemon.env(DAEMON, &at).stdout(Stdio::null()).spawn().unwrap());
+        eventually("the mount", is_there);
+        assert!(
+            shell_fails(dir.path(), "cat m/file").contains("Permission denied"),
+            "not even root"
+        );
+        daemon.0.kill().unwrap();
+        daemon.0.wait().unwrap();
+    }
+    // The second round has taken away the mount of the first. Root cannot see whether a mount that is not for it lives.
+    let error = MountOptions::new(&at).mount().unwrap_err();
+    assert!(matches!(error, MountError::AlreadyMounted { .. }), "{error}");
+    // Not a directory of the user: refused, and said why.
+    let foreign = dir.path().join("foreign");
+    std::fs::create_dir(&foreign).unwrap();
+    let mut refused = as_nobody(&format!("exec ./test --exact {name} --nocapture"));
+    let output = run(refused.env(DAEMON, &foreign));
+    assert!(text(&output).contains("NotPermitted"), "{}", text(&output));
 }

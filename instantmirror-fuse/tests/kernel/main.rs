@@ -2,9 +2,16 @@
 //!
 //! Every test runs in a mount namespace of its own; it needs root and `/dev/fuse`, and says so where it has not.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests"
+)]
 
 mod faults;
 mod memory;
+mod notices;
 mod programs;
 mod support;

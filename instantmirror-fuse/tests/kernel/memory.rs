@@ -113,6 +113,13 @@ impl MemoryTree {
         }
     }
 
+    /// Closes what a file is read from.
+    pub(crate) fn forget_content(&self, number: u64) {
+        if let Some(Node::File { data, .. }) = self.nodes.lock().unwrap().get_mut(&number) {
+            *data = Data::Cached(Bytes::new());
+        }
+    }
+
     pub(crate) fn file(&self, parent: u64, name: &str, data: Data) -> u64 {
         let node = Node::File {
             data,

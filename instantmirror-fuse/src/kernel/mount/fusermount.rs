@@ -75,7 +75,8 @@ fn run(arguments: &[&OsStr], socket: Option<OwnedFd>) -> io::Result<Option<Outpu
                 .stdin(Stdio::from(socket.try_clone()?));
         }
         match command.output() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // A folder of PATH that may not be searched makes "not found" a "permission denied".
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
             other => return other.map(Some),
         }
     }

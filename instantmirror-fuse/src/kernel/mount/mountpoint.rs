@@ -44,7 +44,7 @@ fn is_dead(error: &io::Error) -> bool {
 }
 
 /// Whether the file system that is mounted here answers. Its attributes may be kept by the kernel for ever, so only `statfs`
-/// tells, which always asks.
+/// tells, which always asks; but for a mount of another user without `allow_other`, which seems to live.
 fn is_alive(mountpoint: &Path) -> Result<bool, MountError> {
     let (sender, receiver) = mpsc::channel();
     let path = mountpoint.to_owned();
