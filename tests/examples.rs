@@ -196,3 +196,38 @@ fn serve_directory_serves_what_lies_there() {
     assert!(listed.text().contains("hello.deb"), "{}", listed.text());
     assert_eq!(missing.status, 404);
 }
+
+#[test]
+fn mount_shows_a_directory_until_its_input_ends() {
+    let dir = TestDir::new("example-mount").unwrap();
+    let (tree, mountpoint) = (dir.folder("tree").unwrap(), dir.folder("mount").unwrap());
+    std::fs::create_dir(tree.join("pool")).unwrap();
+    std::fs::write(tree.join("pool/hello.deb"), "content").unwrap();
+    let mut example = Command::new(built("instantmirror-fuse", "mount"));
+    let example = example.args([&tree, &mountpoint]);
+    let mut example = example.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(example.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let Some(mounted) = said.next() else {
+        let has_device = Path::new("/dev/fuse").exists();
+        assert!(
+            !has_device || !example.wait().unwrap().success(),
+            "it ended well and has mounted nothing"
+        );
+        return;
+    };
+    assert!(mounted.starts_with("mounted "), "{mounted}");
+    let found = std::fs::read_to_string(mountpoint.join("snap/current/pool/hello.deb"));
+    drop(example.stdin.take());
+    assert_eq!(
+        (found.unwrap().as_str(), said.next().as_deref()),
+        ("content", Some("1 files opened"))
+    );
+    assert!(example.wait().unwrap().success());
+    assert_eq!(
+        std::fs::read_dir(&mountpoint).unwrap().count(),
+        0,
+        "it is still mounted"
+    );
+}

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use instantmirror_core::catalog::Catalog;
-use instantmirror_core::traits::blocking::Work;
+use instantmirror_core::log_limited;
+use instantmirror_core::traits::blocking::{Work, wait};
 use instantmirror_core::traits::{Annotations, Catalogs, Objects};
 use instantmirror_core::view::{RepositoryState, View};
 use instantmirror_core::{RepoName, Snapshot};
@@ -31,7 +32,10 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// Most names of a root that the kernel is told to ask for anew; others it asks for within seconds.
 const EXPIRED_NAMES_MAX: usize = 4096;
 
-/// Runs what a mount cannot do while the kernel waits. A runtime behind two or three lines: see `examples/mount.rs`.
+/// Runs what a mount cannot do while the kernel waits: the runtime that the [`ObjectSource`] is made for. With tokio, `spawn` is
+/// `Handle::spawn`, `spawn_blocking` is `Handle::spawn_blocking`, and `enter` holds the guard of `Handle::enter`.
+///
+/// [`ObjectSource`]: instantmirror_core::traits::ObjectSource
 pub trait Executor: Debug + Send + Sync + 'static {
     /// Runs a future to its end.
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>);
@@ -45,6 +49,23 @@ pub trait Executor: Debug + Send + Sync + 'static {
     /// [`ObjectSource`]: instantmirror_core::traits::ObjectSource
     fn enter(&self, work: &mut dyn FnMut()) {
         work();
+    }
+}
+
+/// An [`Executor`] with a thread for each task, where there is no runtime: for sources that need none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ThreadExecutor;
+
+impl Executor for ThreadExecutor {
+    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.spawn_blocking(Box::new(move || wait(future)));
+    }
+
+    fn spawn_blocking(&self, work: Work) {
+        if let Err(error) = thread::Builder::new().name("imfs-task".to_owned()).spawn(work) {
+            // Its read is answered with EIO, as its reply is dropped.
+            log_limited!(Instant::now(), warn, %error, "no thread for a read");
+        }
     }
 }
 

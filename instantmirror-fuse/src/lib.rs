@@ -23,14 +23,16 @@ mod filesystem;
 pub mod fuzzing;
 mod imfs;
 mod kernel;
+mod mount;
 mod open;
 mod session;
 #[cfg(test)]
 mod testing;
 mod tree;
 
-pub use imfs::{Executor, Imfs, ImfsOptions, ImfsStatus, Shown};
+pub use imfs::{Executor, Imfs, ImfsOptions, ImfsStatus, Shown, ThreadExecutor};
 pub use kernel::mount::{Method, Mount, MountError, MountOptions, Unmount};
+pub use mount::{ImfsMountError, MountedImfs};
 pub use session::{Counters, OpenRequests, Passthrough, Protocol, Session, SessionError, SessionOptions};
 pub use tree::slot_log::{NoSlotStore, SlotFile, SlotStore};
 

@@ -1,10 +1,8 @@
 //! Published trees of every kind, and a kernel that only takes notes, for the tests of this crate.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +14,6 @@ use instantmirror_core::companion::GraceRule;
 use instantmirror_core::grace::fallbacks;
 use instantmirror_core::head::{Head, LiveSnapshot, SnapshotState};
 use instantmirror_core::memory::MemoryStore;
-use instantmirror_core::traits::blocking::Work;
 use instantmirror_core::traits::{
     Catalogs, FetchError, ObjectReader, ObjectSource, ReadIntent, SnapshotStore as _, TransportError,
 };
@@ -28,7 +25,7 @@ use instantmirror_core::{
 
 use crate::FileSystem as _;
 use crate::filesystem::{BackingId, Content, Errno, Found, InodeId, Kernel, Lookup, ReadReply, Row, Rows};
-use crate::imfs::{Executor, Imfs, ImfsOptions, Shown};
+use crate::imfs::{Imfs, ImfsOptions, Shown, ThreadExecutor};
 use crate::tree::lock;
 use crate::tree::slot_log::NoSlotStore;
 
@@ -199,7 +196,7 @@ impl World {
 
     pub(crate) fn imfs_with(self: &Arc<Self>, options: ImfsOptions) -> Imfs {
         let catalogs: Arc<dyn Catalogs> = Arc::clone(self) as _;
-        Imfs::new(catalogs, Arc::new(ThreadPerTask), NoSlotStore, options).unwrap()
+        Imfs::new(catalogs, Arc::new(ThreadExecutor), NoSlotStore, options).unwrap()
     }
 }
 
@@ -334,18 +331,6 @@ impl ObjectReader for TestReader {
 
     fn is_settled(&self) -> bool {
         self.0.file.is_some()
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct ThreadPerTask;
-
-impl Executor for ThreadPerTask {
-    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        std::thread::spawn(|| futures_executor::block_on(future));
-    }
-    fn spawn_blocking(&self, work: Work) {
-        std::thread::spawn(work);
     }
 }
 

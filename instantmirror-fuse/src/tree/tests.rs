@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::slot_log::SlotFile;
 use crate::filesystem::{Errno, FileKind, FileSystem as _, InodeId, Lookup, Validity};
-use crate::imfs::{Imfs, ImfsOptions, Shown};
+use crate::imfs::{Imfs, ImfsOptions, Shown, ThreadExecutor};
 use crate::testing::*;
 
 fn small() -> Item {
@@ -153,7 +153,7 @@ fn numbers_are_the_same_after_a_restart_and_lead_back_without_a_lookup() {
         let store = SlotFile::open(folder.path().join("slots")).unwrap();
         Imfs::new(
             Arc::clone(&world) as _,
-            Arc::new(ThreadPerTask),
+            Arc::new(ThreadExecutor),
             store,
             ImfsOptions::new(shown),
         )
@@ -443,7 +443,7 @@ fn three_million_files_leave_little_behind() {
     let store = SlotFile::open(folder.path().join("slots")).unwrap();
     let imfs = Imfs::new(
         Arc::clone(&world) as _,
-        Arc::new(ThreadPerTask),
+        Arc::new(ThreadExecutor),
         store,
         ImfsOptions::new(current()),
     )
