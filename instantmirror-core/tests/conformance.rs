@@ -176,3 +176,16 @@ mod snapshot_order_policy {
 
     instantmirror_core::expiry_conformance!(|| SnapshotOrder::of_kind(PolicyKind::Lfuda));
 }
+
+mod memory_storage {
+    use bytes::Bytes;
+    use instantmirror_core::conformance::Subject;
+    use instantmirror_core::conformance::object_storage::store_with;
+    use instantmirror_core::memory::MemoryStorage;
+
+    instantmirror_core::object_storage_conformance!(|| Subject::new(MemoryStorage::new()));
+    instantmirror_core::objects_conformance!(|objects: &[Bytes]| Subject::new(store_with(
+        MemoryStorage::new(),
+        objects
+    )));
+}

@@ -26,6 +26,7 @@ pub mod inventory;
 pub mod node_api;
 pub mod object_cache;
 pub mod object_source;
+pub mod object_storage;
 pub mod objects;
 pub mod peer_transport;
 pub mod pins;

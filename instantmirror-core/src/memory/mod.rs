@@ -3,6 +3,7 @@
 mod cache;
 mod catalogs;
 mod nothing;
+mod storage;
 mod store;
 mod swarm;
 mod transport;
@@ -10,6 +11,7 @@ mod transport;
 pub use cache::MemoryCache;
 pub use catalogs::{MemoryCatalogs, PublishError};
 pub use nothing::Nothing;
+pub use storage::MemoryStorage;
 pub use store::MemoryStore;
 pub use swarm::MemorySwarm;
 pub use transport::MemoryTransport;

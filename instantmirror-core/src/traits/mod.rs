@@ -4,8 +4,9 @@
 //! | trait | stands for | implemented by | suite |
 //! |---|---|---|---|
 //! | [`SnapshotStore`] | catalogs, records and heads, durable; synchronous | `DiskSnapshotStore`, [`MemoryStore`] | `snapshot_store` |
-//! | [`Objects`] | objects that can be read | `ObjectStore`, `DiskCache`, [`MemoryCache`], [`Blocking`] | `objects` |
+//! | [`Objects`] | objects that can be read | `ObjectStore`, `DiskCache`, [`MemoryCache`], [`MemoryStorage`], [`Blocking`] | `objects` |
 //! | [`ObjectCache`] | whole and partial objects within hard limits | `DiskCache`, [`MemoryCache`], [`Blocking`] | `object_cache` |
+//! | [`ObjectStorage`] | whole objects, durable until they are removed: what a master publishes | [`MemoryStorage`] | `object_storage` |
 //! | [`Pins`], [`Inventory`], [`Quota`], [`Sweeper`] | services that a cache may offer | `DiskCache`, [`MemoryCache`], [`Blocking`] | `pins`, … |
 //! | [`Scrubber`], [`Adoption`] | the same, of caches on a disk | `DiskCache`, [`Blocking`] | |
 //! | [`PeerTransport`] | one side that has objects | `HttpOrigin`, [`MemoryTransport`] | `peer_transport` |
@@ -24,6 +25,7 @@
 //! [`MemoryCache`]: crate::memory::MemoryCache
 //! [`MemoryCatalogs`]: crate::memory::MemoryCatalogs
 //! [`MemoryStore`]: crate::memory::MemoryStore
+//! [`MemoryStorage`]: crate::memory::MemoryStorage
 //! [`MemorySwarm`]: crate::memory::MemorySwarm
 //! [`MemoryTransport`]: crate::memory::MemoryTransport
 //!
@@ -39,6 +41,7 @@ mod error;
 mod frontend;
 mod scheduler;
 mod services;
+mod storage;
 mod store;
 mod transport;
 
@@ -53,6 +56,7 @@ pub use services::{
     AdoptedFile, Adoption, CacheLimits, Capacity, Checked, Finding, FreeSpace, Inventory, Marking, PinSet, Pins, Quota,
     Scrub, Scrubber, Standings, Subset, Sweeper, Swept,
 };
+pub use storage::{ObjectStorage, ObjectUpload};
 pub use store::{CatalogGarbage, Collected, SnapshotStore};
 pub use transport::{
     BatchItem, ByteStream, Group, GroupRequest, GroupStream, HeadNews, PeerTransport, Receipt, Swarm, Transport,
