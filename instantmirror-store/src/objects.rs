@@ -7,6 +7,9 @@
 //!
 //! Invariant: a reader gets bytes that match the object's outboard, or an error; never rotten bytes in silence.
 
+mod storage;
+mod writer;
+
 use std::collections::HashSet;
 use std::io::Read;
 use std::ops::Range;
@@ -27,6 +30,9 @@ use crate::error::{Result, StoreError};
 use crate::import::{ImportMethod, ImportOptions, hardlink, reflink};
 use crate::read_once::{copy, finished, read_all};
 use crate::tree::{FileStamp, SourceFile};
+
+pub use storage::StorageObjects;
+pub use writer::ObjectWriter;
 
 const OBJECTS: &str = "objects";
 const TMP: &str = "tmp";

@@ -13,12 +13,16 @@
 //! Whoever calls holds the store's writer lock. Invariant: while every live tree is counted in, nothing that is listed
 //! as dead and has no count is in use.
 
+mod memory;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use instantmirror_core::catalog::{CatalogError, CatalogNode, NodeSource};
 use instantmirror_core::{Kind, NodeId, ObjectId, RepoName, SnapshotId};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, params};
+
+pub use memory::MemoryReferences;
 
 /// The table's file in the store's directory.
 pub const FILE: &str = "references.db";

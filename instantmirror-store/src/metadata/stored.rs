@@ -1,4 +1,4 @@
-//! The tree of a catalog, with the content in a master's object store.
+//! The tree of a catalog, with the content in a master's objects.
 
 use std::io::Read;
 
@@ -7,21 +7,21 @@ use instantmirror_core::{FileMeta, Meta, ObjectId, RepoPath};
 
 use super::{Checked, Known, MetadataError, Touched, Tree, check, check_since, is_metadata};
 use crate::error::StoreError;
-use crate::objects::ObjectStore;
+use crate::objects::ObjectWriter;
 use crate::tree::{SourceFile, SourceTree};
 
 /// A [`Tree`] that was scanned and stored, published or not.
 #[derive(Debug)]
 pub struct StoredTree<'a, S> {
     catalog: Catalog<&'a S>,
-    objects: &'a ObjectStore,
+    objects: &'a dyn ObjectWriter,
     /// Where the content of objects is that were not kept.
     source: Option<&'a SourceTree>,
 }
 
 impl<'a, S: NodeSource> StoredTree<'a, S> {
     /// The tree below `root`.
-    pub fn new(nodes: &'a S, root: Meta, objects: &'a ObjectStore) -> Self {
+    pub fn new(nodes: &'a S, root: Meta, objects: &'a dyn ObjectWriter) -> Self {
         Self {
             catalog: Catalog::new(nodes, root),
             objects,
@@ -56,7 +56,7 @@ impl<S: NodeSource> Tree for StoredTree<'_, S> {
 
     fn open(&self, path: &RepoPath, file: &FileMeta) -> Result<Box<dyn Read + '_>, MetadataError> {
         match (self.objects.content(&file.object), self.source) {
-            (Ok(content), _) => Ok(Box::new(content)),
+            (Ok(content), _) => Ok(content),
             (Err(_), Some(source)) => Ok(Box::new(open_source(source, path, file)?)),
             (Err(error), None) => Err(error.into()),
         }
@@ -86,7 +86,7 @@ fn open_source(source: &SourceTree, path: &RepoPath, file: &FileMeta) -> Result<
 pub fn check_stored<S: NodeSource>(
     nodes: &S,
     root: &Meta,
-    objects: &ObjectStore,
+    objects: &dyn ObjectWriter,
     known: Option<&Known>,
     source: Option<&SourceTree>,
 ) -> Result<Checked, MetadataError> {

@@ -36,7 +36,7 @@ use self::links::{Groups, Links};
 use crate::digest::ContentDigest;
 use crate::error::{Result, StoreError};
 use crate::import::ImportOptions;
-use crate::objects::ObjectStore;
+use crate::objects::ObjectWriter;
 use crate::tree::{FileStamp, LinkEnd, Listing, RawEntry, RawKind, SourceTree};
 
 /// How often a file that changes while it is read is read again before the scan gives up on it.
@@ -55,7 +55,7 @@ pub struct ScanParts<'a> {
     /// The tree.
     pub tree: &'a SourceTree,
     /// Where content goes.
-    pub objects: &'a ObjectStore,
+    pub objects: &'a dyn ObjectWriter,
     /// Where catalog nodes of earlier scans are.
     pub nodes: &'a dyn NodeSource,
     /// What the last scan saw.
