@@ -64,6 +64,8 @@ pub mod torrent;
 pub mod tracker;
 #[cfg(feature = "node")]
 pub mod upkeep;
+#[cfg(any(feature = "master", feature = "node"))]
+mod verifying_store;
 
 pub use instantmirror_core as core;
 pub use instantmirror_http as httpd;
@@ -74,7 +76,9 @@ pub use instantmirror_tracker as trackerd;
 
 pub use build_error::BuildError;
 #[cfg(feature = "master")]
-pub use master::{Master, MasterError, MasterServer, NoProgress, PublishOptions, PublishProgress, Published};
+pub use master::{
+    Master, MasterBuilder, MasterError, MasterServer, NoProgress, PublishOptions, PublishProgress, Published,
+};
 #[cfg(feature = "node")]
 pub use node::{Node, NodeBuilder, NodeError, NodeServer};
 pub use reload::{Reloaded, Reloader};

@@ -310,6 +310,25 @@ impl ServerConfig {
         super::parse(file, text)
     }
 
+    /// No repository, no address, and the default of everything else.
+    pub(crate) fn bare() -> Self {
+        let mut http = HttpConfig::default();
+        http.listen.clear();
+        Self {
+            repositories: Vec::new(),
+            store: StoreConfig::new(PathBuf::new()),
+            retention: RetentionConfig::default(),
+            snapshots: MasterSnapshotsConfig::default(),
+            nodes: NodesConfig::default(),
+            torrents: TorrentsConfig::default(),
+            peers: PeersConfig::default(),
+            outgoing: OutgoingConfig::default(),
+            http,
+            control: ControlConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+
     /// Which snapshots of a repository stay.
     #[must_use]
     pub fn retention_of<'a>(&'a self, repository: &'a ServerRepository) -> &'a RetentionConfig {

@@ -63,7 +63,7 @@ impl TorrentsConfig {
     /// Schemes of trackers.
     pub const TRACKER_SCHEMES: &[&str] = &["http", "https", "udp"];
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         for url in &self.web_seeds {
             check_url(url, Self::WEB_SEED_SCHEMES).map_err(|error| format!("[torrents] web_seeds: {error}"))?;
         }
@@ -74,7 +74,7 @@ impl TorrentsConfig {
     }
 
     /// Checks what one repository offers.
-    pub(super) fn check_offers(&self, repository: &str, offers: &[TorrentConfig]) -> Result<(), String> {
+    pub(crate) fn check_offers(&self, repository: &str, offers: &[TorrentConfig]) -> Result<(), String> {
         if !offers.is_empty() && self.web_seeds.is_empty() && self.trackers.is_empty() {
             return Err(format!(
                 "repository '{repository}': nobody could download its torrents; say in [torrents] web_seeds under which URL \

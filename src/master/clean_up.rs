@@ -17,7 +17,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use instantmirror_core::traits::SnapshotStore as _;
 use instantmirror_core::{Clock as _, Head, NodeId, ObjectId, RepoName, SnapshotId, Timestamp};
 use instantmirror_store::references::{CountedTree, ReferenceError, References};
 
@@ -106,7 +105,7 @@ impl Master {
         if options.orphans {
             self.condemn_orphans()?;
         }
-        let total = References::open(&self.config.store.dir)?.dead_object_count()?;
+        let total = self.parts.notes.references()?.dead_object_count()?;
         let mut after = None;
         while self.remove_objects(&mut after, &mut done)? {
             progress.at(done.objects, Some(total));
@@ -114,7 +113,7 @@ impl Master {
             std::thread::sleep(WRITER_POLL * 2);
         }
         self.finish(&due, options, &mut done)?;
-        self.snapshots.refresh()?;
+        self.parts.catalogs.refresh()?;
         if done.snapshots > 0 || done.objects > 0 {
             tracing::info!(
                 snapshots = done.snapshots,
@@ -132,7 +131,7 @@ impl Master {
         // A publish stores its record before its head: only who holds the lock can tell one from the other.
         let writer = Writer::open(self)?;
         let (due, waiting) = self.note_expired(options)?;
-        let mut references = References::open(&self.config.store.dir)?;
+        let mut references = self.parts.notes.references()?;
         match self.count_out(&writer, &mut references, &due) {
             Err(MasterError::References(error @ ReferenceError::Inconsistent { .. })) => {
                 tracing::error!("{error}: references are counted anew");
@@ -150,18 +149,18 @@ impl Master {
         references: &mut References,
         due: &BTreeSet<Record>,
     ) -> Result<(), MasterError> {
-        let records: BTreeSet<Record> = self.snapshots.records()?.into_iter().collect();
+        let records: BTreeSet<Record> = self.snapshots().records()?.into_iter().collect();
         let counted = self.count_in_all(writer, references, &records, due)?;
         for tree in counted {
             let record = (tree.repository.clone(), tree.snapshot);
             // A tree without a record is of a publish that was killed, unless a head still promises it.
             let is_lost = !records.contains(&record) && !self.is_named(&record)?;
             if due.contains(&record) || is_lost {
-                references.count_out(writer.snapshots.as_ref(), &tree)?;
+                references.count_out(&writer.catalogs.nodes(), &tree)?;
             }
         }
         for (repository, id) in due {
-            writer.snapshots.remove_snapshot(repository, *id)?;
+            writer.catalogs.store().remove_snapshot(repository, *id)?;
         }
         Ok(())
     }
@@ -178,7 +177,7 @@ impl Master {
         let known: BTreeSet<Record> = counted.iter().map(|t| (t.repository.clone(), t.snapshot)).collect();
         for (repository, id) in records.difference(&known) {
             let is_due = due.contains(&(repository.clone(), *id));
-            let snapshot = match self.snapshots.snapshot(repository, *id) {
+            let snapshot = match self.snapshots().snapshot(repository, *id) {
                 Err(error) if is_due => {
                     tracing::warn!(%repository, snapshot = %id, "an expired snapshot goes without its objects: {error}");
                     continue;
@@ -187,7 +186,7 @@ impl Master {
             };
             let Some(snapshot) = snapshot else { continue };
             let tree = counted_tree(&snapshot);
-            match references.count_in(writer.snapshots.as_ref(), &tree) {
+            match references.count_in(&writer.catalogs.nodes(), &tree) {
                 Err(error @ ReferenceError::Catalog(_)) if is_due => {
                     tracing::warn!(%repository, snapshot = %id, "an expired snapshot goes without its objects: {error}");
                 }
@@ -208,7 +207,7 @@ impl Master {
         let mut waiting = 0;
         for repository in &self.config.repositories {
             let name = &repository.name;
-            let mut noted = expired::read(self.disk.as_ref(), name)?;
+            let mut noted = expired::read(self.notes(), name)?;
             let before = noted.clone();
             let head = self.head(name)?;
             let head = head.as_ref().map(instantmirror_core::SignedHead::head);
@@ -217,7 +216,7 @@ impl Master {
             }
             let is_removed = |id: &SnapshotId| head.is_some_and(|head| head.has_removed(id));
             if noted != before {
-                expired::write(self.disk.as_ref(), name, &noted)?;
+                expired::write(self.notes(), name, &noted)?;
             }
             let wait = self.config.retention_of(repository).delete_after.0;
             for (id, since) in noted {
@@ -234,7 +233,7 @@ impl Master {
     /// Records of a repository that its head does not name.
     fn unnamed(&self, name: &RepoName, head: Option<&Head>) -> Result<Vec<SnapshotId>, MasterError> {
         let named = |id: &SnapshotId| head.is_some_and(|head| head.snapshot(id).is_some());
-        let mut ids = self.snapshots.snapshots(name)?;
+        let mut ids = self.snapshots().snapshots(name)?;
         ids.retain(|id| !named(id));
         Ok(ids)
     }
@@ -253,7 +252,7 @@ impl Master {
             let Some(head) = self.head(&repository.name)? else {
                 continue;
             };
-            let taken_back = withdrawn::read(self.disk.as_ref(), &repository.name)?;
+            let taken_back = withdrawn::read(self.notes(), &repository.name)?;
             let mut removed = taken_back.iter().filter(|(_, (id, _))| head.head().has_removed(id));
             if removed.any(|(root, _)| orphans || dead.contains(root)) {
                 return Ok(true);
@@ -270,14 +269,17 @@ impl Master {
     /// Lists objects on the disk that nothing refers to. One of a publish that goes on now is taken off the list again
     /// by the look before its removal.
     fn condemn_orphans(&self) -> Result<(), MasterError> {
-        let mut references = References::open(&self.config.store.dir)?;
+        let mut references = self.parts.notes.references()?;
         let mut found = Vec::new();
         let mut failed = Ok(());
-        self.objects.for_each(|object| match references.uses(&object) {
+        let (counts, unused, failure) = (&mut references, &mut found, &mut failed);
+        // With exclusive borrows, which can go to whatever thread the objects are listed on.
+        let mut each = move |object| match counts.uses(&object) {
             Ok(true) => {}
-            Ok(false) => found.push(object),
-            Err(error) => failed = Err(error),
-        })?;
+            Ok(false) => unused.push(object),
+            Err(error) => *failure = Err(error),
+        };
+        self.parts.objects.for_each(&mut each)?;
         failed?;
         for some in found.chunks(SYNC_OBJECTS) {
             references.condemn(some)?;
@@ -288,7 +290,7 @@ impl Master {
     /// Removes some of what is listed behind `after`. Returns whether there may be more.
     fn remove_objects(&self, after: &mut Option<ObjectId>, done: &mut CleanedUp) -> Result<bool, MasterError> {
         let writer = Writer::open(self)?;
-        let mut references = References::open(&self.config.store.dir)?;
+        let mut references = self.parts.notes.references()?;
         let begun = Instant::now();
         let mut removed: Vec<ObjectId> = Vec::new();
         let mut is_more = true;
@@ -311,12 +313,12 @@ impl Master {
     /// Removes what is left when the objects are gone.
     fn finish(&self, due: &BTreeSet<Record>, options: CleanUpOptions, done: &mut CleanedUp) -> Result<(), MasterError> {
         // A tree that was found again and not published may differ by names alone: no object of it goes.
-        let is_any_listed = || References::open(&self.config.store.dir)?.lists_dead();
+        let is_any_listed = || self.parts.notes.references()?.lists_dead();
         if due.is_empty() && done.objects == 0 && !options.orphans && !is_any_listed()? {
             return Ok(());
         }
         let writer = Writer::open(self)?;
-        let mut references = References::open(&self.config.store.dir)?;
+        let mut references = self.parts.notes.references()?;
         let how = match self.any_removed(due, &references, options.orphans)? {
             true => Forgetting::WithoutTrace,
             false => Forgetting::WhenWorthIt { small: SMALL_TABLE },
@@ -328,11 +330,11 @@ impl Master {
             gone.entry(repository.clone()).or_default().push(*id);
         }
         for (repository, ids) in gone {
-            let mut noted = expired::read(self.disk.as_ref(), &repository)?;
+            let mut noted = expired::read(self.notes(), &repository)?;
             for id in ids {
                 done.snapshots += u64::from(noted.remove(&id).is_some());
             }
-            expired::write(self.disk.as_ref(), &repository, &noted)?;
+            expired::write(self.notes(), &repository, &noted)?;
         }
         Ok(())
     }
@@ -347,7 +349,7 @@ fn forget_digests(writer: &Writer, references: &mut References, how: Forgetting)
     // One that was published again has its file, and a digest that counts.
     let mut back = HashSet::new();
     for object in &dead {
-        if writer.objects.is_here(object)? {
+        if writer.objects.size(object)?.is_some() {
             back.insert(*object);
         }
     }
@@ -367,7 +369,7 @@ fn forget_nodes(
     how: Forgetting,
 ) -> Result<(), MasterError> {
     let mut dead: HashSet<_> = references.dead_nodes()?.into_iter().collect();
-    if !orphans && !how.is_due(dead.len(), writer.snapshots.node_count()) {
+    if !orphans && !how.is_due(dead.len(), writer.catalogs.node_count()) {
         return Ok(());
     }
     let mut back = HashSet::new();
@@ -382,10 +384,8 @@ fn forget_nodes(
         true => !references.uses_node(node).unwrap_or(true),
         false => dead.contains(node),
     };
-    match how {
-        Forgetting::WithoutTrace => writer.snapshots.purge_nodes(&|node| !unused(node))?,
-        Forgetting::WhenWorthIt { .. } => writer.snapshots.compact_nodes(&|node| !unused(node))?,
-    };
+    let without_trace = how == Forgetting::WithoutTrace;
+    writer.catalogs.forget_nodes(&|node| !unused(node), without_trace)?;
     Ok(references.nodes_gone()?)
 }
 
@@ -404,7 +404,13 @@ mod tests {
     const RULES: &str = "[retention]\nkeep_last = 1\ndelete_after = \"0 s\"\n[snapshots]\ngrace = \"0 s\"\n";
 
     fn here(world: &World, content: &str) -> bool {
-        world.master.objects.is_here(&ObjectId::of(content.as_bytes())).unwrap()
+        world
+            .master
+            .parts
+            .objects
+            .size(&ObjectId::of(content.as_bytes()))
+            .unwrap()
+            .is_some()
     }
 
     #[test]

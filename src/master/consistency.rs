@@ -55,8 +55,8 @@ impl Master {
         let name = &repository.name;
         let known = self.known(name)?;
         let source = writer.is_dry.then_some(source);
-        let nodes = writer.snapshots.as_ref();
-        let checked = check_stored(nodes, &root.meta(), &writer.objects, known.as_ref(), source)?;
+        let nodes = writer.catalogs.nodes();
+        let checked = check_stored(&nodes, &root.meta(), writer.objects.as_ref(), known.as_ref(), source)?;
         tracing::debug!(repository = %name, metadata = checked.found.len(), read_bytes = checked.read_bytes, "metadata checked");
         if !checked.problems.is_empty() {
             if repository.check == CheckKind::Warn {
@@ -80,15 +80,15 @@ impl Master {
         let found = checked.found;
         let now_known = Known { root, found };
         if known.as_ref() != Some(&now_known) {
-            self.disk.create_dir_all(&Self::repository_dir(name))?;
-            write_atomically(self.disk.as_ref(), &path(name), now_known.encode().as_bytes())?;
+            self.notes().create_dir_all(&Self::repository_dir(name))?;
+            write_atomically(self.notes(), &path(name), now_known.encode().as_bytes())?;
         }
         Ok(())
     }
 
     /// The last good tree; `None` if there was none or what is remembered is damaged, which costs a full check.
     fn known(&self, name: &RepoName) -> Result<Option<Known>, StoreError> {
-        let content = match read_file(self.disk.as_ref(), &path(name), KNOWN_BYTES_MAX) {
+        let content = match read_file(self.notes(), &path(name), KNOWN_BYTES_MAX) {
             Err(error) if error.is_not_found() => return Ok(None),
             Err(StoreError::TooLarge { .. }) => return Ok(None),
             content => content?,

@@ -5,12 +5,12 @@
 //! store before its snapshot is staged; until then it is protected by hashes that nobody was told.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 
-use instantmirror_core::catalog::{CatalogError, Reachable};
+use instantmirror_core::catalog::{CatalogError, NodeSource, Reachable};
 use instantmirror_core::{NodeId, ObjectId, RepoName, SnapshotId};
 use instantmirror_store::garbage::Garbage;
-use instantmirror_store::snapshots::DiskSnapshotStore;
 
 /// Root nodes of some snapshots.
 pub(super) type Roots = BTreeMap<(RepoName, SnapshotId), NodeId>;
@@ -23,12 +23,21 @@ pub(super) struct Hidden {
 }
 
 /// Keeps [`Hidden`] up with the heads.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Embargo {
     staged: Roots,
     released: Roots,
-    garbage: Option<Garbage<Arc<DiskSnapshotStore>>>,
+    garbage: Option<Garbage<Arc<dyn NodeSource>>>,
     hidden: Arc<Hidden>,
+}
+
+impl fmt::Debug for Embargo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embargo")
+            .field("staged", &self.staged)
+            .field("released", &self.released)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Embargo {
@@ -38,7 +47,7 @@ impl Embargo {
     /// [`CatalogError`] if a catalog cannot be read; ask again, and show nothing new until it works.
     pub(super) fn update(
         &mut self,
-        store: &Arc<DiskSnapshotStore>,
+        store: &Arc<dyn NodeSource>,
         staged: Roots,
         released: Roots,
     ) -> Result<Arc<Hidden>, CatalogError> {
@@ -75,10 +84,10 @@ impl Embargo {
 }
 
 fn walk(
-    store: &Arc<DiskSnapshotStore>,
+    store: &Arc<dyn NodeSource>,
     staged: &Roots,
     released: &Roots,
-) -> Result<(Garbage<Arc<DiskSnapshotStore>>, Hidden), CatalogError> {
+) -> Result<(Garbage<Arc<dyn NodeSource>>, Hidden), CatalogError> {
     let mut garbage = Garbage::mark(Arc::clone(store), released.values().copied())?;
     let mut walk = Reachable::new(Arc::clone(store), garbage.live_nodes().clone());
     staged.values().for_each(|root| walk.add_root(*root));

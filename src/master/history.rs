@@ -5,12 +5,10 @@
 //! head says so, and stays away until the source tree is another one or the operator asks for it.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use instantmirror_core::head::{LiveSnapshot, REASON_BYTES_MAX, REMOVED_MAX, RemovedSnapshot};
 use instantmirror_core::order::go_back_to;
 use instantmirror_core::snapshot_ref::{ResolveError, SnapshotNames, SnapshotRef};
-use instantmirror_core::traits::SnapshotStore as _;
 use instantmirror_core::{Clock as _, Head, NodeId, RepoName, Root, SnapshotId, TagName, Timestamp};
 use instantmirror_store::garbage::Garbage;
 
@@ -193,7 +191,7 @@ impl Master {
             trees.extend(lost.map(|snapshot| (snapshot.root.node, (*id, now))));
         }
         let wanted = self.kept_snapshot(repository, came_back)?;
-        let changed = withdrawn::change(self.disk.as_ref(), repository, |list| {
+        let changed = withdrawn::change(self.notes(), repository, |list| {
             list.extend(trees);
             wanted.map(|snapshot| list.remove(&snapshot.root.node));
         });
@@ -243,17 +241,17 @@ impl Master {
         let mut removal = self.take_out(&mut head, snapshots, options)?;
         let gone: BTreeSet<SnapshotId> = removal.snapshots.iter().copied().collect();
         let (mut live, mut dead) = (Vec::new(), Vec::new());
-        for (of, id) in self.snapshots.records()? {
+        for (of, id) in self.snapshots().records()? {
             let is_dead = of == *repository && gone.contains(&id);
             if let Some(record) = self.kept_snapshot(&of, id)? {
                 if is_dead { &mut dead } else { &mut live }.push(record.root.node);
             }
         }
-        let mut garbage = Garbage::mark(Arc::clone(&self.snapshots), live).map_err(MasterError::Catalog)?;
+        let mut garbage = Garbage::mark(self.catalog_nodes(), live).map_err(MasterError::Catalog)?;
         garbage.condemn(dead.iter().copied());
         for shard in 0..garbage.shards() {
             for object in garbage.objects(shard).map_err(MasterError::Catalog)? {
-                if let Some(bytes) = self.objects.size(&object)? {
+                if let Some(bytes) = self.parts.objects.size(&object)? {
                     removal.deleted.objects += 1;
                     removal.deleted.bytes += bytes;
                 }
@@ -287,7 +285,7 @@ impl Master {
             let mut head = self.published_head(repository)?;
             let removal = self.take_out(&mut head, snapshots, options)?;
             let (now, trees) = (SystemClock.now(), self.trees_of(&removal)?);
-            withdrawn::change(self.disk.as_ref(), repository, |list| {
+            withdrawn::change(self.notes(), repository, |list| {
                 list.extend(trees.into_iter().map(|(node, id)| (node, (id, now))));
             })?;
             self.note_gone(&removal, now)?;
@@ -307,21 +305,21 @@ impl Master {
     /// Notes those that have no record here any more as expired. An ordinary clean-up has forgotten their names and digests, and left
     /// the bytes in files: the next clean-up, which finds them noted and removed, purges the files.
     fn note_gone(&self, removal: &Removal, now: Timestamp) -> Result<(), MasterError> {
-        let recorded = self.snapshots.snapshots(&removal.repository)?;
+        let recorded = self.snapshots().snapshots(&removal.repository)?;
         let gone: Vec<_> = removal.snapshots.iter().filter(|id| !recorded.contains(id)).collect();
         if gone.is_empty() {
             return Ok(());
         }
-        let mut noted = expired::read(self.disk.as_ref(), &removal.repository)?;
+        let mut noted = expired::read(self.notes(), &removal.repository)?;
         noted.extend(gone.into_iter().map(|id| (*id, now)));
-        Ok(expired::write(self.disk.as_ref(), &removal.repository, &noted)?)
+        Ok(expired::write(self.notes(), &removal.repository, &noted)?)
     }
 
     /// The trees of removed snapshots that no snapshot has which stays: a source tree like that of a kept one is nothing
     /// that was taken back.
     fn trees_of(&self, removal: &Removal) -> Result<Vec<(NodeId, SnapshotId)>, MasterError> {
         let (mut gone, mut kept) = (Vec::new(), BTreeSet::new());
-        for id in self.snapshots.snapshots(&removal.repository)? {
+        for id in self.snapshots().snapshots(&removal.repository)? {
             let Some(record) = self.kept_snapshot(&removal.repository, id)? else {
                 continue;
             };
@@ -376,7 +374,7 @@ impl Master {
                 .into());
             }
             if head.snapshot(&snapshot).is_none() {
-                let has_record = self.snapshots.snapshots(&repository)?.contains(&snapshot);
+                let has_record = self.snapshots().snapshots(&repository)?.contains(&snapshot);
                 if !has_record && !options.expired {
                     return Err(unknown_snapshot(
                         &repository,

@@ -18,7 +18,13 @@ fn again(world: &World, again: bool) -> Published {
 }
 
 fn here(world: &World, content: &str) -> bool {
-    world.master.objects.is_here(&ObjectId::of(content.as_bytes())).unwrap()
+    world
+        .master
+        .parts
+        .objects
+        .size(&ObjectId::of(content.as_bytes()))
+        .unwrap()
+        .is_some()
 }
 
 fn with_a_secret() -> (World, Snapshot) {
@@ -156,7 +162,7 @@ fn what_is_removed_is_deleted_at_once_and_nothing_else() {
     let head = master.published_head(&repository).unwrap();
     assert_eq!((head.snapshots.len(), head.tags.len(), head.removed.len()), (1, 0, 2));
     assert!(head.has_removed(&first.id) && head.removed[0].reason == "a court");
-    let known = master.snapshots.walker();
+    let known = super::super::parts::walker(&master.snapshots());
     let gone = |root: NodeId| {
         instantmirror_core::catalog::NodeSource::node(&known, &root)
             .unwrap()
@@ -266,7 +272,7 @@ fn what_an_ordinary_clean_up_forgot_goes_from_the_packs_when_its_own_snapshot_is
     let id = ObjectId::of(b"secret");
     let traces = || world.files_with(&[b"top-secret-name", id.as_bytes()]);
     assert_eq!(master.clean_up(CleanUpOptions::default()).unwrap().snapshots, 1);
-    assert!(!master.snapshots.snapshots(&repository).unwrap().contains(&first.id) && !traces().is_empty());
+    assert!(!master.snapshots().snapshots(&repository).unwrap().contains(&first.id) && !traces().is_empty());
     let options = RemoveOptions {
         expired: true,
         ..RemoveOptions::default()
@@ -275,7 +281,7 @@ fn what_an_ordinary_clean_up_forgot_goes_from_the_packs_when_its_own_snapshot_is
         .remove_snapshots(&repository, &[first.id], &options, &NoProgress)
         .unwrap();
     assert_eq!(traces(), Vec::<PathBuf>::new());
-    assert_eq!(expired::read(master.disk.as_ref(), &repository).unwrap().len(), 0);
+    assert_eq!(expired::read(master.notes(), &repository).unwrap().len(), 0);
 }
 
 #[test]

@@ -4,12 +4,46 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use instantmirror_core::{SecretKey, SignError};
+use instantmirror_core::{Clock as _, SecretKey, SignError, Timestamp};
 use instantmirror_store::StoreError;
 use instantmirror_store::disk::{Disk as _, RealDisk};
 
 use super::MasterError;
+use crate::clock::SystemClock;
+
+/// Where the secret halves of the keys are.
+#[derive(Debug)]
+pub(super) enum KeyPlace {
+    /// In files: the first key in this one, the others beside it.
+    File(PathBuf),
+    /// The embedder has it.
+    Given {
+        /// The key.
+        key: Arc<SecretKey>,
+        /// When it was given.
+        since: Timestamp,
+    },
+}
+
+impl KeyPlace {
+    pub(super) fn given(key: SecretKey) -> Self {
+        let since = SystemClock.now();
+        Self::Given {
+            key: Arc::new(key),
+            since,
+        }
+    }
+
+    /// The file of the first key.
+    pub(super) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Given { .. } => None,
+        }
+    }
+}
 
 /// Why a key file cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -5,23 +5,29 @@
 //! process or in several: a publisher holds the store's writer lock, readers never wait for it and notice a new head
 //! by themselves.
 
+mod builder;
 mod clean_up;
 mod consistency;
+mod defaults;
 mod embargo;
 mod expired;
 mod gate;
+mod given;
 mod hints;
 mod history;
 mod key;
 mod mirrors;
 mod nodes;
+mod parts;
 mod plan;
 mod publication;
 mod publish;
 mod reload;
+mod repository;
 mod retention;
 mod ring;
 mod routes;
+mod runtime;
 mod serve;
 mod staging;
 mod swarm;
@@ -29,6 +35,7 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod torrents;
+mod verified;
 mod watch;
 mod withdrawn;
 mod writer;
@@ -37,27 +44,26 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use instantmirror_core::catalog::Differences;
-use instantmirror_core::traits::blocking::Blocking;
-use instantmirror_core::traits::{Objects, SnapshotStore as _};
+use instantmirror_core::catalog::{Differences, NodeSource};
+use instantmirror_core::traits::{Objects, SnapshotStore};
 use instantmirror_core::{
     CacheError, HeadError, KeysError, NodeName, ObjectId, PublicKey, RepoName, SignedHead, Snapshot, SnapshotId,
     TagName,
 };
 use instantmirror_store::StoreError;
-use instantmirror_store::digest::DigestTable;
-use instantmirror_store::disk::{Disk, RealDisk};
+use instantmirror_store::disk::Disk;
 use instantmirror_store::metadata::{MetadataError, Problems};
-use instantmirror_store::objects::ObjectStore;
-use instantmirror_store::snapshots::{CatalogWalker, DiskSnapshotStore};
+use tokio::sync::watch::Sender;
 
-use crate::blocking::threads;
+use crate::build_error::BuildError;
 use crate::config::{ServerConfig, ServerRepository};
 use crate::export::{ExportError, ExportFormat, export};
-use crate::layout::{DIGESTS, HEADS, is_cache};
 use crate::progress::Progress;
+use parts::StorageParts;
 
+pub use builder::MasterBuilder;
 pub use clean_up::{CleanUpOptions, CleanedUp};
+pub(crate) use defaults::check_key;
 pub use hints::{HintError, Hints};
 pub use history::{HistoryError, Removal, RemoveOptions, Rollback};
 pub use key::{KeyError, generate_key, load_key, store_key};
@@ -66,6 +72,7 @@ pub use plan::{PlannedOutcome, PublishPlan};
 pub use publication::MasterPublication;
 pub use publish::{NoProgress, PublishOptions, PublishProgress, Published, PublishedSnapshot, StageRule};
 pub use reload::MasterReloader;
+pub use repository::Repository;
 pub use ring::MasterKey;
 pub(crate) use routes::MIRRORS_PATH;
 pub use routes::routes;
@@ -79,6 +86,9 @@ pub enum MasterError {
     /// Threads for what nobody waits for.
     #[error("cannot start threads: {0}")]
     Threads(#[source] std::io::Error),
+    /// What its builder was given.
+    #[error(transparent)]
+    Build(#[from] BuildError),
     /// The store or the source tree.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -123,6 +133,11 @@ pub enum MasterError {
         /// Those there are.
         known: String,
     },
+    /// The key was given to the builder, which keeps no other one.
+    #[error(
+        "the key of this master was given to its builder; only keys in files can be changed (.key_file, or .dir alone)"
+    )]
+    GivenKey,
     /// Without the last key nothing could be signed.
     #[error("this is the only key; make the next one first: `imserver key rotate`")]
     LastKey,
@@ -321,35 +336,28 @@ impl MasterError {
 pub struct Master {
     config: Arc<ServerConfig>,
     key: PublicKey,
-    disk: Arc<dyn Disk>,
-    /// For reading; publishers open their own for writing.
-    snapshots: Arc<DiskSnapshotStore>,
-    objects: Arc<ObjectStore>,
+    parts: Arc<StorageParts>,
+    /// Absent if nobody wants to command it.
+    control_socket: Option<PathBuf>,
+    /// Changes with each head that is stored through this.
+    told: Arc<Sender<u64>>,
 }
 
 /// Directories inside the store.
 const REPOSITORIES: &str = "repositories";
 
 impl Master {
+    /// Begins a master out of parts of one's own; see [`MasterBuilder`].
+    pub fn builder() -> MasterBuilder {
+        MasterBuilder::default()
+    }
+
     /// Makes the store's directories and, if there is none, its key. Harmless where they exist.
     ///
     /// # Errors
     /// [`MasterError`] naming the file.
     pub fn init(config: &ServerConfig) -> Result<(), MasterError> {
-        let dir = &config.store.dir;
-        if is_cache(dir) {
-            return Err(MasterError::IsCache { dir: dir.clone() });
-        }
-        let disk = open_disk(dir)?;
-        disk.check_owner()?;
-        let file = config.store.key_file();
-        if !file.exists() {
-            store_key(&file, &generate_key()?)?;
-        }
-        drop(DiskSnapshotStore::open(Arc::clone(&disk), "")?);
-        let digests = Arc::new(DigestTable::open(Arc::clone(&disk), DIGESTS)?);
-        drop(ObjectStore::open(disk, digests)?);
-        Ok(())
+        defaults::make(&config.store.dir, Some(&config.store.key_file()), true, true)
     }
 
     /// Opens the store of a configuration that was [initialised](Self::init). Publishes nothing, locks nothing. Without the feature
@@ -358,22 +366,23 @@ impl Master {
     /// # Errors
     /// [`MasterError`]; [`KeyError`] says how to make a key where there is none.
     pub fn open(config: ServerConfig) -> Result<Self, MasterError> {
-        if !config.store.dir.exists() {
-            // Opening would make it, and a store that nobody has initialised is not to come by a look.
-            load_key(&config.store.key_file())?;
-        }
-        let disk = open_disk(&config.store.dir)?;
-        let key = ring::Ring::load(disk.as_ref(), &config.store.key_file())?.newest()?;
-        let snapshots = Arc::new(DiskSnapshotStore::open_reader(Arc::clone(&disk), "")?);
-        let digests = Arc::new(DigestTable::open_reader(Arc::clone(&disk), DIGESTS)?);
-        let objects = Arc::new(ObjectStore::open_reader(Arc::clone(&disk), digests));
+        MasterBuilder::from(config).build()
+    }
+
+    /// Puts it together.
+    fn assemble(
+        config: ServerConfig,
+        control_socket: Option<PathBuf>,
+        parts: StorageParts,
+    ) -> Result<Self, MasterError> {
+        let key = ring::Ring::load(parts.notes.disk.as_ref(), &parts.keys)?.newest()?;
         consistency::tell_unchecked(&config);
         Ok(Self {
             config: Arc::new(config),
             key,
-            disk,
-            snapshots,
-            objects,
+            parts: Arc::new(parts),
+            control_socket,
+            told: Arc::default(),
         })
     }
 
@@ -385,7 +394,22 @@ impl Master {
 
     /// Its objects, for async readers.
     fn readable_objects(&self) -> Arc<dyn Objects> {
-        Arc::new(Blocking::new(Arc::clone(&self.objects), threads()))
+        self.parts.objects.objects()
+    }
+
+    /// Catalogs, records and heads, for reading.
+    fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        self.parts.catalogs.store()
+    }
+
+    /// The catalogs among them.
+    fn catalog_nodes(&self) -> Arc<dyn NodeSource> {
+        self.snapshots()
+    }
+
+    /// The files in which it notes the rest.
+    fn notes(&self) -> &dyn Disk {
+        self.parts.notes.disk.as_ref()
     }
 
     /// The key that new nodes have to trust: the newest one, when this was opened.
@@ -423,7 +447,7 @@ impl Master {
     /// # Errors
     /// [`MasterError::Snapshots`] if it cannot be read or was not signed with one of this master's keys.
     pub fn head(&self, repository: &RepoName) -> Result<Option<SignedHead>, MasterError> {
-        Ok(self.snapshots.head(repository, &self.ring()?.known())?)
+        Ok(self.snapshots().head(repository, &self.ring()?.known())?)
     }
 
     /// The record of a snapshot.
@@ -431,7 +455,7 @@ impl Master {
     /// # Errors
     /// [`MasterError::UnknownSnapshot`], [`MasterError::Snapshots`].
     pub fn snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<Snapshot, MasterError> {
-        if let Some(found) = self.snapshots.snapshot(repository, id)? {
+        if let Some(found) = self.snapshots().snapshot(repository, id)? {
             return Ok(found);
         }
         // For the message only: whatever is wrong with the head is told by whoever needs it.
@@ -459,7 +483,7 @@ impl Master {
     #[must_use]
     pub fn current_files(&self, repository: &RepoName) -> Option<u64> {
         let head = self.head(repository).ok().flatten()?;
-        let current = self.snapshots.snapshot(repository, head.head().current?);
+        let current = self.snapshots().snapshot(repository, head.head().current?);
         Some(current.ok().flatten()?.root.files)
     }
 
@@ -472,11 +496,11 @@ impl Master {
         repository: &RepoName,
         before: SnapshotId,
         after: SnapshotId,
-    ) -> Result<Differences<CatalogWalker>, MasterError> {
+    ) -> Result<Differences<Arc<dyn NodeSource>>, MasterError> {
         self.repository(repository)?;
         let root = |id| self.snapshot(repository, id).map(|snapshot| snapshot.root.node);
         let (before, after) = (root(before)?, root(after)?);
-        Ok(Differences::new(self.snapshots.walker(), Some(before), after))
+        Ok(Differences::new(parts::walker(&self.snapshots()), Some(before), after))
     }
 
     /// Writes a list of a snapshot, of the current one if none is named, to `out`. Reads the catalog only, and blocks on it.
@@ -500,11 +524,11 @@ impl Master {
         };
         let id = snapshot.or(head.ok_or_else(never)?.head().current).ok_or_else(never)?;
         let snapshot = self.snapshot(repository, id)?;
-        let sha256 = |object: &ObjectId| self.objects.sha256(object);
+        let sha256 = |object: &ObjectId| self.parts.notes.sha256(object);
         Ok(export(
             format,
             &snapshot,
-            self.snapshots.as_ref(),
+            &self.catalog_nodes(),
             &sha256,
             out,
             progress,
@@ -514,14 +538,6 @@ impl Master {
     fn repository_dir(name: &RepoName) -> PathBuf {
         Path::new(REPOSITORIES).join(name.as_str())
     }
-}
-
-/// Whether there are keys in the store that a start could use.
-pub(crate) fn check_key(config: &ServerConfig) -> Result<(), MasterError> {
-    let disk = open_disk(&config.store.dir)?;
-    ring::Ring::load(disk.as_ref(), &config.store.key_file())?
-        .newest()
-        .map(drop)
 }
 
 /// Repositories, by their places in the configuration, that were begun with another piece length. What else is wrong with a
@@ -537,8 +553,4 @@ pub(crate) fn check_piece_lengths(config: &ServerConfig) -> Vec<(usize, MasterEr
         checked.err().map(|error| (at, error))
     });
     wrong.collect()
-}
-
-fn open_disk(dir: &Path) -> Result<Arc<dyn Disk>, StoreError> {
-    Ok(Arc::new(RealDisk::open(dir)?))
 }

@@ -33,13 +33,13 @@ impl Master {
     /// # Errors
     /// [`MasterError::NodeExists`]: remove it first to give it another token; [`MasterError::Store`].
     pub fn add_node(&self, node: &NodeName) -> Result<String, MasterError> {
-        if read_file(self.disk.as_ref(), &path(node), FILE_BYTES_MAX).is_ok() {
+        if read_file(self.notes(), &path(node), FILE_BYTES_MAX).is_ok() {
             return Err(MasterError::NodeExists { node: node.clone() });
         }
         let secret: [u8; 32] = random()?;
         let token = format!("{node}:{}", blake3::Hash::from_bytes(secret).to_hex());
-        self.disk.create_dir_all(Path::new(NODES))?;
-        write_atomically(self.disk.as_ref(), &path(node), line(&token).as_bytes())?;
+        self.notes().create_dir_all(Path::new(NODES))?;
+        write_atomically(self.notes(), &path(node), line(&token).as_bytes())?;
         Ok(token)
     }
 
@@ -48,7 +48,7 @@ impl Master {
     /// # Errors
     /// [`MasterError::UnknownNode`], [`MasterError::Store`].
     pub fn remove_node(&self, node: &NodeName) -> Result<(), MasterError> {
-        match self.disk.remove(&path(node)) {
+        match self.notes().remove(&path(node)) {
             Err(error) if error.is_not_found() => {
                 let known = self.nodes()?.iter().map(ToString::to_string).collect();
                 let hint = instantmirror_core::snapshot_ref::hint(node.as_str(), known);
@@ -57,7 +57,7 @@ impl Master {
                     hint,
                 })
             }
-            removed => Ok(removed.and_then(|()| self.disk.sync_dir(Path::new(NODES)))?),
+            removed => Ok(removed.and_then(|()| self.notes().sync_dir(Path::new(NODES)))?),
         }
     }
 
@@ -66,7 +66,7 @@ impl Master {
     /// # Errors
     /// [`MasterError::Store`].
     pub fn nodes(&self) -> Result<Vec<NodeName>, StoreError> {
-        let items = match self.disk.list(Path::new(NODES)) {
+        let items = match self.notes().list(Path::new(NODES)) {
             Err(error) if error.is_not_found() => Vec::new(),
             items => items?,
         };
@@ -81,7 +81,7 @@ impl Master {
     pub fn node_of(&self, token: &str) -> Option<NodeName> {
         let (name, _) = token.split_once(':').filter(|_| token.len() <= TOKEN_CHARS_MAX)?;
         let node: NodeName = name.parse().ok()?;
-        let kept = read_file(self.disk.as_ref(), &path(&node), FILE_BYTES_MAX).ok()?;
+        let kept = read_file(self.notes(), &path(&node), FILE_BYTES_MAX).ok()?;
         (kept == line(token).as_bytes()).then_some(node)
     }
 }

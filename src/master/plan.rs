@@ -6,19 +6,18 @@
 //!
 //! Memory: some 600 bytes for each file that is new or changed, what is new in the catalog included.
 
+use std::fmt;
 use std::sync::Arc;
 
-use instantmirror_core::catalog::Differences;
+use instantmirror_core::catalog::{Differences, NodeSource};
 use instantmirror_core::{NodeId, RepoName, SnapshotId};
 use instantmirror_store::scan::Scanned;
-use instantmirror_store::snapshots::{CatalogWalker, DiskSnapshotStore};
 
 use super::publish::{PublishOptions, PublishProgress};
 use super::writer::Writer;
 use super::{Master, MasterError};
 
 /// What a publish would come to.
-#[derive(Debug)]
 pub struct PublishPlan {
     /// The current snapshot, `None` before the first publish.
     pub before: Option<SnapshotId>,
@@ -29,8 +28,19 @@ pub struct PublishPlan {
     /// Everything was looked at, and not only what was named.
     pub is_full_scan: bool,
     /// Catalogs, with what the scan has made.
-    snapshots: Arc<DiskSnapshotStore>,
+    nodes: Arc<dyn NodeSource>,
     root_before: Option<NodeId>,
+}
+
+impl fmt::Debug for PublishPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishPlan")
+            .field("before", &self.before)
+            .field("outcome", &self.outcome)
+            .field("scanned", &self.scanned)
+            .field("is_full_scan", &self.is_full_scan)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What would become of a tree.
@@ -49,8 +59,8 @@ pub enum PlannedOutcome {
 impl PublishPlan {
     /// What would differ between the current snapshot and the one that would be made, path by path. Of a tree that would
     /// be refused: without what cannot be published in it.
-    pub fn differences(&self) -> Differences<CatalogWalker> {
-        Differences::new(self.snapshots.walker(), self.root_before, self.scanned.root.node)
+    pub fn differences(&self) -> Differences<Arc<dyn NodeSource>> {
+        Differences::new(Arc::clone(&self.nodes), self.root_before, self.scanned.root.node)
     }
 }
 
@@ -96,7 +106,7 @@ impl Master {
             outcome,
             scanned: seen.scanned,
             is_full_scan: seen.is_full,
-            snapshots: writer.snapshots,
+            nodes: writer.catalogs.nodes(),
             root_before: current.map(|current| current.root.node),
         })
     }

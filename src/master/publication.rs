@@ -97,7 +97,7 @@ impl MasterPublication {
             |state: &RepositoryState| state.head.as_ref().is_some_and(|head| !head.head().removed.is_empty());
         if self.states.values().any(|state| has_removed(&state.borrow())) {
             // Whoever removed it deletes catalog nodes too: they must not be read on from files that are open here.
-            first_error = self.master.snapshots.refresh().map_err(MasterError::from);
+            first_error = self.master.parts.catalogs.refresh().map_err(MasterError::from);
         }
         for (name, state) in &self.states {
             let held = Arc::clone(&state.borrow());
@@ -170,7 +170,7 @@ impl MasterPublication {
         let roots =
             |(record, snapshot): (&(RepoName, SnapshotId), &Arc<Snapshot>)| (record.clone(), snapshot.root.node);
         let staged: Roots = all.iter().map(roots).collect();
-        let (mut worked_on, store) = (std::mem::take(embargo), Arc::clone(&self.master.snapshots));
+        let (mut worked_on, store) = (std::mem::take(embargo), self.master.catalog_nodes());
         let update = tokio::task::spawn_blocking(move || {
             let hidden = worked_on.update(&store, staged, released);
             (worked_on, hidden)
@@ -241,7 +241,7 @@ impl Catalogs for MasterPublication {
     }
 
     fn nodes(&self) -> Arc<dyn NodeSource> {
-        self.master.snapshots.clone()
+        self.master.catalog_nodes()
     }
 
     fn objects(&self) -> Arc<dyn ObjectSource> {
@@ -300,7 +300,7 @@ impl NodeApi for MasterPublication {
 impl Annotations for MasterPublication {
     fn sha256(&self, object: &ObjectId) -> Option<[u8; 32]> {
         // A digest that cannot be read is reported when the object is opened, which needs it.
-        self.master.objects.sha256(object).ok().flatten()
+        self.master.parts.notes.sha256(object).ok().flatten()
     }
 
     fn torrents(&self, repository: &RepoName, snapshot: SnapshotId, path: &RepoPath) -> Vec<TorrentLink> {

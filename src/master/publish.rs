@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use instantmirror_core::changes::ChangeSet;
 use instantmirror_core::head::{LiveSnapshot, SnapshotState};
-use instantmirror_core::traits::SnapshotStore;
 use instantmirror_core::{Clock as _, Directory, Head, RepoName, Root, SignedHead, Snapshot, SnapshotId, Timestamp};
 use instantmirror_store::StoreError;
 use instantmirror_store::import::ImportOptions;
-use instantmirror_store::references::{CountedTree, References};
+use instantmirror_store::references::CountedTree;
 use instantmirror_store::scan::{
     LeftOutWhy, PieceSpace, ScanParts, ScanRules, Scanned, StampBook, changes_of_list, scan, scan_dry,
 };
@@ -164,8 +163,9 @@ impl Master {
             root: scanned.root,
         };
         // Before the record: what has a record is counted.
-        References::open(&self.config.store.dir)?.count_in(writer.snapshots.as_ref(), &counted_tree(&snapshot))?;
-        let record = writer.snapshots.put_snapshot(&snapshot)?;
+        let mut references = self.parts.notes.references()?;
+        references.count_in(&writer.catalogs.nodes(), &counted_tree(&snapshot))?;
+        let record = writer.catalogs.store().put_snapshot(&snapshot)?;
         let mut head = held.map_or_else(|| first_head(repository, now), |held| held.head().clone());
         self.drop_lost(&mut head)?;
         let state = match options.stage {
@@ -204,7 +204,7 @@ impl Master {
 
     /// The snapshot of this tree that was taken back, if any was.
     pub(super) fn taken_back_of(&self, name: &RepoName, root: &Root) -> Result<Option<SnapshotId>, MasterError> {
-        let withdrawn = withdrawn::read(self.disk.as_ref(), name)?;
+        let withdrawn = withdrawn::read(self.notes(), name)?;
         Ok(withdrawn.get(&root.node).map(|(snapshot, _)| *snapshot))
     }
 
@@ -221,7 +221,7 @@ impl Master {
             return Ok(None);
         };
         if again {
-            withdrawn::change(self.disk.as_ref(), name, |list| _ = list.remove(&root.node))?;
+            withdrawn::change(self.notes(), name, |list| _ = list.remove(&root.node))?;
             return Ok(None);
         }
         let tree = CountedTree {
@@ -229,9 +229,9 @@ impl Master {
             snapshot: SnapshotId::from_random(random()?),
             root: root.node,
         };
-        let mut references = References::open(&self.config.store.dir)?;
-        references.count_in(writer.snapshots.as_ref(), &tree)?;
-        references.count_out(writer.snapshots.as_ref(), &tree)?;
+        let mut references = self.parts.notes.references()?;
+        references.count_in(&writer.catalogs.nodes(), &tree)?;
+        references.count_out(&writer.catalogs.nodes(), &tree)?;
         Ok(Some(snapshot))
     }
 
@@ -336,9 +336,9 @@ impl Master {
         let Ok(source) = repository.source.canonicalize() else {
             return Ok(());
         };
-        for path in [self.config.store.dir.clone(), self.config.store.key_file()] {
+        for path in self.parts.secret_paths() {
             if path.canonicalize().is_ok_and(|real| real.starts_with(&source)) {
-                let tree = repository.source.clone();
+                let (tree, path) = (repository.source.clone(), path.to_path_buf());
                 return Err(MasterError::SourceHolds { tree, path });
             }
         }
@@ -405,8 +405,8 @@ impl Master {
         let changes = changes(hints, writer, &book, tree, &rules, base)?;
         let parts = ScanParts {
             tree,
-            objects: &writer.objects,
-            nodes: writer.snapshots.as_ref(),
+            objects: writer.objects.as_ref(),
+            nodes: &writer.catalogs.nodes(),
             book: &book,
             pieces: &pieces,
             previous: base.or_else(|| published.current.as_ref().map(|current| directory(&current.root))),
@@ -429,7 +429,7 @@ impl Master {
         let dir = Self::repository_dir(&repository.name);
         let (stamps, pieces) = (dir.join("stamps"), dir.join("pieces"));
         let piece_bytes = u32::try_from(repository.piece_length.0).unwrap_or(u32::MAX);
-        let disk = || Arc::clone(&self.disk);
+        let disk = || Arc::clone(&self.parts.notes.disk);
         Ok(if writer.is_dry {
             (
                 StampBook::open_overlay(disk(), stamps)?,
@@ -483,7 +483,7 @@ fn changes<'a>(
     }
     Ok(Some(match hints {
         Hints::Paths(changes) => Cow::Borrowed(changes),
-        Hints::List(list) => Cow::Owned(changes_of_list(list, writer.snapshots.as_ref(), book, base, rules)?),
+        Hints::List(list) => Cow::Owned(changes_of_list(list, &writer.catalogs.nodes(), book, base, rules)?),
     }))
 }
 

@@ -3,8 +3,6 @@
 //! A snapshot goes in two steps. First it leaves the head, so nobody is promised it any longer; that is done here, in
 //! the head of a publish or in one of its own. Its data is deleted later, by [`clean_up`](Master::clean_up).
 
-use std::sync::Arc;
-
 use instantmirror_core::retention::RetentionPlan;
 use instantmirror_core::{Clock as _, Head, RepoName, Timestamp};
 use instantmirror_store::garbage::ContentMeter;
@@ -67,7 +65,7 @@ impl Master {
         let policy = self.config.retention_policy(repository);
         let mut plan = policy.plan(head, now);
         if let Some(max_bytes) = policy.max_bytes {
-            let mut meter = ContentMeter::new(Arc::clone(&self.snapshots));
+            let mut meter = ContentMeter::new(self.catalog_nodes());
             plan.limit_bytes(max_bytes, |id| {
                 // One whose record is lost holds nothing; the next publish drops it.
                 match self.kept_snapshot(&repository.name, id)? {

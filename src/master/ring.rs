@@ -5,6 +5,7 @@
 //! needed: a running `imserver serve` goes with what `imserver key` has changed.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use instantmirror_core::{Clock as _, KeyChain, KeyList, PublicKey, SecretKey, Ti
 use instantmirror_store::disk::Disk;
 use instantmirror_store::keyfile::{read_keys, write_keys};
 
-use super::key::{KeyError, load_key, store_key};
+use super::key::{KeyError, KeyPlace, load_key, store_key};
 use super::writer::Writer;
 use super::{Master, MasterError, generate_key};
 use crate::clock::SystemClock;
@@ -23,10 +24,19 @@ const LISTS: &str = "keys/master.lists";
 
 /// All keys that are here.
 pub(super) struct Ring {
-    secrets: Vec<(PathBuf, SecretKey)>,
+    secrets: Vec<Secret>,
     /// The lists as they are served, from the first one on.
     lists: Bytes,
     chain: KeyChain,
+}
+
+/// The secret half of a key.
+struct Secret {
+    key: Arc<SecretKey>,
+    /// `None` if it was given.
+    file: Option<PathBuf>,
+    /// When the file was written, or the key given.
+    since: Timestamp,
 }
 
 /// A key of a master.
@@ -46,18 +56,17 @@ impl Ring {
     /// # Errors
     /// [`KeyError`] for a key file that cannot be used, or if there is none; [`MasterError::Keys`] for lists that do not
     /// lead to any of them.
-    pub(super) fn load(disk: &dyn Disk, key_file: &Path) -> Result<Self, MasterError> {
+    pub(super) fn load(disk: &dyn Disk, keys: &KeyPlace) -> Result<Self, MasterError> {
         let lists = read_keys(disk, Path::new(LISTS))?.unwrap_or_default();
-        let mut secrets = Vec::new();
-        for file in files(key_file) {
-            let secret = load_key(&file)?;
-            secrets.push((file, secret));
-        }
-        if secrets.is_empty() {
-            let path = key_file.to_path_buf();
-            return Err(KeyError::Missing { path }.into());
-        }
-        let pinned: Vec<PublicKey> = secrets.iter().map(|(_, secret)| secret.public()).collect();
+        let secrets = match keys {
+            KeyPlace::File(file) => secrets_in(file)?,
+            KeyPlace::Given { key, since } => vec![Secret {
+                key: Arc::clone(key),
+                file: None,
+                since: *since,
+            }],
+        };
+        let pinned: Vec<PublicKey> = secrets.iter().map(|secret| secret.key.public()).collect();
         let chain = KeyChain::read(&lists, &pinned)?;
         Ok(Self { secrets, lists, chain })
     }
@@ -95,12 +104,12 @@ impl Ring {
     }
 
     fn public(&self) -> Vec<PublicKey> {
-        self.secrets.iter().map(|(_, secret)| secret.public()).collect()
+        self.secrets.iter().map(|secret| secret.key.public()).collect()
     }
 
     fn secret(&self, key: &PublicKey) -> Option<&SecretKey> {
-        let found = self.secrets.iter().find(|(_, secret)| secret.public() == *key);
-        found.map(|(_, secret)| secret)
+        let found = self.secrets.iter().find(|secret| secret.key.public() == *key);
+        found.map(|secret| secret.key.as_ref())
     }
 
     /// The keys of the newest list; without one, the key that the master began with.
@@ -108,9 +117,9 @@ impl Ring {
         if let Some(list) = self.chain.newest() {
             return list.keys.clone();
         }
-        let first = self.secrets.first().map(|(file, secret)| ListedKey {
-            key: secret.public(),
-            since: written(file),
+        let first = self.secrets.first().map(|secret| ListedKey {
+            key: secret.key.public(),
+            since: secret.since,
         });
         first.into_iter().collect()
     }
@@ -129,6 +138,24 @@ impl Ring {
         // What nodes would refuse must not get to them.
         self.chain.follow(&lists, &self.public())?;
         Ok(lists)
+    }
+}
+
+/// The keys in files.
+fn secrets_in(key_file: &Path) -> Result<Vec<Secret>, KeyError> {
+    let mut secrets = Vec::new();
+    for file in files(key_file) {
+        secrets.push(Secret {
+            key: Arc::new(load_key(&file)?),
+            since: written(&file),
+            file: Some(file),
+        });
+    }
+    match secrets.is_empty() {
+        true => Err(KeyError::Missing {
+            path: key_file.to_path_buf(),
+        }),
+        false => Ok(secrets),
     }
 }
 
@@ -193,7 +220,7 @@ fn written(file: &Path) -> Timestamp {
 
 impl Master {
     pub(super) fn ring(&self) -> Result<Ring, MasterError> {
-        Ring::load(self.disk.as_ref(), &self.config.store.key_file())
+        Ring::load(self.notes(), &self.parts.keys)
     }
 
     /// The keys of this master, the oldest first.
@@ -207,10 +234,10 @@ impl Master {
             .known()
             .into_iter()
             .filter(|key| !listed.iter().any(|listed| listed.key == *key));
-        let file = |key: &PublicKey| ring.secrets.iter().find(|(_, secret)| secret.public() == *key);
+        let file = |key: &PublicKey| ring.secrets.iter().find(|secret| secret.key.public() == *key);
         let describe = |key: PublicKey, since| MasterKey {
             key,
-            file: file(&key).map(|(file, _)| file.clone()),
+            file: file(&key).and_then(|secret| secret.file.clone()),
             since,
         };
         let retired = retired.map(|key| describe(key, None)).collect::<Vec<_>>();
@@ -223,24 +250,27 @@ impl Master {
     /// # Errors
     /// [`MasterError::Store`].
     pub fn key_lists(&self) -> Result<Option<Bytes>, MasterError> {
-        Ok(read_keys(self.disk.as_ref(), Path::new(LISTS))?)
+        Ok(read_keys(self.notes(), Path::new(LISTS))?)
     }
 
     /// Makes a new key, tells nodes by a list that the present ones sign, and signs all heads with the old keys and the
     /// new one, until the old ones are [retired](Self::retire_key). Blocks until all is durable.
     ///
     /// # Errors
-    /// [`MasterError::TooManyKeys`]; [`MasterError::Keys`] if the secret half of a key that counts is not here;
+    /// [`MasterError::GivenKey`], [`MasterError::TooManyKeys`]; [`MasterError::Keys`] if the secret half of a key that counts is not here;
     /// [`MasterError::Store`], [`MasterError::Key`]. If no list was stored nothing has changed; a head that could not be
     /// signed anew is within the hour.
     pub fn rotate_key(&self) -> Result<MasterKey, MasterError> {
+        let Some(first) = self.parts.keys.file() else {
+            return Err(MasterError::GivenKey);
+        };
         let writer = Writer::open(self)?;
         let ring = self.ring()?;
         let mut keys = ring.listed();
         if keys.len() >= KEYS_MAX {
             return Err(MasterError::TooManyKeys);
         }
-        let mut file = self.config.store.key_file().into_os_string();
+        let mut file = first.as_os_str().to_owned();
         file.push(format!(".{}", ring.version() + 1));
         let file = PathBuf::from(file);
         // One that is there was made for this list by somebody who was killed before it was stored.
@@ -279,7 +309,7 @@ impl Master {
     }
 
     fn store_lists(&self, writer: &Writer, lists: &Bytes) -> Result<(), MasterError> {
-        write_keys(self.disk.as_ref(), Path::new(LISTS), lists)?;
+        write_keys(self.notes(), Path::new(LISTS), lists)?;
         for repository in &self.config.repositories {
             if let Some(held) = self.head(&repository.name)? {
                 self.commit(writer, held.head().clone(), SystemClock.now())?;

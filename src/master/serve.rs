@@ -10,7 +10,7 @@ use instantmirror_core::{RepoName, SnapshotId, Timestamp};
 use instantmirror_http::{Api, Mounts, RouteTable, Routes, Service};
 use notify::{RecursiveMode, Watcher as _};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use super::gate::MasterGate;
 use super::publish::HEAD_RENEWAL;
@@ -18,7 +18,7 @@ use super::reload::MasterReloader;
 use super::routes::{MasterControl, control_routes};
 use super::swarm::{Seeding, seed};
 use super::torrents::offer_torrents;
-use super::{CleanUpOptions, HEADS, Master, MasterError, MasterPublication};
+use super::{CleanUpOptions, Master, MasterError, MasterPublication};
 use crate::background::Background;
 use crate::config::ServerConfig;
 use crate::peering::SwarmsStatus;
@@ -77,10 +77,12 @@ pub struct MasterServer {
     control: RouteTable<MasterControl>,
     gate: Arc<MasterGate>,
     seeding: Option<Arc<Seeding>>,
-    changed: Arc<Notify>,
+    /// Changes when there may be new heads.
+    news: watch::Receiver<u64>,
     /// Where what nobody waits for is answered.
     background: Background,
-    _watcher: notify::RecommendedWatcher,
+    /// Tells of heads that other processes store.
+    _watcher: Option<notify::RecommendedWatcher>,
 }
 
 impl MasterServer {
@@ -98,14 +100,19 @@ impl MasterServer {
     /// As [`bind`](Self::bind), and [`OpenError::Routes`] if routes contradict each other.
     pub async fn bind_with_routes(master: Master, routes: Routes) -> Result<Self, MasterError> {
         // It would write later: heads, clean-ups, its socket.
-        master.disk.check_owner()?;
+        master.notes().check_owner()?;
         let publication = Arc::new(MasterPublication::new(master.clone()).await);
         let routes = torrent_routes().with_state(publication.offers()).merge(routes);
         let routes = routes.build().map_err(OpenError::from)?;
         let control = control_routes().build().map_err(OpenError::from)?;
         let config = master.config();
         let background = Background::start().map_err(MasterError::Threads)?;
-        let sockets = Sockets::open(&config.http, Some(&config.control_socket()), Some(background.handle())).await?;
+        let sockets = Sockets::open(
+            &config.http,
+            master.control_socket.as_deref(),
+            Some(background.handle()),
+        )
+        .await?;
         let gate = Arc::new(MasterGate::new(master.clone(), Arc::clone(&publication)));
         let (told, objects, keeper) = (Arc::clone(&publication), master.readable_objects(), Arc::clone(&gate));
         let api = move || Api::new(told.clone(), objects.clone()).with_gatekeeper(keeper.clone());
@@ -119,8 +126,8 @@ impl MasterServer {
         if let Some(seeding) = &seeding {
             publication.set_seeding(Arc::clone(seeding));
         }
-        let changed = Arc::new(Notify::new());
-        let watcher = watch_heads(&master, Arc::clone(&changed))?;
+        let news = master.told.subscribe();
+        let watcher = watch_heads(&master)?;
         Ok(Self {
             master,
             publication,
@@ -129,7 +136,7 @@ impl MasterServer {
             control,
             gate,
             seeding,
-            changed,
+            news,
             background,
             _watcher: watcher,
         })
@@ -170,7 +177,7 @@ impl MasterServer {
             control,
             gate,
             seeding,
-            changed,
+            news,
             background: _background,
             _watcher,
         } = self;
@@ -185,7 +192,7 @@ impl MasterServer {
             .with_routes(control);
         let releases = release_due(&master, &publication, &gate);
         let torrents = offer_torrents(&master, &publication);
-        let news = refresh(&publication, &changed);
+        let news = refresh(&publication, news);
         let peers = seed(&master, &publication, seeding.as_ref());
         let background = futures_util::future::join5(news, maintain(&master), releases, torrents, peers);
         sockets.serve(&frontend, local, background, shutdown).await;
@@ -200,8 +207,11 @@ pub(super) fn mounts_of(config: &ServerConfig) -> Mounts {
     mounts(all.flat_map(|one| one.mounts.iter().map(|mount| (&one.name, mount))))
 }
 
-fn watch_heads(master: &Master, changed: Arc<Notify>) -> Result<notify::RecommendedWatcher, MasterError> {
-    let path = master.config().store.dir.join(HEADS);
+fn watch_heads(master: &Master) -> Result<Option<notify::RecommendedWatcher>, MasterError> {
+    let Some(path) = master.parts.catalogs.heads_dir() else {
+        return Ok(None);
+    };
+    let told = Arc::clone(&master.told);
     let failed = |error: notify::Error| MasterError::Watch {
         path: path.clone(),
         reason: error.to_string(),
@@ -209,20 +219,20 @@ fn watch_heads(master: &Master, changed: Arc<Notify>) -> Result<notify::Recommen
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading a head is an event too: one that must not cause the next reading.
         if !event.is_ok_and(|event| event.kind.is_access()) {
-            changed.notify_one();
+            told.send_modify(|turn| *turn += 1);
         }
     })
     .map_err(failed)?;
     watcher.watch(&path, RecursiveMode::NonRecursive).map_err(failed)?;
-    Ok(watcher)
+    Ok(Some(watcher))
 }
 
 /// Takes up new heads for ever.
-async fn refresh(publication: &MasterPublication, changed: &Notify) {
+async fn refresh(publication: &MasterPublication, mut news: watch::Receiver<u64>) {
     let mut complained = String::new();
     loop {
         // A time-out is a look of its own: not every file system tells.
-        let _ = tokio::time::timeout(REFRESH_INTERVAL, changed.notified()).await;
+        let _ = tokio::time::timeout(REFRESH_INTERVAL, news.changed()).await;
         let trouble = publication.refresh().await.err().map(|error| error.to_string());
         let trouble = trouble.unwrap_or_default();
         if !trouble.is_empty() && trouble != complained {

@@ -39,7 +39,7 @@ impl Seeding {
         let mut offers = BTreeMap::new();
         for repository in &master.config().repositories {
             let name = &repository.name;
-            match SwarmIdentity::open(master.disk.as_ref(), &swarm_dir(name)) {
+            match SwarmIdentity::open(master.notes(), &swarm_dir(name)) {
                 Ok(identity) => {
                     let offer = SwarmOffer {
                         info_hash: identity.info_hash.to_string(),
@@ -137,7 +137,7 @@ async fn seed_one(
         };
         sequence = head.head().sequence;
         if joined.is_none() {
-            let (disk, objects) = (Arc::clone(&master.disk), master.readable_objects());
+            let (disk, objects) = (Arc::clone(&master.parts.notes.disk), master.readable_objects());
             let (dir, piece_bytes) = (swarm_dir(name), head.head().piece_length);
             let open = move || RepositorySwarm::open_pieces(disk, &dir, piece_bytes, objects);
             let pieces = match tokio::task::spawn_blocking(open).await {
@@ -174,7 +174,7 @@ async fn keep_up(master: &Master, publication: &Arc<MasterPublication>, name: &R
         .collect();
     let roots: Vec<NodeId> = state.snapshots.values().map(|snapshot| snapshot.root.node).collect();
     let roots: Vec<NodeId> = roots.into_iter().chain(staged.clone()).chain(current).collect();
-    let (nodes, swarm, name) = (Arc::clone(&master.snapshots), swarm.clone(), name.clone());
+    let (nodes, swarm, name) = (master.snapshots(), swarm.clone(), name.clone());
     let kept_up = tokio::task::spawn_blocking(move || swarm.keep_up(&name, &nodes, roots, current, &staged));
     if let Err(error) = kept_up.await {
         tracing::error!("peers cannot be served what is new: {error}");

@@ -60,8 +60,8 @@ impl Master {
         progress: &dyn Progress,
     ) -> Result<Torrents, TorrentError> {
         let mut sources = Sources {
-            nodes: self.snapshots.as_ref(),
-            digest: &|object| self.objects.digest(object),
+            nodes: &self.catalog_nodes(),
+            digest: &|object| self.parts.notes.digest(object),
             piece_bytes,
             padded,
             progress,
@@ -168,7 +168,7 @@ impl Maker {
         let offered = Arc::new(offered);
         self.offers.replace(name, Arc::clone(&offered));
         if let Some(seeding) = &self.seeding {
-            seeding.seed_torrents(name, &offered, self.master.snapshots.as_ref());
+            seeding.seed_torrents(name, &offered, &self.master.catalog_nodes());
         }
     }
 

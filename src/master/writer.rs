@@ -1,21 +1,17 @@
 //! The store, open for writing: who publishes, tags or cleans up holds it, one process at a time.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use instantmirror_core::catalog::CatalogNode;
 use instantmirror_core::head::HEAD_VALIDITY_MAX;
-use instantmirror_core::traits::SnapshotStore as _;
 use instantmirror_core::{Head, RepoName, Timestamp};
 use instantmirror_store::StoreError;
-use instantmirror_store::digest::DigestTable;
 use instantmirror_store::disk::remove_leftovers;
-use instantmirror_store::objects::ObjectStore;
 use instantmirror_store::scan::ScanSink;
-use instantmirror_store::snapshots::DiskSnapshotStore;
 
+use super::parts::OpenParts;
 use super::publish::PublishProgress;
-use super::{DIGESTS, Master, MasterError, ring};
+use super::{Master, MasterError, ring};
 
 /// How long a writer waits for another one before it gives up. Everything but a publish is done much sooner.
 const WRITER_WAIT: Duration = Duration::from_secs(10);
@@ -26,11 +22,17 @@ pub(super) const WRITER_POLL: Duration = Duration::from_millis(20);
 
 /// The store, open for writing: there is one at a time, in all processes.
 pub(super) struct Writer {
-    pub(super) snapshots: Arc<DiskSnapshotStore>,
-    pub(super) digests: Arc<DigestTable>,
-    pub(super) objects: ObjectStore,
+    parts: OpenParts,
     /// What is written through it stays in memory.
     pub(super) is_dry: bool,
+}
+
+impl std::ops::Deref for Writer {
+    type Target = OpenParts;
+
+    fn deref(&self) -> &OpenParts {
+        &self.parts
+    }
 }
 
 impl Writer {
@@ -57,12 +59,8 @@ impl Writer {
     /// For a dry run: takes no lock, so it works beside whoever writes, and nothing that is written through it reaches
     /// the disk.
     pub(super) fn dry(master: &Master) -> Result<Self, StoreError> {
-        let disk = || Arc::clone(&master.disk);
-        let digests = Arc::new(DigestTable::open_overlay(disk(), DIGESTS)?);
         Ok(Self {
-            snapshots: Arc::new(DiskSnapshotStore::open_overlay(disk(), "")?),
-            objects: ObjectStore::open_dry(disk(), Arc::clone(&digests)),
-            digests,
+            parts: master.parts.open_dry()?,
             is_dry: true,
         })
     }
@@ -85,23 +83,15 @@ impl Writer {
     }
 
     fn open_now(master: &Master) -> Result<Self, StoreError> {
-        let snapshots = Arc::new(DiskSnapshotStore::open(Arc::clone(&master.disk), "")?);
-        let digests = Arc::new(DigestTable::open(Arc::clone(&master.disk), DIGESTS)?);
-        let objects = ObjectStore::open(Arc::clone(&master.disk), Arc::clone(&digests))?;
-        objects.remove_leftovers()?;
+        let parts = master.parts.open_writer()?;
         for repository in &master.config.repositories {
-            match remove_leftovers(master.disk.as_ref(), &Master::repository_dir(&repository.name)) {
+            match remove_leftovers(master.notes(), &Master::repository_dir(&repository.name)) {
                 Err(error) if error.is_not_found() => {}
                 removed => removed?,
             }
         }
-        ring::remove_leftovers(&master.config.store.key_file());
-        Ok(Self {
-            snapshots,
-            digests,
-            objects,
-            is_dry: false,
-        })
+        master.parts.keys.file().into_iter().for_each(ring::remove_leftovers);
+        Ok(Self { parts, is_dry: false })
     }
 }
 
@@ -122,7 +112,8 @@ impl Master {
         let ring = self.ring()?;
         head.key_list = ring.version();
         let signed = head.sign(&ring.signers()?)?;
-        writer.snapshots.put_head(&signed)?;
+        writer.catalogs.store().put_head(&signed)?;
+        self.told.send_modify(|turn| *turn += 1);
         tracing::info!(repository = %head.repository, sequence = head.sequence, current = head.current.map(tracing::field::display), "head signed");
         Ok(head.sequence)
     }
@@ -155,7 +146,7 @@ pub(super) struct Sink<'a> {
 
 impl ScanSink for Sink<'_> {
     fn nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError> {
-        self.writer.snapshots.put_nodes_now(&nodes)
+        self.writer.catalogs.put_nodes(nodes)
     }
 
     fn listed(&self, files: u64) {

@@ -20,7 +20,7 @@ use instantmirror_http::Mounts;
 use super::assembly::Assembly;
 use super::defaults::{self, Storage};
 use super::repository::{PrefetchRules, Repository, Sources, check_globs, check_rules};
-use super::verifying::{Verifying, VerifyingStore};
+use super::verifying::Verifying;
 use super::{Node, NodeError};
 use crate::blocking::threads;
 use crate::build_error::BuildError;
@@ -28,6 +28,7 @@ use crate::config::{
     ByteRate, ByteSize, ClassConfig, ClassName, DayHours, ExpiryKind, FetchConfig, HttpConfig, NodeConfig,
     NodeRepository, OutgoingConfig, PeersConfig, RulesConfig, SourceConfig, TimeSpan, VerifyKind,
 };
+use crate::verifying_store::VerifyingStore;
 
 /// Bytes of objects that are kept in memory, unless other limits are given.
 pub const MEMORY_CACHE_BYTES: u64 = 256 << 20;

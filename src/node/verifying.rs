@@ -7,8 +7,6 @@
 //! right when it is read is removed, so that it is fetched again, and the log names the cache; what does not when it is written is
 //! the fault of its source, which is told so.
 
-mod store;
-
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,7 +19,7 @@ use instantmirror_core::traits::{
 };
 use instantmirror_core::{ObjectId, RangeSet};
 
-pub(super) use store::VerifyingStore;
+use crate::verifying_store::proved_part;
 
 /// An [`ObjectCache`] around one that may be wrong.
 #[derive(Debug, Clone)]
@@ -225,12 +223,8 @@ impl ObjectHandle for VerifyingHandle {
         let Some(outboard) = self.outboard().await? else {
             return Err(CacheError::Absent { object, range });
         };
-        let is_right =
-            data.len() as u64 == cover.end - cover.start && outboard.verify_groups(cover.start, &data).is_ok();
-        let ends = usize::try_from(range.start - cover.start).ok();
-        let ends = ends.zip(usize::try_from(range.end - cover.start).ok());
-        match ends.filter(|_| is_right) {
-            Some((start, end)) => Ok(data.slice(start..end)),
+        match proved_part(&outboard, &cover, &data, &range) {
+            Some(part) => Ok(part),
             None => Err(self
                 .cache
                 .damaged(object, "it returned other bytes than the object's")

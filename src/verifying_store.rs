@@ -10,18 +10,20 @@
 //! forgotten. The log names the store in both cases, once a minute for each kind.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use bytes::Bytes;
 use instantmirror_core::catalog::{CatalogNode, NodeSource};
 use instantmirror_core::log_limit::LogLimit;
+use instantmirror_core::outboard::Outboard;
 use instantmirror_core::traits::{CatalogGarbage, Collected, SnapshotStore};
 use instantmirror_core::{NodeId, PublicKey, RecordId, RepoName, SignedHead, Snapshot, SnapshotId, StoreError};
 
 /// A [`SnapshotStore`] around one that may be wrong.
 #[derive(Debug)]
-pub(in crate::node) struct VerifyingStore<S> {
+pub(crate) struct VerifyingStore<S> {
     inner: S,
     memory: Arc<Memory>,
 }
@@ -115,7 +117,7 @@ impl Memory {
 }
 
 impl<S: SnapshotStore> VerifyingStore<S> {
-    pub(in crate::node) fn new(inner: S) -> Self {
+    pub(crate) fn new(inner: S) -> Self {
         let memory = Memory {
             name: std::any::type_name::<S>(),
             known: RwLock::default(),
@@ -279,6 +281,14 @@ impl NodeSource for VerifyingWalker {
         let was_known = self.memory.has_node(id);
         self.memory.checked(id, was_known, self.inner.node(id)?)
     }
+}
+
+/// The bytes of `range` out of `data`, which is what was read of the groups that `cover` it, if the outboard proves all of them.
+pub(crate) fn proved_part(outboard: &Outboard, cover: &Range<u64>, data: &Bytes, range: &Range<u64>) -> Option<Bytes> {
+    let is_right = data.len() as u64 == cover.end - cover.start && outboard.verify_groups(cover.start, data).is_ok();
+    let start = usize::try_from(range.start - cover.start).ok()?;
+    let end = usize::try_from(range.end - cover.start).ok()?;
+    is_right.then(|| data.slice(start..end))
 }
 
 #[cfg(test)]

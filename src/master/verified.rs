@@ -1,0 +1,158 @@
+//! [`VerifiedObjects`]: a storage of objects that is not believed. Whatever it returns is held against what the publish that
+//! stored it has noted, before anybody has it.
+//!
+//! Invariant: no byte leaves that the outboard of its object does not prove, and the outboard is the master's own. The log names
+//! the storage when it returned something else, and when it does not have an object any more that a snapshot needs; once a minute
+//! for each of both. Nothing is removed: a master has no other place to fetch it from.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use instantmirror_core::log_limit::LogLimit;
+use instantmirror_core::outboard::{Outboard, group_cover};
+use instantmirror_core::traits::{CacheError, ObjectHandle, Objects};
+use instantmirror_core::{ObjectId, RangeSet};
+
+use super::parts::Notes;
+use crate::blocking::threads;
+use crate::verifying_store::proved_part;
+
+/// Objects of a storage that may be wrong.
+#[derive(Debug)]
+pub(super) struct VerifiedObjects {
+    inner: Arc<dyn Objects>,
+    notes: Notes,
+    blame: Arc<Blame>,
+}
+
+/// What is said of the storage.
+#[derive(Debug)]
+struct Blame {
+    /// What the log calls it.
+    name: &'static str,
+    wrong: LogLimit,
+    forgot: LogLimit,
+}
+
+impl Blame {
+    fn wrong(&self, object: ObjectId, reason: &str) -> CacheError {
+        let storage = self.name;
+        match self.wrong.admit(Instant::now()) {
+            Some(line) => tracing::error!(
+                suppressed = line.suppressed(), storage, %object,
+                "the storage of objects is wrong: {reason}; it is not served. Put the object back into the storage, or remove it there \
+                 and publish the file again"
+            ),
+            None => tracing::debug!(storage, %object, "wrong: {reason}"),
+        }
+        CacheError::Damaged {
+            object,
+            reason: format!("the storage of objects {storage} {reason}"),
+        }
+    }
+}
+
+impl VerifiedObjects {
+    pub(super) fn new(inner: Arc<dyn Objects>, notes: Notes, name: &'static str) -> Self {
+        let blame = Arc::new(Blame {
+            name,
+            wrong: LogLimit::per_minute(),
+            forgot: LogLimit::per_minute(),
+        });
+        Self { inner, notes, blame }
+    }
+
+    fn noted(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
+        let digest = self.notes.digest(object).map_err(|error| CacheError::Io {
+            what: format!("object {object}"),
+            source: Arc::new(error),
+        })?;
+        Ok(digest.map(|digest| digest.outboard().clone()))
+    }
+
+    /// Says so if an object that is not here should be: one that a snapshot refers to.
+    async fn missed(&self, object: ObjectId) {
+        let Some(line) = self.blame.forgot.admit(Instant::now()) else {
+            return;
+        };
+        let (notes, storage) = (self.notes.clone(), self.blame.name);
+        let threads = threads();
+        let look = threads.run(move || notes.references().and_then(|references| references.uses(&object)));
+        if let Ok(Ok(true)) = look.await {
+            tracing::error!(
+                suppressed = line.suppressed(), storage, %object,
+                "the storage of objects has forgotten an object that a snapshot needs; readers are told that it is not here. Put it back \
+                 into the storage, or publish its file again"
+            );
+        }
+    }
+}
+
+#[async_trait]
+impl Objects for VerifiedObjects {
+    async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
+        let (opened, noted) = (self.inner.open(object).await?, self.noted(object)?);
+        match (opened, noted) {
+            (Some(inner), Some(outboard)) if inner.size() == outboard.size() => Ok(Some(Arc::new(VerifiedHandle {
+                inner,
+                outboard,
+                blame: Arc::clone(&self.blame),
+            }))),
+            (Some(_), Some(_)) => Err(self.blame.wrong(*object, "returned an object of another size")),
+            (None, Some(_)) => {
+                self.missed(*object).await;
+                Ok(None)
+            }
+            // Of a publish that has not come to its end.
+            (_, None) => Ok(None),
+        }
+    }
+
+    async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
+        self.noted(object)
+    }
+}
+
+#[derive(Debug)]
+struct VerifiedHandle {
+    inner: Arc<dyn ObjectHandle>,
+    outboard: Outboard,
+    blame: Arc<Blame>,
+}
+
+#[async_trait]
+impl ObjectHandle for VerifiedHandle {
+    fn object(&self) -> ObjectId {
+        self.outboard.object()
+    }
+
+    fn size(&self) -> u64 {
+        self.outboard.size()
+    }
+
+    fn present(&self) -> RangeSet {
+        let mut all = RangeSet::new();
+        all.insert(0..self.size());
+        all
+    }
+
+    async fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
+        if range.end > self.size() || range.start > range.end {
+            let object = self.object();
+            return Err(CacheError::Absent { object, range });
+        }
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let cover = group_cover(range.clone(), self.size());
+        let data = self.inner.read(cover.clone()).await?;
+        let part = proved_part(&self.outboard, &cover, &data, &range);
+        part.ok_or_else(|| {
+            self.blame
+                .wrong(self.object(), "returned other bytes than the object's")
+        })
+    }
+}
