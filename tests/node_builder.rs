@@ -57,13 +57,6 @@ async fn what_is_missing_is_named_with_what_to_do() {
 
 #[tokio::test]
 async fn what_cannot_be_used_is_named_with_its_value_and_without_its_secrets() {
-    let fetch = |set: fn(&mut FetchConfig)| {
-        let mut fetch = FetchConfig::default();
-        set(&mut fetch);
-        fetch
-    };
-    let mut class = ClassConfig::default();
-    class.max_running = Some(0);
     let address = "127.0.0.1:81".parse().unwrap();
     let with_secret = "ftp://user:secret@mirror.example.org/";
     let (mut peers, mut http) = (PeersConfig::default(), HttpConfig::default());
@@ -96,22 +89,6 @@ async fn what_cannot_be_used_is_named_with_its_value_and_without_its_secrets() {
             "dir is missing: expiry is for a cache in a directory",
         ),
         (
-            builder().fetch(fetch(|fetch| fetch.background = Some(0))),
-            "fetch '(settings)': [fetch] background is 0",
-        ),
-        (
-            builder().fetch(fetch(|fetch| fetch.source.max_running = Some(1))),
-            "fetch_source '(settings)': [fetch.source] max_running is less than 2",
-        ),
-        (
-            builder().fetch_source(fetch(|fetch| fetch.source.max_rate = Some(ByteRate(0))).source),
-            "fetch_source '(settings)': [fetch.source] max_rate is 0",
-        ),
-        (
-            builder().fetch_class(Class::Rest, class),
-            "fetch_class 'rest' '(settings)': [fetch.class] max_running is 0",
-        ),
-        (
             builder().listen(address).listen(address),
             "listen '(settings)': 127.0.0.1:81 is there twice",
         ),
@@ -131,6 +108,38 @@ async fn what_cannot_be_used_is_named_with_its_value_and_without_its_secrets() {
     let text = refused(secret).await;
     assert!(text.starts_with("repository 'debian' master 'ftp://"), "{text}");
     assert!(!text.contains("secret"), "{text}");
+}
+
+#[tokio::test]
+async fn limits_that_let_nothing_through_are_refused() {
+    let fetch = |set: fn(&mut FetchConfig)| {
+        let mut fetch = FetchConfig::default();
+        set(&mut fetch);
+        fetch
+    };
+    let mut class = ClassConfig::default();
+    class.max_running = Some(0);
+    for (builder, expected) in [
+        (
+            builder().fetch(fetch(|fetch| fetch.background = Some(0))),
+            "fetch '(settings)': [fetch] background is 0",
+        ),
+        (
+            builder().fetch(fetch(|fetch| fetch.source.max_running = Some(1))),
+            "fetch_source '(settings)': [fetch.source] max_running is less than 2",
+        ),
+        (
+            builder().fetch_source(fetch(|fetch| fetch.source.max_rate = Some(ByteRate(0))).source),
+            "fetch_source '(settings)': [fetch.source] max_rate is 0",
+        ),
+        (
+            builder().fetch_class(Class::Rest, class),
+            "fetch_class 'rest' '(settings)': [fetch.class] max_running is 0",
+        ),
+    ] {
+        let text = refused(builder).await;
+        assert!(text.starts_with(expected), "{text}\n{expected}");
+    }
 }
 
 fn mount(path: &str) -> MountConfig {

@@ -58,14 +58,9 @@ fn content(number: u64) -> Vec<u8> {
 }
 
 fn open(dir: &Path, objects: u64) -> Result<DiskCache> {
-    let limits = CacheLimits {
-        max_bytes: Some(objects * 100 + (1 << 20)),
-        ..CacheLimits::default()
-    };
-    let options = CacheOptions {
-        limits,
-        ..CacheOptions::default()
-    };
+    let limits = CacheLimits::bytes(objects * 100 + (1 << 20));
+    let mut options = CacheOptions::default();
+    options.limits = limits;
     Ok(DiskCache::open(Arc::new(RealDisk::open(dir)?), options)?)
 }
 

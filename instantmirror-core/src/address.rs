@@ -73,6 +73,7 @@ impl<'de> Deserialize<'de> for AddressBlock {
 
 /// Which addresses to deal with, and which of them first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AddressPolicy {
     /// These come first, the first block before the second.
     pub preferred: Vec<AddressBlock>,

@@ -21,6 +21,7 @@ use crate::{Head, SnapshotId, TagName, Timestamp};
 
 /// What an operator wants to be kept of a repository. Counts of 0 and `None` are rules that are not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RetentionPolicy {
     /// The newest so many.
     pub keep_last: u32,

@@ -9,6 +9,7 @@ use crate::traits::{Class, Next, Outcome, QueueStatus, Request, Scheduler, Ticke
 
 /// Limits of a [`PriorityScheduler`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SchedulerLimits {
     /// Most requests running at a time, all classes together.
     pub running_max: usize,

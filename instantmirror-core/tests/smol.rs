@@ -189,10 +189,8 @@ fn a_small_mirror_runs_on_smol() {
     smol::block_on(async {
         let snapshot = publish(&store, &files).await;
         assert_eq!(store.snapshot(&repository(), snapshot.id).unwrap(), Some(snapshot));
-        let limits = SchedulerLimits {
-            retry_pause: Duration::from_millis(1),
-            ..SchedulerLimits::default()
-        };
+        let mut limits = SchedulerLimits::default();
+        limits.retry_pause = Duration::from_millis(1);
         let scheduler = Box::new(PriorityScheduler::new(limits));
         let wanted = files.iter().map(request).collect();
         let tries = drive(scheduler, [Arc::new(liar), Arc::new(good)], cache.clone(), wanted).await;

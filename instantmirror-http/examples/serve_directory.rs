@@ -14,7 +14,6 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use instantmirror_core::memory::MemoryCatalogs;
-use instantmirror_core::view::View;
 use instantmirror_core::{Name, RepoName, RepoPath, SecretKey, SnapshotId, Timestamp};
 use instantmirror_http::{Mount, Mounts, Server, Service};
 
@@ -33,13 +32,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let catalogs = MemoryCatalogs::new();
     catalogs.publish(&repository, files, id, now, &key)?;
 
-    let mount = Mount {
-        path: RepoPath::default(),
-        repository,
-        view: View::Current,
-        host: None,
-        index: true,
-    };
+    let mut mount = Mount::new(RepoPath::default(), repository);
+    mount.index = true;
     let service = Service::new(Arc::new(catalogs)).with_mounts(Mounts::new(vec![mount])?);
     let server = Server::bind("127.0.0.1:0".parse()?).await?;
     for url in server.urls() {

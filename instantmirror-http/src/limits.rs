@@ -18,6 +18,7 @@ pub const REQUEST_BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What one server allows its clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Connections open at once. When they are nearly used up, idle ones are closed, the oldest first; the last sixteenth is
     /// for the API of nodes alone, and readers that come then wait. [`Admission`](crate::Admission) can change it.
@@ -64,6 +65,7 @@ impl Default for Limits {
 /// What the clients at one address are allowed together. Addresses of IPv6 count by prefix, for one client has as many
 /// as it likes.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AddressLimits {
     /// Connections at a time. One more closes the address's own connection that is idle for longest, or is refused.
     pub connections_max: Option<NonZeroUsize>,

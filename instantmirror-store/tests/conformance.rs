@@ -11,15 +11,12 @@ mod cache_on_a_real_disk {
 
     fn make(max_bytes: Option<u64>, verify: VerifyWhen, policy: PolicyKind) -> Subject<DiskCache> {
         let dir = tempfile::tempdir().unwrap();
-        let limits = CacheLimits {
-            max_bytes,
-            ..CacheLimits::default()
-        };
+        let mut limits = CacheLimits::default();
+        limits.max_bytes = max_bytes;
         let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
-        Subject::on(
-            DiskCache::open(disk, CacheOptions { limits, verify, policy }).unwrap(),
-            dir,
-        )
+        let mut options = CacheOptions::default();
+        (options.limits, options.verify, options.policy) = (limits, verify, policy);
+        Subject::on(DiskCache::open(disk, options).unwrap(), dir)
     }
 
     mod verifying_at_first_use {
@@ -48,14 +45,10 @@ mod cache_on_other_threads {
 
     fn make(max_bytes: Option<u64>) -> Subject<Blocking<DiskCache>> {
         let dir = tempfile::tempdir().unwrap();
-        let limits = CacheLimits {
-            max_bytes,
-            ..CacheLimits::default()
-        };
-        let options = CacheOptions {
-            limits,
-            ..CacheOptions::default()
-        };
+        let mut limits = CacheLimits::default();
+        limits.max_bytes = max_bytes;
+        let mut options = CacheOptions::default();
+        options.limits = limits;
         let cache = DiskCache::open(Arc::new(RealDisk::open(dir.path()).unwrap()), options).unwrap();
         let threads = Threads::new(|work| drop(std::thread::spawn(work)));
         Subject::on(Blocking::new(Arc::new(cache), threads), dir)
@@ -76,14 +69,10 @@ mod cache_on_a_simulated_disk {
     use instantmirror_store::disk::SimDisk;
 
     fn make(max_bytes: Option<u64>) -> Subject<DiskCache> {
-        let limits = CacheLimits {
-            max_bytes,
-            ..CacheLimits::default()
-        };
-        let options = CacheOptions {
-            limits,
-            ..CacheOptions::default()
-        };
+        let mut limits = CacheLimits::default();
+        limits.max_bytes = max_bytes;
+        let mut options = CacheOptions::default();
+        options.limits = limits;
         Subject::new(DiskCache::open(Arc::new(SimDisk::new()), options).unwrap())
     }
 
@@ -133,10 +122,8 @@ mod objects_of_a_cache {
 
     fn make(objects: &[Bytes], verify: VerifyWhen) -> (DiskCache, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
-        let options = CacheOptions {
-            verify,
-            ..CacheOptions::default()
-        };
+        let mut options = CacheOptions::default();
+        options.verify = verify;
         let cache = DiskCache::open(Arc::new(RealDisk::open(dir.path()).unwrap()), options).unwrap();
         (fill_with(cache, objects), dir)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 /// How often is announced and how much is kept. Everything that anybody can make us keep is bounded by these and by the
 /// number of allowed torrents.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Peers are asked to announce this often.
     pub interval: Duration,

@@ -20,11 +20,9 @@ impl NodesConfig {
     /// Whether a client may use the API. One without an address, on a Unix socket, may.
     #[must_use]
     pub fn admits(&self, address: Option<IpAddr>) -> bool {
-        let policy = AddressPolicy {
-            preferred: Vec::new(),
-            allow: self.allow.clone(),
-            deny: self.deny.clone(),
-        };
+        let mut policy = AddressPolicy::default();
+        policy.allow = self.allow.clone();
+        policy.deny = self.deny.clone();
         address.is_none_or(|address| policy.admits(address))
     }
 }

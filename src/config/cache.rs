@@ -99,11 +99,10 @@ impl CacheConfig {
     /// The hard limits.
     #[must_use]
     pub fn limits(&self) -> CacheLimits {
-        CacheLimits {
-            max_bytes: Some(self.max_size.0),
-            max_objects: self.max_objects,
-            keep_free_bytes: self.keep_free.map_or(0, |size| size.0),
-        }
+        let mut limits = CacheLimits::bytes(self.max_size.0);
+        limits.max_objects = self.max_objects;
+        limits.keep_free_bytes = self.keep_free.map_or(0, |size| size.0);
+        limits
     }
 
     /// How the cache is run.
@@ -120,11 +119,11 @@ impl CacheConfig {
             VerifyKind::Always => VerifyWhen::Always,
             VerifyKind::Scrub | VerifyKind::Filesystem => VerifyWhen::Doubtful,
         };
-        CacheOptions {
-            limits: self.limits(),
-            verify,
-            policy,
-        }
+        let mut options = CacheOptions::default();
+        options.limits = self.limits();
+        options.verify = verify;
+        options.policy = policy;
+        options
     }
 
     pub(super) fn check(&self) -> Result<(), String> {

@@ -220,16 +220,16 @@ impl FetchConfig {
                 scheduler.class_running_max[class.index()] = running;
             }
         }
-        FetchLimits {
-            scheduler,
-            rate: self.max_rate.map(|rate| rate.0),
-            background_rate: preseed.max_rate.map(|rate| rate.0),
-            class_rates,
-            source_rate: self.source.max_rate.map(|rate| rate.0),
-            source_running_max: self.source.max_running,
-            batched_bytes_max: self.batched.map(|size| size.0),
-            yields: self.yields.unwrap_or(true),
-            preferred,
-        }
+        let mut limits = FetchLimits::default();
+        limits.scheduler = scheduler;
+        limits.rate = self.max_rate.map(|rate| rate.0);
+        limits.background_rate = preseed.max_rate.map(|rate| rate.0);
+        limits.class_rates = class_rates;
+        limits.source_rate = self.source.max_rate.map(|rate| rate.0);
+        limits.source_running_max = self.source.max_running;
+        limits.batched_bytes_max = self.batched.map(|size| size.0);
+        limits.yields = self.yields.unwrap_or(true);
+        limits.preferred = preferred;
+        limits
     }
 }

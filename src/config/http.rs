@@ -196,16 +196,15 @@ impl HttpConfig {
     /// What the server allows.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        Limits {
-            connections_max: self.max_connections,
-            addresses: self.limits.addresses(),
-            header_timeout: self.limits.header_timeout.0,
-            idle_timeout: self.limits.idle_timeout.0,
-            write_timeout: self.limits.write_timeout.0,
-            send_rate_min: self.limits.send_rate_min,
-            shutdown_grace: self.limits.shutdown_grace.0,
-            ..Limits::default()
-        }
+        let mut limits = Limits::default();
+        limits.connections_max = self.max_connections;
+        limits.addresses = self.limits.addresses();
+        limits.header_timeout = self.limits.header_timeout.0;
+        limits.idle_timeout = self.limits.idle_timeout.0;
+        limits.write_timeout = self.limits.write_timeout.0;
+        limits.send_rate_min = self.limits.send_rate_min;
+        limits.shutdown_grace = self.limits.shutdown_grace.0;
+        limits
     }
 
     /// Long polls of mirrors that may wait at a time: half of the connections, so that the rest is for readers.

@@ -82,17 +82,17 @@ impl RetentionConfig {
     /// The rules as a policy.
     #[must_use]
     pub fn policy(&self, grace: TimeSpan) -> RetentionPolicy {
-        RetentionPolicy {
-            keep_last: self.keep_last,
-            keep_within: self.keep_within.map(|within| within.0),
-            keep_hourly: self.keep_hourly,
-            keep_daily: self.keep_daily,
-            keep_weekly: self.keep_weekly,
-            keep_monthly: self.keep_monthly,
-            keep_yearly: self.keep_yearly,
-            max_bytes: self.max_bytes.map(|size| size.0),
-            grace: grace.0,
-        }
+        let mut policy = RetentionPolicy::default();
+        policy.keep_last = self.keep_last;
+        policy.keep_within = self.keep_within.map(|within| within.0);
+        policy.keep_hourly = self.keep_hourly;
+        policy.keep_daily = self.keep_daily;
+        policy.keep_weekly = self.keep_weekly;
+        policy.keep_monthly = self.keep_monthly;
+        policy.keep_yearly = self.keep_yearly;
+        policy.max_bytes = self.max_bytes.map(|size| size.0);
+        policy.grace = grace.0;
+        policy
     }
 }
 
@@ -157,11 +157,10 @@ impl NodeSnapshotsConfig {
     /// The rules as a policy.
     #[must_use]
     pub fn policy(&self) -> RetentionPolicy {
-        RetentionPolicy {
-            keep_last: self.keep_last,
-            keep_within: self.keep_within.map(|within| within.0),
-            grace: self.grace.0,
-            ..RetentionPolicy::default()
-        }
+        let mut policy = RetentionPolicy::default();
+        policy.keep_last = self.keep_last;
+        policy.keep_within = self.keep_within.map(|within| within.0);
+        policy.grace = self.grace.0;
+        policy
     }
 }

@@ -131,12 +131,12 @@ impl LimitsConfig {
                 burst: NonZeroU32::new(burst)?,
             })
         };
-        AddressLimits {
-            connections_max: connections,
-            requests: self.requests_per_address.number().and_then(rate),
-            ipv6_prefix: self.ipv6_prefix,
-            exempt: self.exempt.clone(),
-        }
+        let mut addresses = AddressLimits::default();
+        addresses.connections_max = connections;
+        addresses.requests = self.requests_per_address.number().and_then(rate);
+        addresses.ipv6_prefix = self.ipv6_prefix;
+        addresses.exempt = self.exempt.clone();
+        addresses
     }
 
     /// Whether all that cannot change while serving is the same: limits by address can.

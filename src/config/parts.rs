@@ -88,13 +88,11 @@ impl MountConfig {
         let path = &self.path;
         let below = path.strip_prefix('/').map(|rest| rest.trim_end_matches('/'));
         let below = below.ok_or_else(|| format!("mount path '{path}' must begin with '/', as URLs do"))?;
-        Ok(Mount {
-            host: self.host.clone(),
-            path: RepoPath::new(below).map_err(|error| format!("mount path '{path}' has {error}"))?,
-            repository: repository.clone(),
-            view: self.view.clone(),
-            index: self.index,
-        })
+        let below = RepoPath::new(below).map_err(|error| format!("mount path '{path}' has {error}"))?;
+        let mut mount = Mount::new(below, repository.clone());
+        (mount.host, mount.view) = (self.host.clone(), self.view.clone());
+        mount.index = self.index;
+        Ok(mount)
     }
 }
 

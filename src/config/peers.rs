@@ -116,26 +116,26 @@ impl PeersConfig {
             Preferred::Block(block) => Some(*block),
             Preferred::Host(_) => None,
         };
-        AddressPolicy {
-            preferred: self.preferred.iter().filter_map(block).collect(),
-            allow: self.allow.clone(),
-            deny: self.deny.clone(),
-        }
+        let mut policy = AddressPolicy::default();
+        policy.preferred = self.preferred.iter().filter_map(block).collect();
+        policy.allow = self.allow.clone();
+        policy.deny = self.deny.clone();
+        policy
     }
 
     /// The same as limits of swarms.
     #[must_use]
     pub fn limits(&self) -> PeerLimits {
         let defaults = PeerLimits::default();
-        PeerLimits {
-            connections_max: self.max_connections,
-            connections_sought: defaults.connections_sought.min(self.max_connections),
-            slots: self.slots,
-            upload: self.upload.map(|rate| rate.0),
-            download: self.download.map(|rate| rate.0),
-            listen: self.listen.iter().map(SocketAddr::ip).collect(),
-            policy: self.policy(),
-        }
+        let mut limits = PeerLimits::default();
+        limits.connections_max = self.max_connections;
+        limits.connections_sought = defaults.connections_sought.min(self.max_connections);
+        limits.slots = self.slots;
+        limits.upload = self.upload.map(|rate| rate.0);
+        limits.download = self.download.map(|rate| rate.0);
+        limits.listen = self.listen.iter().map(SocketAddr::ip).collect();
+        limits.policy = self.policy();
+        limits
     }
 
     /// The addresses it listens on, with their places.

@@ -143,17 +143,17 @@ impl TrackerLimitsConfig {
     /// The same, as the tracker knows them.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        Limits {
-            interval: self.interval.0,
-            interval_seeds: self.seed_interval.0,
-            interval_min: self.min_interval.0,
-            peers_max: self.max_peers,
-            swarm_peers_max: self.max_peers_per_torrent,
-            address_peers_max: self.max_peers_per_address,
-            handed_out: self.handed_out,
-            handed_out_max: self.max_handed_out,
-            requests_per_minute: self.requests_per_minute,
-        }
+        let mut limits = Limits::default();
+        limits.interval = self.interval.0;
+        limits.interval_seeds = self.seed_interval.0;
+        limits.interval_min = self.min_interval.0;
+        limits.peers_max = self.max_peers;
+        limits.swarm_peers_max = self.max_peers_per_torrent;
+        limits.address_peers_max = self.max_peers_per_address;
+        limits.handed_out = self.handed_out;
+        limits.handed_out_max = self.max_handed_out;
+        limits.requests_per_minute = self.requests_per_minute;
+        limits
     }
 
     pub(crate) fn check(&self) -> Result<(), String> {

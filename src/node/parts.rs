@@ -6,7 +6,7 @@ use instantmirror_core::ObjectId;
 use instantmirror_core::catalog::NodeSource;
 use instantmirror_core::traits::blocking::wait;
 use instantmirror_core::traits::{
-    CacheError, CacheLimits, Capacity, FreeSpace, Inventory, ObjectCache, Quota, SnapshotStore, Standings, Sweeper,
+    CacheError, CacheLimits, Capacity, FreeSpace, Inventory, ObjectCache, SnapshotStore, Standings, Sweeper,
 };
 
 /// The cache of a node: an [`ObjectCache`] and, where it lacks a service that can be done without, the next best answer.
@@ -54,13 +54,12 @@ impl NodeCache {
 
     /// The limits, as far as the cache says.
     pub(crate) fn limits(&self) -> CacheLimits {
-        self.quota().map_or_else(
-            || CacheLimits {
-                max_bytes: self.usage().max_bytes,
-                ..CacheLimits::default()
-            },
-            Quota::limits,
-        )
+        if let Some(quota) = self.quota() {
+            return quota.limits();
+        }
+        let mut limits = CacheLimits::default();
+        limits.max_bytes = self.usage().max_bytes;
+        limits
     }
 
     /// How much it could hold at most.

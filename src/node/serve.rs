@@ -53,10 +53,8 @@ impl NodeServer {
         )
         .await?;
         let shown = node.publication();
-        let mut hot = HotLimits {
-            held_bytes_max: config.cache.max_size.0 / HELD_PART,
-            ..HotLimits::default()
-        };
+        let mut hot = HotLimits::default();
+        hot.held_bytes_max = config.cache.max_size.0 / HELD_PART;
         if config.cache.verify == VerifyKind::Always {
             // An answer that is kept ready was verified for another request.
             hot.answers_max = 0;

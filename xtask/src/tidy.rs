@@ -9,6 +9,7 @@ mod core_api;
 mod layers;
 mod lengths;
 mod named_tests;
+mod settings;
 mod source;
 mod text;
 mod tree;
@@ -100,6 +101,10 @@ const CHECKS: &[Check] = &[
     Check {
         name: "unsafe-listed",
         run: unsafe_code::check,
+    },
+    Check {
+        name: "settings-open",
+        run: settings::check,
     },
     Check {
         name: "lengths",

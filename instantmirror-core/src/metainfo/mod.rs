@@ -33,6 +33,7 @@ pub const PAD_DIRECTORY: &str = ".pad";
 
 /// What clients cope with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Most files, pad files included.
     pub files: u64,

@@ -17,7 +17,8 @@
 //! # }).collect::<Result<_, instantmirror_core::NameError>>()?;
 //! # let root = build_directory(&files, &mut |node| store.insert_node(node))?;
 //! # let catalog = Catalog::new(&store, Meta { mode: 0, mtime: 0, kind: Kind::Directory(root) });
-//! let limits = Limits { files: 4, ..Limits::default() }; // two files, each with a pad
+//! let mut limits = Limits::default();
+//! limits.files = 4; // two files, each with a pad
 //! let plan = shards::plan(&catalog, &RepoPath::ROOT, 1 << 20, &limits)?;
 //! let labels: Vec<_> = plan.shards.iter().map(|shard| shard.label.as_str()).collect();
 //! assert_eq!(labels, ["+a", "+y"]);

@@ -17,6 +17,7 @@ const NEWCOMER_ROUNDS: u32 = 3;
 
 /// How many are served at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ChokerLimits {
     /// Places, at least one.
     pub slots: usize,
@@ -29,6 +30,12 @@ impl Default for ChokerLimits {
 }
 
 impl ChokerLimits {
+    /// So many places.
+    #[must_use]
+    pub const fn slots(slots: usize) -> Self {
+        Self { slots }
+    }
+
     /// How many of the places are for newcomers.
     fn for_newcomers(self) -> usize {
         if self.slots < 2 { 0 } else { (self.slots / 4).max(1) }

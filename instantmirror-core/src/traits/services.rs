@@ -97,6 +97,7 @@ pub trait Inventory: Debug + Send + Sync {
 
 /// The hard limits of a cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CacheLimits {
     /// Bytes of content, whole and partial, and of the files beside it; `None`: as much as the disk holds.
     pub max_bytes: Option<u64>,

@@ -37,6 +37,7 @@ const HEAD_TAIL_BYTES: usize = 192;
 
 /// What a [`Service`](crate::Service) keeps ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct HotLimits {
     /// Most answers kept, each with a file open or up to [`HOT_BODY_BYTES_MAX`] in memory; 0: none are.
     pub answers_max: usize,

@@ -73,6 +73,7 @@ fn plain_host(host: &str) -> Cow<'_, str> {
 
 /// Shows one view of a repository at a path of the operator's choice, so that existing URLs stay valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Mount {
     /// The host on which it is shown; on every one if there is none.
     pub host: Option<HostName>,
@@ -84,6 +85,20 @@ pub struct Mount {
     pub view: View,
     /// Whether a directory with an `index.html` is answered with that instead of a listing.
     pub index: bool,
+}
+
+impl Mount {
+    /// Shows what is current of a repository at this path, on every host, with listings.
+    #[must_use]
+    pub fn new(path: RepoPath, repository: RepoName) -> Self {
+        Self {
+            host: None,
+            path,
+            repository,
+            view: View::Current,
+            index: false,
+        }
+    }
 }
 
 /// Why a list of mounts was refused.

@@ -28,23 +28,21 @@ struct Setting {
 }
 
 fn limits(connections_max: usize) -> Limits {
-    Limits {
-        connections_max,
-        ..Limits::default()
-    }
+    let mut limits = Limits::default();
+    limits.connections_max = connections_max;
+    limits
 }
 
 /// Limits of addresses, those of this machine included.
 fn of_addresses(connections_max: Option<usize>, requests: Option<(u32, u32)>) -> AddressLimits {
-    AddressLimits {
-        connections_max: connections_max.and_then(NonZeroUsize::new),
-        requests: requests.map(|(per_second, burst)| RequestRate {
-            per_second: NonZeroU32::new(per_second).unwrap(),
-            burst: NonZeroU32::new(burst).unwrap(),
-        }),
-        exempt: Vec::new(),
-        ..AddressLimits::default()
-    }
+    let mut addresses = AddressLimits::default();
+    addresses.connections_max = connections_max.and_then(NonZeroUsize::new);
+    addresses.requests = requests.map(|(per_second, burst)| RequestRate {
+        per_second: NonZeroU32::new(per_second).unwrap(),
+        burst: NonZeroU32::new(burst).unwrap(),
+    });
+    addresses.exempt = Vec::new();
+    addresses
 }
 
 async fn setting(limits: Limits) -> Setting {
@@ -304,11 +302,9 @@ async fn long_polls_leave_room_for_readers() {
 
 #[tokio::test]
 async fn one_address_does_not_shut_out_another() {
-    let setting = setting(Limits {
-        addresses: of_addresses(Some(50), None),
-        ..limits(200)
-    })
-    .await;
+    let mut changed = limits(200);
+    changed.addresses = of_addresses(Some(50), None);
+    let setting = setting(changed).await;
     let mut idle = Vec::new();
     for _ in 0..50 {
         idle.push(setting.idle("127.0.0.2").await);
@@ -353,14 +349,10 @@ async fn one_address_does_not_shut_out_another() {
 
 #[tokio::test]
 async fn this_machine_and_its_proxies_have_no_limit() {
-    let setting = setting(Limits {
-        addresses: AddressLimits {
-            exempt: AddressLimits::default().exempt,
-            ..of_addresses(Some(2), Some((1, 1)))
-        },
-        ..limits(100)
-    })
-    .await;
+    let mut changed = limits(100);
+    changed.addresses = of_addresses(Some(2), Some((1, 1)));
+    changed.addresses.exempt = AddressLimits::default().exempt;
+    let setting = setting(changed).await;
     let _busy = setting.busy(20, "127.0.0.1").await;
     assert_eq!(get(setting.server.address, SMALL).await.status, 200);
     setting.end().await;
@@ -368,11 +360,9 @@ async fn this_machine_and_its_proxies_have_no_limit() {
 
 #[tokio::test]
 async fn who_asks_too_often_is_told_when_to_come_again() {
-    let setting = setting(Limits {
-        addresses: of_addresses(None, Some((1, 5))),
-        ..limits(100)
-    })
-    .await;
+    let mut changed = limits(100);
+    changed.addresses = of_addresses(None, Some((1, 5)));
+    let setting = setting(changed).await;
     let mut connection = Kept::connect_from("127.0.0.2", setting.server.address).await.unwrap();
     let mut statuses = Vec::new();
     for _ in 0..20 {
@@ -422,10 +412,9 @@ async fn who_asks_too_often_is_told_when_to_come_again() {
 #[tokio::test]
 async fn a_trusted_proxy_is_limited_as_those_it_asks_for() {
     let proxies: Vec<AddressBlock> = vec!["127.0.0.9".parse().unwrap()];
-    let mut server = Server::new(Limits {
-        addresses: of_addresses(Some(3), Some((1, 4))),
-        ..limits(100)
-    });
+    let mut changed = limits(100);
+    changed.addresses = of_addresses(Some(3), Some((1, 4)));
+    let mut server = Server::new(changed);
     server.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let proxied = server
         .listen_proxied("127.0.0.1:0".parse().unwrap(), None)

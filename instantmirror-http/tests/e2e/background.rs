@@ -105,10 +105,8 @@ async fn pipelined_requests_are_answered_in_their_order() {
 
 #[tokio::test]
 async fn limits_and_the_end_of_the_server_hold_in_the_background_too() {
-    let limits = Limits {
-        idle_timeout: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.idle_timeout = Duration::from_millis(200);
     let setting = setting(limits).await;
     let mut connection = Kept::connect(setting.server.address).await.unwrap();
     for (name, lines) in MIXED.into_iter().take(3) {

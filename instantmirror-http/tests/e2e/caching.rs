@@ -59,12 +59,10 @@ async fn nobody_keeps_for_others_what_one_request_came_to() {
     let snapshot = world.publish(1, items, true).await;
     world.fault(b"away", Fault::Open(unavailable(ObjectId::of(b"away"))));
     let object = world.cache_object(b"object").await;
-    let mount = |path: &str, view| Mount {
-        host: None,
-        path: RepoPath::new(path).unwrap(),
-        repository: name(),
-        view,
-        index: false,
+    let mount = |path: &str, view| {
+        let mut mount = Mount::new(RepoPath::new(path).unwrap(), name());
+        mount.view = view;
+        mount
     };
     let mounts = Mounts::new(vec![mount("pub", View::Current)]).unwrap();
     let api = world.api();

@@ -98,10 +98,8 @@ async fn a_file_that_was_cut_breaks_the_answer_off() {
 #[tokio::test]
 async fn answers_kept_ready_are_those_that_would_be_made() {
     let world = world().await;
-    let nothing_kept = HotLimits {
-        answers_max: 0,
-        ..HotLimits::default()
-    };
+    let mut nothing_kept = HotLimits::default();
+    nothing_kept.answers_max = 0;
     let made = start(service(&world).with_hot_limits(&nothing_kept)).await;
     let kept = start(service(&world)).await;
     let etag = get(made.address, SMALL).await.header("etag").to_owned();
@@ -362,10 +360,8 @@ async fn a_reload_changes_the_answers_and_closes_nothing() {
 #[tokio::test]
 async fn what_is_kept_open_is_let_go() {
     let world = world().await;
-    let limits = HotLimits {
-        lifetime: Duration::from_millis(1),
-        ..HotLimits::default()
-    };
+    let mut limits = HotLimits::default();
+    limits.lifetime = Duration::from_millis(1);
     let server = start(service(&world).with_hot_limits(&limits)).await;
     get(server.address, DISK).await;
     assert_eq!(world.readers.load(Ordering::SeqCst), 1);
@@ -374,10 +370,8 @@ async fn what_is_kept_open_is_let_go() {
     }
     server.stop().await;
     // Nor is anything kept that holds more than may be held.
-    let limits = HotLimits {
-        held_bytes_max: 700_000,
-        ..HotLimits::default()
-    };
+    let mut limits = HotLimits::default();
+    limits.held_bytes_max = 700_000;
     let server = start(service(&world).with_hot_limits(&limits)).await;
     get(server.address, DISK).await;
     assert_eq!(world.readers.load(Ordering::SeqCst), 0);
@@ -387,10 +381,9 @@ async fn what_is_kept_open_is_let_go() {
 #[tokio::test]
 async fn too_many_connections_at_once_only_wait() {
     let world = world().await;
-    let mut server = Server::new(Limits {
-        connections_max: 8,
-        ..Limits::default()
-    });
+    let mut limits = Limits::default();
+    limits.connections_max = 8;
+    let mut server = Server::new(limits);
     server.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let server = start_on(server, service(&world));
     let address = server.address;

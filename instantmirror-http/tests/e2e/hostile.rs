@@ -3,7 +3,6 @@
 use http::{Method, Request};
 use http_body_util::Empty;
 use instantmirror_core::RepoPath;
-use instantmirror_core::view::View;
 use instantmirror_http::{Mount, Mounts, Service, Stopping};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -52,13 +51,8 @@ const HOSTILE: [&str; 23] = [
 async fn service() -> Service {
     let world = World::new();
     world.publish(1, vec![("pool/a", Item::File("a".into()))], true).await;
-    let mount = Mount {
-        host: None,
-        path: RepoPath::new("pub/debian").unwrap(),
-        repository: name(),
-        view: View::Current,
-        index: true,
-    };
+    let mut mount = Mount::new(RepoPath::new("pub/debian").unwrap(), name());
+    mount.index = true;
     world
         .service()
         .with_mounts(Mounts::new(vec![mount]).unwrap())

@@ -4,7 +4,6 @@ use std::io::Read as _;
 
 use bytes::Bytes;
 use instantmirror_core::RepoPath;
-use instantmirror_core::view::View;
 use instantmirror_http::{Mount, Mounts};
 
 use crate::client::{Reply, get, send};
@@ -41,13 +40,7 @@ async fn world() -> Running {
             .map(|(link, target)| (link.as_str(), Item::Link(target))),
     );
     world.publish(1, items, true).await;
-    let mount = Mount {
-        host: None,
-        path: RepoPath::new("pub").unwrap(),
-        repository: name(),
-        view: View::Current,
-        index: false,
-    };
+    let mount = Mount::new(RepoPath::new("pub").unwrap(), name());
     start(world.service().with_mounts(Mounts::new(vec![mount]).unwrap())).await
 }
 

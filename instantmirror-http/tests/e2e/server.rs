@@ -180,10 +180,9 @@ async fn the_grace_ends() {
     let (_progress, until) = watch::channel(0_u64);
     world.fault(&content, Fault::Until(until));
     world.publish(2, vec![("never", Item::File(content))], true).await;
-    let mut server = Server::new(Limits {
-        shutdown_grace: std::time::Duration::from_millis(20),
-        ..Limits::default()
-    });
+    let mut limits = Limits::default();
+    limits.shutdown_grace = std::time::Duration::from_millis(20);
+    let mut server = Server::new(limits);
     server.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let running = start_on(server, world.service());
     let mut stream = TcpStream::connect(running.address).await.unwrap();
@@ -199,10 +198,9 @@ async fn the_grace_ends() {
 
 #[tokio::test]
 async fn connections_beyond_the_limit_wait_their_turn() {
-    let mut server = Server::new(Limits {
-        connections_max: 1,
-        ..Limits::default()
-    });
+    let mut limits = Limits::default();
+    limits.connections_max = 1;
+    let mut server = Server::new(limits);
     server.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let running = start_on(server, world().await.service());
     let request = format!("GET {A} HTTP/1.1\r\nHost: h\r\n\r\n");
@@ -222,10 +220,9 @@ async fn connections_beyond_the_limit_wait_their_turn() {
 
 #[tokio::test]
 async fn a_header_that_never_ends_is_cut() {
-    let mut server = Server::new(Limits {
-        header_timeout: std::time::Duration::from_millis(20),
-        ..Limits::default()
-    });
+    let mut limits = Limits::default();
+    limits.header_timeout = std::time::Duration::from_millis(20);
+    let mut server = Server::new(limits);
     server.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let running = start_on(server, world().await.service());
     for begun in ["", "GET / HT"] {

@@ -35,11 +35,9 @@ async fn cut(server: &Running, count: u64) {
 
 #[tokio::test]
 async fn a_header_that_comes_byte_by_byte_is_cut() {
-    let server = server(Limits {
-        header_timeout: Duration::from_millis(150),
-        ..Limits::default()
-    })
-    .await;
+    let mut limits = Limits::default();
+    limits.header_timeout = Duration::from_millis(150);
+    let server = server(limits).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let begun = Instant::now();
     let (mut input, mut output) = stream.split();
@@ -67,11 +65,9 @@ async fn a_header_that_comes_byte_by_byte_is_cut() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_without_a_word() {
-    let server = server(Limits {
-        idle_timeout: Duration::from_millis(50),
-        ..Limits::default()
-    })
-    .await;
+    let mut limits = Limits::default();
+    limits.idle_timeout = Duration::from_millis(50);
+    let server = server(limits).await;
     let mut connection = Kept::connect(server.address).await.unwrap();
     connection
         .send(b"GET /debian/snap/current/small HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -85,11 +81,9 @@ async fn an_idle_connection_is_closed_without_a_word() {
 
 #[tokio::test]
 async fn a_client_that_takes_nothing_is_cut() {
-    let server = server(Limits {
-        write_timeout: Duration::from_millis(100),
-        ..Limits::default()
-    })
-    .await;
+    let mut limits = Limits::default();
+    limits.write_timeout = Duration::from_millis(100);
+    let server = server(limits).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let request = format!("GET {BIG} HTTP/1.1\r\nHost: h\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -105,12 +99,10 @@ async fn a_client_that_takes_nothing_is_cut() {
 /// It takes some all the time, so it is never silent; but so little that it would stay for days.
 #[tokio::test]
 async fn a_client_that_takes_almost_nothing_is_cut() {
-    let server = server(Limits {
-        write_timeout: Duration::from_millis(400),
-        send_rate_min: 1 << 40,
-        ..Limits::default()
-    })
-    .await;
+    let mut limits = Limits::default();
+    limits.write_timeout = Duration::from_millis(400);
+    limits.send_rate_min = 1 << 40;
+    let server = server(limits).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let request = format!("GET {BIG} HTTP/1.1\r\nHost: h\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -130,11 +122,9 @@ async fn a_client_that_takes_almost_nothing_is_cut() {
 
 #[tokio::test]
 async fn a_slow_client_that_takes_enough_is_served() {
-    let server = server(Limits {
-        write_timeout: Duration::from_secs(1),
-        ..Limits::default()
-    })
-    .await;
+    let mut limits = Limits::default();
+    limits.write_timeout = Duration::from_secs(1);
+    let server = server(limits).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let request = format!("GET {BIG} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -154,11 +144,9 @@ async fn a_slow_client_that_takes_enough_is_served() {
 /// The time for a header begins anew with each.
 #[tokio::test]
 async fn headers_in_pieces_have_their_time_each() {
-    let server = server(Limits {
-        header_timeout: Duration::from_millis(1500),
-        ..Limits::default()
-    })
-    .await;
+    let mut limits = Limits::default();
+    limits.header_timeout = Duration::from_millis(1500);
+    let server = server(limits).await;
     let mut connection = Kept::connect(server.address).await.unwrap();
     // Ready in memory, not there, ready again: by every way there is.
     for target in ["small", "none", "small", "none"] {

@@ -24,13 +24,9 @@ fn numbers() -> Bytes {
 }
 
 fn mount(path: &str, view: View, index: bool) -> Mount {
-    Mount {
-        host: None,
-        path: RepoPath::new(path).unwrap(),
-        repository: name(),
-        view,
-        index,
-    }
+    let mut mount = Mount::new(RepoPath::new(path).unwrap(), name());
+    (mount.view, mount.index) = (view, index);
+    mount
 }
 
 async fn world() -> (Running, Arc<Snapshot>, Arc<World>) {
@@ -304,9 +300,10 @@ async fn a_mount_at_a_repository_s_place_hides_no_snapshot() {
 async fn each_host_shows_its_own_mounts_and_every_host_the_repositories() {
     let world = World::new();
     let snapshot = world.publish(1, vec![("pool/a.deb", file(b"a"))], true).await;
-    let of = |host: &str, path: &str, view: View| Mount {
-        host: Some(host.parse().unwrap()),
-        ..mount(path, view, false)
+    let of = |host: &str, path: &str, view: View| {
+        let mut mount = mount(path, view, false);
+        mount.host = Some(host.parse().unwrap());
+        mount
     };
     let mounts = vec![
         mount("pub", View::Current, false),

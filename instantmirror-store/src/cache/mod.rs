@@ -74,6 +74,7 @@ pub enum VerifyWhen {
 
 /// How a cache is run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CacheOptions {
     /// The hard limits.
     pub limits: CacheLimits,

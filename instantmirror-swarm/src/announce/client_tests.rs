@@ -79,12 +79,10 @@ async fn by_a_proxy_only_the_proxy_has_to_know_where_the_tracker_is() {
     ];
     let (proxy, served) = http_tracker(answers).await;
     let proxies = Proxies::all(&SecretUrl::from(proxy.url().as_str())).unwrap();
-    let allow = vec!["192.0.2.0/24".parse().unwrap()];
+    let mut policy = AddressPolicy::default();
+    policy.allow = vec!["192.0.2.0/24".parse().unwrap()];
     let outgoing = Outgoing {
-        policy: AddressPolicy {
-            allow,
-            ..AddressPolicy::default()
-        },
+        policy,
         proxies,
         ..Outgoing::default()
     };
@@ -224,10 +222,8 @@ async fn a_tracker_that_is_gone_is_known_at_once() {
 
 #[tokio::test]
 async fn the_address_policy_holds_for_trackers() {
-    let policy = AddressPolicy {
-        deny: vec!["127.0.0.0/8".parse().unwrap()],
-        ..AddressPolicy::default()
-    };
+    let mut policy = AddressPolicy::default();
+    policy.deny = vec!["127.0.0.0/8".parse().unwrap()];
     let announcer = Announcer::new(&policy, Timeouts::default()).unwrap();
     for url in ["http://127.0.0.1:1/", "udp://127.0.0.1:1/"] {
         let error = announcer.announce(&url.parse().unwrap(), &request()).await.unwrap_err();

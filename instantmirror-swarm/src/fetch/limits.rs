@@ -5,6 +5,7 @@ use instantmirror_core::traits::Class;
 
 /// Limits of a [`FetchEngine`](super::FetchEngine); all of them can be changed while it runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FetchLimits {
     /// What runs at a time, and how often it is tried.
     pub scheduler: SchedulerLimits,

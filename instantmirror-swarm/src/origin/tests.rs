@@ -195,10 +195,8 @@ async fn what_a_proxy_says_is_not_told_as_the_word_of_the_master() {
     let ask = async |master: &str, proxy: SocketAddr| {
         let proxies = Proxies::all(&SecretUrl::from(format!("http://u:SECRET@{proxy}"))).unwrap();
         // The proxy is where it is, and the master is the proxy's affair.
-        let policy = AddressPolicy {
-            allow: vec!["192.0.2.0/24".parse().unwrap()],
-            ..AddressPolicy::default()
-        };
+        let mut policy = AddressPolicy::default();
+        policy.allow = vec!["192.0.2.0/24".parse().unwrap()];
         let outgoing = Outgoing {
             policy,
             proxies,
@@ -232,10 +230,8 @@ async fn what_a_proxy_says_is_not_told_as_the_word_of_the_master() {
 #[tokio::test]
 async fn the_addresses_that_are_admitted_are_those_of_masters_and_not_of_proxies() {
     let proxy = answers(response("503 Service Unavailable", "")).await;
-    let policy = AddressPolicy {
-        allow: vec!["192.0.2.0/24".parse().unwrap()],
-        ..AddressPolicy::default()
-    };
+    let mut policy = AddressPolicy::default();
+    policy.allow = vec!["192.0.2.0/24".parse().unwrap()];
     for host in ["localhost", "LOCALHOST", "127.0.0.1"] {
         let proxies = Proxies::all(&SecretUrl::from(format!("http://{host}:{}", proxy.port()))).unwrap();
         let outgoing = Outgoing {

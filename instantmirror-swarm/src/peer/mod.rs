@@ -91,6 +91,7 @@ pub trait PieceSource: Debug + Send + Sync + 'static {
 
 /// Limits that all swarms of a node share.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct PeerLimits {
     /// Connections at a time, of all swarms.
     pub connections_max: usize,
@@ -170,7 +171,7 @@ impl Swarms {
             download: throttle(limits.download),
             limits: RwLock::new(limits),
             swarms: RwLock::default(),
-            choker: Mutex::new(Choker::new(ChokerLimits { slots })),
+            choker: Mutex::new(Choker::new(ChokerLimits::slots(slots))),
             blame: Mutex::default(),
             last_key: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
@@ -188,7 +189,7 @@ impl Swarms {
 
     /// Changes the limits for all that begins from now on. Peers that the new policy does not admit are closed.
     pub fn set_limits(&self, limits: PeerLimits) {
-        lock(&self.0.choker).set_limits(ChokerLimits { slots: limits.slots });
+        lock(&self.0.choker).set_limits(ChokerLimits::slots(limits.slots));
         for (throttle, rate) in [(&self.0.upload, limits.upload), (&self.0.download, limits.download)] {
             let mut throttle = lock(throttle);
             if throttle.as_ref().map(Throttle::bytes_per_second) != rate {

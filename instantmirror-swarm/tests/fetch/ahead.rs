@@ -56,10 +56,8 @@ async fn a_client_does_not_wait_behind_what_is_fetched_ahead() {
     let (first, second) = (content(1, 2 * G), content(2, 3 * G));
     let (cache, master) = (MemoryCache::new(None), source("master", &[&first, &second]));
     let sources = BTreeMap::from([(repository(), vec![Transport::origin(master.clone())])]);
-    let limits = SchedulerLimits {
-        background_running_max: 1,
-        ..SchedulerLimits::default()
-    };
+    let mut limits = SchedulerLimits::default();
+    limits.background_running_max = 1;
     let scheduler = Box::new(PriorityScheduler::new(limits));
     let engine = FetchEngine::new(Arc::new(cache.clone()), sources, scheduler);
     master.hold();

@@ -520,10 +520,8 @@ async fn a_fill_that_rests_holds_up_nobody() {
     let (first, second) = (content(1, 20 * G), content(2, 3 * G + 1));
     let source = source("master", &[&first, &second]);
     let sources = BTreeMap::from([(repository(), vec![Transport::origin(source.clone())])]);
-    let limits = SchedulerLimits {
-        running_max: 1,
-        ..SchedulerLimits::default()
-    };
+    let mut limits = SchedulerLimits::default();
+    limits.running_max = 1;
     let cache = MemoryCache::new(None);
     let engine = FetchEngine::new(Arc::new(cache), sources, Box::new(PriorityScheduler::new(limits)));
     let lingering = open(&engine, &file(&first), 0..10).await.unwrap();

@@ -16,10 +16,9 @@ const WINDOW: u64 = 2 << 20;
 
 fn yielding(cache: &MemoryCache, master: &FaultyTransport) -> FetchEngine {
     let engine = engine(cache, &[master]);
-    engine.set_limits(FetchLimits {
-        yields: true,
-        ..FetchLimits::default()
-    });
+    let mut limits = FetchLimits::default();
+    limits.yields = true;
+    engine.set_limits(limits);
     engine
 }
 

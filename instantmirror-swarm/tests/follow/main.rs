@@ -542,12 +542,10 @@ async fn a_node_s_own_policy_keeps_less_than_the_master_has() {
     published.tags.insert("gold".parse().unwrap(), snapshots[0].id);
     master.publish(&published);
     *clock.0.lock().unwrap() = START.plus(HOUR * 10);
-    let policy = RetentionPolicy {
-        keep_last: 1,
-        keep_within: Some(HOUR * 3),
-        grace: Duration::ZERO,
-        ..RetentionPolicy::default()
-    };
+    let mut policy = RetentionPolicy::default();
+    policy.keep_last = 1;
+    policy.keep_within = Some(HOUR * 3);
+    policy.grace = Duration::ZERO;
     let intake = Intake::default();
     let follower = Follower::open(
         repository(),

@@ -99,10 +99,9 @@ async fn parts_of_an_info_dictionary_wait_for_their_reader_and_for_the_rate() {
     };
     let source = seeder.source();
     seeder.swarms.join(config, source, 1);
-    seeder.swarms.set_limits(PeerLimits {
-        upload: Some(1 << 20),
-        ..PeerLimits::default()
-    });
+    let mut limits = PeerLimits::default();
+    limits.upload = Some(1 << 20);
+    seeder.swarms.set_limits(limits);
     let mut flooder = connect(&seeder, swarm, 1).await;
     let ids = ExtensionIds {
         metadata: Some(5),
@@ -146,10 +145,9 @@ async fn those_who_say_nothing_keep_nobody_out() {
 async fn there_are_never_more_connections_than_there_may_be() {
     let world = World::new(vec![noise(1, MIB)]);
     let seeder = world.seeder("127.0.0.1").await;
-    seeder.swarms.set_limits(PeerLimits {
-        connections_max: 5,
-        ..PeerLimits::default()
-    });
+    let mut limits = PeerLimits::default();
+    limits.connections_max = 5;
+    seeder.swarms.set_limits(limits);
     let all = (0..40).map(|name| may_connect(&seeder, world.info_hash(), name));
     let all = futures_util::future::join_all(all).await;
     let mut most = 0;
@@ -165,10 +163,9 @@ async fn there_are_never_more_connections_than_there_may_be() {
 async fn one_host_does_not_take_all_connections() {
     let world = World::new(vec![noise(1, MIB)]);
     let seeder = world.seeder("127.0.0.1").await;
-    seeder.swarms.set_limits(PeerLimits {
-        connections_max: 8,
-        ..PeerLimits::default()
-    });
+    let mut limits = PeerLimits::default();
+    limits.connections_max = 8;
+    seeder.swarms.set_limits(limits);
     let mut many = Vec::new();
     for name in 0..8 {
         let mut stream = connect(&seeder, world.info_hash(), name).await;

@@ -293,10 +293,8 @@ async fn peers_meet_over_ipv6_as_well() {
 async fn limits_on_rates_and_peers_hold() {
     let world = World::new(vec![noise(1, 4 * MIB)]);
     let (seeder, leecher) = (world.seeder("127.0.0.1").await, world.leecher("127.0.0.5").await);
-    let limits = PeerLimits {
-        upload: Some(2 * MIB as u64),
-        ..PeerLimits::default()
-    };
+    let mut limits = PeerLimits::default();
+    limits.upload = Some(2 * MIB as u64);
     seeder.swarms.set_limits(limits.clone());
     leecher.knows(seeder.address);
     let begun = std::time::Instant::now();
@@ -304,11 +302,11 @@ async fn limits_on_rates_and_peers_hold() {
     // A tenth of a second of burst, and the run that is under way.
     assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
     // An address that is denied from now on is let go, and not taken back.
-    let policy = AddressPolicy {
-        deny: vec!["127.0.0.5".parse().unwrap()],
-        ..AddressPolicy::default()
-    };
-    seeder.swarms.set_limits(PeerLimits { policy, ..limits });
+    let mut policy = AddressPolicy::default();
+    policy.deny = vec!["127.0.0.5".parse().unwrap()];
+    let mut changed = limits;
+    changed.policy = policy;
+    seeder.swarms.set_limits(changed);
     let end = std::time::Instant::now() + Duration::from_secs(20);
     while seeder.swarms.connections() > 0 {
         assert!(std::time::Instant::now() < end);

@@ -198,10 +198,8 @@ impl World {
         let address = listener.local_addr().unwrap();
         let mut secret = [0; 32];
         secret[..2].copy_from_slice(&address.port().to_be_bytes());
-        let limits = PeerLimits {
-            listen: vec![address.ip()],
-            ..PeerLimits::default()
-        };
+        let mut limits = PeerLimits::default();
+        limits.listen = vec![address.ip()];
         let swarms = Swarms::new(secret, limits);
         let config = SessionConfig {
             info_hash: self.info_hash(),

@@ -270,10 +270,8 @@ fn what_cannot_be_removed_keeps_nothing_else_from_going() {
         put(&cache, &content(number, GROUP)).unwrap();
         audit(&cache);
     }
-    cache.set_limits(CacheLimits {
-        max_bytes: Some(2 * GROUP_BYTES),
-        ..CacheLimits::default()
-    });
+    let limits = CacheLimits::bytes(2 * GROUP_BYTES);
+    cache.set_limits(limits);
     assert!(cache.shrink().unwrap());
     audit(&cache);
 }

@@ -77,11 +77,7 @@ struct Machine {
 impl Machine {
     fn new(policy: PolicyKind) -> Self {
         let options = CacheOptions {
-            limits: CacheLimits {
-                max_bytes: Some(9 * GROUP_BYTES),
-                max_objects: Some(6),
-                keep_free_bytes: 0,
-            },
+            limits: CacheLimits::bytes(9 * GROUP_BYTES).objects(6),
             verify: VerifyWhen::Doubtful,
             policy,
         };
@@ -293,10 +289,7 @@ fn what_lies_beside_an_object_counts() {
     let disk = SimDisk::new();
     let data = content(1, 5 * GROUP);
     let try_with = |max: u64| {
-        let limits = CacheLimits {
-            max_bytes: Some(max),
-            ..CacheLimits::default()
-        };
+        let limits = CacheLimits::bytes(max);
         let options = CacheOptions {
             limits,
             ..CacheOptions::default()
@@ -353,10 +346,7 @@ fn what_a_broken_write_left_is_counted() {
     let disk = SimDisk::new();
     let data = content(1, 9 * GROUP);
     let options = CacheOptions {
-        limits: CacheLimits {
-            max_bytes: Some(20 * GROUP_BYTES),
-            ..CacheLimits::default()
-        },
+        limits: CacheLimits::bytes(20 * GROUP_BYTES),
         ..CacheOptions::default()
     };
     let cache = DiskCache::open(Arc::new(disk.clone()), options).unwrap();

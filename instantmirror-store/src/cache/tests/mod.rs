@@ -46,10 +46,8 @@ fn outboard(data: &[u8]) -> Outboard {
 }
 
 fn options(max_bytes: Option<u64>) -> CacheOptions {
-    let limits = CacheLimits {
-        max_bytes,
-        ..CacheLimits::default()
-    };
+    let mut limits = CacheLimits::default();
+    limits.max_bytes = max_bytes;
     CacheOptions {
         limits,
         verify: VerifyWhen::Doubtful,
@@ -334,10 +332,8 @@ fn least_recently_used_goes_first_but_never_open_pinned_or_filling() {
 #[test]
 fn object_count_and_free_space_floor_are_kept() {
     let disk = SimDisk::new();
-    let limits = CacheLimits {
-        max_objects: Some(3),
-        ..CacheLimits::default()
-    };
+    let mut limits = CacheLimits::default();
+    limits.max_objects = Some(3);
     let cache = DiskCache::open(
         Arc::new(disk.clone()),
         CacheOptions {
@@ -353,10 +349,8 @@ fn object_count_and_free_space_floor_are_kept() {
     drop(cache);
     let disk = SimDisk::new();
     disk.set_capacity(Some(20 * GROUP_BYTES));
-    let limits = CacheLimits {
-        keep_free_bytes: 10 * GROUP_BYTES + 100,
-        ..CacheLimits::default()
-    };
+    let mut limits = CacheLimits::default();
+    limits.keep_free_bytes = 10 * GROUP_BYTES + 100;
     let cache = DiskCache::open(
         Arc::new(disk.clone()),
         CacheOptions {
@@ -389,11 +383,11 @@ fn room_is_what_every_limit_leaves() {
     let cache = open(&disk, None);
     put(&cache, &content(1, 10)).unwrap();
     let limits = |max_bytes, max_objects, keep_free_bytes| {
-        cache.set_limits(CacheLimits {
-            max_bytes,
-            max_objects,
-            keep_free_bytes,
-        });
+        let mut limits = CacheLimits::default();
+        limits.max_bytes = max_bytes;
+        limits.max_objects = max_objects;
+        limits.keep_free_bytes = keep_free_bytes;
+        cache.set_limits(limits);
         let (objects, bytes) = (2, 5 * GROUP_BYTES);
         cache.has_room(Capacity { objects, bytes }).unwrap()
     };
