@@ -14,4 +14,6 @@ mod faults;
 mod memory;
 mod notices;
 mod programs;
+mod snapshots;
+mod source;
 mod support;
