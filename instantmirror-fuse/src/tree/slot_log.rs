@@ -15,9 +15,12 @@
 //! Numbers are little-endian; the log begins with `IMSLOT1\n`.
 
 use std::fmt::Debug;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// How far numbering skips ahead after an unclean end.
 pub(crate) const SKIP: u64 = 1 << 20;
@@ -29,6 +32,9 @@ const DIRECTORY: u8 = 1;
 const SNAPSHOT: u8 = 2;
 const BORDER: u8 = 3;
 const CHECK_BYTES: usize = 4;
+/// How long a file that another mount has is waited for, and how often it is tried.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// Keeps the log of directory numbers: a file, or nothing where numbers need not outlive the process.
 ///
@@ -86,20 +92,35 @@ pub struct SlotFile {
 }
 
 impl SlotFile {
-    /// Opens the file, or makes it.
+    /// Opens the file, or makes it. Waits a second for a mount that has just ended: its last thread gives the file back.
     ///
     /// # Errors
-    /// It cannot be opened, or another process has it open (`WouldBlock`).
+    /// It cannot be opened, or another mount has it open (`WouldBlock`).
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
-        let file = Self::open_file(&path)?;
-        file.try_lock()?;
-        Ok(Self { path, file })
+        let until = Instant::now() + LOCK_WAIT;
+        loop {
+            // Opened anew each time: whoever has it may replace it.
+            let file = Self::open_file(&path)?;
+            match file.try_lock() {
+                Ok(()) if is_at(&file, &path)? => return Ok(Self { path, file }),
+                // It was replaced between the two steps; the new one is locked by whoever did so.
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(LOCK_RETRY),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     fn open_file(path: &Path) -> io::Result<File> {
         OpenOptions::new().create(true).read(true).append(true).open(path)
     }
+}
+
+/// Whether this is the file that the path leads to.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let (own, there) = (file.metadata()?, std::fs::metadata(path)?);
+    Ok((own.dev(), own.ino()) == (there.dev(), there.ino()))
 }
 
 impl SlotStore for SlotFile {
