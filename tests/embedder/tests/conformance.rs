@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use instantmirror_core::conformance::{Subject, fill_with};
-use instantmirror_embedder::{LineScheduler, ListStore, ShelfCache, TreeTransport};
+use instantmirror_embedder::{FolderStorage, LineScheduler, ListStore, ShelfCache, TreeTransport};
 
 mod cache {
     use super::*;
@@ -39,4 +39,23 @@ mod transport {
     }
 
     instantmirror_core::peer_transport_conformance!(make);
+}
+
+mod storage {
+    use instantmirror_core::conformance::object_storage::store_with;
+
+    use super::*;
+
+    /// In a runtime, which is there to the end of the thread of a test.
+    fn make(objects: &[Bytes]) -> Subject<FolderStorage> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
+        let runtime: &'static tokio::runtime::Runtime = Box::leak(Box::new(runtime.unwrap()));
+        std::mem::forget(runtime.enter());
+        let folder = tempfile::tempdir().unwrap();
+        let storage = FolderStorage::open(folder.path()).unwrap();
+        Subject::on(store_with(storage, objects), folder)
+    }
+
+    instantmirror_core::object_storage_conformance!(|| make(&[]));
+    instantmirror_core::objects_conformance!(make);
 }

@@ -8,9 +8,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use instantmirror::core::catalog::{CatalogNode, NodeSource};
+use instantmirror::core::memory::MemoryStorage;
 use instantmirror::core::traits::{
-    BatchItem, ByteStream, CacheUsage, Class, ObjectCache, ObjectFill, ObjectHandle, Objects, PeerTransport,
-    SnapshotStore,
+    BatchItem, ByteStream, CacheUsage, Class, ObjectCache, ObjectFill, ObjectHandle, ObjectStorage, ObjectUpload,
+    Objects, PeerTransport, SnapshotStore, Swept,
 };
 use instantmirror::core::{
     CacheError, NodeId, ObjectId, Outboard, PublicKey, RangeSet, RecordId, RepoName, SignedHead, Snapshot, SnapshotId,
@@ -180,6 +181,52 @@ impl SnapshotStore for FalseStore {
 
     fn remove_snapshot(&self, repository: &RepoName, id: SnapshotId) -> Result<(), StoreError> {
         self.inner.remove_snapshot(repository, id)
+    }
+}
+
+/// A storage of objects that changes a bit of whatever is read once it was told to lie, and has nothing any more once it was told
+/// to forget.
+#[derive(Debug, Default)]
+pub struct FalseStorage {
+    inner: MemoryStorage,
+    pub forget: Arc<AtomicBool>,
+    pub lie: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Objects for FalseStorage {
+    async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
+        if self.forget.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        let opened = self.inner.open(object).await?;
+        Ok(match self.lie.load(Ordering::SeqCst) {
+            true => opened.map(|handle| Arc::new(OtherHandle(handle)) as Arc<dyn ObjectHandle>),
+            false => opened,
+        })
+    }
+
+    async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
+        self.inner.outboard(object).await
+    }
+}
+
+#[async_trait]
+impl ObjectStorage for FalseStorage {
+    async fn upload(&self, outboard: &Outboard) -> Result<Box<dyn ObjectUpload>, CacheError> {
+        self.inner.upload(outboard).await
+    }
+
+    async fn size(&self, object: &ObjectId) -> Result<Option<u64>, CacheError> {
+        self.inner.size(object).await
+    }
+
+    async fn remove(&self, objects: &[ObjectId]) -> Result<Swept, CacheError> {
+        self.inner.remove(objects).await
+    }
+
+    async fn list(&self, each: &mut (dyn FnMut(ObjectId, u64) + Send)) -> Result<(), CacheError> {
+        self.inner.list(each).await
     }
 }
 
