@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use instantmirror::config::{LogConfig, ServerConfig, TrackerConfig};
+use instantmirror::config::LogConfig;
 use instantmirror::core::RepoName;
 use instantmirror::core::changes::ChangeSet;
 use instantmirror::core::rules::PathGlobs;
@@ -21,7 +21,7 @@ use instantmirror::node::Repository;
 use instantmirror::progress::PublishBar;
 use instantmirror::store::tree::TreeWatch;
 use instantmirror::{
-    Master, MasterServer, Node, NodeServer, PublishOptions, Published, Tracker, TrackerServer, daemon,
+    Master, MasterServer, Node, NodeServer, PublishOptions, Published, Tracker, TrackerServer, daemon, master,
 };
 use tokio::sync::Notify;
 
@@ -51,7 +51,7 @@ async fn run(storage: &Path, source: &Path) -> anyhow::Result<()> {
     let name: RepoName = "quickstart".parse()?;
 
     let (master, master_address) = start_master(storage, source).await?;
-    let tracker = start_tracker(storage, master_address).await?;
+    let tracker = start_tracker(master_address).await?;
     let (node, node_address) = start_node(storage, &master, master_address, &tracker).await?;
     println!("publishing {} ...", source.display());
     // Watched before it is read, so that no edit falls between the two.
@@ -73,15 +73,12 @@ async fn run(storage: &Path, source: &Path) -> anyhow::Result<()> {
 
 /// A master with temporary storage on a free port, served in the background.
 async fn start_master(storage: &Path, source: &Path) -> anyhow::Result<(Master, SocketAddr)> {
-    let quoted = |path: &Path| serde_json::to_string(&path.to_string_lossy());
-    let text = format!(
-        "[store]\ndir = {}\n[http]\nlisten = [\"127.0.0.1:0\"]\n[peers]\nlisten = [\"127.0.0.1:0\"]\n[[repository]]\nname = \"quickstart\"\nsource = {}\n",
-        quoted(&storage.join("master"))?,
-        quoted(source)?,
-    );
-    let config = ServerConfig::parse(Path::new("(built in)"), &text)?;
-    Master::init(&config)?;
-    let master = Master::open(config)?;
+    let master = Master::builder()
+        .dir(storage.join("master"))
+        .repository(master::Repository::new("quickstart").source(source))
+        .listen(ANY_PORT)
+        .listen_peers(ANY_PORT)
+        .build()?;
     let server = MasterServer::bind(master.clone()).await?;
     let address = *server.addresses().first().context("no address")?;
     tokio::spawn(server.run(std::future::pending()));
@@ -89,13 +86,9 @@ async fn start_master(storage: &Path, source: &Path) -> anyhow::Result<(Master, 
 }
 
 /// A tracker of the master's swarm, on a free port, served in the background; returns its URL.
-async fn start_tracker(storage: &Path, master: SocketAddr) -> anyhow::Result<String> {
-    let text = format!(
-        "[torrents]\nmasters = [\"http://{master}/quickstart\"]\n[http]\nlisten = [\"127.0.0.1:0\"]\n[control]\nsocket = {}\n",
-        serde_json::to_string(&storage.join("tracker.sock").to_string_lossy())?,
-    );
-    let tracker = Tracker::open(TrackerConfig::parse(Path::new("(built in)"), &text)?)?;
-    let server = TrackerServer::bind(tracker).await?;
+async fn start_tracker(master: SocketAddr) -> anyhow::Result<String> {
+    let tracker = Tracker::builder().master(format!("http://{master}/quickstart"));
+    let server = TrackerServer::bind(tracker.listen(ANY_PORT).build()?).await?;
     let url = server.urls().into_iter().next().context("no address")?;
     tokio::spawn(server.run(std::future::pending()));
     Ok(url)

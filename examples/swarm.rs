@@ -13,16 +13,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use instantmirror::HttpStatus;
-use instantmirror::config::{ByteRate, ByteSize, LogConfig, ServerConfig};
+use instantmirror::config::{ByteRate, ByteSize, LogConfig, PeersConfig};
 use instantmirror::core::RepoName;
 use instantmirror::core::traits::CacheLimits;
 use instantmirror::node::{PrefetchRules, Repository};
-use instantmirror::{Master, MasterServer, NoProgress, Node, NodeServer, PublishOptions, Published, daemon};
+use instantmirror::{Master, MasterServer, NoProgress, Node, NodeServer, PublishOptions, Published, daemon, master};
 use tokio::task::JoinSet;
 
 const MIRRORS: usize = 5;
 /// The master sends no more than this: one copy for all, not one for each.
-const MASTER_RATE: &str = "20 MiB/s";
+const MASTER_RATE: ByteRate = ByteRate(20 << 20);
 /// Any free port of this machine.
 const ANY_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 /// How often the view is drawn.
@@ -83,17 +83,14 @@ async fn start_master(
     source: &Path,
     servers: &mut JoinSet<()>,
 ) -> anyhow::Result<(Master, SocketAddr)> {
-    let quoted = |path: &Path| serde_json::to_string(&path.to_string_lossy());
-    let text = format!(
-        "[store]\ndir = {}\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
-         [peers]\nlisten = [\"127.0.0.1:0\"]\nupload = \"{MASTER_RATE}\"\n\
-         [[repository]]\nname = \"swarm\"\nsource = {}\n",
-        quoted(&storage.join("master"))?,
-        quoted(source)?,
-    );
-    let config = ServerConfig::parse(Path::new("(built in)"), &text)?;
-    Master::init(&config)?;
-    let master = Master::open(config)?;
+    let mut peers = PeersConfig::default();
+    (peers.listen, peers.upload) = (vec![ANY_PORT], Some(MASTER_RATE));
+    let master = Master::builder()
+        .dir(storage.join("master"))
+        .repository(master::Repository::new("swarm").source(source))
+        .listen(ANY_PORT)
+        .peers(peers)
+        .build()?;
     let server = MasterServer::bind(master.clone()).await?;
     let address = *server.addresses().first().context("no address")?;
     servers.spawn(server.run(std::future::pending()));

@@ -3,11 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use instantmirror::config::ServerConfig;
+use instantmirror::master::Repository;
 use instantmirror::{Master, MasterServer, NoProgress, PublishOptions};
 use instantmirror_testkit::http;
 use instantmirror_testkit::process::TestDir;
@@ -125,15 +125,12 @@ fn make_torrent_writes_what_the_parser_reads() {
 
 /// A master that has published a tree, served by threads of its own, and its URL.
 fn master(dir: &Path, source: &Path) -> (Master, String) {
-    let quoted = |path: &Path| serde_json::to_string(&path.to_string_lossy()).unwrap();
-    let text = format!(
-        "[store]\ndir = {}\n[http]\nlisten = [\"127.0.0.1:0\"]\n[[repository]]\nname = \"example\"\nsource = {}\n",
-        quoted(&dir.join("master")),
-        quoted(source),
-    );
-    let config = ServerConfig::parse(Path::new("(built in)"), &text).unwrap();
-    Master::init(&config).unwrap();
-    let master = Master::open(config).unwrap();
+    let master = Master::builder()
+        .dir(dir.join("master"))
+        .repository(Repository::new("example").source(source))
+        .listen("127.0.0.1:0".parse().unwrap())
+        .build()
+        .unwrap();
     let published = master.publish(&"example".parse().unwrap(), &PublishOptions::default(), &NoProgress);
     published.unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -146,6 +143,42 @@ fn master(dir: &Path, source: &Path) -> (Master, String) {
     let url = server.urls().remove(0);
     runtime.spawn(server.run(std::future::pending()));
     (master, url)
+}
+
+#[test]
+fn embed_master_publishes_once_more_for_each_line() {
+    let dir = TestDir::new("example-embed-master").unwrap();
+    let tree = dir.folder("tree").unwrap();
+    std::fs::write(tree.join("a"), "content").unwrap();
+    std::fs::write(tree.join("left-out.tmp"), "x").unwrap();
+    let mut master = Command::new(program("embed_master"))
+        .arg(&tree)
+        .arg("example")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = master.stdin.take().unwrap();
+    let mut lines = BufReader::new(master.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap)
+        .filter(|line| !line.contains("left out"));
+    let mut next = || lines.next().unwrap();
+    assert!(next().starts_with("mirrors have to trust ed25519:"));
+    let url = next().strip_prefix("master ").unwrap().trim_end_matches('/').to_owned();
+    let first = next();
+    assert!(first.starts_with("snapshot ") && first.contains("1 file"), "{first}");
+    std::fs::write(tree.join("a"), "other content").unwrap();
+    for expected in ["snapshot ", "nothing has changed"] {
+        writeln!(input).unwrap();
+        let said = next();
+        assert!(said.starts_with(expected), "{said}");
+    }
+    let file = format!("{url}/example/snap/current/a");
+    let curl = Command::new("curl").args(["-fsS", "--max-time", "30", &file]).output();
+    assert_eq!(String::from_utf8_lossy(&curl.unwrap().stdout), "other content");
+    drop(input);
+    assert!(master.wait().unwrap().success());
 }
 
 #[test]
