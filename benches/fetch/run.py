@@ -5,12 +5,16 @@
     python3 benches/fetch/run.py --bin target/release                           on loopback, where nothing takes time
     python3 benches/fetch/run.py --bin target/release --volumes                 the same on new file systems; as root
     python3 benches/fetch/run.py --bin target/release --rtt 20 --rate 1000      a line of 20 ms and 1000 Mbit/s; as root
+    python3 benches/fetch/run.py --bin target/release --against /tmp/old        the same with an older imnode beside
     python3 benches/fetch/run.py --bin target/release --quick                   a smoke test; its figures mean nothing
 
 Two parts. *Small files*: a node takes in 100,000 of them by its pre-seed rules, in batches and with one request for each
 (`[fetch] batched = "0 B"`), beside `rsync -a` from an rsync daemon into an empty directory; rounds are interleaved.
 *Clients*: the time to the first byte of cold files of 64 KiB, on a node that does nothing else and on one that takes in
 large and small files at full speed meanwhile; rounds are interleaved too, each with new nodes.
+
+With `--against` an older node takes part in every round, with the same master; the rows that compare say "the same beside the
+older node".
 
 With `--rtt` everything between node (or rsync) and master goes through `fetch-bench delay`; with `--rate` the master and the
 rsync daemon are in a network namespace of their own, at the other end of a veth pair that `tc tbf` limits both ways.
@@ -57,6 +61,7 @@ class Sizes:
         self.large_files = 2 if quick else 16
         self.large_bytes = (2 if quick else 256) * MIB
         self.volumes, self.volume_bytes = arguments.volumes, 8 << 30
+        self.older_node = arguments.against.resolve() / "imnode" if arguments.against else None
 
 
 class Volume:
@@ -176,11 +181,11 @@ def serve(world, link, name, source):
     return server, link.to(world, address), key
 
 
-def take_in(world, config, server):
+def take_in(world, imnode, config, server):
     """Starts a node that fetches everything; returns what that cost, with the master's CPU, until all is here."""
     before = bench.cpu_of(server)
     started = time.monotonic()
-    node, _ = world.daemon([world.imnode, "--config", config, "run"], config.parent / "log")
+    node, _ = world.daemon([imnode, "--config", config, "run"], config.parent / "log")
     wait_until_here(config)
     wall = time.monotonic() - started
     cost = bench.Cost(wall, bench.cpu_of(node) + bench.cpu_of(server) - before)
@@ -220,11 +225,11 @@ def small_files(world, link, sizes):
     rsync = RsyncDaemon(world, link, source)
     runs = {"batches": [], "singles": [], "copies": []}
 
-    def fetch(kind, more):
+    def fetch(kind, more, imnode=world.imnode):
         with Volume(world, sizes) as place:
             config = world.node_config(place / "node", master, key)
             config.write_text(f'[preseed]\nfirst = ["**"]\n{more}' + config.read_text())
-            runs[kind].append(take_in(world, config, server))
+            runs.setdefault(kind, []).append(take_in(world, imnode, config, server))
 
     def copy():
         with Volume(world, sizes) as place:
@@ -235,18 +240,22 @@ def small_files(world, link, sizes):
         lambda: fetch("singles", '[fetch]\nbatched = "0 B"\n'),
         copy,
     ]
+    if sizes.older_node:
+        steps.append(lambda: fetch("older", "", sizes.older_node))
     for i in range(sizes.rounds):
         # Who comes when changes, and each begins with nothing waiting to be written.
         for k in range(len(steps)):
             steps[(i + k) % len(steps)]()
         print(*(f"{kind} {costs[-1].wall:.2f} s" for kind, costs in runs.items()), sep=", ", file=sys.stderr)
     stop(server)
-    batches, singles, copies = runs.values()
+    batches, singles, copies = (runs[kind] for kind in ("batches", "singles", "copies"))
     held = bench.tree_bytes(source)
     rate = lambda runs: f"{sizes.files / statistics.median(run.wall for run in runs):.0f} files/s, {bench.costs(runs)}"
     table = world.table
     table.add(f"{sizes.files} files of {held / sizes.files:.0f} B on average, in batches", rate(batches))
     table.add("the same beside one request for each", "", rate(singles), bench.ratios(batches, singles))
+    if sizes.older_node:
+        table.add("the same beside the older node", "", rate(runs["older"]), bench.ratios(batches, runs["older"]))
     table.add("the same beside `rsync -a` from an rsync daemon (its CPU without the daemon's)", "", rate(copies), bench.ratios(batches, copies))
     shutil.rmtree(source)
 
@@ -268,13 +277,15 @@ def clients(world, link, sizes):
         "large": '[preseed]\nfirst = ["*.iso"]\nnever = ["cold/"]\n',
         "small": '[preseed]\nfirst = ["small/"]\nnever = ["cold/"]\n',
     }
-    latencies, rates, ended = {kind: [] for kind in rules}, {kind: [] for kind in rules}, set()
+    nodes = {"": world.imnode} | ({"older, ": sizes.older_node} if sizes.older_node else {})
+    steps = [(age + rule, rule, imnode) for rule in rules for age, imnode in nodes.items()]
+    latencies, rates, ended = {kind: [] for kind, *_ in steps}, {kind: [] for kind, *_ in steps}, set()
     for i in range(sizes.rounds):
-        for kind in rules if i % 2 == 0 else reversed(rules):
+        for kind, rule, imnode in steps if i % 2 == 0 else reversed(steps):
             with Volume(world, sizes) as place:
                 config = world.node_config(place / "node", master, key)
-                config.write_text(rules[kind] + config.read_text())
-                node, address = world.daemon([world.imnode, "--config", config, "run"], world.place / f"{kind}.log")
+                config.write_text(rules[rule] + config.read_text())
+                node, address = world.daemon([imnode, "--config", config, "run"], world.place / f"{rule}.log")
                 time.sleep(1)
                 before, began = bench.node_status(config)["cache"]["used_bytes"], time.monotonic()
                 some = measure(world, link, address, sizes.clients)
@@ -289,14 +300,21 @@ def clients(world, link, sizes):
     for kind in ("large", "small"):
         what = f"first byte of a cold 64 KiB file while {statistics.median(rates[kind]):.0f} MiB/s of {kind} files are fetched ahead"
         what += " (it ended before)" if kind in ended else ""
-        pairs = [(quantile(latencies[kind], share), quantile(latencies["idle"], share)) for share in (0.5, 0.99)]
-        ratio = ", ".join(f"{busy / idle:.2f}" for busy, idle in pairs)
-        world.table.add(what, shown(latencies[kind]), f"idle {shown(latencies['idle'])}", ratio)
+        world.table.add(what, shown(latencies[kind]), f"idle {shown(latencies['idle'])}", parts(latencies[kind], latencies["idle"]))
+    for kind in rules if sizes.older_node else ():
+        older = latencies[f"older, {kind}"]
+        what = f"first byte beside the older node ({kind})"
+        world.table.add(what, shown(latencies[kind]), shown(older), parts(latencies[kind], older))
     shutil.rmtree(source)
 
 
 def quantile(values, share):
     return sorted(values)[int((len(values) - 1) * share)]
+
+
+def parts(ours, others):
+    """Median and p99 of ours in parts of those of others."""
+    return ", ".join(f"{quantile(ours, share) / quantile(others, share):.2f}" for share in (0.5, 0.99))
 
 
 def shown(values):
@@ -312,6 +330,7 @@ def measure(world, link, address, files):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bin", type=pathlib.Path, required=True, help="where imserver, imnode and fetch-bench are")
+    parser.add_argument("--against", type=pathlib.Path, help="where an older imnode is")
     parser.add_argument("--quick", action="store_true", help="a smoke test: tiny sizes, one round")
     parser.add_argument("--only", choices=["small", "clients"], help="one of the two parts")
     parser.add_argument("--dir", type=pathlib.Path, help="where to work; otherwise the system's temporary directory")
