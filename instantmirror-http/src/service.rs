@@ -245,7 +245,14 @@ impl Service {
     {
         let framing = Framing::of(&head.headers);
         match framing.objection(&head.method, head.uri.path(), head.version) {
-            Some(objection) => self.refuse(StatusCode::BAD_REQUEST, objection),
+            Some(objection) => {
+                let answer = self.refuse(StatusCode::BAD_REQUEST, objection);
+                if client.is_private {
+                    self.private(answer)
+                } else {
+                    answer
+                }
+            }
             None => {
                 let mut request = Request::new(&head.method, &head.uri, &head.headers);
                 request.client = client;
@@ -291,7 +298,7 @@ impl Service {
         let mut answer = http::Response::new(ServeBody::whole(body));
         *answer.status_mut() = status;
         set(&mut answer, header::CONTENT_TYPE, "text/plain; charset=utf-8");
-        common(closing(answer))
+        self.dressed(closing(answer))
     }
 
     /// The answer to a client that asks too often.
@@ -316,6 +323,12 @@ impl Service {
     fn dressed(&self, mut answer: Answer) -> Answer {
         self.rules.dress(answer.headers_mut());
         common(answer)
+    }
+
+    /// The same over an encrypted connection.
+    pub(crate) fn private(&self, mut answer: Answer) -> Answer {
+        self.rules.dress_private(answer.headers_mut());
+        answer
     }
 
     /// Whether a node of this master asks, which proves it by its token.

@@ -243,6 +243,12 @@ fn header_fields_are_as_told_and_caches_in_front_keep_what_may_be_kept() {
             assert!(said.contains("cache-control: public, max-age=2592000\r"), "{said}");
         }
     }
+    let mut curl = clean_command("curl");
+    curl.args(["-sSk", "-i", "--http1.1", "--request-target", "no-path", &sites.https]);
+    let said = run(&mut curl, LIMIT).unwrap().text().to_lowercase();
+    for field in ["400", "strict-transport-security: max-age=2592000\r", "x-mirror: ours"] {
+        assert!(said.contains(field), "{field}: {said}");
+    }
     let asks = [
         "-X",
         "OPTIONS",

@@ -20,7 +20,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use super::connection::{Asked, Connection, Filled};
 use super::head::Head;
 use super::pace::Pace;
-use super::socket::SENDFILE_BYTES_MAX;
+use super::socket::{SENDFILE_BYTES_MAX, Socket};
 use crate::body::Answer;
 use crate::body::{Inner, ObjectBody, PIECE_BYTES_MAX, Piece, Pieces, read_resident};
 use crate::limits::{REQUEST_BODY_BYTES_MAX, REQUEST_BODY_TIMEOUT};
@@ -70,20 +70,24 @@ impl Connection {
         self.flush(false).await?;
         head.request.client = self.client(head);
         if let Some(wait) = *limited {
-            return self.answer_too_many(head, rest, wait, begun).await;
+            self.input.extend_from_slice(rest);
+            self.has_unread_body = head.framing.body_bytes() > 0;
+            let answer = self.service.too_many(wait);
+            return self.answer_unasked(head, answer, begun).await;
         }
         let Some(body) = self.request_body(head, rest).await? else {
-            self.refuse(StatusCode::REQUEST_TIMEOUT, "the request's body took too long")
-                .await?;
-            return Ok(Persistence::Close);
+            self.has_unread_body = true;
+            let text = "the request's body took too long";
+            let answer = self.service.refuse(StatusCode::REQUEST_TIMEOUT, text);
+            return self.answer_unasked(head, answer, begun).await;
         };
         let (service, shared) = (Arc::clone(&self.service), Arc::clone(&self.shared));
-        let is_unread = matches!(body, RequestBody::Unread(_));
+        self.has_unread_body = matches!(body, RequestBody::Unread(_));
         let answer = self.unless_gone(service.answer(&head.request, body, &shared.stopping));
         let answer = answer.await?;
         let entry = self.entry(head, begun);
         self.observer.answers(answer.status(), entry);
-        let persistence = if is_unread || says_close(&answer) {
+        let persistence = if self.has_unread_body || says_close(&answer) {
             Persistence::Close
         } else {
             self.persistence(head)
@@ -91,25 +95,31 @@ impl Connection {
         self.send(&head.request.method, head.version, answer, persistence).await
     }
 
-    /// Answers a request that is one too many for its client.
-    async fn answer_too_many(
+    /// Answers a request without asking the service. If its body is not read, the connection ends: what follows on it is not
+    /// a request.
+    async fn answer_unasked(
         &mut self,
         head: &Head<'_>,
-        rest: &[u8],
-        wait: Duration,
+        answer: Answer,
         begun: std::time::Instant,
     ) -> io::Result<Persistence> {
-        self.input.extend_from_slice(rest);
-        let answer = self.service.too_many(wait);
+        let answer = self.dressed(answer);
         let entry = self.entry(head, begun);
         self.observer.answers(answer.status(), entry);
-        // Its body is not read: what follows on the connection is not a request.
-        let persistence = if head.framing.body_bytes() > 0 {
+        let persistence = if self.has_unread_body || says_close(&answer) {
             Persistence::Close
         } else {
             self.persistence(head)
         };
         self.send(&head.request.method, head.version, answer, persistence).await
+    }
+
+    /// An answer that the service did not make for this connection, with the header fields of encrypted ones.
+    fn dressed(&self, answer: Answer) -> Answer {
+        match self.socket {
+            Socket::Tls(_) => self.service.private(answer),
+            Socket::Tcp(_) | Socket::Unix(_) => answer,
+        }
     }
 
     /// Tells the client why it gets no answer.
@@ -120,6 +130,7 @@ impl Connection {
 
     /// Sends an answer behind which the connection is closed, whatever was asked.
     pub(super) async fn send_refusal(&mut self, answer: Answer) -> io::Result<()> {
+        let answer = self.dressed(answer);
         // Nobody who has sent a HEAD expects a body, whatever else is wrong with it.
         let unread = self.input.get(self.consumed..).unwrap_or_default();
         let method = if unread.starts_with(b"HEAD ") {

@@ -74,6 +74,8 @@ pub(crate) struct Connection {
     is_draining: bool,
     /// Others need its place: it ends behind the next answer.
     pub(super) is_leaving: bool,
+    /// The body of the last request is still on its way, and is not read.
+    pub(super) has_unread_body: bool,
     /// This task is woken when the connection is told to leave.
     hears: bool,
     /// Nothing was asked yet.
@@ -140,12 +142,13 @@ impl Connection {
         let mut services = shared.services.clone();
         let service = Arc::clone(&services.borrow_and_update());
         let observer = service.observer();
+        let is_local = matches!(socket, Socket::Unix(_)) || address.is_some_and(|address| address.is_loopback());
         Self {
             socket,
             service,
             services,
             address,
-            is_local: address.is_some_and(|address| address.is_loopback()),
+            is_local,
             input: Vec::new(),
             consumed: 0,
             output: Vec::new(),
@@ -155,6 +158,7 @@ impl Connection {
             stopped: None,
             is_draining: false,
             is_leaving: false,
+            has_unread_body: false,
             hears: false,
             is_new: true,
             header_begun: None,
@@ -535,7 +539,7 @@ impl Connection {
     /// Closes behind the last answer.
     async fn close(&mut self) -> io::Result<()> {
         self.flush(false).await?;
-        if self.consumed < self.input.len() {
+        if self.has_unread_body || self.consumed < self.input.len() {
             self.linger().await
         } else {
             Ok(())

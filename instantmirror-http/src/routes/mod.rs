@@ -57,7 +57,7 @@ pub enum Access {
     Admitted,
     /// Registered nodes, which prove it by their token (RFC 6750). Others get 401.
     Nodes,
-    /// Clients of a Unix socket. To all others the route is not there.
+    /// Clients of a Unix socket ([`Client::is_at_unix_socket`]). To all others the route is not there.
     Control,
 }
 
@@ -329,7 +329,12 @@ impl<S: 'static> Routes<S> {
                 return Err(RouteError::Reserved { route, prefix });
             }
         }
-        Ok(RouteTable(Arc::new(Table::build(self.routes)?)))
+        let is_of_the_net = |(entry, _): &&(RouteEntry, Handler<S>)| entry.access != Access::Control;
+        let of_the_net: Vec<_> = self.routes.iter().filter(is_of_the_net).cloned().collect();
+        Ok(RouteTable(Arc::new(Tables {
+            all: Table::build(self.routes)?,
+            of_the_net: Table::build(of_the_net)?,
+        })))
     }
 }
 
@@ -338,7 +343,14 @@ fn bound<S: Clone + Send + Sync + 'static>(handler: Handler<S>, state: S) -> Han
 }
 
 /// Routes that were checked against each other. Cheap to clone.
-pub struct RouteTable<S = ()>(Arc<Table<Handler<S>>>);
+pub struct RouteTable<S = ()>(Arc<Tables<S>>);
+
+/// The same routes for clients of a Unix socket and for all others, so that a route that is hidden from a client hides no
+/// less specific one.
+struct Tables<S> {
+    all: Table<Handler<S>>,
+    of_the_net: Table<Handler<S>>,
+}
 
 impl<S> Clone for RouteTable<S> {
     fn clone(&self) -> Self {
@@ -348,13 +360,16 @@ impl<S> Clone for RouteTable<S> {
 
 impl<S> Default for RouteTable<S> {
     fn default() -> Self {
-        Self(Arc::default())
+        Self(Arc::new(Tables {
+            all: Table::default(),
+            of_the_net: Table::default(),
+        }))
     }
 }
 
 impl<S> fmt::Debug for RouteTable<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.entries()).finish()
+        f.debug_list().entries(self.0.all.entries()).finish()
     }
 }
 
@@ -362,7 +377,7 @@ impl<S: 'static> RouteTable<S> {
     /// The routes, in the order in which they were added.
     #[must_use]
     pub fn list(&self) -> RouteList {
-        self.0.entries().cloned().collect()
+        self.0.all.entries().cloned().collect()
     }
 
     /// Gives the handlers what they share.
@@ -371,8 +386,11 @@ impl<S: 'static> RouteTable<S> {
     where
         S: Clone + Send + Sync,
     {
-        let table = self.0.map(|handler| bound(Arc::clone(handler), state.clone()));
-        RouteTable(Arc::new(table))
+        let bind = |handler: &Handler<S>| bound(Arc::clone(handler), state.clone());
+        RouteTable(Arc::new(Tables {
+            all: self.0.all.map(bind),
+            of_the_net: self.0.of_the_net.map(bind),
+        }))
     }
 }
 
@@ -386,8 +404,12 @@ impl<S: 'static> fmt::Display for RouteTable<S> {
 impl RouteTable {
     /// The routes of a path (decoded, without the slashes at both ends), as far as this client may know of them.
     pub(crate) fn find<'p>(&self, path: &'p str, client: &Client) -> Option<FoundRoutes<'_, 'p>> {
-        let is_shown = |entry: &RouteEntry| client.address.is_none() || entry.access != Access::Control;
-        self.0.find(path)?.filtered(is_shown)
+        let table = if client.is_at_unix_socket() {
+            &self.0.all
+        } else {
+            &self.0.of_the_net
+        };
+        table.find(path)
     }
 }
 

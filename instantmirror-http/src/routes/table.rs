@@ -211,15 +211,6 @@ impl<'t, 'p, E> Found<'t, 'p, E> {
         self.table.rows.get(number?)
     }
 
-    /// The same without the routes that are not to be shown; `None` if none is left.
-    pub(super) fn filtered(mut self, is_shown: impl Fn(&RouteEntry) -> bool) -> Option<Self> {
-        let rows = &self.table.rows;
-        let shown = |number: &usize| rows.get(*number).is_some_and(|row| is_shown(&row.entry));
-        self.place.get = self.place.get.filter(shown);
-        self.place.post = self.place.post.filter(shown);
-        (self.place.get.is_some() || self.place.post.is_some()).then_some(self)
-    }
-
     /// What the field Allow says of this path.
     pub(crate) fn allow(&self) -> &'static str {
         match (self.place.get, self.place.post) {

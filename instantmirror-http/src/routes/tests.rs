@@ -205,18 +205,28 @@ fn routes_of_the_control_socket_are_hidden_from_the_net() {
         .get("/a", Access::Control, "", nothing())
         .get("/b", Access::Public, "", nothing())
         .post("/b", Access::Control, "", nothing())
+        .get("/c/{name}", Access::Public, "", nothing())
+        .get("/c/secret", Access::Control, "", nothing())
         .build()
         .unwrap();
     let allowed = |path, client: &Client| table.find(path, client).map(|found| found.allow());
-    let near = Client::default();
+    let near = Client::at_unix_socket();
     let far = Client {
         address: Some([127, 0, 0, 1].into()),
         ..near
     };
+    assert_eq!(
+        allowed("a", &Client::default()),
+        None,
+        "a client of which nothing is known"
+    );
     assert_eq!(allowed("a", &near), Some("GET, HEAD, OPTIONS"));
     assert_eq!(allowed("a", &far), None);
     assert_eq!(allowed("b", &near), Some("GET, HEAD, POST, OPTIONS"));
     assert_eq!(allowed("b", &far), Some("GET, HEAD, OPTIONS"));
+    let name = |client| table.find("c/secret", client).map(|found| found.values().to_vec());
+    assert_eq!(name(&near), Some(vec![]));
+    assert_eq!(name(&far), Some(vec!["secret"]), "a hidden route hid the one behind it");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use instantmirror_core::RepoPath;
 use instantmirror_http::{Mount, Mounts, Service, Stopping};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::client::{parse, raw};
 use crate::world::{Item, World, name, start};
@@ -222,4 +223,30 @@ fn arbitrary_targets_always_get_an_answer() {
         Ok(())
     });
     result.unwrap();
+}
+
+/// A socket that is closed over bytes that nobody read is reset, and the client loses the answer for that.
+#[tokio::test]
+async fn a_body_that_is_not_wanted_costs_the_client_no_answer() {
+    let server = start(service().await).await;
+    for request in ["PUT /debian/snap/current/a", "POST /.im/v1/nothing"] {
+        let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let body = vec![b'x'; 700 << 10];
+        let head = format!(
+            "{request} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+            .write_all(&body)
+            .await
+            .unwrap_or_else(|error| panic!("{request}: {error}"));
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer).await;
+        read.unwrap_or_else(|error| panic!("{request}: {error}"));
+        let reply = parse(&answer, false);
+        assert!((400..=405).contains(&reply.status), "{request}: {reply:?}");
+        assert_eq!(reply.header("connection"), "close");
+    }
+    server.stop().await;
 }

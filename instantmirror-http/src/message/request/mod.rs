@@ -47,6 +47,22 @@ pub struct Client {
 }
 
 impl Client {
+    /// A client of a Unix socket.
+    #[must_use]
+    pub fn at_unix_socket() -> Self {
+        Self {
+            address: None,
+            is_private: false,
+            is_local: true,
+        }
+    }
+
+    /// Whether it is at the other end of a Unix socket. A client of which nothing is known (the default) is not.
+    #[must_use]
+    pub fn is_at_unix_socket(&self) -> bool {
+        self.address.is_none() && self.is_local
+    }
+
     /// Whether a secret may be taken from this client: nobody else could have heard it.
     #[must_use]
     pub fn may_tell_secrets(&self) -> bool {
