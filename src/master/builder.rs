@@ -319,6 +319,7 @@ impl MasterBuilder {
             ("peers", self.settings.peers.check()),
             ("outgoing", self.settings.outgoing.check()),
             ("http", self.settings.http.check_alone()),
+            ("listen", self.settings.check_listening()),
         ] {
             BuildError::of_settings(field, checked)?;
         }

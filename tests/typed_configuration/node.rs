@@ -5,15 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use instantmirror::config::{
-    ByteRate, ByteSize, ClassConfig, ClassName, ConfigError, DayHours, ExpiryKind, FetchConfig, HttpConfig,
-    MountConfig, NodeConfig, PeersConfig, Preferred, SourceConfig, VerifyKind,
+    ByteRate, ByteSize, ClassConfig, ClassName, ConfigError, DayHours, ExpiryKind, FetchConfig, HttpConfig, NodeConfig,
+    SourceConfig, VerifyKind,
 };
 use instantmirror::core::traits::{CacheLimits, Class};
-use instantmirror::core::view::View;
 use instantmirror::node::{Node, NodeBuilder, PrefetchRules, Repository};
 
 use crate::keys::{assert_complete, known, stated};
-use crate::shared::{KEY, LEAVES, LOG, http_cases, log, outgoing_cases, rule};
+use crate::shared::{KEY, LEAVES, LOG, http_cases, log, mount_cases, outgoing_cases, peer_cases as peers, rule};
 
 const ADDRESS: &str = "127.0.0.1:8081";
 const MASTER: &str = "https://192.0.2.1";
@@ -181,86 +180,22 @@ fn fetch_cases() -> Vec<Case> {
 }
 
 fn peer_cases() -> Vec<Case> {
-    let peers = |set: fn(&mut PeersConfig)| {
-        let mut peers = PeersConfig::default();
-        set(&mut peers);
-        node().peers(peers)
-    };
-    let listen = "peers.listen = [\"127.0.0.1:6881\"]";
     let listening = || node().listen_peers("127.0.0.1:6881".parse().unwrap());
     let mut cases = vec![
+        said("peers.listen = [\"127.0.0.1:6881\"]", listening()),
         said(
-            "peers.preferred = [\"192.0.2.0/24\", \"a.example.org\"]",
-            peers(|peers| {
-                let host = Preferred::Host("a.example.org".to_owned());
-                peers.preferred = vec![Preferred::Block("192.0.2.0/24".parse().unwrap()), host];
-            }),
-        ),
-        said(
-            "peers.allow = [\"192.0.2.0/24\"]",
-            peers(|peers| peers.allow = vec!["192.0.2.0/24".parse().unwrap()]),
-        ),
-        said(
-            "peers.deny = [\"203.0.113.0/24\"]",
-            peers(|peers| {
-                peers.deny = vec!["203.0.113.0/24".parse().unwrap()];
-            }),
-        ),
-        said(listen, listening()),
-        said(
-            format!("{listen}\npeers.connect = [\"192.0.2.7:6881\"]"),
-            peers(|peers| {
-                peers.listen = vec!["127.0.0.1:6881".parse().unwrap()];
-                peers.connect = vec!["192.0.2.7:6881".parse().unwrap()];
-            }),
-        ),
-        said(
-            format!("{listen}\npeers.trackers = [\"udp://192.0.2.7:6969\"]"),
+            "peers.listen = [\"127.0.0.1:6881\"]\npeers.trackers = [\"udp://192.0.2.7:6969\"]",
             listening().tracker("udp://192.0.2.7:6969"),
         ),
-        said("peers.max_connections = 7", peers(|peers| peers.max_connections = 7)),
-        said("peers.slots = 7", peers(|peers| peers.slots = 7)),
-        said(
-            "peers.upload = \"7 MiB/s\"",
-            peers(|peers| peers.upload = Some(ByteRate(7 << 20))),
-        ),
-        said(
-            "peers.download = \"7 MiB/s\"",
-            peers(|peers| peers.download = Some(ByteRate(7 << 20))),
-        ),
-        said("peers.private = true", peers(|peers| peers.private = true)),
-        said("peers.torrents = false", peers(|peers| peers.torrents = false)),
     ];
-    for (text, outgoing) in outgoing_cases() {
-        let mut peers = PeersConfig::default();
-        peers.outgoing = Some(outgoing);
-        cases.push(said(format!("peers.{text}"), node().peers(peers)));
-    }
+    cases.extend(peers().into_iter().map(|(text, peers)| said(text, node().peers(peers))));
     cases
 }
 
 fn repository_cases() -> Vec<Case> {
-    let mount = |set: fn(&mut MountConfig)| {
-        let mut mount = MountConfig::new("/pub");
-        set(&mut mount);
-        repository().mount(mount)
-    };
     let rules = PrefetchRules::none;
     let mut cases = vec![
         said_of_repository("token_file = \"/token\"", repository().token_file("/token")),
-        said_of_repository("mounts = [{ path = \"/pub\" }]", mount(|_| {})),
-        said_of_repository(
-            "mounts = [{ path = \"/pub\", host = \"deb.example.org\" }]",
-            mount(|mount| mount.host = Some("deb.example.org".parse().unwrap())),
-        ),
-        said_of_repository(
-            "mounts = [{ path = \"/pub\", view = \"local-snap/tested\" }]",
-            mount(|mount| mount.view = "local-snap/tested".parse::<View>().unwrap()),
-        ),
-        said_of_repository(
-            "mounts = [{ path = \"/pub\", index = true }]",
-            mount(|mount| mount.index = true),
-        ),
         said_of_repository(
             "preseed = { first = [\"a/\"] }",
             repository().prefetch(rules().first("a/")),
@@ -278,6 +213,9 @@ fn repository_cases() -> Vec<Case> {
     ];
     for (text, outgoing) in outgoing_cases() {
         cases.push(said_of_repository(text, repository().outgoing(outgoing)));
+    }
+    for (text, mount) in mount_cases() {
+        cases.push(said_of_repository(text, repository().mount(mount)));
     }
     cases
 }

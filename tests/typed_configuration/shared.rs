@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use instantmirror::config::{
-    Bound, HeaderRuleConfig, HttpConfig, LimitsConfig, LogConfig, LogFormat, LogLineFormat, OutgoingConfig,
-    ProxyHeaderKind, TlsConfig,
+    Bound, ByteRate, HeaderRuleConfig, HttpConfig, LimitsConfig, LogConfig, LogFormat, LogLineFormat, MountConfig,
+    OutgoingConfig, PeersConfig, Preferred, ProxyHeaderKind, TlsConfig,
 };
 
 pub(crate) const KEY: &str = "ed25519:d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
@@ -163,6 +163,84 @@ pub(crate) fn outgoing_cases() -> impl Iterator<Item = (String, OutgoingConfig)>
         let mut outgoing = OutgoingConfig::default();
         set(&mut outgoing);
         (format!("outgoing = {{ {text} }}"), outgoing)
+    })
+}
+
+/// `[peers]`.
+const PEERS: &[Said<PeersConfig>] = &[
+    ("peers.preferred = [\"192.0.2.0/24\", \"a.example.org\"]", |peers| {
+        let host = Preferred::Host("a.example.org".to_owned());
+        peers.preferred = vec![Preferred::Block("192.0.2.0/24".parse().unwrap()), host];
+    }),
+    ("peers.allow = [\"192.0.2.0/24\"]", |peers| {
+        peers.allow = vec!["192.0.2.0/24".parse().unwrap()];
+    }),
+    ("peers.deny = [\"203.0.113.0/24\"]", |peers| {
+        peers.deny = vec!["203.0.113.0/24".parse().unwrap()];
+    }),
+    ("peers.listen = [\"127.0.0.1:6881\"]", |peers| {
+        peers.listen = vec!["127.0.0.1:6881".parse().unwrap()];
+    }),
+    (
+        "peers.listen = [\"127.0.0.1:6881\"]\npeers.connect = [\"192.0.2.7:6881\"]",
+        |peers| {
+            peers.listen = vec!["127.0.0.1:6881".parse().unwrap()];
+            peers.connect = vec!["192.0.2.7:6881".parse().unwrap()];
+        },
+    ),
+    (
+        "peers.listen = [\"127.0.0.1:6881\"]\npeers.trackers = [\"udp://192.0.2.7:6969\"]",
+        |peers| {
+            peers.listen = vec!["127.0.0.1:6881".parse().unwrap()];
+            peers.trackers = vec!["udp://192.0.2.7:6969".into()];
+        },
+    ),
+    ("peers.max_connections = 7", |peers| peers.max_connections = 7),
+    ("peers.slots = 7", |peers| peers.slots = 7),
+    ("peers.upload = \"7 MiB/s\"", |peers| {
+        peers.upload = Some(ByteRate(7 << 20));
+    }),
+    ("peers.download = \"7 MiB/s\"", |peers| {
+        peers.download = Some(ByteRate(7 << 20));
+    }),
+    ("peers.private = true", |peers| peers.private = true),
+    ("peers.torrents = false", |peers| peers.torrents = false),
+];
+
+/// All that [`PEERS`] says, and each way to their trackers.
+pub(crate) fn peer_cases() -> Vec<(String, PeersConfig)> {
+    let mut cases = Vec::new();
+    for (text, set) in PEERS {
+        let mut peers = PeersConfig::default();
+        set(&mut peers);
+        cases.push(((*text).to_owned(), peers));
+    }
+    for (text, outgoing) in outgoing_cases() {
+        let mut peers = PeersConfig::default();
+        peers.outgoing = Some(outgoing);
+        cases.push((format!("peers.{text}"), peers));
+    }
+    cases
+}
+
+/// What else is said of a mount at `/pub`.
+const MOUNTS: &[Said<MountConfig>] = &[
+    ("", |_| {}),
+    (", host = \"deb.example.org\"", |mount| {
+        mount.host = Some("deb.example.org".parse().unwrap());
+    }),
+    (", view = \"local-snap/tested\"", |mount| {
+        mount.view = "local-snap/tested".parse().unwrap();
+    }),
+    (", index = true", |mount| mount.index = true),
+];
+
+/// `mounts` of a repository.
+pub(crate) fn mount_cases() -> impl Iterator<Item = (String, MountConfig)> {
+    MOUNTS.iter().map(|(text, set)| {
+        let mut mount = MountConfig::new("/pub");
+        set(&mut mount);
+        (format!("mounts = [{{ path = \"/pub\"{text} }}]"), mount)
     })
 }
 
