@@ -123,10 +123,8 @@ async fn publish(master: &Master, name: &RepoName, node: &Node) -> anyhow::Resul
     let published = tokio::task::spawn_blocking(move || {
         let bar = PublishBar::new(&repository, None);
         // A newcomer may well delete the only file.
-        let options = PublishOptions {
-            allow_empty: true,
-            ..PublishOptions::default()
-        };
+        let mut options = PublishOptions::default();
+        options.allow_empty = true;
         let published = publisher.publish(&repository, &options, &bar);
         bar.finish();
         published

@@ -48,10 +48,8 @@ fn publish(dir: &Path, files: &[(&str, Bytes)]) -> (Master, Published) {
     let config = ServerConfig::parse(Path::new("(built in)"), &text).unwrap();
     Master::init(&config).unwrap();
     let master = Master::open(config).unwrap();
-    let options = PublishOptions {
-        allow_empty: true,
-        ..PublishOptions::default()
-    };
+    let mut options = PublishOptions::default();
+    options.allow_empty = true;
     let published = master
         .publish(&REPOSITORY.parse().unwrap(), &options, &NoProgress)
         .unwrap();

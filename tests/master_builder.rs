@@ -232,10 +232,8 @@ fn live(world: &World, master: &Master) {
         "nothing was done"
     );
 
-    let rule = PublishOptions {
-        stage: Some(StageRule::default()),
-        ..PublishOptions::default()
-    };
+    let mut rule = PublishOptions::default();
+    rule.stage = Some(StageRule::default());
     let second = publish(master, &rule);
     assert_eq!(master.head(&name()).unwrap().unwrap().head().current, Some(first));
     master.release(&name(), second, false).unwrap();
@@ -254,19 +252,15 @@ fn live(world: &World, master: &Master) {
 
     let back = master.rollback(&name(), head.head().snapshots[1].id).unwrap();
     assert!(back.sequence.is_some());
-    let options = RemoveOptions {
-        tags: true,
-        ..RemoveOptions::default()
-    };
+    let mut options = RemoveOptions::default();
+    options.tags = true;
     let planned = master.plan_removal(&name(), &[first], &options).unwrap();
     let removed = master
         .remove_snapshots(&name(), &[first], &options, &NoProgress)
         .unwrap();
     assert_eq!((planned.deleted.objects, removed.deleted.objects), (1, 1));
-    let orphans = CleanUpOptions {
-        now: true,
-        orphans: true,
-    };
+    let mut orphans = CleanUpOptions::default();
+    (orphans.now, orphans.orphans) = (true, true);
     assert_eq!(master.clean_up(orphans).unwrap().objects, 0);
     master.add_node(&"mirror".parse().unwrap()).unwrap();
     assert_eq!(master.nodes().unwrap().len(), 1);

@@ -34,6 +34,7 @@ pub enum ImportMethod {
 
 /// Which methods may be used, in the order reflink, hard link, copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ImportOptions {
     /// Try a reflink first.
     pub reflink: bool,

@@ -166,10 +166,6 @@ mod objects_of_a_store {
     use instantmirror_store::tree::SourceTree;
 
     const PIECE_BYTES: u32 = 1 << 20;
-    const COPY: ImportOptions = ImportOptions {
-        reflink: false,
-        hardlink: false,
-    };
 
     /// Imports them as a publish does.
     fn store(objects: &[Bytes]) -> (Arc<ObjectStore>, tempfile::TempDir) {
@@ -179,12 +175,18 @@ mod objects_of_a_store {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path().join("store")).unwrap());
         let digests = Arc::new(DigestTable::open(Arc::clone(&disk), "digests").unwrap());
         let store = ObjectStore::open(disk, digests).unwrap();
-        let mut imported = Vec::new();
+        let (mut imported, mut copying) = (Vec::new(), ImportOptions::default());
+        copying.reflink = false;
         for (number, data) in objects.iter().enumerate() {
             std::fs::write(source.join(number.to_string()), data).unwrap();
             let tree = SourceTree::open(&source).unwrap();
             let mut file = tree.open_file(&RepoPath::new(number.to_string()).unwrap()).unwrap();
-            imported.push(store.import(&mut file, PIECE_BYTES, COPY, &mut |_| {}).unwrap().digest);
+            imported.push(
+                store
+                    .import(&mut file, PIECE_BYTES, copying, &mut |_| {})
+                    .unwrap()
+                    .digest,
+            );
         }
         store.commit(&imported).unwrap();
         (Arc::new(store), dir)

@@ -10,10 +10,13 @@ use instantmirror_store::pack::{Copier, Key, PackOptions, PackStore};
 use instantmirror_store::{Result, StoreError};
 
 /// Limits so small that every test crosses them.
-const SMALL: PackOptions = PackOptions {
-    segment_bytes_max: 2000,
-    indexes_max: 3,
-};
+/// Segments and indexes that are soon too many.
+fn small() -> PackOptions {
+    let mut options = PackOptions::default();
+    options.segment_bytes_max = 2000;
+    options.indexes_max = 3;
+    options
+}
 
 type Model = BTreeMap<Key, Vec<u8>>;
 
@@ -34,7 +37,7 @@ fn batch(round: u64) -> Vec<(Key, Vec<u8>)> {
 }
 
 fn open(disk: &SimDisk) -> Result<PackStore> {
-    PackStore::open_writer(Arc::new(disk.clone()), "p", SMALL)
+    PackStore::open_writer(Arc::new(disk.clone()), "p", small())
 }
 
 fn contents(store: &PackStore) -> Model {
@@ -222,10 +225,8 @@ fn index_count_stays_small_over_many_batches() {
 }
 
 fn seed_store(disk: &SimDisk) -> Model {
-    let options = PackOptions {
-        indexes_max: 8,
-        ..SMALL
-    };
+    let mut options = small();
+    options.indexes_max = 8;
     let store = PackStore::open_writer(Arc::new(disk.clone()), "p", options).unwrap();
     let mut model = Model::new();
     for round in 0..3 {
@@ -352,9 +353,9 @@ fn truncated_removed_and_foreign_files_are_named_and_survived() {
 fn second_writer_is_refused_with_the_process_id_and_readers_follow() {
     let dir = tempfile::tempdir().unwrap();
     let disk = || Arc::new(RealDisk::open(dir.path()).unwrap());
-    let writer = PackStore::open_writer(disk(), "p", SMALL).unwrap();
+    let writer = PackStore::open_writer(disk(), "p", small()).unwrap();
     let reader = PackStore::open_reader(disk(), "p").unwrap();
-    let error = PackStore::open_writer(disk(), "p", SMALL).unwrap_err();
+    let error = PackStore::open_writer(disk(), "p", small()).unwrap_err();
     assert!(
         matches!(error, StoreError::Locked { pid: Some(pid), .. } if pid == std::process::id()),
         "{error}"
@@ -389,7 +390,7 @@ fn second_writer_is_refused_with_the_process_id_and_readers_follow() {
         assert_eq!(bytes, expected, "bytes outlive the compaction");
     }
     drop(writer);
-    assert_eq!(contents(&PackStore::open_writer(disk(), "p", SMALL).unwrap()), model);
+    assert_eq!(contents(&PackStore::open_writer(disk(), "p", small()).unwrap()), model);
 }
 
 #[test]
@@ -548,7 +549,7 @@ fn readers_that_look_at_the_same_moment_all_see_a_new_batch() {
 fn copies_are_what_the_map_shows_through_puts_compaction_and_damage() {
     let dir = tempfile::tempdir().unwrap();
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir.path()).unwrap());
-    let store = Arc::new(PackStore::open_writer(disk, "p", SMALL).unwrap());
+    let store = Arc::new(PackStore::open_writer(disk, "p", small()).unwrap());
     let copier = store.copier();
     let same = || {
         for (key, value) in contents(&store) {

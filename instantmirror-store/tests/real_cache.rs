@@ -120,21 +120,12 @@ fn import(data: &[u8], options: ImportOptions) -> (ImportMethod, bool) {
 fn import_by_copy_and_by_hard_link() {
     for len in [0, 1, 5_000_000] {
         let data = vec![7; len];
-        let (method, same) = import(
-            &data,
-            ImportOptions {
-                reflink: false,
-                hardlink: false,
-            },
-        );
+        let mut options = ImportOptions::default();
+        options.reflink = false;
+        let (method, same) = import(&data, options);
         assert_eq!((method, same), (ImportMethod::Copy, false));
-        let (method, same) = import(
-            &data,
-            ImportOptions {
-                reflink: false,
-                hardlink: true,
-            },
-        );
+        options.hardlink = true;
+        let (method, same) = import(&data, options);
         assert_eq!((method, same), (ImportMethod::Hardlink, true));
         // Reflink where this file system can, else a copy.
         let (method, same) = import(&data, ImportOptions::default());
@@ -150,10 +141,8 @@ fn import_of_a_file_that_changed_since_it_was_hashed_is_refused() {
     let tree = SourceTree::open(dir.path()).unwrap();
     let file = tree.open_file(&RepoPath::new("f").unwrap()).unwrap();
     fs::write(dir.path().join("f"), "three").unwrap();
-    let options = ImportOptions {
-        reflink: true,
-        hardlink: true,
-    };
+    let mut options = ImportOptions::default();
+    options.hardlink = true;
     let request = ImportRequest {
         source: &file,
         object: ObjectId::of(b"one"),

@@ -39,6 +39,7 @@ const SMALL_TABLE: u64 = 50_000;
 
 /// How to clean up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CleanUpOptions {
     /// Delete at once what has left the head, without waiting for `delete_after`.
     pub now: bool,

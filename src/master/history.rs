@@ -105,6 +105,7 @@ pub struct Rollback {
 
 /// How to remove.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RemoveOptions {
     /// Why, for the head and the logs of nodes: everybody can read it.
     pub reason: String,

@@ -53,6 +53,7 @@ impl PublishProgress for NoProgress {}
 
 /// How a publish is done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PublishOptions {
     /// A remark that is kept with the snapshot.
     pub note: String,
@@ -74,6 +75,7 @@ pub struct PublishOptions {
 
 /// When a staged snapshot is released: when all of this holds. Without any, by hand.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StageRule {
     /// Not before this time.
     pub release_at: Option<Timestamp>,
@@ -521,8 +523,8 @@ pub(super) fn check_piece_length(repository: &ServerRepository, held: Option<&Si
 }
 
 fn import_options(kind: ImportKind) -> ImportOptions {
-    ImportOptions {
-        reflink: kind != ImportKind::Copy,
-        hardlink: kind == ImportKind::Hardlink,
-    }
+    let mut options = ImportOptions::default();
+    options.reflink = kind != ImportKind::Copy;
+    options.hardlink = kind == ImportKind::Hardlink;
+    options
 }

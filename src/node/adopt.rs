@@ -50,10 +50,10 @@ pub enum AdoptMethod {
 
 impl AdoptMethod {
     fn options(self) -> ImportOptions {
-        ImportOptions {
-            reflink: self != Self::Copy,
-            hardlink: self == Self::Hardlink,
-        }
+        let mut options = ImportOptions::default();
+        options.reflink = self != Self::Copy;
+        options.hardlink = self == Self::Hardlink;
+        options
     }
 }
 

@@ -83,6 +83,7 @@ pub enum TorrentError {
 
 /// What torrents are wanted of a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TorrentOptions {
     /// A directory or file of the snapshot; the root for all of it.
     pub path: RepoPath,

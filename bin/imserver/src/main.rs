@@ -238,7 +238,11 @@ async fn with_config(file: &Path, command: Command) -> anyhow::Result<()> {
             json,
         } => {
             let names = named_or_all(&master, repositories);
-            let clean_up = (!dry_run).then_some(CleanUpOptions { now, orphans });
+            let clean_up = (!dry_run).then(|| {
+                let mut options = CleanUpOptions::default();
+                (options.now, options.orphans) = (now, orphans);
+                options
+            });
             tokio::task::block_in_place(|| retention::run(&master, &names, clean_up, json))
         }
         Command::Serve => {

@@ -75,18 +75,19 @@ pub(crate) struct Arguments {
 pub(crate) fn run(master: &Master, arguments: Arguments) -> anyhow::Result<()> {
     let hints = hints(master, &arguments)?;
     let names = named_or_all(master, arguments.repositories);
-    let options = PublishOptions {
-        note: arguments.note,
-        allow_empty: arguments.allow_empty,
-        stage: arguments.stage.then_some(StageRule {
-            release_at: arguments.release_at,
-            when_synced_percent: arguments.when_synced,
-        }),
-        hints,
-        wait: arguments.wait,
-        no_check: arguments.no_check,
-        again: arguments.again,
-    };
+    let mut options = PublishOptions::default();
+    options.note = arguments.note;
+    options.allow_empty = arguments.allow_empty;
+    options.stage = arguments.stage.then(|| {
+        let mut rule = StageRule::default();
+        rule.release_at = arguments.release_at;
+        rule.when_synced_percent = arguments.when_synced;
+        rule
+    });
+    options.hints = hints;
+    options.wait = arguments.wait;
+    options.no_check = arguments.no_check;
+    options.again = arguments.again;
     if arguments.dry_run {
         return plan(master, &names, &options, arguments.json);
     }

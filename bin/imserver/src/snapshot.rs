@@ -219,7 +219,8 @@ fn change(master: &Master, command: SnapshotCommand) -> anyhow::Result<()> {
         } => {
             let ids = snapshots.iter().map(|asked| master.resolve(&repository, asked));
             let ids = ids.collect::<Result<Vec<_>, _>>()?;
-            let options = RemoveOptions { reason, tags, expired };
+            let mut options = RemoveOptions::default();
+            (options.reason, options.tags, options.expired) = (reason, tags, expired);
             remove(master, &repository, &ids, &options, dry_run, json)?;
         }
     }

@@ -77,12 +77,11 @@ pub(crate) async fn run(master: &Master, arguments: Arguments) -> anyhow::Result
     for url in &servers {
         check_url(url, TorrentsConfig::WEB_SEED_SCHEMES).map_err(|error| anyhow::anyhow!("--webseed {error}"))?;
     }
-    let options = TorrentOptions {
-        path,
-        name: arguments.name,
-        shards: arguments.shards,
-        beyond_limits: arguments.beyond_limits,
-    };
+    let mut options = TorrentOptions::default();
+    options.path = path;
+    options.name = arguments.name;
+    options.shards = arguments.shards;
+    options.beyond_limits = arguments.beyond_limits;
     let asked = arguments.snapshot.as_ref();
     let snapshot = asked.map(|asked| crate::snapshot::resolve(master, &arguments.repository, asked));
     let bar = Bar::new(format!("torrent {}", arguments.repository), Unit::Files);

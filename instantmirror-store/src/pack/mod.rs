@@ -58,6 +58,7 @@ const BROKEN_KEYS_MAX: usize = 100_000;
 
 /// Limits of a pack store.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct PackOptions {
     /// A new segment is begun when one is at least this long, in bytes.
     pub segment_bytes_max: u64,

@@ -17,7 +17,7 @@ use instantmirror_store::scan::{LeftOutWhy, PieceSpace, ScanParts, Scanned, Stam
 use instantmirror_store::snapshots::DiskSnapshotStore;
 use instantmirror_store::tree::SourceTree;
 
-use super::{COPY, Open, PIECE, World, directory};
+use super::{Open, PIECE, World, copying, directory};
 
 /// All below a directory: mode, times, inode and content.
 fn everything(dir: &Path) -> BTreeMap<PathBuf, (u32, i64, i64, u64, Vec<u8>)> {
@@ -61,7 +61,7 @@ impl World {
             pieces: &PieceSpace::open_overlay(disk(), "pieces", PIECE).unwrap(),
             previous: previous.map(directory),
             changes: None,
-            import: COPY,
+            import: copying(),
             rules: &rules,
             now: i64::MAX,
         };
@@ -135,7 +135,7 @@ fn a_dry_run_says_what_would_be_refused_and_what_the_rest_would_be() {
     assert!(problems[0].starts_with("bad\\x01name"), "{problems:?}");
     assert_eq!((paths, dry.root.files), (vec!["b".to_owned()], 2));
     assert_eq!(everything(&world.dir.path().join("store")), before);
-    let real = world.try_scan(Some(&first), COPY, 3600);
+    let real = world.try_scan(Some(&first), copying(), 3600);
     assert!(matches!(real, Err(StoreError::Unpublishable { .. })), "{real:?}");
 }
 

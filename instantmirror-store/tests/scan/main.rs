@@ -31,14 +31,19 @@ use instantmirror_store::snapshots::DiskSnapshotStore;
 use instantmirror_store::tree::SourceTree;
 
 const PIECE: u32 = 64 << 10;
-const COPY: ImportOptions = ImportOptions {
-    reflink: false,
-    hardlink: false,
-};
-const LINK: ImportOptions = ImportOptions {
-    reflink: false,
-    hardlink: true,
-};
+/// Files come into the store as copies.
+fn copying() -> ImportOptions {
+    let mut options = ImportOptions::default();
+    options.reflink = false;
+    options
+}
+
+/// Files come into the store as hard links.
+fn linking() -> ImportOptions {
+    let mut options = copying();
+    options.hardlink = true;
+    options
+}
 
 /// A source tree and a store beside it, on one file system.
 struct World {
@@ -159,7 +164,7 @@ impl World {
 
     /// A scan long after the last change, so that time stamps can be relied on.
     fn scan(&self, previous: Option<&Scanned>) -> Scanned {
-        self.try_scan(previous, COPY, 3600).unwrap()
+        self.try_scan(previous, copying(), 3600).unwrap()
     }
 
     fn lookup(&self, scanned: &Scanned, path: &str) -> Option<Meta> {
@@ -266,7 +271,7 @@ fn a_change_of_mode_or_time_alone_is_seen() {
 fn a_file_changed_within_the_clocks_grain_is_read_again() {
     let world = World::new();
     world.write("f", "version 1");
-    let first = world.try_scan(None, COPY, 0).unwrap();
+    let first = world.try_scan(None, copying(), 0).unwrap();
     // The worst case: same size, and time stamps put back to what they were.
     let modified = std::fs::metadata(world.path("f")).unwrap().modified().unwrap();
     world.write("f", "version 2");
@@ -274,7 +279,7 @@ fn a_file_changed_within_the_clocks_grain_is_read_again() {
         .unwrap()
         .set_modified(modified)
         .unwrap();
-    let second = world.try_scan(Some(&first), COPY, 0).unwrap();
+    let second = world.try_scan(Some(&first), copying(), 0).unwrap();
     assert_eq!(file(&world, &second, "f").object, ObjectId::of(b"version 2"));
 }
 
@@ -293,7 +298,7 @@ fn a_scan_that_was_cut_off_is_taken_up_unless_its_objects_are_gone() {
 
 #[test]
 fn hard_links_are_read_once_and_grouped() {
-    for import in [COPY, LINK] {
+    for import in [copying(), linking()] {
         let world = World::new();
         world.write("a", vec![b'a'; 100_000]);
         world.write("other", "alone");
@@ -322,12 +327,12 @@ fn a_hard_linked_import_shares_the_inode_and_is_not_read_again() {
     use std::os::unix::fs::MetadataExt as _;
     let world = World::new();
     world.write("f", "shared");
-    let first = world.try_scan(None, LINK, 3600).unwrap();
+    let first = world.try_scan(None, linking(), 3600).unwrap();
     let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
     assert_eq!(inode(&world.path("f")), inode(&world.object_file(b"shared")));
     // The link made in the store is no name of the tree, and its ctime, which is that of now, says nothing.
     for _ in 0..3 {
-        let again = world.try_scan(Some(&first), LINK, 0).unwrap();
+        let again = world.try_scan(Some(&first), linking(), 0).unwrap();
         assert_eq!((again.counts.read_files, again.root), (0, first.root));
     }
 }
@@ -369,7 +374,7 @@ fn everything_unpublishable_is_listed_and_special_files_are_left_out() {
     world.write("new\nline", "x");
     std::fs::write(world.path("").join(std::ffi::OsStr::from_bytes(b"latin1-\xe9")), "x").unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(world.path("socket")).unwrap();
-    let error = world.try_scan(None, COPY, 3600).unwrap_err();
+    let error = world.try_scan(None, copying(), 3600).unwrap_err();
     let StoreError::Unpublishable { count: 3, problems, .. } = &error else {
         panic!("{error}")
     };
@@ -461,7 +466,7 @@ fn an_object_that_a_cut_off_publish_left_without_content_is_written_again() {
     let path = world.object_file(&content);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, vec![0; content.len()]).unwrap();
-    for import in [COPY, LINK] {
+    for import in [copying(), linking()] {
         world.try_scan(None, import, 3600).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), content, "{import:?}");
         assert_eq!(
@@ -473,7 +478,7 @@ fn an_object_that_a_cut_off_publish_left_without_content_is_written_again() {
 
 #[test]
 fn a_part_of_the_store_that_is_gone_fails_the_scan_and_leaves_no_file_out() {
-    for import in [COPY, ImportOptions::default()] {
+    for import in [copying(), ImportOptions::default()] {
         let world = World::new();
         world.write("file", "content");
         let (open, tmp) = (world.open(), world.dir.path().join("store/tmp"));
@@ -492,11 +497,14 @@ fn a_file_that_grows_as_fast_as_it_is_read_is_given_up() {
     let tree = SourceTree::open(world.dir.path().join("source")).unwrap();
     let mut source = tree.open_file(&RepoPath::new("log").unwrap()).unwrap();
     let mut read = 0;
-    let imported = world.open().objects.import(&mut source, PIECE, COPY, &mut |bytes| {
-        read += bytes;
-        assert!(read < 16 << 20, "it reads on and on");
-        log.write_all(&vec![2; usize::try_from(bytes).unwrap()]).unwrap();
-    });
+    let imported = world
+        .open()
+        .objects
+        .import(&mut source, PIECE, copying(), &mut |bytes| {
+            read += bytes;
+            assert!(read < 16 << 20, "it reads on and on");
+            log.write_all(&vec![2; usize::try_from(bytes).unwrap()]).unwrap();
+        });
     assert!(
         matches!(imported, Err(StoreError::SourceChanged { .. })),
         "{imported:?}"

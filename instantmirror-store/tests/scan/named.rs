@@ -7,7 +7,7 @@ use instantmirror_core::changes::ChangeSet;
 use instantmirror_core::{ObjectId, RepoPath};
 use instantmirror_store::scan::{Scanned, StampBook};
 
-use super::{COPY, World, file, opened};
+use super::{World, copying, file, opened};
 
 impl World {
     /// A scan of what these directories are, and of nothing below those that are as they were.
@@ -153,7 +153,7 @@ fn the_book_tells_which_tree_it_belongs_to() {
     assert_eq!(root(), Some(first.root.node));
     world.write("a", "b");
     world.write("bad\u{1}name", "");
-    assert!(world.try_scan(Some(&first), COPY, 3600).is_err());
+    assert!(world.try_scan(Some(&first), copying(), 3600).is_err());
     let refused = root().unwrap();
     assert_ne!(
         refused, first.root.node,

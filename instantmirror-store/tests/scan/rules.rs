@@ -10,7 +10,7 @@ use instantmirror_store::StoreError;
 use instantmirror_store::scan::{LeftOutWhy, OnPrivate, Scanned, StampBook, SymlinkRule};
 use instantmirror_store::tree::SourceTree;
 
-use super::{COPY, World, opened};
+use super::{World, copying, opened};
 
 impl World {
     fn exclude(&self, globs: &[&str]) {
@@ -103,7 +103,7 @@ fn what_others_may_not_read_is_refused_or_published_where_the_rules_say_so() {
     world.chmod("dir/key", 0o600);
     world.chmod("closed", 0);
     world.rules.lock().unwrap().private = OnPrivate::Refuse;
-    let error = world.try_scan(None, COPY, 3600).unwrap_err();
+    let error = world.try_scan(None, copying(), 3600).unwrap_err();
     let StoreError::Unpublishable { count: 2, problems, .. } = &error else {
         panic!("{error}")
     };
@@ -140,7 +140,7 @@ fn what_is_closed_after_it_was_listed_is_left_out_as_if_it_had_been_closed_befor
             }
         };
         *open.once_listed.lock().unwrap() = Some(Box::new(close));
-        world.scan_with(open, Some(&first), COPY, 3600).unwrap()
+        world.scan_with(open, Some(&first), copying(), 3600).unwrap()
     };
     // A directory is opened whatever is known of it, a file if it has changed.
     let seen = closing(&["key", "release"]);
@@ -176,7 +176,7 @@ fn other_rules_or_another_root_are_other_terms() {
     world.rules.lock().unwrap().private = OnPrivate::Refuse;
     world.write("key", "");
     world.chmod("key", 0o600);
-    world.try_scan(Some(&first), COPY, 3600).unwrap_err();
+    world.try_scan(Some(&first), copying(), 3600).unwrap_err();
     assert!(!fits());
     world.rules.lock().unwrap().private = OnPrivate::Skip;
     assert!(fits());

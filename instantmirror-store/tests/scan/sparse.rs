@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use instantmirror_core::ObjectId;
 use instantmirror_store::digest::ContentHasher;
 
-use super::{COPY, LINK, PIECE, World, file};
+use super::{PIECE, World, copying, file, linking};
 
 const MIB: usize = 1 << 20;
 
@@ -38,7 +38,7 @@ fn holes_are_hashed_as_zeros_and_stay_holes() {
         ("front", 4 * MIB, &[(0, MIB)]),
         ("dense", 300_000, &[(0, 300_000)]),
     ];
-    for import in [COPY, LINK] {
+    for import in [copying(), linking()] {
         let world = World::new();
         cases
             .iter()

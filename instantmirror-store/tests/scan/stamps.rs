@@ -8,7 +8,7 @@ use std::process::Command;
 use instantmirror_store::scan::Scanned;
 use instantmirror_store::tree::StampRule;
 
-use super::{COPY, LINK, World, file};
+use super::{World, copying, file, linking};
 
 /// A scan right now, when nothing that has just changed is settled.
 fn scan_now(world: &World, previous: &Scanned, import: super::ImportOptions) -> Scanned {
@@ -43,7 +43,7 @@ fn tree() -> World {
 
 #[test]
 fn links_beside_the_tree_owners_and_modes_cost_no_reading() {
-    for import in [COPY, LINK] {
+    for import in [copying(), linking()] {
         let world = tree();
         let first = world.try_scan(None, import, 3600).unwrap();
         assert_eq!(first.counts.read_files, 20, "{import:?}");
@@ -126,11 +126,11 @@ fn groups_are_for_names_in_the_tree() {
         world.write(path, path);
     }
     cp("-al", &world.path(""), &world.dir.path().join("beside"));
-    let first = world.try_scan(None, LINK, 3600).unwrap();
+    let first = world.try_scan(None, linking(), 3600).unwrap();
     let group = |scanned: &Scanned, path: &str| file(&world, scanned, path).link_group;
     assert!(["a", "dir/b", "c"].iter().all(|path| group(&first, path).is_none()));
     fs::hard_link(world.path("a"), world.path("dir/a")).unwrap();
-    let second = world.try_scan(Some(&first), LINK, 3600).unwrap();
+    let second = world.try_scan(Some(&first), linking(), 3600).unwrap();
     assert!(group(&second, "a").is_some() && group(&second, "a") == group(&second, "dir/a"));
     // A third name joins the group, also where only it was named.
     fs::hard_link(world.path("a"), world.path("dir/more")).unwrap();
@@ -151,7 +151,7 @@ fn new_hard_links_that_are_young_are_read_once() {
         world.write(&format!("{n}"), format!("content {n}"));
         fs::hard_link(world.path(&n.to_string()), world.path(&format!("{n}-too"))).unwrap();
     }
-    let first = world.try_scan(None, COPY, 0).unwrap();
+    let first = world.try_scan(None, copying(), 0).unwrap();
     assert_eq!(first.counts.read_files, 10);
     assert!(file(&world, &first, "3").link_group.is_some());
     // They were too young for their stamps to be relied on.

@@ -1,6 +1,6 @@
 //! Check `settings-open`: public structs of settings are `#[non_exhaustive]`, so that a new setting breaks no embedder.
 //!
-//! A struct is one of settings if its name ends in `Config` or `Limits`, or if it stands in `src/config/`, and if it has public fields.
+//! A struct is one of settings if its name ends in `Config`, `Limits` or `Options`, or if it stands in `src/config/`, and if it has public fields.
 
 use anyhow::Result;
 
@@ -35,7 +35,7 @@ fn judge(file: &SourceFile) -> Result<Vec<Finding>> {
     for item in file.parse()?.items {
         let syn::Item::Struct(item) = item else { continue };
         let name = item.ident.to_string();
-        let is_named_so = ["Config", "Limits"].iter().any(|end| name.ends_with(end));
+        let is_named_so = ["Config", "Limits", "Options"].iter().any(|end| name.ends_with(end));
         let is_settings = is_named_so || file.path.starts_with(CONFIG);
         let is_public = |visibility: &syn::Visibility| matches!(visibility, syn::Visibility::Public(_));
         let fields = match &item.fields {
@@ -74,9 +74,11 @@ mod tests {
             0
         );
         assert_eq!(found("src/config/a.rs", "pub struct Cache { pub dir: u8 }"), 1);
+        assert_eq!(found("src/a.rs", "pub struct PublishOptions { pub note: String }"), 1);
         for good in [
             "pub struct PeerLimits { slots: usize }",
             "struct PeerLimits { pub slots: usize }",
+            "pub struct MountOptions { name: String }",
             "pub struct Rate(pub u64);",
             "pub struct Mount { pub index: bool }",
         ] {

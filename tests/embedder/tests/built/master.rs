@@ -57,10 +57,8 @@ async fn a_master_of_these_parts_stages_tags_and_removes() {
     let master = &world.master;
     let secret = world.source().join("secret");
     std::fs::write(&secret, "secret").unwrap();
-    let options = PublishOptions {
-        stage: Some(StageRule::default()),
-        ..PublishOptions::default()
-    };
+    let mut options = PublishOptions::default();
+    options.stage = Some(StageRule::default());
     let staged = publish(master, options).await;
     assert_eq!(curl(&world.url, "secret").await, None);
     let owner = master.clone();
@@ -79,10 +77,8 @@ async fn a_master_of_these_parts_stages_tags_and_removes() {
     publish(master, PublishOptions::default()).await;
     let owner = master.clone();
     let removed = tokio::task::spawn_blocking(move || {
-        let options = RemoveOptions {
-            tags: true,
-            ..RemoveOptions::default()
-        };
+        let mut options = RemoveOptions::default();
+        options.tags = true;
         owner.remove_snapshots(&name(), &[staged], &options, &NoProgress)
     });
     assert_eq!(removed.await.unwrap().unwrap().deleted.objects, 1);
