@@ -56,6 +56,8 @@ pub mod node;
 pub mod peering;
 pub mod progress;
 mod reload;
+#[cfg(any(feature = "master", feature = "node"))]
+mod repositories;
 mod serve;
 pub mod text;
 mod tls;

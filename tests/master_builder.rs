@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use instantmirror::config::{
-    ByteSize, HttpConfig, ImportKind, MountConfig, PeersConfig, RetentionConfig, ServerConfig, TorrentConfig,
+    ByteSize, HeaderRuleConfig, HttpConfig, ImportKind, MountConfig, PeersConfig, RetentionConfig, ServerConfig,
+    TorrentConfig,
 };
 use instantmirror::core::memory::{MemoryStorage, MemoryStore};
 use instantmirror::core::traits::{Catalogs as _, Objects as _};
@@ -103,6 +104,10 @@ fn what_is_wrong_with_a_repository_is_named_with_its_value() {
 fn what_is_wrong_with_the_rest_is_named_with_its_value() {
     let (mut peers, mut http) = (PeersConfig::default(), HttpConfig::default());
     (peers.slots, http.max_connections) = (0, 0);
+    let mut rule = HeaderRuleConfig::new(["*.iso"]);
+    (rule.repository, rule.cache) = (Some("other".parse().unwrap()), Some("no-store".to_owned()));
+    let mut ruled = HttpConfig::default();
+    ruled.rules = vec![rule];
     let inside = with(Repository::new("tree").source("/srv/tree"));
     let tracker = "ftp://user:secret@tracker.example.org/";
     assert_refused([
@@ -126,6 +131,7 @@ fn what_is_wrong_with_the_rest_is_named_with_its_value() {
             "peers '(settings)': [peers] max_connections and slots",
         ),
         (builder().http(http), "http '(settings)': [http] max_connections = 0"),
+        (builder().http(ruled), "http 'other': a rule is for this repository"),
         (builder().tracker(tracker), "peers '(settings)': "),
     ]);
 }

@@ -10,10 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use instantmirror_core::SecretKey;
 use instantmirror_core::traits::{ObjectStorage, SnapshotStore};
 use instantmirror_core::url::SecretUrl;
-use instantmirror_core::{RepoName, SecretKey};
-use instantmirror_http::Mounts;
 
 use super::defaults::{self, Storage};
 use super::given::GivenStorage;
@@ -23,6 +22,7 @@ use crate::build_error::BuildError;
 use crate::config::{
     HttpConfig, NodesConfig, OutgoingConfig, PeersConfig, RetentionConfig, ServerConfig, TimeSpan, TorrentsConfig,
 };
+use crate::repositories::{check_http_rules, check_mounts};
 use crate::verifying_store::VerifyingStore;
 
 /// Builds a [`Master`]; [`Master::builder`] begins one.
@@ -328,14 +328,9 @@ impl MasterBuilder {
 
     /// Checks what concerns several repositories, or one and the rest.
     fn check_repositories(&self) -> Result<(), BuildError> {
-        let mut mounts = Vec::new();
-        for repository in &self.settings.repositories {
-            for config in &repository.mounts {
-                let field = format!("repository '{}' mount", repository.name);
-                let refused = |advice: String| BuildError::invalid(&field, &config.path, advice);
-                mounts.push(config.mount(&repository.name).map_err(refused)?);
-                Mounts::new(mounts.clone()).map_err(|error| refused(error.to_string()))?;
-            }
+        let all = self.settings.repositories.iter();
+        check_mounts(all.clone().map(|one| (&one.name, one.mounts.as_slice())))?;
+        for repository in all.clone() {
             if let Some(dir) = self.dir.as_ref().filter(|dir| dir.starts_with(&repository.source)) {
                 let advice = format!(
                     "it lies inside of the source tree {} of '{}' and would be published",
@@ -345,19 +340,6 @@ impl MasterBuilder {
                 return Err(BuildError::invalid("dir", dir.display(), advice));
             }
         }
-        let is_there = |name: &RepoName| self.settings.repositories.iter().any(|one| one.name == *name);
-        let mut named = self
-            .settings
-            .http
-            .rules
-            .iter()
-            .filter_map(|rule| rule.repository.as_ref());
-        match named.find(|name| !is_there(name)) {
-            Some(name) => {
-                let advice = "a rule is for this repository, and there is none of this name";
-                Err(BuildError::invalid("http", name, advice))
-            }
-            None => Ok(()),
-        }
+        check_http_rules(&self.settings.http, all.map(|one| &one.name))
     }
 }

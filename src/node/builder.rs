@@ -10,12 +10,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use instantmirror_core::RepoName;
 use instantmirror_core::scheduler::{PriorityScheduler, SchedulerLimits};
 use instantmirror_core::traits::blocking::Blocking;
 use instantmirror_core::traits::{CacheLimits, Class, ObjectCache, Scheduler, SnapshotStore};
 use instantmirror_core::url::SecretUrl;
-use instantmirror_http::Mounts;
 
 use super::assembly::Assembly;
 use super::defaults::{self, Storage};
@@ -26,8 +24,9 @@ use crate::blocking::threads;
 use crate::build_error::BuildError;
 use crate::config::{
     ByteRate, ByteSize, ClassConfig, ClassName, DayHours, ExpiryKind, FetchConfig, HttpConfig, NodeConfig,
-    NodeRepository, OutgoingConfig, PeersConfig, RulesConfig, SourceConfig, TimeSpan, VerifyKind,
+    OutgoingConfig, PeersConfig, RulesConfig, SourceConfig, TimeSpan, VerifyKind,
 };
+use crate::repositories::{check_http_rules, check_mounts};
 use crate::verifying_store::VerifyingStore;
 
 /// Bytes of objects that are kept in memory, unless other limits are given.
@@ -389,8 +388,9 @@ impl NodeBuilder {
             self.settings.repositories.push(settings);
             sources.push(parts);
         }
-        check_mounts(&self.settings.repositories)?;
-        self.check_http_rules()?;
+        let all = self.settings.repositories.iter();
+        check_mounts(all.clone().map(|one| (&one.name, one.mounts.as_slice())))?;
+        check_http_rules(&self.settings.http, all.map(|one| &one.name))?;
         Ok(sources)
     }
 
@@ -468,24 +468,6 @@ impl NodeBuilder {
         Ok(())
     }
 
-    /// Rules for one repository need that one.
-    fn check_http_rules(&self) -> Result<(), BuildError> {
-        let is_there = |name: &RepoName| self.settings.repositories.iter().any(|one| one.name == *name);
-        let mut named = self
-            .settings
-            .http
-            .rules
-            .iter()
-            .filter_map(|rule| rule.repository.as_ref());
-        match named.find(|name| !is_there(name)) {
-            Some(name) => {
-                let advice = "a rule is for this repository, and there is none of this name";
-                Err(BuildError::invalid("http", name, advice))
-            }
-            None => Ok(()),
-        }
-    }
-
     /// Sets what the methods say of the cache. What they do not say is as the file has it, if there is one.
     fn set_cache(&mut self) -> Result<(), BuildError> {
         let cache = &mut self.settings.cache;
@@ -509,18 +491,4 @@ impl NodeBuilder {
         cache.dir = self.dir.clone().unwrap_or_default();
         Ok(())
     }
-}
-
-/// Mounts have paths of URLs, each another one, and none of them the server's own.
-fn check_mounts(repositories: &[NodeRepository]) -> Result<(), BuildError> {
-    let mut mounts = Vec::new();
-    for repository in repositories {
-        for config in &repository.mounts {
-            let field = format!("repository '{}' mount", repository.name);
-            let refused = |advice: String| BuildError::invalid(&field, &config.path, advice);
-            mounts.push(config.mount(&repository.name).map_err(refused)?);
-            Mounts::new(mounts.clone()).map_err(|error| refused(error.to_string()))?;
-        }
-    }
-    Ok(())
 }
