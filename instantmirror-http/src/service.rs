@@ -247,11 +247,7 @@ impl Service {
         match framing.objection(&head.method, head.uri.path(), head.version) {
             Some(objection) => {
                 let answer = self.refuse(StatusCode::BAD_REQUEST, objection);
-                if client.is_private {
-                    self.private(answer)
-                } else {
-                    answer
-                }
+                self.private_for(&client, answer)
             }
             None => {
                 let mut request = Request::new(&head.method, &head.uri, &head.headers);
@@ -329,6 +325,14 @@ impl Service {
     pub(crate) fn private(&self, mut answer: Answer) -> Answer {
         self.rules.dress_private(answer.headers_mut());
         answer
+    }
+
+    /// The same if the client's connection is encrypted.
+    pub(crate) fn private_for(&self, client: &Client, answer: Answer) -> Answer {
+        match client.is_private {
+            true => self.private(answer),
+            false => answer,
+        }
     }
 
     /// Whether a node of this master asks, which proves it by its token.

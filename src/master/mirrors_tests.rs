@@ -47,11 +47,8 @@ fn head(released: u8, sequence: u64) -> Head {
 struct Asker(Client, Option<NodeName>, Option<u64>);
 
 fn asker(address: &str, node: Option<&str>, id: Option<u64>) -> Asker {
-    let client = Client {
-        address: Some(address.parse().unwrap()),
-        is_private: false,
-        is_local: false,
-    };
+    let mut client = Client::default();
+    client.address = Some(address.parse().unwrap());
     Asker(client, node.map(name), id)
 }
 

@@ -259,11 +259,9 @@ mod tests {
         }
         let uri = Uri::from_static("/");
         let mut request = Request::new(&Method::GET, &uri, &headers);
-        request.client = Client {
-            address,
-            is_private,
-            is_local,
-        };
+        request.client.address = address;
+        request.client.is_private = is_private;
+        request.client.is_local = is_local;
         let keeper: Arc<dyn Gatekeeper> = Arc::new(Keeper);
         Sight::of(Some(&keeper), &request)
     }

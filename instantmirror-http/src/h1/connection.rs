@@ -358,11 +358,14 @@ impl Connection {
 
     /// Who asks: whoever is at the other end, or whom a trusted proxy there asks for.
     pub(super) fn client(&self, head: &Head<'_>) -> Client {
-        Client {
-            address: client_address(&self.service, self.address, head),
-            is_private: matches!(self.socket, Socket::Tls(_)),
-            is_local: self.is_local,
-        }
+        let mut client = match self.socket {
+            Socket::Unix(_) => Client::at_unix_socket(),
+            _ => Client::default(),
+        };
+        client.address = client_address(&self.service, self.address, head);
+        client.is_private = matches!(self.socket, Socket::Tls(_));
+        client.is_local = self.is_local;
+        client
     }
 
     /// The entry of the access log about what is no request: what stands where its first line should.

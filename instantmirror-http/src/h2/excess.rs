@@ -23,9 +23,9 @@ pub(super) async fn refusal(
     if place.is_reserved() && !is_for_nodes(head.uri.path()) && !place.settle().await {
         // As over HTTP/1.1, the connection ends behind this answer: its place is for nodes.
         place.leaves();
-        return Some(service.private(service.turn_away()));
+        return Some(service.private_for(client, service.turn_away()));
     }
     let is_of_node = || service.is_of_node(&Request::new(&head.method, &head.uri, &head.headers), client);
     let wait = shared.over_rate(service, || client.address, is_of_node)?;
-    Some(service.private(service.too_many(wait)))
+    Some(service.private_for(client, service.too_many(wait)))
 }

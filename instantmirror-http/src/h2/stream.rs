@@ -62,11 +62,8 @@ pub(super) async fn answer(
     let service = Arc::clone(&shared.services.borrow());
     let (head, body) = request.into_parts();
     let address = service.proxies().client(address, &Fields::new(&head.headers));
-    let client = Client {
-        address: Some(address),
-        is_private: true,
-        is_local: false,
-    };
+    let mut client = Client::default();
+    (client.address, client.is_private) = (Some(address), true);
     let budget = stream.budget();
     let answer = async {
         match refusal(&head, &client, &service, &shared, budget.place()).await {

@@ -211,16 +211,17 @@ fn routes_of_the_control_socket_are_hidden_from_the_net() {
         .unwrap();
     let allowed = |path, client: &Client| table.find(path, client).map(|found| found.allow());
     let near = Client::at_unix_socket();
-    let far = Client {
-        address: Some([127, 0, 0, 1].into()),
-        ..near
-    };
+    let mut local = Client::default();
+    local.is_local = true;
+    let mut far = local;
+    far.address = Some([127, 0, 0, 1].into());
     assert_eq!(
         allowed("a", &Client::default()),
         None,
         "a client of which nothing is known"
     );
     assert_eq!(allowed("a", &near), Some("GET, HEAD, OPTIONS"));
+    assert_eq!(allowed("a", &local), None, "it is here, and at no socket that is known");
     assert_eq!(allowed("a", &far), None);
     assert_eq!(allowed("b", &near), Some("GET, HEAD, POST, OPTIONS"));
     assert_eq!(allowed("b", &far), Some("GET, HEAD, OPTIONS"));

@@ -35,7 +35,8 @@ pub struct Request<'a> {
     pub client: Client,
 }
 
-/// Who asks, as far as the connection tells. Whoever made the request may put it among its extensions.
+/// Who asks, as far as the connection tells. Whoever made the request may put it among its extensions: begin with `default()` or
+/// [`at_unix_socket`](Self::at_unix_socket), and assign the public fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Client {
     /// The other end of the connection; `None` for a Unix socket, or if nobody said.
@@ -44,23 +45,25 @@ pub struct Client {
     pub is_private: bool,
     /// Whether the other end of the connection is on this machine, be it the client or a proxy that asks for it.
     pub is_local: bool,
+    is_at_unix_socket: bool,
 }
 
 impl Client {
-    /// A client of a Unix socket.
+    /// A client of a Unix socket, the only one that control routes are there for.
     #[must_use]
     pub fn at_unix_socket() -> Self {
         Self {
-            address: None,
-            is_private: false,
             is_local: true,
+            is_at_unix_socket: true,
+            ..Self::default()
         }
     }
 
-    /// Whether it is at the other end of a Unix socket. A client of which nothing is known (the default) is not.
+    /// Whether it is at the other end of a Unix socket: [`at_unix_socket`](Self::at_unix_socket) said so. A client of this machine
+    /// whose address is not known is not.
     #[must_use]
     pub fn is_at_unix_socket(&self) -> bool {
-        self.address.is_none() && self.is_local
+        self.is_at_unix_socket
     }
 
     /// Whether a secret may be taken from this client: nobody else could have heard it.
