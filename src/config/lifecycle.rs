@@ -63,10 +63,8 @@ pub(super) fn note_zeros(section: &str, keys: &[&str], report: &mut Report<'_>) 
 
 impl RetentionConfig {
     pub(super) fn check(&self, section: &str, report: &mut Report<'_>) {
-        if self.max_bytes.is_some_and(|most| most.0 == 0) {
-            let text = "retention: max_bytes = 0 would let everything but the current snapshot go with each publish; to keep \
-                        little, say keep_last = 1, to keep all, leave it out";
-            report.refuse(&format!("{section}.max_bytes"), text);
+        if let Err(text) = self.check_max_bytes() {
+            report.refuse(&format!("{section}.max_bytes"), format!("retention: {text}"));
         }
         let counts = [
             "keep_last",
@@ -77,6 +75,17 @@ impl RetentionConfig {
             "keep_yearly",
         ];
         note_zeros(section, &counts, report);
+    }
+
+    /// Whether `max_bytes` is a bound that leaves something.
+    pub(crate) fn check_max_bytes(&self) -> Result<(), &'static str> {
+        match self.max_bytes {
+            Some(ByteSize(0)) => Err(
+                "max_bytes = 0 would let everything but the current snapshot go with each publish; to keep little, say \
+                 keep_last = 1, to keep all, leave it out",
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// The rules as a policy.

@@ -41,6 +41,8 @@ pub use peers::{PeersConfig, Preferred};
 pub use report::Finding;
 use report::{Report, position};
 #[cfg(feature = "master")]
+pub(crate) use server::check_piece_length;
+#[cfg(feature = "master")]
 pub use server::{
     CheckKind, IgnoreKind, ImportKind, PrivateKind, ServerConfig, ServerRepository, StoreConfig, SymlinkKind,
     UnpublishableKind,

@@ -156,6 +156,14 @@ impl ServerRepository {
     }
 }
 
+/// The rule for bytes of a piece, if these break it.
+pub(crate) fn check_piece_length(bytes: u64) -> Result<(), &'static str> {
+    match bytes.is_power_of_two() && (16 << 10..=64 << 20).contains(&bytes) {
+        true => Ok(()),
+        false => Err("must be a power of two from 16 KiB to 64 MiB"),
+    }
+}
+
 fn default_piece_length() -> ByteSize {
     ByteSize(1 << 20)
 }
@@ -406,9 +414,8 @@ impl Checked for ServerConfig {
                     &named,
                 );
             }
-            let bytes = repository.piece_length.0;
-            if !bytes.is_power_of_two() || !(16 << 10..=64 << 20).contains(&bytes) {
-                let text = format!("repository '{name}': piece_length must be a power of two from 16 KiB to 64 MiB");
+            if let Err(rule) = check_piece_length(repository.piece_length.0) {
+                let text = format!("repository '{name}': piece_length {rule}");
                 report.refuse(&place("piece_length"), text);
             }
             if self.store.dir.starts_with(&repository.source) {

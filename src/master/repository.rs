@@ -8,11 +8,8 @@ use instantmirror_core::rules::PathGlobs;
 use crate::build_error::BuildError;
 use crate::config::{
     ByteSize, CheckKind, IgnoreKind, ImportKind, MountConfig, PrivateKind, RetentionConfig, ServerRepository,
-    SymlinkKind, TorrentConfig, TorrentsConfig, UnpublishableKind,
+    SymlinkKind, TorrentConfig, TorrentsConfig, UnpublishableKind, check_piece_length,
 };
-
-/// The least and the most bytes of a piece.
-const PIECE_BYTES: std::ops::RangeInclusive<u64> = 16 << 10..=64 << 20;
 
 /// A repository that a master publishes: a name, a source tree, and rules for it, all of which but the tree have defaults.
 #[derive(Debug, Clone)]
@@ -150,13 +147,9 @@ impl Repository {
         for (method, globs) in [("exclude", &self.exclude), ("suggest", &self.suggested)] {
             checked_globs(&self.field(method), globs.clone())?;
         }
-        if !self.piece_length.is_power_of_two() || !PIECE_BYTES.contains(&self.piece_length) {
-            let advice = "it must be a power of two from 16 KiB to 64 MiB";
-            return Err(BuildError::invalid(
-                self.field("piece_length"),
-                self.piece_length,
-                advice,
-            ));
+        if let Err(rule) = check_piece_length(self.piece_length) {
+            let (field, advice) = (self.field("piece_length"), format!("it {rule}"));
+            return Err(BuildError::invalid(field, self.piece_length, advice));
         }
         if self.import == ImportKind::Hardlink && !has_links {
             let advice = "only the master's own store in a directory (.dir without .objects) can link files; leave it out to copy them";
@@ -222,12 +215,6 @@ pub(super) fn checked_globs(field: &str, globs: Vec<String>) -> Result<PathGlobs
 }
 
 pub(super) fn check_retention(field: &str, retention: &RetentionConfig) -> Result<(), BuildError> {
-    match retention.max_bytes {
-        Some(ByteSize(0)) => {
-            let advice = "max_bytes = 0 would let everything but the current snapshot go with each publish; to keep little, say \
-                          keep_last = 1, to keep all, leave it out";
-            Err(BuildError::invalid(field, 0, advice))
-        }
-        _ => Ok(()),
-    }
+    let checked = retention.check_max_bytes();
+    checked.map_err(|advice| BuildError::invalid(field, 0, advice))
 }
