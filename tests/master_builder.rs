@@ -10,7 +10,7 @@ use instantmirror::config::{
     TorrentConfig,
 };
 use instantmirror::core::memory::{MemoryStorage, MemoryStore};
-use instantmirror::core::traits::{Catalogs as _, Objects as _};
+use instantmirror::core::traits::{Catalogs as _, ObjectStorage as _, Objects as _};
 use instantmirror::core::{ObjectId, RepoName, SecretKey, SnapshotId};
 use instantmirror::master::{
     CleanUpOptions, MasterBuilder, MasterError, MasterPublication, PlannedOutcome, RemoveOptions, Repository, StageRule,
@@ -109,6 +109,7 @@ fn what_is_wrong_with_the_rest_is_named_with_its_value() {
     let mut ruled = HttpConfig::default();
     ruled.rules = vec![rule];
     let inside = with(Repository::new("tree").source("/srv/tree"));
+    let address = "127.0.0.1:8080".parse().unwrap();
     let tracker = "ftp://user:secret@tracker.example.org/";
     assert_refused([
         (
@@ -133,6 +134,10 @@ fn what_is_wrong_with_the_rest_is_named_with_its_value() {
         (builder().http(http), "http '(settings)': [http] max_connections = 0"),
         (builder().http(ruled), "http 'other': a rule is for this repository"),
         (builder().tracker(tracker), "peers '(settings)': "),
+        (
+            builder().listen(address).listen_peers(address),
+            "listen '(settings)': 127.0.0.1:8080 is there twice",
+        ),
     ]);
 }
 
@@ -330,11 +335,57 @@ fn a_store_with_snapshots_of_another_run_is_refused_without_its_notes() {
     drop(build(&dir).unwrap());
     let text = refused(world.builder().snapshots(store()));
     assert!(
-        text.starts_with("dir '': the store that was given to .snapshots holds 1 snapshot(s)"),
+        text.starts_with("dir is missing: the store that was given to .snapshots holds 1 snapshot(s)"),
         "{text}"
     );
     let error = build(&world.dir.path().join("other")).unwrap_err().to_string();
     assert!(error.contains("holds 1 snapshot(s)"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_without_the_objects_of_what_is_current_is_refused() {
+    let world = World::new();
+    std::fs::create_dir(world.dir.path().join("source/sub")).unwrap();
+    for file in ["a", "b", "sub/c"] {
+        world.write(file, file);
+    }
+    let dir = world.dir.path().join("store");
+    let storage = MemoryStorage::new();
+    let with = |storage: &MemoryStorage| world.builder().dir(&dir).objects(storage.clone());
+    publish_now(&with(&storage).build().unwrap());
+    let expected = "objects 'repository tree': of 3 objects of its current snapshot ";
+    assert_refused([
+        (with(&MemoryStorage::new()), expected),
+        (world.builder().dir(&dir), expected),
+    ]);
+    storage.remove(&[ObjectId::of(b"b")]).await.unwrap();
+    let master = with(&storage).build().unwrap();
+    let file = std::fs::File::open(world.dir.path().join("source/b")).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    publish_now(&master);
+    let size = storage.size(&ObjectId::of(b"b")).await.unwrap();
+    assert_eq!(size, Some(1), "the advice of the log mends it");
+}
+
+#[test]
+fn a_key_that_signed_no_head_is_refused() {
+    let world = World::new();
+    world.write("a", "first");
+    let dir = world.dir.path().join("store");
+    let with = |key| world.builder().dir(&dir).key(SecretKey::from_random([key; 32]));
+    publish_now(&with(7).build().unwrap());
+    drop(with(7).build().unwrap());
+    assert_refused([(with(8), "key 'ed25519:")]);
+}
+
+#[test]
+fn orphans_of_a_storage_that_may_have_other_users_are_refused_without_lasting_notes() {
+    let world = World::new();
+    let master = world.builder().objects(MemoryStorage::new()).build().unwrap();
+    let mut orphans = CleanUpOptions::default();
+    orphans.orphans = true;
+    assert!(matches!(master.clean_up(orphans), Err(MasterError::OrphansUnknown)));
+    master.clean_up(CleanUpOptions::default()).unwrap();
 }
 
 #[test]

@@ -14,6 +14,7 @@ use instantmirror_core::SecretKey;
 use instantmirror_core::traits::{ObjectStorage, SnapshotStore};
 use instantmirror_core::url::SecretUrl;
 
+use super::continuity;
 use super::defaults::{self, Storage};
 use super::given::GivenStorage;
 use super::repository::{Repository, check_retention, checked_globs};
@@ -103,6 +104,10 @@ impl MasterBuilder {
     }
 
     /// Signs with this key, which is kept by the caller; it can be changed by nobody else then.
+    ///
+    /// Mirrors that trust the key accept no head that is older than the last one that they saw. So the heads have to last as long as
+    /// the key: with a store of snapshots in memory the sequence of heads begins anew after each start, and mirrors refuse it as a
+    /// rollback until it has passed what they saw.
     pub fn key(mut self, key: SecretKey) -> Self {
         self.storage.key = Some(key);
         self
@@ -121,7 +126,8 @@ impl MasterBuilder {
     /// known to keep the guarantees of [`SnapshotStore`] is given to [`trusted_snapshots`](Self::trusted_snapshots).
     ///
     /// Whether it lasts longer than the process or not, so does what the master notes of its snapshots: a store that has some is
-    /// for the [directory](Self::dir) with which they were published.
+    /// for the [directory](Self::dir) with which they were published, and for the masters of that directory alone. Two masters
+    /// need a store each, or a prefix each in one. One that does not last goes with a [key](Self::key) that does not.
     pub fn snapshots(mut self, store: impl SnapshotStore) -> Self {
         self.storage.snapshots = Some(Arc::new(VerifyingStore::new(store)));
         self
@@ -138,6 +144,10 @@ impl MasterBuilder {
     /// The storage is not believed: all that is read from it is held against the digests that the master has noted, each time.
     /// What is wrong is not served, and the log names the storage; it also does if the storage forgets. One that is known to keep
     /// the guarantees of [`ObjectStorage`] is given to [`trusted_objects`](Self::trusted_objects).
+    ///
+    /// The storage belongs to the masters of one [directory](Self::dir): what their snapshots do not need is removed from it,
+    /// whatever else needs it. Two masters need a storage each, or a prefix each in one. A storage that lacks the objects of what is
+    /// published is refused.
     ///
     /// Its futures are polled inside of the tokio runtime in which this is called, if there is one, also while a publish waits for
     /// them. A publish reads each new file twice: to learn its name, and to upload it.
@@ -254,12 +264,16 @@ impl MasterBuilder {
     }
 
     /// Checks what was given, and opens the parts; makes the directory and the key where there are none. Publishes nothing, and
-    /// nothing is served before there is a [`MasterServer`](super::MasterServer). Blocks on the disk.
+    /// nothing is served before there is a [`MasterServer`](super::MasterServer). Blocks on the disk; and on a given storage of
+    /// objects, in which a few objects of what is current are looked up: on a runtime of a single thread build by `spawn_blocking`.
     ///
     /// # Errors
     /// [`MasterError::Build`] for what was given; the other variants for what opening it met.
     pub fn build(mut self) -> Result<Master, MasterError> {
         self.complete()?;
+        let has_given_key = self.storage.key.is_some();
+        let is_new_storage = !self.is_of_file && self.dir.as_deref().is_some_and(defaults::lacks_objects);
+        let checks_objects = is_new_storage || self.storage.objects.is_some();
         let parts = match self.dir {
             Some(dir) => {
                 let key_file = self.settings.store.key_file();
@@ -269,7 +283,14 @@ impl MasterBuilder {
         };
         let named = self.settings.control.socket.clone();
         let control_socket = named.or_else(|| self.is_of_file.then(|| self.settings.control_socket()));
-        Master::assemble(self.settings, control_socket, parts)
+        let master = Master::assemble(self.settings, control_socket, parts)?;
+        if has_given_key {
+            continuity::check_key(&master)?;
+        }
+        if checks_objects {
+            continuity::check_objects(&master)?;
+        }
+        Ok(master)
     }
 
     /// Checks everything, and completes the settings.

@@ -43,7 +43,8 @@ const SMALL_TABLE: u64 = 50_000;
 pub struct CleanUpOptions {
     /// Delete at once what has left the head, without waiting for `delete_after`.
     pub now: bool,
-    /// Also look for objects and catalog nodes that no snapshot ever referred to, left by publishes that were killed.
+    /// Also look for objects and catalog nodes that no snapshot ever referred to, left by publishes that were killed. All in the
+    /// storage that this master does not know of goes; it is refused where the notes are in memory and the storage was given.
     pub orphans: bool,
 }
 
@@ -88,7 +89,8 @@ impl Master {
     ///
     /// # Errors
     /// [`MasterError::Store`] with [`Locked`](instantmirror_store::StoreError::Locked) when a publish takes long: the
-    /// next run goes on. [`MasterError::References`] if a catalog that is in use cannot be read: nothing is deleted then.
+    /// next run goes on. [`MasterError::References`] if a catalog that is in use cannot be read, and
+    /// [`MasterError::OrphansUnknown`]: nothing is deleted then.
     pub fn clean_up(&self, options: CleanUpOptions) -> Result<CleanedUp, MasterError> {
         self.clean_up_with(options, &NoProgress)
     }
@@ -98,6 +100,9 @@ impl Master {
     /// # Errors
     /// As [`clean_up`](Self::clean_up).
     pub fn clean_up_with(&self, options: CleanUpOptions, progress: &dyn Progress) -> Result<CleanedUp, MasterError> {
+        if options.orphans && self.parts.has_given_objects && self.parts.notes.dir.is_none() {
+            return Err(MasterError::OrphansUnknown);
+        }
         let (due, waiting) = self.count_out_expired(options)?;
         let mut done = CleanedUp {
             waiting,

@@ -62,7 +62,7 @@ pub(super) fn in_directory(
         }
     } else {
         if let Some(store) = snapshots.as_ref().filter(|_| !dir.join(DIGESTS).is_dir()) {
-            check_is_new(store, "dir", &dir.display().to_string())?;
+            check_is_new(store, |advice| BuildError::invalid("dir", dir.display(), advice))?;
         }
         let (catalogs, objects) = (snapshots.is_none(), objects.is_none());
         if !is_made(dir, keys.file(), catalogs, objects) {
@@ -75,6 +75,7 @@ pub(super) fn in_directory(
         Some(store) => Box::new(GivenCatalogs::new(store, disk)),
         None => Box::new(DiskCatalogs::open(disk)?),
     };
+    let has_given_objects = objects.is_some();
     let objects = match objects {
         Some(storage) => Box::new(GivenObjects::new(storage, &notes)),
         None => in_disk(&notes),
@@ -84,18 +85,20 @@ pub(super) fn in_directory(
         objects,
         notes,
         keys,
+        has_given_objects,
     })
 }
 
 /// Makes in memory what was not given.
 pub(super) fn in_memory(given: Storage) -> Result<StorageParts, MasterError> {
     if let Some(store) = &given.snapshots {
-        check_is_new(store, "dir", "")?;
+        check_is_new(store, |advice| BuildError::missing("dir", advice))?;
     }
     let key = given.key.map_or_else(generate_key, Ok)?;
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
     let notes = Notes::in_memory(Arc::clone(&disk))?;
     let snapshots = given.snapshots.unwrap_or_else(|| Arc::new(MemoryStore::new()));
+    let has_given_objects = given.objects.is_some();
     let objects = given
         .objects
         .unwrap_or_else(|| GivenStorage::trusted(MemoryStorage::new()));
@@ -104,11 +107,12 @@ pub(super) fn in_memory(given: Storage) -> Result<StorageParts, MasterError> {
         objects: Box::new(GivenObjects::new(objects, &notes)),
         notes,
         keys: KeyPlace::given(key),
+        has_given_objects,
     })
 }
 
 /// Snapshots cannot be gone on with where nothing is known of their objects and pieces.
-fn check_is_new(store: &Arc<dyn SnapshotStore>, field: &str, value: &str) -> Result<(), MasterError> {
+fn check_is_new(store: &Arc<dyn SnapshotStore>, refused: impl FnOnce(String) -> BuildError) -> Result<(), MasterError> {
     let count = store.records()?.len();
     if count == 0 {
         return Ok(());
@@ -117,7 +121,12 @@ fn check_is_new(store: &Arc<dyn SnapshotStore>, field: &str, value: &str) -> Res
         "the store that was given to .snapshots holds {count} snapshot(s), and nothing is known of their objects and pieces \
          here; name the directory in which they were published, or give it an empty store"
     );
-    Err(BuildError::invalid(field, value, advice).into())
+    Err(refused(advice).into())
+}
+
+/// Whether a directory has no store of objects yet.
+pub(super) fn lacks_objects(dir: &Path) -> bool {
+    !dir.join(OBJECTS).is_dir()
 }
 
 /// Whether nothing of the directory has to be made, which takes the place of whoever writes to it.

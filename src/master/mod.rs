@@ -8,6 +8,7 @@
 mod builder;
 mod clean_up;
 mod consistency;
+mod continuity;
 mod defaults;
 mod embargo;
 mod expired;
@@ -138,6 +139,12 @@ pub enum MasterError {
         "the key of this master was given to its builder; only keys in files can be changed (.key_file, or .dir alone)"
     )]
     GivenKey,
+    /// Objects that these notes do not know may be of another run.
+    #[error(
+        "orphans cannot be told from objects of other runs: this master keeps its notes in memory, and its objects in a storage that \
+         was given to it; build it with .dir, or clean up without orphans"
+    )]
+    OrphansUnknown,
     /// Without the last key nothing could be signed.
     #[error("this is the only key; make the next one first: `imserver key rotate`")]
     LastKey,

@@ -27,6 +27,8 @@ pub(super) struct StorageParts {
     pub(super) objects: Box<dyn ObjectPart>,
     pub(super) notes: Notes,
     pub(super) keys: KeyPlace,
+    /// Whether the storage of objects is an embedder's, which may have been used before.
+    pub(super) has_given_objects: bool,
 }
 
 /// What a master notes beside catalogs and objects.

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,6 +19,9 @@ use instantmirror_core::{ObjectId, RangeSet};
 use super::parts::Notes;
 use crate::blocking::threads;
 use crate::verifying_store::proved_part;
+
+/// How often it is looked up whether a snapshot needs an object that is missed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Objects of a storage that may be wrong.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ struct Blame {
     name: &'static str,
     wrong: LogLimit,
     forgot: LogLimit,
+    /// Admits looks into the counts of what snapshots refer to: not one for each request for what is not here.
+    looks: LogLimit,
 }
 
 impl Blame {
@@ -43,8 +48,8 @@ impl Blame {
         match self.wrong.admit(Instant::now()) {
             Some(line) => tracing::error!(
                 suppressed = line.suppressed(), storage, %object,
-                "the storage of objects is wrong: {reason}; it is not served. Put the object back into the storage, or remove it there \
-                 and publish the file again"
+                "the storage of objects is wrong: {reason}; it is not served. Put the object back into the storage, or remove it there, \
+                 touch the file in the source tree (unchanged files are not read again), then publish"
             ),
             None => tracing::debug!(storage, %object, "wrong: {reason}"),
         }
@@ -61,31 +66,44 @@ impl VerifiedObjects {
             name,
             wrong: LogLimit::per_minute(),
             forgot: LogLimit::per_minute(),
+            looks: LogLimit::every(LOOK_INTERVAL),
         });
         Self { inner, notes, blame }
     }
 
-    fn noted(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
-        let digest = self.notes.digest(object).map_err(|error| CacheError::Io {
+    /// Reads a table on the disk, so not on the thread that polls this.
+    async fn noted(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
+        let (notes, object) = (self.notes.clone(), *object);
+        let failed = |source| CacheError::Io {
             what: format!("object {object}"),
-            source: Arc::new(error),
-        })?;
+            source,
+        };
+        let threads = threads();
+        let digest = match threads.run(move || notes.digest(&object)).await {
+            Ok(Ok(digest)) => digest,
+            Ok(Err(error)) => return Err(failed(Arc::new(error))),
+            Err(lost) => return Err(failed(Arc::new(lost))),
+        };
         Ok(digest.map(|digest| digest.outboard().clone()))
     }
 
     /// Says so if an object that is not here should be: one that a snapshot refers to.
     async fn missed(&self, object: ObjectId) {
-        let Some(line) = self.blame.forgot.admit(Instant::now()) else {
+        if self.blame.looks.admit(Instant::now()).is_none() {
             return;
-        };
+        }
         let (notes, storage) = (self.notes.clone(), self.blame.name);
         let threads = threads();
         let look = threads.run(move || notes.references().and_then(|references| references.uses(&object)));
-        if let Ok(Ok(true)) = look.await {
+        let Ok(Ok(true)) = look.await else {
+            return;
+        };
+        // Only now, so that a request for an object that nothing needs any more does not take the line of one that is needed.
+        if let Some(line) = self.blame.forgot.admit(Instant::now()) {
             tracing::error!(
                 suppressed = line.suppressed(), storage, %object,
                 "the storage of objects has forgotten an object that a snapshot needs; readers are told that it is not here. Put it back \
-                 into the storage, or publish its file again"
+                 into the storage, or touch its file in the source tree (unchanged files are not read again), then publish"
             );
         }
     }
@@ -94,7 +112,7 @@ impl VerifiedObjects {
 #[async_trait]
 impl Objects for VerifiedObjects {
     async fn open(&self, object: &ObjectId) -> Result<Option<Arc<dyn ObjectHandle>>, CacheError> {
-        let (opened, noted) = (self.inner.open(object).await?, self.noted(object)?);
+        let (opened, noted) = (self.inner.open(object).await?, self.noted(object).await?);
         match (opened, noted) {
             (Some(inner), Some(outboard)) if inner.size() == outboard.size() => Ok(Some(Arc::new(VerifiedHandle {
                 inner,
@@ -112,7 +130,7 @@ impl Objects for VerifiedObjects {
     }
 
     async fn outboard(&self, object: &ObjectId) -> Result<Option<Outboard>, CacheError> {
-        self.noted(object)
+        self.noted(object).await
     }
 }
 
@@ -154,5 +172,42 @@ impl ObjectHandle for VerifiedHandle {
             self.blame
                 .wrong(self.object(), "returned other bytes than the object's")
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use instantmirror_core::log_limit::AdmittedLine;
+    use instantmirror_core::memory::MemoryStorage;
+
+    use super::super::tests::World;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_missed_object_that_nothing_needs_takes_no_line_of_the_log() {
+        let world = World::with_options("");
+        world.publish("a", "needed");
+        let blame = Arc::new(Blame {
+            name: "forgetful",
+            wrong: LogLimit::per_minute(),
+            forgot: LogLimit::per_minute(),
+            looks: LogLimit::every(Duration::ZERO),
+        });
+        let objects = VerifiedObjects {
+            inner: Arc::new(MemoryStorage::new()),
+            notes: world.master.parts.notes.clone(),
+            blame: Arc::clone(&blame),
+        };
+        let needed = ObjectId::of(b"needed");
+        assert!(objects.outboard(&needed).await.unwrap().is_some());
+        objects.missed(ObjectId::of(b"of no snapshot")).await;
+        objects.open(&needed).await.unwrap();
+        let next = blame.forgot.admit(Instant::now() + Duration::from_secs(61));
+        let suppressed = next.map(AdmittedLine::suppressed);
+        assert_eq!(
+            suppressed,
+            Some(None),
+            "the needed one has the line, and none else asked for it"
+        );
     }
 }

@@ -17,6 +17,9 @@ use crate::outboard::Outboard;
 ///   until it is [removed](Self::remove). Nothing is evicted.
 /// * What is acknowledged can be opened at once, by every process that uses the storage.
 ///
+/// Its user is alone in it. A master counts in its own notes what its snapshots need, and removes the rest, so a storage belongs
+/// to the masters of one directory; two that share a bucket need a prefix each.
+///
 /// It differs from an [`ObjectCache`](super::ObjectCache), which may lose what it holds, has partial objects, and a limit.
 ///
 /// Cancellation: dropping the future of [`remove`](Self::remove) may leave some objects removed; dropping any other leaves
