@@ -162,7 +162,7 @@ pub struct Read {
 pub enum Content {
     /// In memory.
     Bytes(Bytes),
-    /// These bytes of a file, which is moved into the kernel without being looked at where that is possible.
+    /// These bytes of a file; the session reads them, and answers EIO if the file ends before.
     File {
         /// The file.
         file: OwnedFd,

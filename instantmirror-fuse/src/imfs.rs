@@ -164,6 +164,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Told {
     states: HashMap<RepoName, Arc<RepositoryState>>,
+    /// Repositories that have moved in the last tick.
+    moved: Vec<RepoName>,
     forgotten: Option<Instant>,
 }
 
@@ -257,7 +259,11 @@ impl Inner {
     fn tick(&self, now: Instant) {
         self.opens.expire(now);
         let moved = self.note_states();
+        let names = moved.iter().map(|moved| moved.name.clone()).collect();
+        let before = std::mem::replace(&mut lock(&self.told).moved, names);
         if let Some(kernel) = self.kernel() {
+            // A listing that was being answered when they moved has come to the kernel since, and would stay.
+            before.iter().for_each(|name| self.drop_listings(kernel, name));
             for Moved { name, before, now } in &moved {
                 self.tell(kernel, name, before.as_deref(), now.as_deref());
             }
@@ -308,10 +314,17 @@ impl Inner {
         }
         if before.is_some() != now.is_some() {
             let _ = kernel.expire_entry(InodeId::ROOT, name.as_str().as_bytes());
-            let _ = kernel.invalidate_inode(InodeId::ROOT);
         }
-        for area in self.tree.areas(name) {
-            let _ = kernel.invalidate_inode(area);
+        self.drop_listings(kernel, name);
+    }
+
+    /// The kernel lists anew what depends on the state of a repository.
+    fn drop_listings(&self, kernel: &Arc<dyn Kernel>, name: &RepoName) {
+        let _ = kernel.invalidate_inode(InodeId::ROOT);
+        if self.tree.shown_view().is_none() {
+            for area in self.tree.areas(name) {
+                let _ = kernel.invalidate_inode(area);
+            }
         }
     }
 

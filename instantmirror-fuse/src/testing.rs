@@ -338,6 +338,7 @@ impl ObjectReader for TestReader {
 #[derive(Debug, Default)]
 pub(crate) struct TestKernel {
     pub(crate) told: Mutex<Vec<String>>,
+    pub(crate) dropped: Mutex<Vec<InodeId>>,
     next: AtomicU32,
     pub(crate) backed: Mutex<Vec<BackingId>>,
     pub(crate) refuses: Mutex<Option<Errno>>,
@@ -365,7 +366,8 @@ impl Kernel for TestKernel {
         lock(&self.told).push(format!("expire {}", String::from_utf8_lossy(name)));
         Err(Errno::NOENT)
     }
-    fn invalidate_inode(&self, _inode: InodeId) -> Result<(), Errno> {
+    fn invalidate_inode(&self, inode: InodeId) -> Result<(), Errno> {
+        lock(&self.dropped).push(inode);
         Ok(())
     }
 }

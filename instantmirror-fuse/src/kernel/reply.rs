@@ -121,7 +121,8 @@ pub(crate) fn statfs(size: &FileSystemSize) -> abi::StatfsOut {
     let blocks = |bytes: u64| bytes.div_ceil(u64::from(BLOCK_BYTES));
     let free = size.bytes_free / u64::from(BLOCK_BYTES);
     abi::StatfsOut {
-        blocks: blocks(size.bytes).saturating_add(free),
+        // `df` leaves a file system without blocks out.
+        blocks: blocks(size.bytes).saturating_add(free).max(1),
         bfree: free,
         bavail: free,
         files: size.files,
@@ -312,5 +313,15 @@ mod tests {
             files: 9,
         });
         assert_eq!((out.blocks, out.bfree, out.bavail, out.files), (4, 2, 2, 9));
+        let (bytes, bytes_free, files) = (0, 0, 0);
+        assert_eq!(
+            statfs(&FileSystemSize {
+                bytes,
+                bytes_free,
+                files
+            })
+            .blocks,
+            1
+        );
     }
 }

@@ -181,8 +181,20 @@ impl Tree {
         let rows = self.rows_outside(outside).ok_or(Errno::NOTDIR)?;
         match rows.into_iter().find(|row| row.name.as_bytes() == name) {
             Some(row) => Ok(Lookup::Found(self.found_row(row.is)?)),
+            None if self.is_awaited(outside, name) => Err(Errno::IO),
             None => Ok(Lookup::Absent(OUTSIDE)),
         }
+    }
+
+    /// Whether a name is that of a snapshot, or of a link to one, that may be there soon. It must not be taken for gone.
+    fn is_awaited(&self, outside: &Outside, name: &[u8]) -> bool {
+        let Outside::Area(repository, area) = outside else {
+            return false;
+        };
+        let view = std::str::from_utf8(name).ok();
+        let view = view.and_then(|name| format!("{}/{name}", area.name()).parse::<View>().ok());
+        let state = self.catalogs().state(repository);
+        view.is_some_and(|view| state.is_some_and(|state| state.is_awaited(&view)))
     }
 
     pub(super) fn found_row(&self, row: RowIs) -> Result<Found, Errno> {

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use instantmirror_core::catalog::{Catalog, CatalogError, NodeSource};
 use instantmirror_core::{Directory, Kind, ObjectId, Snapshot};
@@ -16,6 +17,8 @@ use crate::imfs::Executor;
 
 /// Entries after which counting is given up: a tree in which nodes are used again and again can be larger than any disk.
 const ENTRIES_MAX: u64 = 100_000_000;
+/// How long it takes until a catalog that could not be read is tried again.
+const RETRY_EVERY: Duration = Duration::from_secs(60);
 
 /// Names by the number that they share.
 type Counts = HashMap<u64, u32>;
@@ -24,8 +27,18 @@ type Counts = HashMap<u64, u32>;
 pub(super) struct Links {
     nodes: Nodes,
     executor: Arc<dyn Executor>,
-    /// None while they are counted.
-    counts: Mutex<HashMap<SnapshotKey, Option<Arc<Counts>>>>,
+    counts: Mutex<HashMap<SnapshotKey, Count>>,
+}
+
+/// How far the counting of a snapshot is.
+#[derive(Debug)]
+enum Count {
+    Running,
+    Done(Counts),
+    /// A catalog could not be read then; it is tried again later.
+    Failed(Instant),
+    /// There are too many entries: no number is known, ever.
+    GivenUp,
 }
 
 /// The number that the names of a group share.
@@ -55,19 +68,31 @@ impl Links {
     pub(super) fn count(self: &Arc<Self>, key: &SnapshotKey, snapshot: &Arc<Snapshot>, group: u64) -> Option<u32> {
         {
             let mut counts = lock(&self.counts);
-            if let Some(counts) = counts.get(key) {
-                return counts.as_ref().map(|counts| counts.get(&group).copied().unwrap_or(1));
+            match counts.get(key) {
+                Some(Count::Done(counts)) => return Some(counts.get(&group).copied().unwrap_or(1)),
+                Some(Count::Running | Count::GivenUp) => return None,
+                Some(Count::Failed(at)) if at.elapsed() < RETRY_EVERY => return None,
+                Some(Count::Failed(_)) | None => {}
             }
-            counts.insert(key.clone(), None);
+            counts.insert(key.clone(), Count::Running);
         }
         let (links, key, snapshot) = (Arc::clone(self), key.clone(), Arc::clone(snapshot));
         self.executor.spawn_blocking(Box::new(move || {
-            let counted = count_names(&links.nodes.0, &key, &snapshot);
-            let counted = counted.unwrap_or_else(|error| {
-                tracing::warn!(repository = %key.0, snapshot = %key.1, %error, "hard links cannot be counted");
-                Counts::new()
-            });
-            lock(&links.counts).insert(key, Some(Arc::new(counted)));
+            let counted = match count_names(&links.nodes.0, &key, &snapshot, ENTRIES_MAX) {
+                Ok(Some(counts)) => Count::Done(counts),
+                Ok(None) => {
+                    tracing::warn!(repository = %key.0, snapshot = %key.1, "hard links are not counted: too many entries");
+                    Count::GivenUp
+                }
+                Err(error) => {
+                    tracing::warn!(repository = %key.0, snapshot = %key.1, %error, "hard links cannot be counted");
+                    Count::Failed(Instant::now())
+                }
+            };
+            // Of a snapshot that was forgotten meanwhile nothing is kept.
+            if let Some(count) = lock(&links.counts).get_mut(&key) {
+                *count = counted;
+            }
         }));
         None
     }
@@ -77,14 +102,22 @@ impl Links {
     }
 }
 
-fn count_names(nodes: &Arc<dyn NodeSource>, key: &SnapshotKey, snapshot: &Snapshot) -> Result<Counts, CatalogError> {
+/// The names of all groups; `None` if there are more than `left` entries.
+fn count_names(
+    nodes: &Arc<dyn NodeSource>,
+    key: &SnapshotKey,
+    snapshot: &Snapshot,
+    mut left: u64,
+) -> Result<Option<Counts>, CatalogError> {
     let catalog = Catalog::new(Arc::clone(nodes), snapshot.root.meta());
     let mut counts = Counts::new();
     let mut work: Vec<Directory> = catalog.root().as_directory().copied().into_iter().collect();
-    let mut left = ENTRIES_MAX;
     while let Some(directory) = work.pop() {
         for entry in catalog.list(&directory, None) {
-            left = left.saturating_sub(1);
+            let Some(rest) = left.checked_sub(1) else {
+                return Ok(None);
+            };
+            left = rest;
             match entry?.meta.kind {
                 Kind::File(file) => {
                     if let Some(group) = file.link_group {
@@ -95,10 +128,6 @@ fn count_names(nodes: &Arc<dyn NodeSource>, key: &SnapshotKey, snapshot: &Snapsh
                 Kind::Directory(_) | Kind::Symlink(_) => {}
             }
         }
-        if left == 0 {
-            tracing::warn!(repository = %key.0, snapshot = %key.1, "hard links are not counted to the end: too many entries");
-            break;
-        }
     }
-    Ok(counts)
+    Ok(Some(counts))
 }

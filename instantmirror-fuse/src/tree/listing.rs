@@ -7,6 +7,7 @@
 use super::layout::{Outside, OutsideRow};
 use super::{Place, Spot, Tree, failed, number};
 use crate::filesystem::{Errno, Found, InodeId, Row, Rows};
+use crate::imfs::Shown;
 
 /// Rows before those of a catalog: `.` and `..`.
 const DOTS: u64 = 2;
@@ -17,19 +18,30 @@ impl Tree {
             Spot::Directory(place) => self.list_place(id, &place, after, rows),
             Spot::Outside(outside) => self.list_outside(id, &outside, after, rows),
             Spot::Entry(..) => Err(Errno::NOTDIR),
-            Spot::Nothing => self.dots(id, InodeId::ROOT, after, 0, rows).map(drop),
+            Spot::Nothing => Err(Errno::IO),
         };
         self.flush();
         listed
     }
 
     /// The root of a view is listed to its end as it was at the beginning.
+    ///
+    /// # Errors
+    /// `EINVAL` for a cursor that no listing of the root has given: programs may seek to any number, and see no other
+    /// directory by that.
     fn spot_to_list(&self, id: InodeId, after: u64) -> Result<Spot, Errno> {
         let (slot, _) = number::of_cursor(after);
-        if id == InodeId::ROOT && slot > 0 && self.shows_tree() {
-            return Ok(Spot::Directory(self.place(slot)?));
+        let Shown::View(repository, _) = &self.options.shown else {
+            return self.spot(id);
+        };
+        if id != InodeId::ROOT || slot == 0 {
+            return self.spot(id);
         }
-        self.spot(id)
+        let place = self.place(slot)?;
+        if place.parent.is_some() || place.key.0 != *repository {
+            return Err(Errno::INVAL);
+        }
+        Ok(Spot::Directory(place))
     }
 
     /// The rows that every directory begins with, and whether there is room for more.

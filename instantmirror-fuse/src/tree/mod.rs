@@ -70,7 +70,8 @@ pub(crate) enum Spot {
     Outside(Outside),
     Directory(Arc<Place>),
     Entry(Arc<Place>, u64, Entry),
-    /// The root of a view that shows nothing now.
+    /// The root of a view that shows nothing now. It has attributes and no content: it is not empty, its content cannot be had.
+    /// A program that takes it for empty would delete its copy (`rsync --delete`), so listings and lookups fail.
     Nothing,
 }
 
@@ -92,6 +93,7 @@ pub(crate) struct Tree {
     /// What lies outside of snapshots and has been told, and the symlinks of old.
     outside: Mutex<HashMap<u64, Outside>>,
     links: Arc<Links>,
+    executor: Arc<dyn Executor>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -112,7 +114,8 @@ impl Tree {
         executor: Arc<dyn Executor>,
     ) -> io::Result<Self> {
         Ok(Self {
-            links: Arc::new(Links::new(catalogs.nodes(), executor)),
+            links: Arc::new(Links::new(catalogs.nodes(), Arc::clone(&executor))),
+            executor,
             catalogs,
             options,
             slots: Mutex::new(Slots::open(store)?),
@@ -313,7 +316,8 @@ impl Tree {
     /// An entry of a directory, numbered.
     fn found(&self, place: &Place, at: u64, meta: &Meta) -> Result<Found, Errno> {
         let mut attribute_validity = Validity::Forever;
-        let number = || number::entry(place.slot, at).ok_or(Errno::OVERFLOW);
+        // Of directories too: a cursor has no room for a place further back.
+        let entry = number::entry(place.slot, at).ok_or(Errno::OVERFLOW)?;
         let (inode, attributes) = match &meta.kind {
             Kind::Directory(_) => {
                 let slot = lock(&self.slots).child(place.slot, at).ok_or(Errno::NOSPC)?;
@@ -321,23 +325,21 @@ impl Tree {
                 (inode, self.directory_attributes(inode, meta.mode, meta.mtime))
             }
             Kind::Symlink(target) => {
-                let inode = number()?;
                 let size = target.len() as u64;
                 (
-                    inode,
-                    self.attributes_of(inode.0, FileKind::Symlink, meta.mode, size, meta.mtime),
+                    entry,
+                    self.attributes_of(entry.0, FileKind::Symlink, meta.mode, size, meta.mtime),
                 )
             }
             Kind::File(file) => {
-                let inode = number()?;
-                let mut attributes = self.attributes_of(inode.0, FileKind::File, meta.mode, file.size, meta.mtime);
+                let mut attributes = self.attributes_of(entry.0, FileKind::File, meta.mode, file.size, meta.mtime);
                 if let Some(group) = file.link_group {
                     attributes.ino = links::number(&place.key, group, &file.object);
                     let count = self.links.count(&place.key, &place.snapshot, attributes.ino);
                     attributes.links = count.unwrap_or(2);
                     attribute_validity = count.map_or(UNCOUNTED, |_| Validity::Forever);
                 }
-                (inode, attributes)
+                (entry, attributes)
             }
         };
         Ok(Found {
@@ -366,13 +368,14 @@ impl Tree {
     pub(crate) fn lookup(&self, parent: InodeId, name: &[u8]) -> Result<Lookup, Errno> {
         let spot = self.spot(parent)?;
         let found = match (&spot, name) {
-            (Spot::Entry(..), _) => Err(Errno::NOTDIR),
+            // Of files too: the kernel asks so for a handle whose inode it has forgotten.
             (_, b".") => self.found_at(parent).map(Lookup::Found),
             (_, b"..") => self
                 .parent_number(parent, &spot)
                 .and_then(|id| self.found_at(id))
                 .map(Lookup::Found),
-            (Spot::Nothing, _) => Ok(Lookup::Absent(OUTSIDE)),
+            (Spot::Entry(..), _) => Err(Errno::NOTDIR),
+            (Spot::Nothing, _) => Err(Errno::IO),
             (Spot::Outside(outside), name) => self.lookup_outside(outside, name),
             (Spot::Directory(place), name) => self.lookup_in(place, name, parent == InodeId::ROOT),
         };
@@ -425,8 +428,9 @@ impl Tree {
         match spot {
             _ if id == InodeId::ROOT => Ok(InodeId::ROOT),
             Spot::Directory(place) => self.parent_of(place),
+            Spot::Entry(place, ..) => Ok(self.number_of(place)),
             Spot::Outside(outside) => Ok(self.parent_outside(outside)),
-            Spot::Entry(..) | Spot::Nothing => Err(Errno::NOTDIR),
+            Spot::Nothing => Err(Errno::NOTDIR),
         }
     }
 
@@ -523,6 +527,7 @@ impl Tree {
 
     /// Forgets what is kept of snapshots that heads do not name any more.
     pub(crate) fn forget_gone(&self) {
+        self.forget_links();
         let known: Vec<SnapshotKey> = lock(&self.slots).known().cloned().collect();
         let gone: HashSet<SnapshotKey> = known.into_iter().filter(|key| self.is_gone(key)).collect();
         if gone.is_empty() {
@@ -531,6 +536,22 @@ impl Tree {
         lock(&self.slots).forget(&gone);
         lock(&self.places).retain(|_, place| !gone.contains(&place.key));
         self.links.forget(&gone);
+    }
+
+    /// Forgets links to snapshots that heads do not name any more.
+    fn forget_links(&self) {
+        let links: Vec<(u64, SnapshotKey)> = lock(&self.outside)
+            .iter()
+            .filter_map(|(number, outside)| match outside {
+                Outside::Link(link) => Some((*number, (link.repository.clone(), link.snapshot))),
+                _ => None,
+            })
+            .collect();
+        for (number, key) in links {
+            if self.is_gone(&key) {
+                lock(&self.outside).remove(&number);
+            }
+        }
     }
 
     /// Whether a snapshot is not to come back: that it cannot be seen is not enough, its catalog may be on its way.

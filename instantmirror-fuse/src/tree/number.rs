@@ -12,12 +12,14 @@
 
 use crate::filesystem::InodeId;
 
-/// Most entries of one directory that can be numbered.
-pub(crate) const PLACES_MAX: u64 = (1 << PLACE_BITS) - 1;
+/// Most entries of one directory that can be numbered. A cursor counts more rows than there are entries: `.` and `..` stand
+/// before them, and each cursor is that of the next row.
+pub(crate) const PLACES_MAX: u64 = PLACE_MASK - 4;
 /// Largest slot.
 pub(crate) const SLOT_MAX: u64 = (1 << 37) - 1;
 
 const PLACE_BITS: u32 = 24;
+const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
 const OUTSIDE: u64 = 1 << 62;
 const GROUP: u64 = 1 << 61;
 
@@ -43,7 +45,7 @@ impl Number {
         if id.0 & OUTSIDE != 0 {
             return Some(Self::Outside(id.0));
         }
-        let (slot, place) = (id.0 >> PLACE_BITS, id.0 & PLACES_MAX);
+        let (slot, place) = (id.0 >> PLACE_BITS, id.0 & PLACE_MASK);
         match (slot, place.checked_sub(1)) {
             (0 | SLOT_ABOVE.., _) => None,
             (slot, None) => Some(Self::Directory(slot)),
@@ -89,7 +91,7 @@ pub(crate) fn cursor(slot: u64, row: u64) -> u64 {
 
 /// Slot and row of a cursor.
 pub(crate) fn of_cursor(cursor: u64) -> (u64, u64) {
-    (cursor >> PLACE_BITS, cursor & PLACES_MAX)
+    (cursor >> PLACE_BITS, cursor & PLACE_MASK)
 }
 
 #[cfg(test)]
@@ -107,6 +109,8 @@ mod tests {
             }
             assert_eq!(entry(slot, PLACES_MAX), None);
         }
+        // The last row of the largest directory has a cursor.
+        assert_eq!(of_cursor(cursor(7, PLACES_MAX + 2)), (7, PLACES_MAX + 2));
         let place = outside(b"snap");
         assert_eq!(Number::of(place), Some(Number::Outside(place.0)));
         assert_eq!(Number::of(InodeId::ROOT), Some(Number::Root));

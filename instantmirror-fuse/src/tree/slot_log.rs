@@ -139,7 +139,10 @@ impl SlotStore for SlotFile {
     }
 
     fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let new = self.path.with_extension("new");
+        // Behind the whole name: logs beside each other may differ in what follows the last dot alone.
+        let mut new = self.path.clone().into_os_string();
+        new.push(".new");
+        let new = PathBuf::from(new);
         match std::fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use instantmirror_core::log_limited;
 use instantmirror_core::{RepoName, SnapshotId};
@@ -16,6 +16,13 @@ use super::slot_log::{Record, SKIP, SYNC_RECORDS, SlotStore, begin, parse};
 
 /// A snapshot by its names.
 pub(crate) type SnapshotKey = (RepoName, SnapshotId);
+
+/// Numbers that are given while the log cannot be written; then there are none until it can. After the unclean end that
+/// follows, numbering skips further.
+const UNLOGGED_MAX: u64 = SKIP / 2;
+
+/// How long a log that could not be written is left alone: each try writes all of it.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 /// A log is written anew when this many of its records are of no use, and half of all are.
 const USELESS_MIN: usize = 4096;
@@ -45,8 +52,10 @@ pub(crate) struct Slots {
     since_sync: u64,
     /// Records in the log.
     logged: usize,
-    /// The last write failed, so the end of the log may be torn: it has to be written as a whole.
-    is_torn: bool,
+    /// Numbers that are in no log yet.
+    unlogged: u64,
+    /// When the last write failed; the end of the log may be torn since, so it has to be written as a whole.
+    torn: Option<Instant>,
 }
 
 impl Slots {
@@ -55,9 +64,11 @@ impl Slots {
     /// # Errors
     /// The store failed, or holds something else.
     pub(crate) fn open(mut store: Box<dyn SlotStore>) -> io::Result<Self> {
-        let (records, is_whole) = parse(&store.load()?)?;
-        let is_new = records.is_empty() && is_whole;
-        let ended_well = is_new || is_whole && matches!(records.last(), Some(Record::Border(_)));
+        let bytes = store.load()?;
+        let (records, is_whole) = parse(&bytes)?;
+        // Every log begins with a border, so one alone is no end: all behind it may be lost.
+        let has_end = records.len() >= 2 && matches!(records.last(), Some(Record::Border(_)));
+        let ended_well = bytes.is_empty() || is_whole && has_end;
         let mut slots = Self {
             store,
             next: 1,
@@ -68,21 +79,26 @@ impl Slots {
             pending: Vec::new(),
             since_sync: 0,
             logged: records.len(),
-            is_torn: false,
+            unlogged: 0,
+            torn: None,
         };
         for record in records {
             slots.replay(record);
         }
         if !ended_well {
-            slots.next += SKIP;
+            slots.next = slots.next.saturating_add(SKIP);
         }
         // Without a border at its end, so that the next start skips ahead unless this one ends well.
         slots.rewrite(false)?;
         Ok(slots)
     }
 
+    /// Takes over a record; none that was never written, such as a directory that lies below itself.
     fn replay(&mut self, record: Record) {
+        let can_be = |slot: u64| (1..=SLOT_MAX).contains(&slot);
         match record {
+            Record::Directory { slot, parent, .. } if !can_be(slot) || parent >= slot => {}
+            Record::Snapshot { slot, .. } if !can_be(slot) => {}
             Record::Directory { slot, parent, place } => {
                 self.next = self.next.max(slot + 1);
                 self.below.insert(slot, (parent, place));
@@ -107,7 +123,7 @@ impl Slots {
 
     fn new_slot(&mut self) -> Option<u64> {
         let slot = self.next;
-        (slot <= SLOT_MAX).then(|| {
+        (slot <= SLOT_MAX && self.unlogged < UNLOGGED_MAX).then(|| {
             self.next += 1;
             slot
         })
@@ -150,22 +166,26 @@ impl Slots {
         record.put(&mut self.pending);
         self.since_sync += 1;
         self.logged += 1;
+        self.unlogged += 1;
     }
 
     /// Writes what is new to the log; called before a slot is told to anybody. A log that cannot be written is in the log of
-    /// the program; numbers go on, and are lost at the next restart.
+    /// the program; numbers go on for a while, and are lost at a restart meanwhile.
     pub(crate) fn flush(&mut self) {
-        if self.pending.is_empty() {
-            return;
-        }
-        let written = if self.is_torn {
-            self.rewrite(false)
-        } else {
-            self.append()
+        self.flush_at(Instant::now());
+    }
+
+    fn flush_at(&mut self, now: Instant) {
+        let written = match self.torn {
+            None if self.pending.is_empty() => return,
+            None => self.append(),
+            Some(failed) if now.saturating_duration_since(failed) < RETRY_EVERY => Ok(()),
+            Some(_) => self.rewrite(false),
         };
+        // What could not be written is written with the whole.
         self.pending.clear();
         if let Err(error) = written {
-            self.is_torn = true;
+            self.torn = Some(now);
             log_limited!(Instant::now(), warn, %error, "inode numbers cannot be written down: they change at the next restart");
         }
     }
@@ -176,6 +196,7 @@ impl Slots {
             self.store.sync()?;
             self.since_sync = 0;
         }
+        self.unlogged = 0;
         Ok(())
     }
 
@@ -227,12 +248,13 @@ impl Slots {
             Some(Record::Directory { slot, parent, place })
         });
         directories.for_each(|record| record.put(&mut bytes));
-        if ends || slots.is_empty() {
-            // A log without slots ended well: there are none to be lost.
+        if ends {
             Record::Border(self.next).put(&mut bytes);
         }
         self.store.replace(&bytes)?;
-        (self.since_sync, self.is_torn) = (0, false);
+        // All that is pending is in it.
+        self.pending.clear();
+        (self.since_sync, self.unlogged, self.torn) = (0, 0, None);
         Ok(())
     }
 }
@@ -242,7 +264,7 @@ impl Drop for Slots {
         self.flush();
         let mut end = Vec::new();
         Record::Border(self.next).put(&mut end);
-        let ended = if self.is_torn {
+        let ended = if self.torn.is_some() {
             self.rewrite(true)
         } else {
             self.store.append(&end).and_then(|()| self.store.sync())
@@ -345,13 +367,14 @@ mod tests {
                     assert!(damaged && at < 8, "byte {at}: only a foreign file is refused");
                     continue;
                 };
+                // An empty file is a new one.
+                let is_given = |slot: &u64| at > 0 && first.contains(slot);
+                let other = give(&mut slots, 2);
+                assert!(!other.iter().any(is_given), "byte {at}: {other:?} are given again");
                 let again = give(&mut slots, 1);
                 for (place, slot) in again.iter().enumerate() {
                     let known = *slot == first[place];
-                    assert!(
-                        known || at == 0 || !first.contains(slot),
-                        "byte {at}: slot {slot} is given again"
-                    );
+                    assert!(known || !is_given(slot), "byte {at}: slot {slot} is given again");
                 }
                 drop(slots);
                 assert_eq!(give(&mut open(&torn), 1), again);
@@ -371,6 +394,72 @@ mod tests {
         let mut slots = open(&medium);
         assert_eq!(give(&mut slots, 1), first);
         assert_eq!(give(&mut slots, 2), second);
+    }
+
+    #[test]
+    fn a_log_that_is_emptied_gives_no_number_twice() {
+        let medium = Medium::default();
+        let mut slots = open(&medium);
+        for number in 1..=250 {
+            give(&mut slots, number);
+        }
+        let all: HashSet<SnapshotKey> = slots.known().cloned().collect();
+        slots.forget(&all);
+        let emptied = medium.0.lock().unwrap().0.clone();
+        let given = give(&mut slots, 1);
+        std::mem::forget(slots);
+        // The power fails before what was appended is on the disk.
+        medium.0.lock().unwrap().0 = emptied;
+        let again = give(&mut open(&medium), 2);
+        assert!(again.iter().all(|slot| !given.contains(slot)), "{again:?}");
+    }
+
+    #[test]
+    fn a_disk_that_stays_full_is_tried_once_a_second_and_numbers_end() {
+        let medium = Medium::default();
+        let mut slots = open(&medium);
+        medium.0.lock().unwrap().1 = true;
+        let root = slots.root(&key(1)).unwrap();
+        let now = Instant::now();
+        slots.flush_at(now);
+        let torn = slots.torn;
+        assert!(torn.is_some());
+        slots.child(root, 0).unwrap();
+        slots.flush_at(now + RETRY_EVERY / 2);
+        assert_eq!(slots.torn, torn, "not tried");
+        slots.flush_at(now + RETRY_EVERY);
+        assert_ne!(slots.torn, torn, "tried");
+        slots.unlogged = UNLOGGED_MAX;
+        assert_eq!(slots.child(root, 1), None, "a restart might give it again");
+        medium.0.lock().unwrap().1 = false;
+        slots.flush_at(now + RETRY_EVERY * 2);
+        assert!(slots.torn.is_none() && slots.child(root, 1).is_some());
+    }
+
+    #[test]
+    fn records_that_cannot_be_are_skipped() {
+        let mut bytes = begin();
+        Record::Border(1).put(&mut bytes);
+        for (slot, parent) in [(5, 5), (5, 6), (0, 0), (u64::MAX, 1), (SLOT_MAX + 1, 1)] {
+            Record::Directory { slot, parent, place: 0 }.put(&mut bytes);
+        }
+        let name = format!("debian {}", key(1).1);
+        Record::Snapshot { slot: u64::MAX, name }.put(&mut bytes);
+        Record::Border(u64::MAX).put(&mut bytes);
+        let slots = open(&Medium(Arc::new(Mutex::new((bytes, false)))));
+        assert!([0, 5, u64::MAX].iter().all(|slot| slots.origin(*slot).is_none()));
+    }
+
+    #[test]
+    fn logs_beside_each_other_do_not_meet() {
+        use super::super::slot_log::SlotFile;
+        let folder = tempfile::tempdir().unwrap();
+        let open = |name: &str| Slots::open(Box::new(SlotFile::open(folder.path().join(name)).unwrap())).unwrap();
+        // The new log of one was once made under the name of the other.
+        let mut other = open("debian.new");
+        let first = give(&mut other, 1);
+        drop((open("debian.main"), open("debian.security"), other));
+        assert_eq!(give(&mut open("debian.new"), 1), first);
     }
 
     #[test]

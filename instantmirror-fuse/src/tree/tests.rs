@@ -81,16 +81,53 @@ fn a_repository_is_laid_out_as_drawn() {
 }
 
 #[test]
-fn nothing_published_is_an_empty_directory() {
+fn what_is_awaited_is_neither_empty_nor_gone() {
     let world = World::new();
-    let imfs = world.imfs(current());
-    assert!(imfs.names(InodeId::ROOT).is_empty());
-    assert_eq!(imfs.walk("a"), None);
-    assert_eq!(imfs.attributes(InodeId::ROOT).unwrap().0.kind, FileKind::Directory);
+    let view = world.imfs(current());
+    let mut rows = TestRows {
+        room: 9,
+        ..TestRows::default()
+    };
+    assert_eq!(
+        view.list(InodeId::ROOT, 0, &mut rows),
+        Err(Errno::IO),
+        "rsync --delete takes an empty one for true"
+    );
+    assert!(rows.rows.is_empty());
+    assert_eq!(view.lookup(InodeId::ROOT, b"a"), Err(Errno::IO));
+    assert_eq!(view.attributes(InodeId::ROOT).unwrap().0.kind, FileKind::Directory);
     let imfs = world.imfs(Shown::Repository(debian()));
-    assert!(imfs.names(imfs.inode("snap")).is_empty());
+    let snap = imfs.inode("snap");
+    assert!(imfs.names(snap).is_empty());
+    for name in ["current", &id(1).to_string()] {
+        assert_eq!(imfs.lookup(snap, name.as_bytes()), Err(Errno::IO), "{name}");
+    }
+    assert!(matches!(imfs.lookup(snap, b".hidden"), Ok(Lookup::Absent(_))));
     world.publish(1, &small());
     assert_eq!(imfs.readlink(imfs.inode("snap/current")).unwrap(), id(1).to_string());
+    assert!(matches!(
+        imfs.lookup(snap, id(2).to_string().as_bytes()),
+        Ok(Lookup::Absent(_))
+    ));
+    assert_eq!(view.names(InodeId::ROOT), ["a", "empty", "link", "pool"]);
+    // A repository that is taken away is not empty either.
+    let elsewhere = world.imfs(Shown::View("ubuntu".parse().unwrap(), View::Current));
+    assert_eq!(elsewhere.list(InodeId::ROOT, 0, &mut rows), Err(Errno::IO));
+}
+
+#[test]
+fn a_seek_in_the_root_leads_to_no_other_directory() {
+    let world = World::new();
+    world.publish(1, &small());
+    let imfs = world.imfs(current());
+    let pool = imfs.inode("pool");
+    let mut rows = TestRows {
+        room: 9,
+        ..TestRows::default()
+    };
+    // The cursor of a listing of that directory.
+    assert_eq!(imfs.list(InodeId::ROOT, pool.0 + 1, &mut rows), Err(Errno::INVAL));
+    assert!(rows.rows.is_empty());
 }
 
 #[test]
@@ -170,10 +207,14 @@ fn numbers_are_the_same_after_a_restart_and_lead_back_without_a_lookup() {
                 .attributes(InodeId(*number))
                 .unwrap_or_else(|error| panic!("{path}: {error}"));
             assert_eq!(attributes.ino, *number, "{path}");
-            let by_dot = imfs.lookup(InodeId(*number), b".");
-            assert!(
-                matches!(by_dot, Ok(Lookup::Found(found)) if found.inode.0 == *number) || by_dot == Err(Errno::NOTDIR)
-            );
+            let by_number = |name: &[u8]| match imfs.lookup(InodeId(*number), name) {
+                Ok(Lookup::Found(found)) => found.inode.0,
+                other => panic!("{path}: {other:?}"),
+            };
+            assert_eq!(by_number(b"."), *number, "{path}");
+            let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+            let parent = first.get(parent).copied().unwrap_or(InodeId::ROOT.0);
+            assert_eq!(by_number(b".."), parent, "{path}");
         }
         assert_eq!(numbers(&imfs), first);
     }
@@ -288,9 +329,18 @@ fn a_flip_moves_new_paths_and_leaves_readers_where_they_are() {
     assert_ne!(new_link, old_link, "another target is another inode");
     assert_eq!(links.readlink(old_link).unwrap(), id(1).to_string());
     assert_eq!(links.readlink(new_link).unwrap(), id(2).to_string());
-    super::lock(&kernel.told).clear();
+    for kernel in [&kernel, &link_kernel] {
+        super::lock(&kernel.told).clear();
+        super::lock(&kernel.dropped).clear();
+    }
     imfs.tick(Instant::now());
+    links.tick(Instant::now());
     assert!(super::lock(&kernel.told).is_empty(), "nothing is told twice");
+    // But for listings: one that was on its way to the kernel would stay there.
+    assert_eq!(*super::lock(&kernel.dropped), [InodeId::ROOT]);
+    assert!(super::lock(&link_kernel.dropped).contains(&links.inode("snap")));
+    imfs.tick(Instant::now());
+    assert_eq!(super::lock(&kernel.dropped).len(), 1);
 }
 
 #[test]

@@ -10,9 +10,10 @@
 //! | `user.instantmirror.current` | the same | the id of its current snapshot |
 
 use std::fmt::Write as _;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use instantmirror_core::traits::blocking::wait;
+use instantmirror_core::traits::blocking::may_block;
 use instantmirror_core::{FileMeta, RepoName};
 
 use super::layout::Outside;
@@ -36,15 +37,17 @@ impl Tree {
 
     pub(crate) fn xattrs(&self, id: InodeId) -> Result<Vec<Bytes>, Errno> {
         let spot = self.spot(id)?;
-        let there = NAMES.iter().filter(|name| self.value(id, &spot, name).is_some());
+        let is_there = |name: &str| match name {
+            // A listing uses no file: programs list the attributes of all that they copy.
+            "cached" => file_of(&spot).is_some() && self.options.objects.is_some(),
+            name => self.value(id, &spot, name).is_some(),
+        };
+        let there = NAMES.iter().filter(|name| is_there(name));
         Ok(there.map(|name| format!("{PREFIX}{name}").into()).collect())
     }
 
     fn value(&self, id: InodeId, spot: &Spot, what: &str) -> Option<Bytes> {
-        let file = match spot {
-            Spot::Entry(_, _, entry) => entry.meta.as_file(),
-            _ => None,
-        };
+        let file = file_of(spot);
         let text = match what {
             "snapshot" => match spot {
                 Spot::Directory(place) | Spot::Entry(place, ..) => place.key.1.to_string(),
@@ -85,13 +88,27 @@ impl Tree {
         Some(text)
     }
 
-    /// Bytes of a file that are here. The cache looks into memory and opens a file for that, which counts as a use.
+    /// Bytes of a file that are here; `None` too if the cache cannot say so at once. It looks into memory and opens a file for
+    /// that, which counts as a use.
     fn cached(&self, file: &FileMeta) -> Option<u64> {
         let objects = self.options.objects.as_ref()?;
-        match wait(objects.open(&file.object)) {
-            Ok(Some(handle)) => Some(handle.present().len()),
-            Ok(None) => Some(0),
-            Err(_) => None,
+        let mut opening = objects.open(&file.object);
+        let mut polled = Poll::Pending;
+        self.executor.enter(&mut || {
+            let mut context = Context::from_waker(Waker::noop());
+            polled = may_block(|| opening.as_mut().poll(&mut context));
+        });
+        match polled {
+            Poll::Ready(Ok(Some(handle))) => Some(handle.present().len()),
+            Poll::Ready(Ok(None)) => Some(0),
+            Poll::Ready(Err(_)) | Poll::Pending => None,
         }
+    }
+}
+
+fn file_of(spot: &Spot) -> Option<&FileMeta> {
+    match spot {
+        Spot::Entry(_, _, entry) => entry.meta.as_file(),
+        _ => None,
     }
 }
