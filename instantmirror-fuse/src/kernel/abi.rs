@@ -206,6 +206,12 @@ wire! {
         dummy: u32,
     }
 
+    /// OPEN.
+    struct OpenIn {
+        flags: u32,
+        open_flags: u32,
+    }
+
     /// The answer to OPEN.
     struct OpenOut {
         fh: u64,

@@ -4,6 +4,7 @@
 //! that change something are all one ([`Operation::Change`], answered EROFS), and operations that this file system does not have
 //! keep their number ([`Operation::Other`], answered ENOSYS).
 
+use rustix::fs::OFlags;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::abi::{self, opcode};
@@ -30,7 +31,10 @@ pub(crate) enum Operation<'a> {
     },
     Attributes,
     ReadLink,
-    Open,
+    Open {
+        /// Of `open(2)`.
+        flags: OFlags,
+    },
     Read {
         handle: Handle,
         offset: u64,
@@ -168,7 +172,9 @@ impl<'a> Operation<'a> {
             opcode::LOOKUP => Self::Lookup { name: cursor.name()? },
             opcode::GETATTR => Self::Attributes,
             opcode::READLINK => Self::ReadLink,
-            opcode::OPEN => Self::Open,
+            opcode::OPEN => Self::Open {
+                flags: OFlags::from_bits_retain(cursor.take::<abi::OpenIn>()?.flags),
+            },
             opcode::READ => {
                 let read = cursor.take::<abi::ReadIn>()?;
                 Self::Read {

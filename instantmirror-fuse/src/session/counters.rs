@@ -34,7 +34,7 @@ pub(super) fn kind(operation: &Operation<'_>) -> usize {
         Operation::Lookup { .. } => 0,
         Operation::Attributes => 1,
         Operation::ReadLink => 2,
-        Operation::Open => 3,
+        Operation::Open { .. } => 3,
         Operation::Read { .. } => 4,
         Operation::Release { .. } => 5,
         Operation::OpenDirectory | Operation::ReleaseDirectory => 6,
@@ -146,7 +146,9 @@ mod tests {
     #[test]
     fn kinds_have_their_names() {
         let tally = Tally::default();
-        tally.operation(kind(&Operation::Open));
+        tally.operation(kind(&Operation::Open {
+            flags: rustix::fs::OFlags::RDONLY,
+        }));
         tally.operation(kind(&Operation::List {
             after: 0,
             len: 0,

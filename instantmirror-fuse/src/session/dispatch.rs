@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 
 use super::counters::{MALFORMED, kind};
@@ -104,7 +105,9 @@ impl Server {
                 reply.none();
                 self.traffic.interrupts.interrupt(unique);
             }
-            Operation::Open => self.open(inode, reply),
+            // A mount that was made writable (`mount -o remount,rw`) would write to backing files.
+            Operation::Open { flags } if would_change(flags) => reply.refuse(Errno::ROFS),
+            Operation::Open { .. } => self.open(inode, reply),
             Operation::Release { handle } => self.release(inode, handle, reply),
             Operation::Destroy => drop(reply.send_bytes(&[])),
             _ => match self.answer_at_once(request) {
@@ -177,6 +180,11 @@ impl Server {
         self.file_system.release(inode, handle);
         let _ = reply.send_bytes(&[]);
     }
+}
+
+/// Whether an open is for more than reading.
+fn would_change(flags: OFlags) -> bool {
+    flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC)
 }
 
 /// An answer to a request, of any kind.

@@ -1,6 +1,7 @@
 //! What goes wrong: readers that are killed, panics, mounts that are busy, dead or taken away.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -142,6 +143,122 @@ fn a_session_ends_when_somebody_unmounts() {
     shell(mounted.beside(), "ls m; umount m");
     assert!(mounted.session.join_timeout(AT_ONCE));
     mounted.session.unmount(Unmount::IfIdle).unwrap();
+}
+
+#[test]
+fn a_dead_guard_leaves_the_mounts_of_others_alone() {
+    if !is_apart("faults::a_dead_guard_leaves_the_mounts_of_others_alone") {
+        return;
+    }
+    // A guard could end others by them too.
+    let _ = show_connections();
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let serve = || {
+        let tree = MemoryTree::new();
+        tree.text(1, "file", "content\n");
+        let mount = MountOptions::new(at).mount().unwrap();
+        Session::serve(mount, tree, SessionOptions::default()).unwrap()
+    };
+    let number = || std::fs::metadata(at).unwrap().dev();
+    for somebody in [true, false] {
+        let mut proved = 0;
+        for _ in 0..50 {
+            let old = serve();
+            let old_number = number();
+            if somebody {
+                rustix::mount::unmount(at, rustix::mount::UnmountFlags::empty()).unwrap();
+            } else {
+                old.unmount(Unmount::IfIdle).unwrap();
+            }
+            old.join();
+            let new = serve();
+            // The kernel gives the number again, if no other program was faster.
+            proved += usize::from(number() == old_number);
+            drop(old);
+            assert_eq!(shell(at, "cat file"), "content\n");
+            assert!(!new.join_timeout(Duration::from_millis(5)));
+            drop(new);
+            assert_eq!(std::fs::read_dir(at).unwrap().count(), 0);
+            if proved == 3 {
+                break;
+            }
+        }
+        assert!(proved > 0, "no number was given again");
+    }
+}
+
+/// Lets this namespace see the connections of the kernel; says whether it can.
+fn show_connections() -> bool {
+    let is_shown = run(Command::new("mount").args(["-t", "fusectl", "none", "/sys/fs/fuse/connections"]));
+    if !is_shown.status.success() {
+        println!("skipped: {}", text(&is_shown));
+    }
+    is_shown.status.success()
+}
+
+#[test]
+fn a_mount_under_another_is_busy_and_ends_by_abort_alone() {
+    if !is_apart("faults::a_mount_under_another_is_busy_and_ends_by_abort_alone") {
+        return;
+    }
+    if !show_connections() {
+        return;
+    }
+    let mounted = Mounted::new(&MemoryTree::new());
+    let session = &mounted.session;
+    shell(mounted.beside(), "mount -t tmpfs over m; echo kept > m/file");
+    for how in [Unmount::IfIdle, Unmount::Lazily] {
+        assert!(matches!(session.unmount(how), Err(MountError::Busy { .. })), "{how:?}");
+    }
+    session.unmount(Unmount::Abort).unwrap();
+    assert!(session.join_timeout(AT_ONCE));
+    assert_eq!(shell(mounted.beside(), "cat m/file"), "kept\n");
+    shell(mounted.beside(), "umount m; umount m");
+}
+
+#[test]
+fn an_aborted_connection_is_taken_out_of_the_tree() {
+    if !is_apart("faults::an_aborted_connection_is_taken_out_of_the_tree") {
+        return;
+    }
+    if !show_connections() {
+        return;
+    }
+    let mounted = Mounted::new(&MemoryTree::new());
+    let number = std::fs::metadata(mounted.path()).unwrap().dev();
+    let connection = format!("/sys/fs/fuse/connections/{}/abort", rustix::fs::minor(number));
+    std::fs::write(connection, "1").unwrap();
+    assert!(mounted.session.join_timeout(AT_ONCE));
+    mounted.session.unmount(Unmount::Abort).unwrap();
+    assert_eq!(std::fs::read_dir(mounted.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn nothing_is_written_by_a_mount_that_was_made_writable() {
+    if !is_apart("faults::nothing_is_written_by_a_mount_that_was_made_writable") {
+        return;
+    }
+    let backing = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(backing.path(), "content").unwrap();
+    let tree = MemoryTree::new();
+    let both = File::options().read(true).write(true).open(backing.path()).unwrap();
+    tree.file(1, "file", Data::Backed(both));
+    let mounted = Mounted::new(&tree);
+    let at = mounted.path();
+    let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
+    rustix::mount::mount_remount(&at, flags, "").unwrap();
+    for script in [
+        "echo x >> file",
+        "echo x > file",
+        "echo x 1<> file",
+        "echo x > new",
+        "rm file",
+    ] {
+        assert!(shell_fails(&at, script).contains("Read-only file system"), "{script}");
+    }
+    assert_eq!(shell(&at, "cat file"), "content");
+    assert_eq!(std::fs::read(backing.path()).unwrap(), b"content");
 }
 
 /// How many descriptors this process has open.

@@ -1,6 +1,7 @@
 //! A session against the kernel of this machine, and against programs: with a small file system in memory behind it.
 //!
-//! Every test runs in a mount namespace of its own; it needs root and `/dev/fuse`, and says so where it has not.
+//! Every test runs in namespaces of its own; it needs root and `/dev/fuse`, and says so where it has not, or fails if
+//! `IMFS_TESTS_REQUIRED=1` is set, as `cargo xtask test` does where both are there.
 
 #![allow(
     clippy::unwrap_used,

@@ -76,9 +76,10 @@ fn listings_that_change_are_fresh_after_a_notice() {
     assert_eq!(shell(&at, "cat two"), "2", "the absence was kept too, and has expired");
 }
 
-/// Opens files by handles before and after the kernel has forgotten them; libc has them, the standard library has not.
-const HANDLES: &str = r#"
-import ctypes, os, sys
+/// Opens files by handles before and after the kernel has forgotten them, and prints what is in them; libc has them, the standard
+/// library has not. The handles are kept in the file that is named first, and made if there is none.
+pub(crate) const HANDLES: &str = r#"
+import ctypes, os, pickle, sys
 libc = ctypes.CDLL(None, use_errno=True)
 class Handle(ctypes.Structure):
     _fields_ = [("bytes", ctypes.c_uint), ("type", ctypes.c_int), ("data", ctypes.c_ubyte * 128)]
@@ -92,7 +93,10 @@ def read(root, handle):
     if fd < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return os.listdir(fd) if os.path.isdir(f"/proc/self/fd/{fd}") else os.read(fd, 100)
-handles = [handle(path) for path in sys.argv[1:]]
+if not os.path.exists(sys.argv[1]):
+    made = [bytes(handle(path)) for path in sys.argv[2:]]
+    pickle.dump(made, open(sys.argv[1], "wb"))
+handles = [Handle.from_buffer_copy(kept) for kept in pickle.load(open(sys.argv[1], "rb"))]
 root = os.open(".", os.O_RDONLY)
 for _ in range(2):
     print([read(root, handle) for handle in handles])
@@ -112,7 +116,7 @@ fn handles_outlive_what_the_kernel_remembers() {
     let mounted = Mounted::new(&tree);
     let mut python = Command::new("python3");
     python
-        .args(["-c", HANDLES, "sub/deep/file", "sub/deep"])
+        .args(["-c", HANDLES, "../handles", "sub/deep/file", "sub/deep"])
         .current_dir(mounted.path());
     let output = crate::support::run(&mut python);
     let wanted = "[b'content', ['file']]\n";

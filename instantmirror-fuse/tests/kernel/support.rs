@@ -1,5 +1,6 @@
 //! What the tests share: a mount namespace of their own for each test, mounts in it, and programs with a limit of time.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -16,19 +17,50 @@ const INSIDE: &str = "IMFS_TEST_INSIDE";
 /// How long a program may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Whether this is the run of test `name` in a mount namespace of its own: the kernel takes all mounts away with its last process,
-/// however the test ends. Runs it there if not. Without root or `/dev/fuse` it says so and runs nothing.
+/// Set where the tests have to run: what they lack fails them then.
+const REQUIRED: &str = "IMFS_TESTS_REQUIRED";
+
+/// Namespaces of a test's own, mounts and processes: nothing survives the test, however it ends.
+const APART: [&str; 7] = [
+    "--mount",
+    "--propagation=private",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "--",
+];
+
+/// Why the tests cannot run here.
+fn obstacle() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("it needs root".to_owned());
+    }
+    if !Path::new("/dev/fuse").exists() {
+        return Some("there is no /dev/fuse".to_owned());
+    }
+    let output = run(Command::new("unshare").args(APART).arg("true"));
+    (!output.status.success()).then(|| format!("no namespaces: {}", text(&output).trim()))
+}
+
+/// Whether this is the run of test `name` in namespaces of its own. Runs it there if not. Where that cannot be, it says so and
+/// runs nothing, or fails if `IMFS_TESTS_REQUIRED=1` is set.
 pub(crate) fn is_apart(name: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
-    if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-        println!("skipped {name}: it needs root and /dev/fuse");
+    if let Some(obstacle) = obstacle() {
+        assert!(
+            std::env::var_os(REQUIRED).is_none_or(|set| set != "1"),
+            "{name} cannot run: {obstacle}"
+        );
+        // Past the test harness, which keeps to itself what passing tests print.
+        let _ = writeln!(std::io::stderr(), "skipped {name}: {obstacle}");
         return false;
     }
     let mut command = Command::new("unshare");
     command
-        .args(["--mount", "--propagation", "private", "--"])
+        .args(APART)
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1");

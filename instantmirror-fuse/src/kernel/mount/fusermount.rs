@@ -86,8 +86,10 @@ fn run(arguments: &[&OsStr], socket: Option<OwnedFd>) -> io::Result<Option<Outpu
 /// What its complaint means.
 fn refused(mountpoint: &Path, output: &Output) -> MountError {
     let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    // A path may say anything.
+    let said = text.replace(&*mountpoint.to_string_lossy(), "");
     let mountpoint = mountpoint.to_owned();
-    if text.contains("user_allow_other") {
+    if said.contains("user_allow_other") {
         let reason = "other users may see it only if /etc/fuse.conf says user_allow_other; \
                       add that line, or mount without allow_other";
         return MountError::NotPermitted {
@@ -95,10 +97,10 @@ fn refused(mountpoint: &Path, output: &Output) -> MountError {
             reason: reason.to_owned(),
         };
     }
-    if text.contains("busy") {
+    if said.contains("resource busy") {
         return MountError::Busy { mountpoint };
     }
-    if text.contains("ermission denied") || text.contains("not permitted") || text.contains("no write access") {
+    if said.contains("ermission denied") || said.contains("not permitted") || said.contains("no write access") {
         return MountError::NotPermitted {
             mountpoint,
             reason: format!("{text}; the directory has to belong to the user, and /dev/fuse to be open to all"),
@@ -128,12 +130,16 @@ mod tests {
     use super::*;
 
     fn meaning(text: &str) -> MountError {
+        meaning_at("/m", text)
+    }
+
+    fn meaning_at(mountpoint: &str, text: &str) -> MountError {
         let output = Output {
             status: std::process::ExitStatus::from_raw(256),
             stdout: Vec::new(),
             stderr: text.as_bytes().to_vec(),
         };
-        refused(Path::new("/m"), &output)
+        refused(Path::new(mountpoint), &output)
     }
 
     #[test]
@@ -142,6 +148,13 @@ mod tests {
         assert!(matches!(meaning(other), MountError::NotPermitted { reason, .. } if reason.contains("/etc/fuse.conf")));
         let busy = "fusermount3: failed to unmount /m: Device or resource busy";
         assert!(matches!(meaning(busy), MountError::Busy { .. }));
+        for path in ["/srv/resource busy", "/srv/not permitted", "/user_allow_other"] {
+            let odd = meaning_at(path, &format!("fusermount3: {path} is odd"));
+            assert!(
+                matches!(odd, MountError::Fusermount { text, .. } if text.contains(path)),
+                "{path}"
+            );
+        }
         let denied = "fusermount3: mount failed: Operation not permitted";
         assert!(matches!(meaning(denied), MountError::NotPermitted { .. }));
         assert!(matches!(meaning("fusermount3: odd"), MountError::Fusermount { text, .. } if text.contains("odd")));

@@ -12,9 +12,10 @@ mod table;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, retry_on_intr};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{getgid, getuid};
 
@@ -117,15 +118,14 @@ impl MountOptions {
         let stale = mountpoint::clean(&mountpoint)?;
         mountpoint::check(&mountpoint, self.may_hide)?;
         let (device, method) = self.make(&mountpoint)?;
-        let row =
-            table::top(&mountpoint).map_err(|error| MountError::io("read the mount table for", &mountpoint, error));
-        let number = match row {
-            Ok(Some(row)) if row.kind == FILE_SYSTEM_TYPE => row.device,
-            other => {
+        let (number, connection) = match identify(&mountpoint, &device) {
+            Ok(identified) => identified,
+            // What is on top is another's.
+            Err(error @ MountError::Busy { .. }) => return Err(error),
+            Err(error) => {
                 drop(device);
                 detach(&mountpoint, method)?;
-                other?;
-                return Err(MountError::Busy { mountpoint });
+                return Err(error);
             }
         };
         Ok(Mount {
@@ -135,8 +135,9 @@ impl MountOptions {
                 mountpoint,
                 number,
                 method,
+                connection,
                 read_ahead_kib: self.read_ahead_kib,
-                is_mounted: AtomicBool::new(true),
+                is_mounted: Mutex::new(true),
             },
         })
     }
@@ -191,6 +192,25 @@ fn check_name(name: &str) -> Result<(), MountError> {
     Ok(())
 }
 
+/// The device number of what was just mounted, and another descriptor of its connection.
+fn identify(mountpoint: &Path, device: &OwnedFd) -> Result<((u32, u32), OwnedFd), MountError> {
+    match top(mountpoint)? {
+        Some(row) if row.kind == FILE_SYSTEM_TYPE => {
+            let connection = device.try_clone();
+            let failed = |error| MountError::io("keep the device of", mountpoint, error);
+            Ok((row.device, connection.map_err(failed)?))
+        }
+        _ => Err(MountError::Busy {
+            mountpoint: mountpoint.to_owned(),
+        }),
+    }
+}
+
+/// What is on top at a mount point.
+fn top(mountpoint: &Path) -> Result<Option<table::Row>, MountError> {
+    table::top(mountpoint).map_err(|error| MountError::io("read the mount table for", mountpoint, error))
+}
+
 /// A mount without a session yet; unmounts when it is dropped.
 #[derive(Debug)]
 pub struct Mount {
@@ -240,11 +260,16 @@ pub enum Unmount {
 #[derive(Debug)]
 pub(crate) struct Mounted {
     mountpoint: PathBuf,
-    /// The device number, by which the mount is known from others at the same place.
+    /// The device number, by which the mount is known from others at the same place. It says so only while `connection`
+    /// lives: the kernel gives the numbers of mounts that are gone to others.
     number: (u32, u32),
     method: Method,
+    /// Another descriptor of the device, to ask whether the mount is still there. It keeps the connection of a mount that
+    /// stays and that no thread serves any more, until this is dropped.
+    connection: OwnedFd,
     read_ahead_kib: u32,
-    is_mounted: AtomicBool,
+    /// Whether it is in the tree for all that is known here; held while that changes.
+    is_mounted: Mutex<bool>,
 }
 
 impl Mounted {
@@ -265,39 +290,60 @@ impl Mounted {
         std::fs::write(file, self.read_ahead_kib.to_string()).is_ok()
     }
 
-    /// Undoes the mount; does nothing if it is gone.
+    /// Undoes the mount; does nothing if it is gone, whatever is mounted there now.
     pub(crate) fn unmount(&self, how: Unmount) -> Result<(), MountError> {
-        if !self.is_mounted.load(Ordering::Acquire) {
-            if how == Unmount::Abort {
-                self.abort();
-            }
-            return Ok(());
+        let mut is_mounted = self.is_mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        let undone = match (*is_mounted, self.is_connected()) {
+            (true, true) => self.undo(how),
+            (true, false) => self.take_away_dead(),
+            (false, _) => Ok(()),
+        };
+        if undone.is_ok() {
+            *is_mounted = false;
         }
-        let row = table::top(&self.mountpoint)
-            .map_err(|error| MountError::io("read the mount table for", &self.mountpoint, error))?;
-        match row {
-            Some(row) if row.device == self.number => self.undo(how)?,
-            // Something is mounted over it, which is not ours to take away.
-            Some(row) if how == Unmount::IfIdle || row.kind == FILE_SYSTEM_TYPE => {
-                return Err(MountError::Busy {
-                    mountpoint: self.mountpoint.clone(),
-                });
-            }
-            Some(_) => self.abort(),
-            None => {}
+        if how == Unmount::Abort && self.is_connected() {
+            self.abort();
         }
-        self.is_mounted.store(false, Ordering::Release);
-        Ok(())
+        undone
+    }
+
+    /// Whether the kernel still has this mount, in the tree or for those who use it. If not, its number may be that of
+    /// another one.
+    fn is_connected(&self) -> bool {
+        let mut polled = [PollFd::new(&self.connection, PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let result = retry_on_intr(|| poll(&mut polled, Some(&at_once)));
+        result.is_ok() && !polled[0].revents().contains(PollFlags::ERR)
+    }
+
+    /// Takes the mount out of the tree whose connection was ended by others, if it is still there.
+    fn take_away_dead(&self) -> Result<(), MountError> {
+        match top(&self.mountpoint)? {
+            Some(row) if self.is_number_of(&row) && !mountpoint::is_alive(&self.mountpoint)? => {
+                detach(&self.mountpoint, self.method)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn is_number_of(&self, row: &table::Row) -> bool {
+        row.device == self.number && row.kind == FILE_SYSTEM_TYPE
     }
 
     fn undo(&self, how: Unmount) -> Result<(), MountError> {
         let mountpoint = &self.mountpoint;
-        if self.method == Method::Fusermount {
-            fusermount::unmount(mountpoint, how != Unmount::IfIdle)?;
-            if how == Unmount::Abort {
-                self.abort();
+        match top(mountpoint)? {
+            Some(row) if self.is_number_of(&row) => {}
+            // Something is mounted over it, which is not ours to take away.
+            Some(_) if how != Unmount::Abort => {
+                return Err(MountError::Busy {
+                    mountpoint: mountpoint.clone(),
+                });
             }
-            return Ok(());
+            _ => return Ok(()),
+        }
+        if self.method == Method::Fusermount {
+            return fusermount::unmount(mountpoint, how != Unmount::IfIdle);
         }
         let flags = match how {
             Unmount::IfIdle => UnmountFlags::NOFOLLOW,

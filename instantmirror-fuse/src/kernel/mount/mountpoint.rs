@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::{FILE_SYSTEM_TYPE, Method, MountError, table};
+use super::{FILE_SYSTEM_TYPE, Method, MountError};
 
 /// How long a mount that is there may take to say that it lives. Longer means that it lives and is slow.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -45,7 +45,7 @@ fn is_dead(error: &io::Error) -> bool {
 
 /// Whether the file system that is mounted here answers. Its attributes may be kept by the kernel for ever, so only `statfs`
 /// tells, which always asks; but for a mount of another user without `allow_other`, which seems to live.
-fn is_alive(mountpoint: &Path) -> Result<bool, MountError> {
+pub(super) fn is_alive(mountpoint: &Path) -> Result<bool, MountError> {
     let (sender, receiver) = mpsc::channel();
     let path = mountpoint.to_owned();
     // A thread of its own: it stays behind if that file system never answers.
@@ -62,8 +62,7 @@ fn is_alive(mountpoint: &Path) -> Result<bool, MountError> {
 /// Takes away dead mounts of ours. `mountpoint` is resolved. Says how many there were.
 pub(super) fn clean(mountpoint: &Path) -> Result<usize, MountError> {
     for cleaned in 0..STALE_MAX {
-        let row =
-            table::top(mountpoint).map_err(|error| MountError::io("read the mount table for", mountpoint, error))?;
+        let row = super::top(mountpoint)?;
         let Some(row) = row else { return Ok(cleaned) };
         let is_ours = row.kind == FILE_SYSTEM_TYPE;
         let is_fuse = is_ours || row.kind == "fuse" || row.kind.starts_with("fuse.");
@@ -83,6 +82,8 @@ pub(super) fn clean(mountpoint: &Path) -> Result<usize, MountError> {
                     kind: row.kind,
                 });
             }
+            // Another program may have taken it away meanwhile, and mounted.
+            (false, true) if super::top(mountpoint)?.is_none_or(|now| now.device != row.device) => {}
             (false, true) => super::detach(mountpoint, Method::Automatic)?,
         }
     }
