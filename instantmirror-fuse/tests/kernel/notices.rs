@@ -157,7 +157,8 @@ fn descriptors_of_backing_files_may_be_closed() {
     }
     std::fs::remove_file(&path).unwrap();
     tree.forget_content(file);
-    drop_caches();
+    let caches = caches();
+    drop_caches(&caches);
     assert_eq!(std::io::read_to_string(&open).unwrap(), "content");
     assert_eq!(mounted.session.counters().backing_files, 1);
     drop(open);

@@ -125,10 +125,14 @@ fn listings_of_200000_names_are_whole_and_kept() {
     let at = mounted.path();
     let listing = "ls -f crowd | grep -c file-; ls -f crowd | sort | uniq -d | wc -l";
     assert_eq!(shell(&at, listing), "200000\n0\n");
-    let asked = mounted.count("readdirplus") + mounted.count("readdir");
-    // The kernel has kept it: no OPENDIR, and no more requests.
-    assert_eq!(shell(&at, listing), "200000\n0\n");
-    assert_eq!(mounted.count("readdirplus") + mounted.count("readdir"), asked);
+    let asked = || mounted.count("readdirplus") + mounted.count("readdir");
+    // The kernel has kept it: no OPENDIR, and no more requests. Where memory is short, it may drop the listing.
+    let is_kept = (0..3).any(|_| {
+        let before = asked();
+        assert_eq!(shell(&at, listing), "200000\n0\n");
+        asked() == before
+    });
+    assert!(is_kept, "{:?}", mounted.session.counters());
     assert_eq!(mounted.count("opendir"), 1);
     // Attributes came with the names.
     assert_eq!(shell(&at, "find crowd -type f -size 0 | wc -l"), "200000\n");
@@ -195,7 +199,7 @@ fn without_open_requests_the_kernel_asks_once() {
     if !is_apart("programs::without_open_requests_the_kernel_asks_once") {
         return;
     }
-    let _caches = caches();
+    let caches = caches();
     let tree = MemoryTree::new();
     for number in 0..50 {
         tree.text(1, &format!("file-{number}"), "some text\n");
@@ -206,7 +210,7 @@ fn without_open_requests_the_kernel_asks_once() {
         (mounted.count("open"), mounted.count("read"), mounted.count("release")),
         (1, 50, 0)
     );
-    drop_caches();
+    drop_caches(&caches);
     assert_eq!(shell(&mounted.path(), "cat file-* | wc -l"), "50\n");
     assert_eq!(mounted.count("open"), 1);
     assert_eq!(mounted.session.counters().open_files, 0);

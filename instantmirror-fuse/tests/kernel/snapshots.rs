@@ -138,8 +138,8 @@ fn handles_outlive_the_mount() {
     if !is_apart("snapshots::handles_outlive_the_mount") {
         return;
     }
-    let _caches = caches();
     let (dir, source) = made();
+    let _caches = caches();
     let at = dir.path().join("m");
     for _ in 0..2 {
         let mounted = mount(&source, &at, current());
@@ -233,8 +233,8 @@ fn ten_thousand_opens_in_all_orders_end_without_an_error() {
         is_over.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(results.iter().all(Result::is_ok));
     });
-    let _caches = caches();
-    drop_caches();
+    let caches = caches();
+    drop_caches(&caches);
     eventually("the last release", || mounted.status().open_files == 0);
     let status = mounted.status();
     assert_eq!(status.errors, 0);

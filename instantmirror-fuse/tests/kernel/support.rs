@@ -14,8 +14,8 @@ use crate::memory::MemoryTree;
 /// Set in the run that is inside of the namespace.
 const INSIDE: &str = "IMFS_TEST_INSIDE";
 
-/// How long a program may take.
-const LIMIT: Duration = Duration::from_secs(60);
+/// How long a program may take, a whole test that waits for [`caches`] too.
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// Set where the tests have to run: what they lack fails them then.
 const REQUIRED: &str = "IMFS_TESTS_REQUIRED";
@@ -158,15 +158,15 @@ impl Mounted {
     }
 }
 
-/// While this lives, no other test drops caches.
+/// While this lives, no other test drops caches. Taken late: others wait for it.
 pub(crate) fn caches() -> std::fs::File {
     let file = std::fs::File::create(std::env::temp_dir().join("imfs-test-caches.lock")).unwrap();
     file.lock().unwrap();
     file
 }
 
-/// Lets the kernel forget names, attributes and pages.
-pub(crate) fn drop_caches() {
+/// Lets the kernel forget names, attributes and pages; for who has [`caches`].
+pub(crate) fn drop_caches(_: &std::fs::File) {
     rustix::fs::sync();
     std::fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
 }
