@@ -1,7 +1,8 @@
 //! [`Reply`]: the duty to answer one request, and [`PendingRead`], the same for a read that may be answered later.
 //!
 //! Invariant: each request is answered exactly once. A reply that is dropped, by a panic or by a file system that has forgotten
-//! it, answers EIO. A read is never answered shorter than it is: the kernel would take that for the end of the file.
+//! it, answers EIO. Part of what a file
+//! system hands over is never sent: the kernel takes a short answer for the end of the file, so only the file system may give one.
 
 use std::cell::Cell;
 use std::os::fd::AsFd;

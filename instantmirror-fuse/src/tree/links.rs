@@ -131,3 +131,25 @@ fn count_names(
     }
     Ok(Some(counts))
 }
+
+#[cfg(test)]
+mod tests {
+    use instantmirror_core::traits::Catalogs as _;
+
+    use super::*;
+    use crate::testing::{Item, World, debian, dir, id};
+
+    #[test]
+    fn what_is_not_counted_to_its_end_has_no_count() {
+        let world = World::new();
+        world.publish(
+            1,
+            &dir([("a", Item::Linked(1, "same")), ("b", Item::Linked(1, "same"))]),
+        );
+        let (nodes, state) = (world.nodes(), world.state(&debian()).unwrap());
+        let (key, snapshot) = ((debian(), id(1)), &state.snapshots[&id(1)]);
+        assert!(count_names(&nodes, &key, snapshot, 1).unwrap().is_none());
+        let counts = count_names(&nodes, &key, snapshot, 2).unwrap().unwrap();
+        assert_eq!(counts.into_values().collect::<Vec<_>>(), [2]);
+    }
+}
