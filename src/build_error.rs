@@ -9,7 +9,7 @@ pub enum BuildError {
     Missing {
         /// Whose.
         field: String,
-        /// What to do.
+        /// The advice.
         advice: String,
     },
     /// A value cannot be used.
@@ -19,7 +19,7 @@ pub enum BuildError {
         field: String,
         /// The value, without secrets.
         value: String,
-        /// What is wrong with it, and what would be right.
+        /// The fault, and a right value.
         advice: String,
     },
     /// Two values exclude each other.
@@ -29,7 +29,7 @@ pub enum BuildError {
         field: String,
         /// The other one.
         other: String,
-        /// What to do.
+        /// The advice.
         advice: String,
     },
 }

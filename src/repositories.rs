@@ -1,4 +1,4 @@
-//! What the builders of masters and nodes check of several repositories together, or of one and the rest.
+//! Checks by the builders of masters and nodes of several repositories together, or of one and the rest.
 
 use instantmirror_core::RepoName;
 use instantmirror_http::Mounts;

@@ -1,4 +1,4 @@
-//! What a builder of masters refuses, and that a master in memory, or of given parts, does what one on a disk does.
+//! The refusals of a builder of masters, and proof that a master in memory, or of given parts, does what one on a disk does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::path::Path;
@@ -277,7 +277,7 @@ fn live(world: &World, master: &Master) {
     assert_eq!(master.nodes().unwrap().len(), 1);
 }
 
-/// What is current, as a frontend would read it.
+/// The current snapshot, as a frontend would read it.
 async fn shown(master: &Master) -> String {
     let shown = MasterPublication::new(master.clone()).await;
     let state = shown.state(&name()).unwrap();

@@ -1,5 +1,5 @@
-//! Mounts a directory, read into memory, as a snapshot: the file system alone, without a store, a swarm or a daemon. Whoever has
-//! trees of their own implements `Catalogs` in place of `MemoryCatalogs`. It needs root or `fusermount3`, and ends with its input.
+//! Mounts a directory, read into memory, as a snapshot: the file system alone, without a store, a swarm or a daemon. A program with
+//! trees of its own implements `Catalogs` in place of `MemoryCatalogs`. It needs root or `fusermount3`, and ends with its input.
 //!
 //! ```text
 //! cargo run -p instantmirror-fuse --example mount DIR MOUNTPOINT

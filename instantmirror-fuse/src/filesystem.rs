@@ -21,7 +21,7 @@ impl InodeId {
     pub const ROOT: Self = Self(1);
 }
 
-/// What an opened file is called in [`FileSystem::read`] and [`FileSystem::release`]; chosen by [`FileSystem::open`].
+/// The name of an opened file in [`FileSystem::read`] and [`FileSystem::release`]; chosen by [`FileSystem::open`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Handle(pub u64);
 
@@ -39,7 +39,7 @@ pub enum FileKind {
     Symlink,
 }
 
-/// What `stat(2)` tells.
+/// The attributes that `stat(2)` tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes {
     /// `st_ino`.
@@ -109,7 +109,7 @@ pub struct BackingId(pub u32);
 /// An opened file.
 #[derive(Debug)]
 pub struct Opened {
-    /// What later requests call it.
+    /// Its name in later requests.
     pub handle: Handle,
     /// How it is read.
     pub mode: OpenMode,
@@ -122,7 +122,7 @@ pub struct Row<'a> {
     pub name: &'a [u8],
     /// Where the listing goes on behind it; never 0.
     pub next: u64,
-    /// What it is. Listings with attributes (READDIRPLUS) count as a lookup of it, but for `.` and `..`.
+    /// Its inode. Listings with attributes (READDIRPLUS) count as a lookup of it, but for `.` and `..`.
     pub found: Found,
 }
 
@@ -133,7 +133,7 @@ pub trait Rows {
     fn push(&mut self, row: &Row<'_>) -> bool;
 }
 
-/// What `statfs(2)` tells.
+/// The sizes that `statfs(2)` tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSystemSize {
     /// Bytes of content.
@@ -144,7 +144,7 @@ pub struct FileSystemSize {
     pub files: u64,
 }
 
-/// What a read asks for.
+/// The bytes that a read asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Read {
     /// The file.

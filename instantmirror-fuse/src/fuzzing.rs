@@ -1,8 +1,8 @@
-//! What the fuzz targets need to see and nobody else does. Exists under `--cfg fuzzing` only.
+//! Internals for the fuzz targets alone. They exist under `--cfg fuzzing` only.
 
 use crate::kernel::request::{Operation, Request};
 
-/// What was decoded: the number of the request, the inode, a letter for the operation, its name, and its numbers in the order of
+/// The decoded request: the number of the request, the inode, a letter for the operation, its name, and its numbers in the order of
 /// the kernel's structure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decoded {

@@ -69,7 +69,7 @@ impl Executor for ThreadExecutor {
     }
 }
 
-/// What a mount shows.
+/// The content of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Shown {
@@ -86,7 +86,7 @@ pub enum Shown {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ImfsOptions {
-    /// What it shows.
+    /// The content that it shows.
     pub shown: Shown,
     /// The owner of everything.
     pub uid: u32,
@@ -124,7 +124,7 @@ impl ImfsOptions {
     }
 }
 
-/// What a mount has done since it is there.
+/// Counters of a mount since it is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImfsStatus {
@@ -160,7 +160,7 @@ struct Inner {
     told: Mutex<Told>,
 }
 
-/// What the kernel was told of.
+/// The state that the kernel was told of.
 #[derive(Debug, Default)]
 struct Told {
     states: HashMap<RepoName, Arc<RepositoryState>>,
@@ -208,7 +208,7 @@ impl Imfs {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// What it has done.
+    /// Its counters.
     #[must_use]
     pub fn status(&self) -> ImfsStatus {
         self.0.opens.status()

@@ -45,7 +45,7 @@ impl MountedImfs {
         &self.session
     }
 
-    /// What it has done.
+    /// Its counters.
     #[must_use]
     pub fn status(&self) -> ImfsStatus {
         self.imfs.status()

@@ -34,7 +34,7 @@ const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const MTIME: i64 = 1_600_000_000;
 
-/// What a tree of a test holds.
+/// The content of a test's tree.
 #[derive(Debug, Clone)]
 pub(crate) enum Item {
     File(&'static str),
@@ -237,7 +237,7 @@ pub(crate) struct TestObject {
     file: Option<Arc<std::fs::File>>,
     /// Bytes that never come are waited for, for ever.
     pub(crate) present: u64,
-    /// What was asked for.
+    /// The paths that were asked for.
     pub(crate) asked: Arc<Mutex<Vec<Range<u64>>>>,
     /// How many readers there are.
     pub(crate) readers: Arc<AtomicU32>,

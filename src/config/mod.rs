@@ -188,7 +188,7 @@ fn check_root(file: &Path, mut paths: Vec<(String, &mut PathBuf)>, report: &mut 
     }
 }
 
-/// What a check finds in settings that stand in no file.
+/// The faults that a check finds in settings that stand in no file.
 fn check_alone(check: impl FnOnce(&mut Report<'_>)) -> Result<(), String> {
     let mut report = Report::new(Path::new(""), "");
     check(&mut report);

@@ -261,7 +261,7 @@ impl NodeConfig {
             .collect()
     }
 
-    /// What is wrong with the addresses of a node that no file describes: none is a good number of them.
+    /// The fault in the addresses of a node that no file describes: none is a good number of them.
     pub(crate) fn check_listening(&self) -> Result<(), String> {
         super::check_alone(|report| check_addresses(&self.addresses(), report))
     }

@@ -473,7 +473,7 @@ impl Checked for ServerConfig {
 }
 
 impl ServerConfig {
-    /// What is wrong with the addresses of a master that no file describes: none is a good number of them.
+    /// The fault in the addresses of a master that no file describes: none is a good number of them.
     pub(crate) fn check_listening(&self) -> Result<(), String> {
         super::check_alone(|report| check_addresses(&self.addresses(), report))
     }

@@ -228,7 +228,7 @@ impl TrackerConfig {
         }
     }
 
-    /// What is wrong with the HTTP server of a tracker that no file describes.
+    /// The fault in the HTTP server of a tracker that no file describes.
     pub(crate) fn check_http(&self) -> Result<(), String> {
         super::check_alone(|report| {
             self.http.check(report);

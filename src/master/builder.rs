@@ -122,7 +122,7 @@ impl MasterBuilder {
     /// Keeps catalogs, records and heads in this store.
     ///
     /// The store is not believed: each catalog node is held against its id, each record against the one that was stored, each head
-    /// against the keys. What is wrong is not used, and the log names the store; it also does if the store forgets. One that is
+    /// against the keys. Wrong content is not used, and the log names the store; it also does if the store forgets. One that is
     /// known to keep the guarantees of [`SnapshotStore`] is given to [`trusted_snapshots`](Self::trusted_snapshots).
     ///
     /// Whether it lasts longer than the process or not, so does what the master notes of its snapshots: a store that has some is
@@ -142,7 +142,7 @@ impl MasterBuilder {
     /// Keeps objects in this storage.
     ///
     /// The storage is not believed: all that is read from it is held against the digests that the master has noted, each time.
-    /// What is wrong is not served, and the log names the storage; it also does if the storage forgets. One that is known to keep
+    /// Wrong content is not served, and the log names the storage; it also does if the storage forgets. One that is known to keep
     /// the guarantees of [`ObjectStorage`] is given to [`trusted_objects`](Self::trusted_objects).
     ///
     /// The storage belongs to the masters of one [directory](Self::dir): what their snapshots do not need is removed from it,

@@ -1,4 +1,4 @@
-//! Parts of an embedder's as the master uses them: a store of snapshots and a storage of objects. What they do not offer, a
+//! Parts of an embedder's as the master uses them: a store of snapshots and a storage of objects. Services that they do not offer, a
 //! master does for them (dry runs, one writer at a time, verification), or goes without, and the log says so.
 
 use std::collections::HashMap;
@@ -132,7 +132,7 @@ impl CatalogWriter for DryWriter {
 #[derive(Debug)]
 pub(super) struct GivenStorage {
     storage: InRuntime,
-    /// What the log calls it, if it is not believed.
+    /// Its name in the log, if it is not believed.
     unverified: Option<&'static str>,
 }
 

@@ -87,7 +87,7 @@ pub enum MasterError {
     /// Threads for what nobody waits for.
     #[error("cannot start threads: {0}")]
     Threads(#[source] std::io::Error),
-    /// What its builder was given.
+    /// The settings of its builder.
     #[error(transparent)]
     Build(#[from] BuildError),
     /// The store or the source tree.

@@ -1,4 +1,4 @@
-//! What a master keeps things in, whatever implements it: catalogs, objects, and notes of its own.
+//! The parts that a master keeps things in, whatever implements them: catalogs, objects, and notes of its own.
 //!
 //! Reading goes on beside writing, and there is one writer at a time, in all processes that share the notes. So each part is a
 //! reader that can be opened for writing, and a dry run opens it for writing that comes to nothing.
@@ -31,7 +31,7 @@ pub(super) struct StorageParts {
     pub(super) has_given_objects: bool,
 }
 
-/// What a master notes beside catalogs and objects.
+/// The notes of a master beside catalogs and objects.
 #[derive(Debug, Clone)]
 pub(super) struct Notes {
     /// Files: its key lists, the nodes that it knows, and what each repository remembers.
@@ -52,7 +52,7 @@ enum ReferenceTable {
 
 /// Catalogs, records and heads.
 pub(super) trait CatalogPart: std::fmt::Debug + Send + Sync {
-    /// For reading. What a writer has acknowledged is found in it, whoever wrote it.
+    /// For reading. All that a writer has acknowledged is found in it.
     fn store(&self) -> Arc<dyn SnapshotStore>;
 
     /// Opens it for writing.
@@ -94,7 +94,7 @@ pub(super) trait CatalogWriter: std::fmt::Debug + Send + Sync {
     /// Stores catalog nodes.
     ///
     /// # Errors
-    /// What the medium says; some of them may be here then.
+    /// The medium's error; some of them may be here then.
     fn put_nodes(&self, nodes: Vec<CatalogNode>) -> Result<(), StoreError>;
 
     /// How many catalog nodes there are; 0 if nobody counts them.
@@ -105,7 +105,7 @@ pub(super) trait CatalogWriter: std::fmt::Debug + Send + Sync {
     /// Gives the space of catalog nodes back that `keep` refuses, to the last byte if nothing of them may be left.
     ///
     /// # Errors
-    /// What the medium says; what is kept stays whatever happens.
+    /// The medium's error; objects that are kept stay.
     fn forget_nodes(&self, keep: &dyn Fn(&NodeId) -> bool, without_trace: bool) -> Result<(), CoreError>;
 }
 
@@ -122,19 +122,19 @@ pub(super) trait ObjectPart: std::fmt::Debug + Send + Sync {
     /// The size of an object in bytes; `None` if it is not here. May block.
     ///
     /// # Errors
-    /// What the medium says.
+    /// The medium's error.
     fn size(&self, object: &ObjectId) -> Result<Option<u64>, StoreError>;
 
     /// Calls `each` with every object that is here. May block.
     ///
     /// # Errors
-    /// What the medium says.
+    /// The medium's error.
     fn for_each(&self, each: &mut (dyn FnMut(ObjectId) + Send)) -> Result<(), StoreError>;
 
     /// Opens it for whoever holds the lock of the catalogs. May block.
     ///
     /// # Errors
-    /// What the medium says.
+    /// The medium's error.
     fn open_writer(&self, digests: Arc<DigestTable>) -> Result<Box<dyn ObjectWriter>, StoreError>;
 
     /// Opens it for a dry run: an import reads and hashes a file, and keeps nothing of it.
@@ -142,7 +142,7 @@ pub(super) trait ObjectPart: std::fmt::Debug + Send + Sync {
 }
 
 impl Notes {
-    /// Notes in a directory. What is not there yet is not made.
+    /// Notes in a directory. Notes that are not there yet are not made.
     ///
     /// # Errors
     /// [`StoreError::Io`], [`StoreError::UnknownVersion`].
@@ -235,7 +235,7 @@ impl StorageParts {
         })
     }
 
-    /// What must not lie inside of a source tree.
+    /// Paths that must not lie inside of a source tree.
     pub(super) fn secret_paths(&self) -> impl Iterator<Item = &Path> {
         self.notes.dir.as_deref().into_iter().chain(self.keys.file())
     }

@@ -1,4 +1,4 @@
-//! What a builder of masters is told of repositories: which tree is published, what of it, and how.
+//! Repositories as a builder of masters is told of them: which tree is published, what of it, and how.
 
 use std::path::PathBuf;
 
@@ -70,31 +70,31 @@ impl Repository {
         self
     }
 
-    /// What is done with names that no snapshot can hold, and with what may not be read.
+    /// The treatment of names that no snapshot can hold, and with what may not be read.
     pub fn unpublishable(mut self, unpublishable: UnpublishableKind) -> Self {
         self.unpublishable = unpublishable;
         self
     }
 
-    /// What is done with files and directories that others may not read.
+    /// The treatment of files and directories that others may not read.
     pub fn private(mut self, private: PrivateKind) -> Self {
         self.private = private;
         self
     }
 
-    /// What is done with symlinks that have an absolute target in the tree.
+    /// The treatment of symlinks that have an absolute target in the tree.
     pub fn symlinks(mut self, symlinks: SymlinkKind) -> Self {
         self.symlinks = symlinks;
         self
     }
 
-    /// What of a file's state says nothing about its content, instead of the device number alone.
+    /// The parts of a file's state that say nothing about its content, instead of the device number alone.
     pub fn ignore(mut self, ignore: impl IntoIterator<Item = IgnoreKind>) -> Self {
         self.ignore = ignore.into_iter().collect();
         self
     }
 
-    /// What is done if the repository metadata in the tree does not agree with the files in it.
+    /// The treatment of a tree if the repository metadata in the tree does not agree with the files in it.
     pub fn check(mut self, check: CheckKind) -> Self {
         self.check = check;
         self

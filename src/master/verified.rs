@@ -1,4 +1,4 @@
-//! [`VerifiedObjects`]: a storage of objects that is not believed. Whatever it returns is held against what the publish that
+//! [`VerifiedObjects`]: a storage of objects that is not believed. All that it returns is held against what the publish that
 //! stored it has noted, before anybody has it.
 //!
 //! Invariant: no byte leaves that the outboard of its object does not prove, and the outboard is the master's own. The log names
@@ -31,10 +31,10 @@ pub(super) struct VerifiedObjects {
     blame: Arc<Blame>,
 }
 
-/// What is said of the storage.
+/// The line of the log about the storage.
 #[derive(Debug)]
 struct Blame {
-    /// What the log calls it.
+    /// Its name in the log.
     name: &'static str,
     wrong: LogLimit,
     forgot: LogLimit,

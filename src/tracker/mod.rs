@@ -38,7 +38,7 @@ const LOOK: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrackerError {
-    /// What its builder was given cannot be used.
+    /// Its builder was given settings that cannot be used.
     #[error(transparent)]
     Build(#[from] crate::BuildError),
     /// The directory of torrents.

@@ -177,7 +177,7 @@ fn swarm_cases() -> Vec<Case> {
     cases
 }
 
-/// What a method says of a repository.
+/// A method of a repository.
 type Method = fn(Repository) -> Repository;
 
 /// `[[repository]]`, in inline tables.
@@ -267,7 +267,7 @@ fn a_file_and_rust_say_the_same_of_each_key() {
     for case in cases() {
         let text = case.file();
         let config = parse(&text).unwrap_or_else(|error| panic!("{text}{error}"));
-        // What the methods take of a file is what the file says.
+        // The methods say the same as the file.
         let of_file = MasterBuilder::from(config.clone()).into_config();
         assert_eq!(of_file.as_ref(), Ok(&config), "{text}");
         assert_eq!(case.builder.into_config().as_ref(), Ok(&config), "{text}");

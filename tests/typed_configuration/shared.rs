@@ -16,7 +16,7 @@ pub(crate) const LEAVES: &[&str] = &["http.headers", "http.rule.headers"];
 /// `[log]` belongs to the process, not to a daemon in it.
 pub(crate) const LOG: &[&str] = &["log.level", "log.format"];
 
-/// What stands in a file, and what says the same of settings.
+/// Lines of a file, and settings that say the same.
 pub(crate) type Said<T> = (&'static str, fn(&mut T));
 
 /// `[http]` of a server at one address.
@@ -157,7 +157,7 @@ pub(crate) const OUTGOING: &[Said<OutgoingConfig>] = &[
     }),
 ];
 
-/// What [`OUTGOING`] says, with its settings.
+/// [`OUTGOING`] as settings.
 pub(crate) fn outgoing_cases() -> impl Iterator<Item = (String, OutgoingConfig)> {
     OUTGOING.iter().map(|(text, set)| {
         let mut outgoing = OutgoingConfig::default();
@@ -223,7 +223,7 @@ pub(crate) fn peer_cases() -> Vec<(String, PeersConfig)> {
     cases
 }
 
-/// What else is said of a mount at `/pub`.
+/// Other lines of a mount at `/pub`.
 const MOUNTS: &[Said<MountConfig>] = &[
     ("", |_| {}),
     (", host = \"deb.example.org\"", |mount| {
@@ -259,7 +259,7 @@ fn limits(http: &mut HttpConfig) -> &mut LimitsConfig {
     &mut http.limits
 }
 
-/// What the tests of [`LOG`] write, and the same in Rust.
+/// The lines that the tests of [`LOG`] write, and the same in Rust.
 pub(crate) fn log() -> (&'static str, LogConfig) {
     let mut log = LogConfig::at("debug");
     log.format = LogFormat::Json;

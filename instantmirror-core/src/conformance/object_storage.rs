@@ -181,7 +181,7 @@ pub fn an_upload_that_goes_on_is_refused<S: ObjectStorage>(make: &dyn Fn() -> Su
     }
 }
 
-/// Whichever ends first, both succeed.
+/// Both succeed, in whichever order they end.
 pub fn uploads_of_one_object_may_overlap<S: ObjectStorage>(make: &dyn Fn() -> Subject<S>) {
     let (storage, data) = (make(), Bytes::from(content(1, 2 * G)));
     let [mut first, mut second] = [(); 2].map(|()| block_on(storage.upload(&outboard_of(&data))).unwrap());
@@ -245,7 +245,7 @@ pub fn what_is_not_here_is_removed_without_error<S: ObjectStorage>(make: &dyn Fn
     assert_eq!(block_on(storage.remove(&[])).unwrap(), Swept::default());
 }
 
-/// Whatever was read of it before.
+/// For all that was read of it before.
 pub fn a_removed_object_is_readable_to_its_last_handle<S: ObjectStorage>(make: &dyn Fn() -> Subject<S>) {
     let (storage, data) = (make(), content(1, 3 * G));
     store(&*storage, &data);

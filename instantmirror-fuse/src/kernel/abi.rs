@@ -132,7 +132,7 @@ wire! {
         flags: u32,
     }
 
-    /// What INIT is answered with.
+    /// The answer to INIT.
     struct InitOut {
         major: u32,
         minor: u32,

@@ -17,11 +17,11 @@ pub(crate) struct Request<'a> {
     pub(crate) unique: u64,
     /// The inode that it is about.
     pub(crate) inode: InodeId,
-    /// What it asks for.
+    /// The operation that it asks for.
     pub(crate) operation: Operation<'a>,
 }
 
-/// What a request asks for.
+/// The operation of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation<'a> {
     /// The first request of a connection.
@@ -79,7 +79,7 @@ pub(crate) enum Operation<'a> {
     },
 }
 
-/// What the kernel offers.
+/// The features that the kernel offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Init {
     pub(crate) major: u32,

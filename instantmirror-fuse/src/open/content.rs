@@ -13,7 +13,7 @@ use super::waiting::Wait;
 use crate::filesystem::Errno;
 use crate::tree::FileSpot;
 
-/// What a READ asks for.
+/// The bytes that a READ asks for.
 pub(super) struct Asked<'a> {
     pub(super) objects: Arc<dyn ObjectSource>,
     pub(super) file: &'a FileSpot,

@@ -86,7 +86,7 @@ pub(crate) struct Opens {
     refused: OnceLock<Errno>,
 }
 
-/// What was done.
+/// The step that was taken.
 #[derive(Debug, Default)]
 struct Counters {
     opens: AtomicU64,
@@ -189,7 +189,7 @@ impl Opens {
             Poll::Pending => {
                 let file = Arc::clone(file);
                 self.executor.spawn(Box::pin(async move {
-                    // Whoever reads is told what is wrong.
+                    // The reader is told what is wrong.
                     if let Ok(reader) = opening.await {
                         let _ = keep(&file, reader);
                     }

@@ -50,7 +50,7 @@ pub(super) fn kind(operation: &Operation<'_>) -> usize {
     }
 }
 
-/// What a session has done since it began. Reads by passthrough and from the page cache are not seen.
+/// Counters of a session since it began. Reads by passthrough and from the page cache are not seen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Counters {

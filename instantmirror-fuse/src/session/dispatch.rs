@@ -25,7 +25,7 @@ const FAILURES_MAX: u32 = 100;
 /// How long to wait after such a failure.
 const FAILURE_PAUSE: Duration = Duration::from_millis(10);
 
-/// What all threads of a session share.
+/// The state that all threads of a session share.
 pub(super) struct Server {
     pub(super) file_system: Arc<dyn FileSystem>,
     pub(super) traffic: Arc<Traffic>,

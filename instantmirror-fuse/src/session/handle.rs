@@ -44,7 +44,7 @@ impl KernelHandle {
     }
 }
 
-/// What the kernel does not know needs no invalidation.
+/// An inode that the kernel does not know needs no invalidation.
 fn known(result: Result<()>) -> Result<()> {
     match result {
         Err(Errno::NOENT) => Ok(()),

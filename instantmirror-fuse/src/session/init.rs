@@ -26,7 +26,7 @@ const WANTED: u64 = feature::ASYNC_READ
 /// Nothing is ever written, so this is the least that the kernel takes.
 const MAX_WRITE_BYTES: u32 = 4096;
 
-/// What kernel and session have agreed on.
+/// The protocol that kernel and session have agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Protocol {
     minor: u32,

@@ -53,7 +53,7 @@ pub enum SessionError {
         /// The minor version.
         minor: u32,
     },
-    /// Somebody has unmounted already.
+    /// It is unmounted already.
     #[error("{} was unmounted before it was served", mountpoint.display())]
     Unmounted {
         /// Where.
@@ -65,9 +65,9 @@ pub enum SessionError {
     /// The device or a thread failed.
     #[error("cannot {what}")]
     Io {
-        /// What was tried.
+        /// The step that failed.
         what: &'static str,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -133,7 +133,7 @@ impl Session {
         std::thread::Builder::new()
             .name(format!("imfs-{number}"))
             .spawn(move || {
-                // What is given up first is dropped last: the end is told when nothing of this thread is left.
+                // The first given up is dropped last: the end is told when nothing of this thread is left.
                 let running = running;
                 server.run(&device);
                 drop(device);
@@ -178,7 +178,7 @@ impl Session {
         self.mounted.method()
     }
 
-    /// What kernel and session have agreed on.
+    /// The protocol that kernel and session have agreed on.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
         self.protocol
@@ -190,7 +190,7 @@ impl Session {
         self.is_read_ahead_set
     }
 
-    /// What it has done.
+    /// Its counters.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.traffic.counters()

@@ -17,7 +17,7 @@ use super::interrupts::Interrupts;
 use crate::filesystem::{Content, ReadReply};
 use crate::kernel::device::Device;
 
-/// What replies keep account in.
+/// The accounts of replies.
 #[derive(Default)]
 pub(super) struct Traffic {
     pub(super) tally: Tally,

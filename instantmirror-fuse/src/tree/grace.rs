@@ -60,7 +60,7 @@ impl Tree {
         })
     }
 
-    /// What lies at a path of a snapshot, numbered.
+    /// The entry at a path of a snapshot, numbered.
     fn found_path(&self, beside: &Place, snapshot: &Arc<Snapshot>, path: &RepoPath) -> Result<Option<Found>, Errno> {
         let catalog = self.catalog(snapshot);
         // Nothing is numbered on the way to what is not there.

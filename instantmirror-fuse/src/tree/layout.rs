@@ -1,4 +1,4 @@
-//! What lies outside of snapshots: `<repository>/snap`, `master-snap` and `local-snap`, and the symlinks in them.
+//! The names outside of snapshots: `<repository>/snap`, `master-snap` and `local-snap`, and the symlinks in them.
 //!
 //! Key decision: **`current` and tags are symlinks to `snap/<uuid>`**, each with another number for another target. So each
 //! snapshot has one set of inodes, however many names it has: content is cached once, and a directory has one place, as the
@@ -95,7 +95,7 @@ impl Tree {
         id
     }
 
-    /// What a number outside of snapshots stands for; after a restart it is looked for among all that there is.
+    /// The meaning of a number outside of snapshots; after a restart it is looked for among all that there is.
     pub(super) fn outside(&self, number: u64) -> Option<Outside> {
         if let Some(known) = lock(&self.outside).get(&number) {
             return self.is_shown(known).then(|| known.clone());

@@ -64,7 +64,7 @@ pub(crate) struct Place {
     pub(crate) directory: Directory,
 }
 
-/// What a number stands for.
+/// The meaning of a number.
 #[derive(Debug)]
 pub(crate) enum Spot {
     Outside(Outside),
@@ -83,14 +83,14 @@ pub(crate) struct FileSpot {
     pub(crate) file: FileMeta,
 }
 
-/// What a mount shows.
+/// The content of a mount.
 #[derive(Debug)]
 pub(crate) struct Tree {
     catalogs: Arc<dyn Catalogs>,
     pub(crate) options: ImfsOptions,
     slots: Mutex<Slots>,
     places: Mutex<HashMap<u64, Arc<Place>>>,
-    /// What lies outside of snapshots and has been told, and the symlinks of old.
+    /// The names outside of snapshots that have been told, and the symlinks of old.
     outside: Mutex<HashMap<u64, Outside>>,
     links: Arc<Links>,
     executor: Arc<dyn Executor>,
@@ -169,7 +169,7 @@ impl Tree {
         }
     }
 
-    /// What a number stands for now.
+    /// The meaning of a number now.
     ///
     /// # Errors
     /// `ESTALE` if it stands for nothing any more.
@@ -409,7 +409,7 @@ impl Tree {
         Ok(Lookup::Absent(absent))
     }
 
-    /// What is found by a number alone.
+    /// The entry that a number alone finds.
     fn found_at(&self, id: InodeId) -> Result<Found, Errno> {
         match self.spot(id)? {
             Spot::Directory(place) => Ok(self.found_place(&place, Validity::Forever)),
@@ -485,7 +485,7 @@ impl Tree {
         Ok(path)
     }
 
-    /// What all that is shown has. None of it is free, as on every other read-only image: a program that wants to write
+    /// The sum of all that is shown. None of it is free, as on every other read-only image: a program that wants to write
     /// there gives up at once.
     pub(crate) fn size(&self) -> FileSystemSize {
         let mut size = FileSystemSize {

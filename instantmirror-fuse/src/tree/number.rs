@@ -23,7 +23,7 @@ const PLACE_MASK: u64 = (1 << PLACE_BITS) - 1;
 const OUTSIDE: u64 = 1 << 62;
 const GROUP: u64 = 1 << 61;
 
-/// What an inode number stands for.
+/// The meaning of an inode number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Number {
     /// The root of the mount.

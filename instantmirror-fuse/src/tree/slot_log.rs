@@ -1,7 +1,7 @@
 //! The log in which the numbers of directories outlive the process: [`SlotStore`], and its records.
 //!
 //! Key decision: **a record is written before its number is told to anybody, and a number is never given twice.** The log is
-//! append-only; each record carries a checksum, and a damaged tail is cut. What was lost with it (after a power failure) cannot
+//! append-only; each record carries a checksum, and a damaged tail is cut. Records that were lost with it (after a power failure) cannot
 //! be known, so after an unclean end numbering goes on [`SKIP`] further up, and the log is made durable at least every
 //! [`SYNC_RECORDS`] records, of which there are fewer.
 //!
@@ -43,7 +43,7 @@ pub trait SlotStore: Debug + Send + 'static {
     /// All bytes that were written, in order; none at first.
     ///
     /// # Errors
-    /// Whatever kept it from reading.
+    /// The error that kept it from reading.
     fn load(&mut self) -> io::Result<Vec<u8>>;
 
     /// Adds bytes at the end. When it returns, they outlive the process.
@@ -228,7 +228,7 @@ pub(crate) fn begin() -> Vec<u8> {
     MAGIC.to_vec()
 }
 
-/// The records of a log, and whether it is whole to its end. What does not begin as a log does is refused: it is another
+/// The records of a log, and whether it is whole to its end. A file that does not begin as a log does is refused: it is another
 /// file, which must not be overwritten.
 pub(crate) fn parse(bytes: &[u8]) -> io::Result<(Vec<Record>, bool)> {
     let Some(mut rest) = bytes.strip_prefix(MAGIC) else {

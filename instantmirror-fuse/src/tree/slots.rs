@@ -47,7 +47,7 @@ pub(crate) struct Slots {
     children: HashMap<(u64, u32), u64>,
     snapshots: HashMap<u64, SnapshotKey>,
     roots: HashMap<SnapshotKey, u64>,
-    /// What is not in the log yet.
+    /// Records that are not in the log yet.
     pending: Vec<u8>,
     since_sync: u64,
     /// Records in the log.
@@ -182,7 +182,7 @@ impl Slots {
             Some(failed) if now.saturating_duration_since(failed) < RETRY_EVERY => Ok(()),
             Some(_) => self.rewrite(false),
         };
-        // What could not be written is written with the whole.
+        // Records that could not be written are written with the whole.
         self.pending.clear();
         if let Err(error) = written {
             self.torn = Some(now);

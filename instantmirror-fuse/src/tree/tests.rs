@@ -153,7 +153,7 @@ fn attributes_are_as_published_and_as_the_options_say() {
     assert_eq!(imfs.attributes(InodeId::ROOT).unwrap().0.mtime, MTIME + 1);
     let size = imfs.statfs();
     assert_eq!((size.files, size.bytes, size.bytes_free), (3, 9, 0));
-    // What cannot be done.
+    // Requests that cannot be done.
     assert_eq!(imfs.lookup(file.inode, b"x"), Err(Errno::NOTDIR));
     assert_eq!(imfs.readlink(file.inode), Err(Errno::INVAL));
     assert_eq!(imfs.open(InodeId::ROOT).unwrap_err(), Errno::ISDIR);

@@ -1,4 +1,4 @@
-//! What goes wrong: readers that are killed, panics, mounts that are busy, dead or taken away.
+//! Faults: readers that are killed, panics, mounts that are busy, dead or taken away.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
@@ -46,12 +46,11 @@ fn a_killed_reader_ends_at_once() {
         .spawn()
         .unwrap();
     tree.wait_for_read();
-    std::thread::sleep(Duration::from_millis(50));
     let answers = std::thread::spawn(move || reader.wait_with_output().unwrap());
-    while !answers.is_finished() {
+    eventually("the answer", || {
         tree.answer_waiting(Ok(&[b'x'; 100]));
-        std::thread::sleep(Duration::from_millis(5));
-    }
+        answers.is_finished()
+    });
     assert_eq!(answers.join().unwrap().stdout, [b'x'; 100]);
 }
 

@@ -14,7 +14,7 @@ use instantmirror_fuse::{
     Lookup, OpenMode, Opened, Read, ReadReply, Row, Rows, Validity,
 };
 
-/// What a file holds, and how it is read.
+/// The content of a file, and how it is read.
 pub(crate) enum Data {
     /// Bytes in memory, through the page cache.
     Cached(Bytes),

@@ -1,4 +1,4 @@
-//! What the kernel is told: names that move or expire, inodes that change, and what it asks by number alone.
+//! Notices to the kernel: names that move or expire, inodes that change, and what it asks by number alone.
 
 use std::process::Command;
 use std::time::Duration;

@@ -57,7 +57,7 @@ fn current() -> Shown {
     Shown::View(repository(), View::Current)
 }
 
-/// What programs find in `m` is what is in `src`.
+/// Programs find in `m` exactly the content of `src`.
 const SAME: &str = "
     rsync -aHn --delete --itemize-changes --checksum m/ src/ > differences; cat differences; test ! -s differences
     diff -r --no-dereference m src

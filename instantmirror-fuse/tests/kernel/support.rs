@@ -1,4 +1,4 @@
-//! What the tests share: a mount namespace of their own for each test, mounts in it, and programs with a limit of time.
+//! Parts that the tests share: a mount namespace of their own for each test, mounts in it, and programs with a limit of time.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ pub(crate) fn is_apart(name: &str) -> bool {
     false
 }
 
-/// What a program said.
+/// The output of a program.
 pub(crate) fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
 }
@@ -98,7 +98,7 @@ pub(crate) fn run(command: &mut Command) -> Output {
     waiter.join().unwrap()
 }
 
-/// Runs a shell script in a directory; it has to succeed. What it printed.
+/// Runs a shell script in a directory; it has to succeed. Returns its output.
 pub(crate) fn shell(directory: &Path, script: &str) -> String {
     let output = run(Command::new("sh").args(["-ec", script]).current_dir(directory));
     assert!(output.status.success(), "{script}: {}", text(&output));

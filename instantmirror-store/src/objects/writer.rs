@@ -52,20 +52,20 @@ pub trait ObjectWriter: Debug + Send + Sync {
     /// Makes imported objects durable, then their digests: from then on they are good for ever.
     ///
     /// # Errors
-    /// What the medium says; none of them may be relied on then.
+    /// The medium's error; none of them may be relied on then.
     fn commit(&self, digests: &[ContentDigest]) -> Result<()>;
 
     /// Removes objects that no snapshot refers to, and returns how many and how many bytes that were; what is not here is passed
     /// over. Open handles stay readable. Need not be durable before [`commit_discarded`](Self::commit_discarded).
     ///
     /// # Errors
-    /// What the medium says; some of them may be gone then.
+    /// The medium's error; some of them may be gone then.
     fn discard(&self, objects: &[ObjectId]) -> Result<(u64, u64)>;
 
     /// Makes durable that these objects are gone.
     ///
     /// # Errors
-    /// What the medium says.
+    /// The medium's error.
     fn commit_discarded(&self, objects: &[ObjectId]) -> Result<()>;
 
     /// The content of an object as a stream, each group of it verified.

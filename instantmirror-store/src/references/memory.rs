@@ -10,7 +10,7 @@ use super::{ReferenceError, References};
 #[derive(Debug)]
 pub struct MemoryReferences {
     name: PathBuf,
-    /// What is kept open keeps the table.
+    /// A connection that is kept open keeps the table.
     _kept: Mutex<References>,
 }
 

@@ -37,10 +37,10 @@ fn found<T>(result: io::Result<T>, path: &Path) -> Result<Option<T>, CacheError>
 }
 
 impl FolderStorage {
-    /// The storage in a folder that is there. What an earlier process has not finished goes.
+    /// The storage in a folder that is there. Uploads that an earlier process has not finished go.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn open(folder: &Path) -> io::Result<Self> {
         for item in fs::read_dir(folder)? {
             let path = item?.path();

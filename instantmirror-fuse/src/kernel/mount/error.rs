@@ -63,7 +63,7 @@ pub enum MountError {
     Fusermount {
         /// Where.
         mountpoint: PathBuf,
-        /// What it said.
+        /// Its words.
         text: String,
     },
     /// A name of the file system that would break what shows or parses it.
@@ -74,7 +74,7 @@ pub enum MountError {
         /// The name.
         name: String,
     },
-    /// Somebody uses the mount.
+    /// The mount is in use.
     #[error("{} is busy: files are open on it, or something is mounted on it or over it", mountpoint.display())]
     Busy {
         /// Where.
@@ -83,11 +83,11 @@ pub enum MountError {
     /// A system call failed.
     #[error("cannot {what} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The step that failed.
         what: &'static str,
         /// With which path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },

@@ -83,7 +83,7 @@ fn run(arguments: &[&OsStr], socket: Option<OwnedFd>) -> io::Result<Option<Outpu
     Ok(None)
 }
 
-/// What its complaint means.
+/// The error that its complaint means.
 fn refused(mountpoint: &Path, output: &Output) -> MountError {
     let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     // A path may say anything.

@@ -47,7 +47,7 @@ pub enum Method {
     Fusermount,
 }
 
-/// What is mounted where, and how.
+/// One row of the table of mounts.
 #[derive(Debug, Clone)]
 pub struct MountOptions {
     mountpoint: PathBuf,
@@ -120,7 +120,7 @@ impl MountOptions {
         let (device, method) = self.make(&mountpoint)?;
         let (number, connection) = match identify(&mountpoint, &device) {
             Ok(identified) => identified,
-            // What is on top is another's.
+            // The mount on top is another's.
             Err(error @ MountError::Busy { .. }) => return Err(error),
             Err(error) => {
                 drop(device);
@@ -206,7 +206,7 @@ fn identify(mountpoint: &Path, device: &OwnedFd) -> Result<((u32, u32), OwnedFd)
     }
 }
 
-/// What is on top at a mount point.
+/// The mount on top at a mount point.
 fn top(mountpoint: &Path) -> Result<Option<table::Row>, MountError> {
     table::top(mountpoint).map_err(|error| MountError::io("read the mount table for", mountpoint, error))
 }

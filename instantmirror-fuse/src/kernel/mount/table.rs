@@ -18,7 +18,7 @@ pub(super) struct Row {
     pub(super) kind: String,
 }
 
-/// What is mounted last, and so on top, at this path; it has to be without symlinks.
+/// The mount that came last, and so is on top, at this path, which has to be without symlinks.
 pub(super) fn top(mountpoint: &Path) -> io::Result<Option<Row>> {
     Ok(find(&std::fs::read(TABLE)?, mountpoint))
 }

@@ -35,8 +35,8 @@ pub struct Request<'a> {
     pub client: Client,
 }
 
-/// Who asks, as far as the connection tells. Whoever made the request may put it among its extensions: begin with `default()` or
-/// [`at_unix_socket`](Self::at_unix_socket), and assign the public fields.
+/// The client of a request, as far as the connection tells. A server of one's own puts it among the request's extensions: begin
+/// with `default()` or [`at_unix_socket`](Self::at_unix_socket), and assign the public fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Client {
     /// The other end of the connection; `None` for a Unix socket, or if nobody said.

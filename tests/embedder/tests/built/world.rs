@@ -106,7 +106,7 @@ pub async fn serve(builder: NodeBuilder) -> (Node, String) {
     (node, url)
 }
 
-/// What curl gets, if it gets all of it.
+/// The answer that curl gets, if it gets all of it.
 pub async fn curl(url: &str, path: &str) -> Option<Vec<u8>> {
     curl_within(5, url, path).await
 }
@@ -133,7 +133,7 @@ pub async fn served(url: &str) -> usize {
     count
 }
 
-/// What is logged while a test runs, in this process alone.
+/// The log while a test runs, in this process alone.
 pub fn log() -> Arc<Mutex<Vec<u8>>> {
     static LOG: std::sync::OnceLock<Arc<Mutex<Vec<u8>>>> = std::sync::OnceLock::new();
     let log = LOG.get_or_init(|| {
