@@ -28,6 +28,10 @@ fn plainly(opcode: u64, bytes: &[u8]) -> Option<(Option<Vec<u8>>, Vec<u64>)> {
     Some(match opcode {
         1 => (Some(name_at(bytes, 40)?), vec![]),
         2 | 36 => (None, vec![u64_at(bytes, 40)?]),
+        14 => {
+            has(8)?;
+            (None, vec![u32_at(bytes, 40)?])
+        }
         15 => {
             has(40)?;
             (None, vec![u64_at(bytes, 40)?, u64_at(bytes, 48)?, u32_at(bytes, 56)?])

@@ -33,6 +33,7 @@ pub fn decode_request(bytes: &[u8]) -> Option<Decoded> {
             (None, numbers.to_vec())
         }
         Operation::Lookup { name } => (Some(name), Vec::new()),
+        Operation::Open { flags } => (None, vec![flags.bits().into()]),
         Operation::Read { handle, offset, len } => (None, vec![handle.0, offset, len.into()]),
         Operation::List { after, len, .. } => (None, vec![after, len.into()]),
         Operation::Release { handle } => (None, vec![handle.0]),
